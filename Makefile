@@ -1,0 +1,57 @@
+# `make demo` and `make test` need nothing but python3 (3.10 to 3.13), pip and a C++20 compiler: they make the venv first.
+PYTHON ?= python3
+VENV ?= .venv
+# Installed first, so that nothing below chooses another build of torch. 2.13.0 is a small CPU build where one is on offer.
+TORCH ?= torch==2.13.0
+# For one test only, without its dependencies: a torchvision built for another torch must be harmless too.
+TORCHVISION ?= torchvision==0.28.0
+PYTEST_ARGS ?=
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+CSRC = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: demo test lint format ext wheel bench clean
+
+demo: ext
+	$(BIN)/avflow demo
+
+test: lint
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ext
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CSRC)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CSRC)
+
+# Compiles what has changed into avflow_ext/; under a second when nothing has.
+ext: $(VENV)/.installed
+	$(BIN)/python setup.py --quiet build_ext --inplace
+
+wheel: $(VENV)/.installed
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+bench: ext
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/sweep.py
+
+clean:
+	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .hypothesis
+
+# The environment: torch, the build's tools, then avflow itself with what it needs, as an editable install.
+$(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip setuptools wheel
+	$(PIP) install --quiet "$(TORCH)" cmake ninja pybind11
+	$(PIP) install --quiet --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.installed
+	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
+	$(PIP) install --quiet --no-deps "$(TORCHVISION)"
+	touch $@
