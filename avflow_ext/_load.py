@@ -1,0 +1,22 @@
+"""Loads the compiled module: importing it registers the operators `torch.ops.avflow.*`."""
+
+import torch  # first: _C links to torch's libraries without a path of its own
+
+try:
+    from avflow_ext import _C
+except ImportError as error:
+    raise ImportError(
+        f"avflow's compiled module cannot be loaded with torch {torch.__version__}: {error}. "
+        "Install avflow with `pip install .`, or build it in place with `make ext`."
+    ) from error
+
+__all__ = ["_C"]
+
+
+@torch.library.register_fake("avflow::attention")
+def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse):
+    heads, d = q.shape[1], q.shape[2]
+    out = q.new_empty((rows, heads, d))
+    lse = q.new_empty((rows if return_lse else 0, heads), dtype=torch.float32)
+    mass = q.new_empty((rows if groups else 0, heads, groups), dtype=torch.float32)
+    return out, lse, mass

@@ -1,0 +1,167 @@
+"""One layer's attention problem: who is a row, who is a key, what is cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from .tokens import MAX_HEADS, SEMANTICS, Cut, Streams, Tokens
+
+
+class AttentionOutput(NamedTuple):
+    """What the attention op returns."""
+
+    out: torch.Tensor  # [rows, heads, d], dtype of q; exactly 0 where all edges of a row are cut
+    lse: torch.Tensor | None  # [rows, heads] fp32, natural log; -inf where a row sees nothing
+    group_mass: torch.Tensor | None  # [rows, heads, groups] fp32: share of attention each group received
+
+
+def _keep(name: str, index, length: int) -> torch.Tensor | None:
+    if index is None:
+        return None
+    index = torch.as_tensor(index)
+    if index.numel() == 0:
+        index = index.to(torch.int32)  # an empty list has no dtype of its own
+    if index.dim() != 1 or index.dtype.is_floating_point or index.dtype == torch.bool:
+        raise ValueError(f"{name} must be a 1-D list of integer positions, got {index.dtype} {tuple(index.shape)}")
+    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < length:
+        raise IndexError(f"{name} reaches {int(index.min())} .. {int(index.max())}, there are {length} tokens")
+    return index.to(device="cpu", dtype=torch.int32).contiguous()
+
+
+def _columns(tokens: Tokens):
+    return torch.stack([tokens.order, tokens.group, tokens.item, tokens.stream], 1).numpy()  # [n, 4]
+
+
+def _check_increasing(name: str, tokens: Tokens) -> None:
+    stream, order = tokens.stream.long(), tokens.order.long()
+    by_stream = torch.argsort(stream, stable=True)
+    same = stream[by_stream][1:] == stream[by_stream][:-1]
+    fine = order[by_stream][1:] > order[by_stream][:-1]
+    bad = same & ~fine & (stream[by_stream][1:] >= 0)
+    if bool(bad.any()):
+        at = int(by_stream[1:][bad][0])
+        raise ValueError(
+            f"{name}: order must strictly increase within a stream; token {at} (stream {int(stream[at])}) "
+            f"has order {int(order[at])}"
+        )
+
+
+class AttentionProblem:
+    """Rows, keys, streams and cuts of one layer, shared by its heads; build once, use for every call on that layout.
+
+    Args:
+        rows: tokens of the query rows, n_rows of them.
+        keys: tokens of the keys; None where they are the rows.
+        streams: parents and starts; None where every stream is a root of its own.
+        cuts: what is cut in this layer.
+        keep_rows, keep_keys: int lists; only these rows / keys take part, gathered as they are read.
+        groups: columns of `group_mass`; default 1 + the largest group among the keys.
+
+    Raises:
+        ValueError, IndexError: columns or lists that do not fit together; the message names the value.
+    """
+
+    def __init__(
+        self,
+        rows: Tokens,
+        keys: Tokens | None = None,
+        streams: Streams | None = None,
+        cuts: Sequence[Cut] = (),
+        keep_rows=None,
+        keep_keys=None,
+        groups: int | None = None,
+    ) -> None:
+        keys = rows if keys is None else keys
+        self.n_rows, self.n_keys = len(rows), len(keys)  # of q and of k, v as they are passed
+        self.keep_rows = _keep("keep_rows", keep_rows, len(rows))
+        self.keep_keys = _keep("keep_keys", keep_keys, len(keys))
+        self.rows = rows if self.keep_rows is None else rows.select(self.keep_rows)
+        self.keys = keys if self.keep_keys is None else keys.select(self.keep_keys)
+        top = max([int(t.stream.max()) for t in (self.rows, self.keys) if len(t)], default=0)
+        self.streams = Streams.roots(top + 1) if streams is None else streams
+        if top >= len(self.streams):
+            raise ValueError(f"a token belongs to stream {top}, but only {len(self.streams)} streams are given")
+        self.cuts = tuple(cuts)
+        for cut in self.cuts:
+            if cut.streams is not None and any(not 0 <= s < len(self.streams) for s in cut.streams):
+                raise ValueError(f"Cut.streams = {cut.streams}: there are {len(self.streams)} streams")
+        _check_increasing("rows", self.rows)
+        _check_increasing("keys", self.keys)
+        seen = 1 + (int(self.keys.group.max()) if len(self.keys) else -1)
+        self.groups = max(seen, 1) if groups is None else groups
+        if not seen <= self.groups <= 64:
+            raise ValueError(f"groups = {groups}: the keys hold group {seen - 1}, and 64 groups are the most")
+        self._packed: dict[tuple[int, str], torch.Tensor] = {}
+
+    def packed(self, heads_per_kv_head: int, semantics: str = "renormalize") -> torch.Tensor:
+        """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept."""
+        key = (heads_per_kv_head, semantics)
+        if key not in self._packed:
+            from ._load import _C
+
+            cuts = [
+                _C.Cut(
+                    source=cut.source,
+                    target=cut.target,
+                    streams=None if cut.streams is None else list(cut.streams),
+                    other_items=cut.scope == "other_items",
+                    heads=cut.heads,
+                    cut_self=cut.cut_self,
+                    threshold=cut.threshold,
+                    seed=cut.seed,
+                )
+                for cut in self.cuts
+            ]
+            words = _C.pack(
+                rows=_columns(self.rows),
+                keys=_columns(self.keys),
+                streams=torch.stack([self.streams.parent, self.streams.start], 1).numpy(),
+                cuts=cuts,
+                keep_rows=None if self.keep_rows is None else self.keep_rows.numpy(),
+                keep_keys=None if self.keep_keys is None else self.keep_keys.numpy(),
+                q_rows=self.n_rows,
+                k_rows=self.n_keys,
+                groups=self.groups,
+                tile_rows=_C.tile_rows(heads_per_kv_head),
+                zero=semantics == "zero",
+            )
+            self._packed[key] = torch.from_numpy(words)
+        return self._packed[key]
+
+
+def check_inputs(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, problem: AttentionProblem, scale: float | None, semantics: str
+) -> float:
+    """The scale to use, or an error that names what does not fit."""
+    if q.dim() != 3 or k.dim() != 3:
+        raise ValueError(
+            f"q is {tuple(q.shape)}, k is {tuple(k.shape)}: pass q [rows, heads, d], k [keys, kv_heads, d]"
+        )
+    if k.shape != v.shape:
+        raise ValueError(f"k is {tuple(k.shape)}, v is {tuple(v.shape)}: they must have one shape")
+    if q.shape[2] != k.shape[2]:
+        raise ValueError(f"head_dim of q is {q.shape[2]}, of k is {k.shape[2]}: they must agree")
+    if q.shape[2] == 0 or q.shape[2] % 8 or q.shape[2] > 256:
+        raise ValueError(f"head_dim {q.shape[2]}: multiples of 8 up to 256 are supported")
+    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"{q.shape[1]} query heads do not divide among {k.shape[1]} key heads")
+    if q.shape[1] > MAX_HEADS:
+        raise ValueError(f"{q.shape[1]} query heads: {MAX_HEADS} are the most")
+    if q.shape[0] != problem.n_rows or k.shape[0] != problem.n_keys:
+        raise ValueError(
+            f"q has {q.shape[0]} rows and k {k.shape[0]} keys, the problem {problem.n_rows} rows and {problem.n_keys} keys"
+        )
+    if not (q.dtype == k.dtype == v.dtype) or q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise TypeError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: pass one of float32, bfloat16, float16 for all")
+    if not (q.device == k.device == v.device):
+        raise ValueError(f"q, k, v lie on {q.device}, {k.device}, {v.device}: pass them on one device")
+    if semantics not in SEMANTICS:
+        raise ValueError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
+    scale = q.shape[2] ** -0.5 if scale is None else float(scale)
+    if not math.isfinite(scale):
+        raise ValueError(f"scale = {scale}: pass a finite number")
+    return scale

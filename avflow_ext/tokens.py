@@ -1,0 +1,162 @@
+"""What decides whether query token i may attend to key token j: a few integers per token, never an N x N mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+MAX_GROUPS = 64  # a set of groups is one 64-bit word
+MAX_HEADS = 64  # so is a set of query heads
+ALL = (1 << 64) - 1
+NO_ITEM = -1
+PADDING = -1  # stream of a token that nobody sees and that sees nobody
+
+SCOPES = ("all", "other_items")
+SEMANTICS = ("renormalize", "zero")
+
+
+def _column(name: str, values, length: int | None, default: int | None = None) -> torch.Tensor:
+    if values is None:
+        if default is None or length is None:
+            raise ValueError(f"Tokens.{name} is missing: pass one integer per token")
+        return torch.full((length,), default, dtype=torch.int32)
+    column = torch.as_tensor(values)
+    if column.numel() == 0:
+        column = column.to(torch.int32)  # an empty list has no dtype of its own
+    if column.dim() != 1:
+        raise ValueError(f"Tokens.{name} has shape {tuple(column.shape)}: pass a 1-D column, one integer per token")
+    if column.dtype.is_floating_point or column.dtype.is_complex or column.dtype == torch.bool:
+        raise TypeError(f"Tokens.{name} has dtype {column.dtype}: pass integers")
+    if length is not None and column.numel() != length:
+        raise ValueError(f"Tokens.{name} has {column.numel()} entries, Tokens.order has {length}: pass one per token")
+    if column.numel() and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+        raise ValueError(f"Tokens.{name} leaves the range of int32: {int(column.min())} .. {int(column.max())}")
+    return column.to(device="cpu", dtype=torch.int32).contiguous()
+
+
+@dataclass
+class Tokens:
+    """The four integers of each token, on the host.
+
+    Args:
+        order: int [n]. Place in the original sequence. Causality compares it; within a stream it strictly increases.
+        group: int [n], 0..63. What the token is (video, question, ...).
+        item: int [n]. Frame, audio segment, option number; -1 for none. Default: none.
+        stream: int [n]. Which run of rows the token belongs to; -1 is padding. Default: stream 0.
+
+    Raises:
+        ValueError, TypeError: a column of another length, rank or dtype, or a group outside 0..63.
+    """
+
+    order: torch.Tensor
+    group: torch.Tensor
+    item: torch.Tensor | None = None
+    stream: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.order = _column("order", self.order, None)  # [n]
+        n = self.order.numel()
+        self.group = _column("group", self.group, n)  # [n]
+        self.item = _column("item", self.item, n, NO_ITEM)  # [n]
+        self.stream = _column("stream", self.stream, n, 0)  # [n]
+        if n and not 0 <= int(self.group.min()) <= int(self.group.max()) < MAX_GROUPS:
+            bad = int(self.group.min()) if int(self.group.min()) < 0 else int(self.group.max())
+            raise ValueError(f"Tokens.group holds {bad}: groups are 0..{MAX_GROUPS - 1}")
+        if n and int(self.stream.min()) < PADDING:
+            raise ValueError(f"Tokens.stream holds {int(self.stream.min())}: streams count from 0, -1 is padding")
+
+    def __len__(self) -> int:
+        return self.order.numel()
+
+    def select(self, index: torch.Tensor) -> Tokens:
+        """The tokens at `index` (int [m]), in that order."""
+        index = index.to(device="cpu", dtype=torch.int64)
+        return Tokens(self.order[index], self.group[index], self.item[index], self.stream[index])
+
+
+@dataclass
+class Streams:
+    """Which streams share whose keys.
+
+    A row of stream s sees the keys of s with order <= its own, and the keys of parent[s] with order < start[s].
+
+    Args:
+        parent: int [streams]; -1 for a root. A parent is itself a root.
+        start: int [streams]; order from which on a stream has rows of its own. Ignored for roots.
+    """
+
+    parent: torch.Tensor = field(default_factory=lambda: torch.tensor([-1], dtype=torch.int32))
+    start: torch.Tensor = field(default_factory=lambda: torch.tensor([0], dtype=torch.int32))
+
+    def __post_init__(self) -> None:
+        self.parent = _column("parent", self.parent, None)  # [streams]
+        n = self.parent.numel()
+        self.start = _column("start", self.start, n)  # [streams]
+        if n and not -1 <= int(self.parent.min()) <= int(self.parent.max()) < n:
+            raise ValueError(f"Streams.parent must lie in -1..{n - 1}, got {self.parent.tolist()}")
+        child = self.parent >= 0
+        if bool((self.parent[self.parent[child].long()] >= 0).any()):
+            raise ValueError("the parent of a stream must be a root (parent -1): streams are one level deep")
+
+    def __len__(self) -> int:
+        return self.parent.numel()
+
+    @classmethod
+    def roots(cls, count: int) -> Streams:
+        """`count` independent sequences."""
+        return cls(torch.full((count,), -1, dtype=torch.int32), torch.zeros(count, dtype=torch.int32))
+
+
+def mask_of(members: Sequence[int]) -> int:
+    """The 64-bit word with the bits of `members` set."""
+    word = 0
+    for member in members:
+        if not 0 <= member < 64:
+            raise ValueError(f"{member} does not fit in a 64-bit set: members are 0..63")
+        word |= 1 << member
+    return word
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Edges that are taken out in one layer: every key of the source groups is hidden from every row of the target groups.
+
+    Args:
+        source: 64-bit set of key groups.
+        target: 64-bit set of row groups.
+        streams: the streams whose rows are cut; None for all.
+        scope: "all", or "other_items": only edges between two items (both >= 0) that differ.
+        heads: 64-bit set of query heads; None for all.
+        cut_self: also cut a token's edge to itself.
+        random_share: cut only this share of the selected edges, chosen by a counter-based hash of
+            (seed, order of row, order of key), the same edges on every device. None for all of them.
+        seed: of that choice; 0 .. 2**32 - 1.
+    """
+
+    source: int
+    target: int
+    streams: tuple[int, ...] | None = None
+    scope: str = "all"
+    heads: int | None = None
+    cut_self: bool = False
+    random_share: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("source", "target", "heads"):
+            word = getattr(self, name)
+            if word is not None and not 0 <= word <= ALL:
+                raise ValueError(f"Cut.{name} = {word}: pass a 64-bit set, see avflow_ext.mask_of")
+        if self.scope not in SCOPES:
+            raise ValueError(f"Cut.scope = {self.scope!r}: pass one of {', '.join(SCOPES)}")
+        if self.random_share is not None and not 0.0 <= self.random_share <= 1.0:
+            raise ValueError(f"Cut.random_share = {self.random_share}: pass a share between 0 and 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"Cut.seed = {self.seed}: pass an integer in 0 .. 2**32 - 1")
+
+    @property
+    def threshold(self) -> int:
+        """An edge is cut where its 32-bit hash is below this; 2**32 where all are."""
+        return 2**32 if self.random_share is None else round(self.random_share * 2**32)

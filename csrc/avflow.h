@@ -1,0 +1,47 @@
+// The one public header of the compiled part: plain structs and extern "C" functions, no torch, no CUDA types.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum AvflowDtype { AVFLOW_FLOAT32 = 0, AVFLOW_BFLOAT16 = 1, AVFLOW_FLOAT16 = 2 };
+
+// Runs body(arg, worker) for worker = 0 .. workers - 1, possibly at once; returns when all are done.
+typedef void (*AvflowParallel)(void* context, int64_t workers, void (*body)(void* arg, int64_t worker), void* arg);
+
+typedef struct AvflowAttention {
+    const void* q;           // [rows, heads, d], innermost stride 1
+    const void* k;           // [keys, kv_heads, d]
+    const void* v;           // [keys, kv_heads, d]
+    void* out;               // [kept rows, heads, d], contiguous
+    float* lse;              // [kept rows, heads] or null
+    float* group_mass;       // [kept rows, heads, groups] or null
+    const int32_t* problem;  // the packed problem of core/problem.h
+    int64_t q_row, q_head;   // strides in elements
+    int64_t k_row, k_head;
+    int64_t v_row, v_head;
+    int32_t heads, kv_heads, head_dim;
+    int32_t dtype;  // AvflowDtype
+    float scale;    // of the scores, natural-log softmax
+    int32_t workers;
+    AvflowParallel parallel;
+    void* parallel_context;
+    void* workspace;  // 64-byte aligned, avflow_attention_workspace() bytes
+} AvflowAttention;
+
+// Rows of one tile for this ratio of heads to kv_heads, so that rows x heads fill the kernel's tile.
+int32_t avflow_tile_rows(int32_t heads_per_kv_head);
+int64_t avflow_attention_workspace(const AvflowAttention* problem);
+void avflow_attention_cpu(const AvflowAttention* problem);
+
+// "avx512", "avx2" or "portable": what this processor runs.
+const char* avflow_cpu_isa(void);
+// Forces a path (for tests and measurements). Returns 0 if this processor or this build cannot run it.
+int32_t avflow_set_cpu_isa(const char* name);
+
+#ifdef __cplusplus
+}
+#endif

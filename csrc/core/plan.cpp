@@ -1,0 +1,238 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "mask.h"
+
+namespace avflow {
+namespace {
+
+enum class Kind { kSkip, kPartial, kFull };
+
+// What a tile's tokens have in common; enough to decide most pairs of tiles without looking at tokens.
+struct Summary {
+    uint64_t groups = 0;
+    int32_t first_order = INT32_MAX, last_order = INT32_MIN;
+    int32_t stream = -1;  // of all tokens, where one_stream
+    bool one_stream = true;
+
+    void add(const Token& token, bool first) {
+        groups |= uint64_t{1} << token.group;
+        first_order = std::min(first_order, token.order);
+        last_order = std::max(last_order, token.order);
+        if (first) stream = token.stream;
+        one_stream = one_stream && stream == token.stream;
+    }
+};
+
+struct Builder {
+    const Layout& in;
+    int32_t key_tiles, row_tiles;
+    std::vector<Run> runs;
+    std::vector<int32_t> run_begin, cut_begin, cut_ids, span_begin, tile_order;
+    std::vector<Span> spans;
+    std::vector<Summary> key_summary;
+    std::vector<int32_t> first_tile, last_tile;  // of each stream's keys
+    Header header{};
+    Problem problem{};
+
+    explicit Builder(const Layout& layout) : in(layout) {
+        key_tiles = static_cast<int32_t>((in.keys.size() + kKeyTile - 1) / kKeyTile);
+        row_tiles = static_cast<int32_t>((in.rows.size() + in.tile_rows - 1) / in.tile_rows);
+    }
+
+    void find_runs() {
+        run_begin.assign(1, 0);
+        key_summary.resize(key_tiles);
+        first_tile.assign(in.streams.size(), INT32_MAX);
+        last_tile.assign(in.streams.size(), -1);
+        for (int32_t tile = 0; tile < key_tiles; ++tile) {
+            const int32_t base = tile * kKeyTile;
+            const int32_t count = std::min<int32_t>(kKeyTile, static_cast<int32_t>(in.keys.size()) - base);
+            for (int32_t j = 0; j < count; ++j) {
+                const Token& key = in.keys[base + j];
+                key_summary[tile].add(key, j == 0);
+                if (key.stream >= 0) {
+                    first_tile[key.stream] = std::min(first_tile[key.stream], tile);
+                    last_tile[key.stream] = tile;
+                }
+                Run* run = static_cast<int32_t>(runs.size()) > run_begin.back() ? &runs.back() : nullptr;
+                if (run && run->group == key.group && run->item == key.item && run->stream == key.stream) {
+                    run->consecutive = run->consecutive && key.order == run->last_order + 1;
+                    run->last_order = key.order;
+                    ++run->count;
+                } else {
+                    runs.push_back({j, 1, key.group, key.item, key.stream, key.order, key.order, 1});
+                }
+            }
+            run_begin.push_back(static_cast<int32_t>(runs.size()));
+        }
+    }
+
+    void index_cuts() {
+        cut_begin.assign(1, 0);
+        for (const auto& ids : in.stream_cuts) {
+            cut_ids.insert(cut_ids.end(), ids.begin(), ids.end());
+            cut_begin.push_back(static_cast<int32_t>(cut_ids.size()));
+        }
+    }
+
+    bool some_cut_concerns(int32_t stream, uint64_t row_groups, uint64_t key_groups) const {
+        for (int32_t c = cut_begin[stream]; c < cut_begin[stream + 1]; ++c) {
+            const CutRule& cut = in.cuts[cut_ids[c]];
+            if ((cut.target & row_groups) && (cut.source & key_groups)) return true;
+        }
+        return false;
+    }
+
+    Kind judge(int32_t row_first, int32_t row_last, const Summary& rows, int32_t tile) const {
+        const Summary& keys = key_summary[tile];
+        const bool whole = static_cast<size_t>(tile + 1) * kKeyTile <= in.keys.size();
+        if (rows.one_stream && keys.one_stream) {
+            if (rows.stream < 0 || keys.stream < 0) return Kind::kSkip;
+            const Stream& stream = in.streams[rows.stream];
+            int32_t least, most;  // every row sees orders <= least, none sees orders > most
+            if (keys.stream == rows.stream) {
+                least = rows.first_order;
+                most = rows.last_order;
+            } else if (keys.stream == stream.parent) {
+                least = most = stream.start - 1;
+            } else {
+                return Kind::kSkip;
+            }
+            if (keys.first_order > most) return Kind::kSkip;
+            if (!some_cut_concerns(rows.stream, rows.groups, keys.groups)) {
+                return whole && keys.last_order <= least ? Kind::kFull : Kind::kPartial;
+            }
+        }
+        // Token by token, as the kernels do it, so that the answer is exact.
+        bool any = false, all = whole;
+        for (int32_t r = row_first; r < row_last; ++r) {
+            const Words words = row_words(problem, in.rows[r], tile, kAnyHead);
+            any = any || (in.zero ? words.seen : words.open);
+            if (all) {
+                const uint64_t open =
+                    header.head_cuts ? row_words(problem, in.rows[r], tile, kEveryHead).open : words.open;
+                all = open == ~uint64_t{0};
+            }
+            if (any && !all) return Kind::kPartial;
+        }
+        return !any ? Kind::kSkip : all ? Kind::kFull : Kind::kPartial;
+    }
+
+    void add_tile(int32_t tile, Kind kind) {
+        const int32_t code = kind == Kind::kFull ? kFull : kPartial;
+        const bool extends = static_cast<int32_t>(spans.size()) > span_begin.back() && spans.back().kind == code &&
+                             spans.back().first + spans.back().count == tile;
+        if (extends) {
+            ++spans.back().count;
+        } else {
+            spans.push_back({tile, 1, code});
+        }
+    }
+
+    void find_spans() {
+        span_begin.assign(1, 0);
+        std::vector<int64_t> cost(row_tiles, 0);
+        std::vector<std::pair<int32_t, int32_t>> ranges;
+        for (int32_t t = 0; t < row_tiles; ++t) {
+            const int32_t first = t * in.tile_rows;
+            const int32_t last = std::min<int32_t>(first + in.tile_rows, static_cast<int32_t>(in.rows.size()));
+            Summary rows;
+            ranges.clear();
+            int32_t previous = -1;
+            for (int32_t r = first; r < last; ++r) {
+                rows.add(in.rows[r], r == first);
+                const int32_t s = in.rows[r].stream;
+                if (s < 0 || s == previous) continue;
+                previous = s;
+                for (const int32_t of : {s, in.streams[s].parent}) {
+                    if (of >= 0 && last_tile[of] >= 0) ranges.emplace_back(first_tile[of], last_tile[of]);
+                }
+            }
+            std::sort(ranges.begin(), ranges.end());
+            int32_t next = 0;
+            for (const auto& range : ranges) {
+                for (int32_t tile = std::max(range.first, next); tile <= range.second; ++tile) {
+                    const Kind kind = judge(first, last, rows, tile);
+                    if (kind == Kind::kSkip) continue;
+                    add_tile(tile, kind);
+                    ++cost[t];
+                }
+                next = std::max(next, range.second + 1);
+            }
+            span_begin.push_back(static_cast<int32_t>(spans.size()));
+        }
+        tile_order.resize(row_tiles);
+        std::iota(tile_order.begin(), tile_order.end(), 0);
+        std::stable_sort(tile_order.begin(), tile_order.end(), [&](int32_t a, int32_t b) { return cost[a] > cost[b]; });
+        for (const int64_t tiles : cost) {
+            header.max_tiles = std::max(header.max_tiles, static_cast<int32_t>(tiles));
+            header.total_tiles += static_cast<int32_t>(tiles);
+        }
+    }
+
+    std::vector<int32_t> run() {
+        header.magic = kMagic;
+        header.rows = static_cast<int32_t>(in.rows.size());
+        header.keys = static_cast<int32_t>(in.keys.size());
+        header.q_rows = in.q_rows;
+        header.k_rows = in.k_rows;
+        header.streams = static_cast<int32_t>(in.streams.size());
+        header.cuts = static_cast<int32_t>(in.cuts.size());
+        header.groups = in.groups;
+        header.tile_rows = in.tile_rows;
+        header.row_tiles = row_tiles;
+        header.key_tiles = key_tiles;
+        header.zero = in.zero;
+        for (const CutRule& cut : in.cuts) header.head_cuts |= cut.heads != kAllHeads;
+        find_runs();
+        index_cuts();
+        problem.header = &header;
+        problem.rows = in.rows.data();
+        problem.keys = in.keys.data();
+        problem.streams = in.streams.data();
+        problem.cuts = in.cuts.data();
+        problem.cut_begin = cut_begin.data();
+        problem.cut_ids = cut_ids.data();
+        problem.run_begin = run_begin.data();
+        problem.runs = runs.data();
+        find_spans();
+        return lay_out();
+    }
+
+    std::vector<int32_t> lay_out() {
+        std::vector<int32_t> words((sizeof(Header) + 15) / 16 * 4);
+        const auto append = [&](const auto& section) {
+            const size_t at = words.size();  // a multiple of 4 words: 16-byte aligned, as CutRule's 64-bit fields need
+            const size_t bytes = section.size() * sizeof(section[0]);
+            words.resize(at + (bytes + 15) / 16 * 4);
+            if (bytes) std::memcpy(words.data() + at, section.data(), bytes);
+            return static_cast<int32_t>(at);
+        };
+        header.row_tokens = append(in.rows);
+        header.key_tokens = append(in.keys);
+        header.stream_table = append(in.streams);
+        header.cut_table = append(in.cuts);
+        header.cut_begin = append(cut_begin);
+        header.cut_ids = append(cut_ids);
+        header.run_begin = append(run_begin);
+        header.runs = append(runs);
+        header.span_begin = append(span_begin);
+        header.spans = append(spans);
+        header.tile_order = append(tile_order);
+        if (in.keeps_rows) header.keep_rows = append(in.keep_rows);
+        if (in.keeps_keys) header.keep_keys = append(in.keep_keys);
+        header.words = static_cast<int32_t>(words.size());
+        std::memcpy(words.data(), &header, sizeof(header));
+        return words;
+    }
+};
+
+}  // namespace
+
+std::vector<int32_t> pack(const Layout& layout) { return Builder(layout).run(); }
+
+}  // namespace avflow

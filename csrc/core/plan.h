@@ -1,0 +1,28 @@
+// Builds the packed problem: runs of the key tiles, and for each row tile the key tiles that are not skipped.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "problem.h"
+
+namespace avflow {
+
+struct Layout {
+    std::vector<Token> rows, keys;  // that take part, keep lists already applied
+    std::vector<Stream> streams;
+    std::vector<CutRule> cuts;
+    std::vector<std::vector<int32_t>> stream_cuts;  // [streams] indices into cuts
+    std::vector<int32_t> keep_rows, keep_keys;      // where `keep` is set
+    bool keeps_rows = false, keeps_keys = false;
+    int32_t q_rows = 0, k_rows = 0, groups = 1;
+    int32_t tile_rows = 1;
+    bool zero = false;
+};
+
+// Skip iff no row of the tile sees an open key (in "zero" semantics: a seen key); full iff every row sees all 64 keys
+// with nothing cut for any head; partial otherwise. Both are exact but for one case: cuts limited to heads are judged
+// together.
+std::vector<int32_t> pack(const Layout& layout);
+
+}  // namespace avflow

@@ -1,0 +1,201 @@
+// Cuts an attention call into tasks and runs them on the instruction set chosen at run time.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "avflow.h"
+#include "cpu/tasks.h"
+
+namespace avflow::cpu {
+namespace {
+
+struct Isa {
+    const char* name;
+    void (*pack_tile)(const Plan&, int64_t);
+    void (*attend)(const Plan&, int64_t, int64_t);
+    void (*merge)(const Plan&, int64_t, int64_t);
+    bool (*runs_here)();
+};
+
+const Isa kIsas[] = {
+// best first
+#ifdef AVFLOW_HAVE_AVX512
+    {"avx512", avx512::pack_tile, avx512::attend, avx512::merge,
+     [] {
+         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("fma");
+     }},
+#endif
+#ifdef AVFLOW_HAVE_AVX2
+    {"avx2", avx2::pack_tile, avx2::attend, avx2::merge,
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+#endif
+    {"portable", portable::pack_tile, portable::attend, portable::merge, [] { return true; }},
+};
+
+std::atomic<const Isa*> chosen{nullptr};
+
+const Isa& isa() {
+    const Isa* now = chosen.load();
+    if (now) return *now;
+    for (const Isa& candidate : kIsas) {
+        if (candidate.runs_here()) {
+            chosen.store(&candidate);
+            return candidate;
+        }
+    }
+    return kIsas[std::size(kIsas) - 1];
+}
+
+// Below this many (row tile, kv head) pairs the keys are split too. The split depends on the shape alone, never on the
+// number of workers, so results do not either.
+constexpr int kFewUnits = 16;
+constexpr int kSplitTasks = 32;
+constexpr int kLeastTilesASplit = 4;
+
+// Packing pays from this many row tiles on: a panel is written once and read by each.
+constexpr int kPackFrom = 3;
+
+int32_t live_tiles(const Problem& p, int32_t row_tile) {
+    int32_t tiles = 0;
+    for (int32_t s = p.span_begin[row_tile]; s < p.span_begin[row_tile + 1]; ++s) tiles += p.spans[s].count;
+    return tiles;
+}
+
+void make_tasks(Plan& plan) {
+    const Header& h = *plan.p.header;
+    const int32_t kv_heads = plan.a.kv_heads;
+    const int64_t units = static_cast<int64_t>(h.row_tiles) * kv_heads;
+    int32_t a_split = INT32_MAX;
+    if (units < kFewUnits) {
+        a_split =
+            static_cast<int32_t>((static_cast<int64_t>(h.total_tiles) * kv_heads + kSplitTasks - 1) / kSplitTasks);
+        a_split = static_cast<int32_t>(round_up(std::max(a_split, kLeastTilesASplit), kBatch));
+    }
+    int32_t parts = 0;
+    for (int32_t i = 0; i < h.row_tiles; ++i) {
+        const int32_t row_tile = plan.p.tile_order[i], live = live_tiles(plan.p, row_tile);
+        for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
+            if (live <= a_split) {
+                plan.tasks.push_back({row_tile, kv_head, 0, live, -1});
+                continue;
+            }
+            const int32_t splits = static_cast<int32_t>((static_cast<int64_t>(live) + a_split - 1) / a_split);
+            plan.merges.push_back({static_cast<int32_t>(plan.tasks.size()), parts, splits});
+            for (int32_t s = 0; s < splits; ++s) {
+                plan.tasks.push_back({row_tile, kv_head, s * a_split, std::min(live, (s + 1) * a_split), parts++});
+            }
+        }
+    }
+}
+
+// Fills in the plan and returns the bytes of workspace it needs; with a workspace, also places everything in it.
+int64_t make_plan(const AvflowAttention& a, Plan& plan) {
+    plan.a = a;
+    plan.p = view(a.problem);
+    const Header& h = *plan.p.header;
+    plan.depth = a.head_dim;
+    plan.width = static_cast<int>(round_up(a.head_dim, 16));
+    plan.groups = a.group_mass ? h.groups : 0;
+    plan.tile_heads = static_cast<int64_t>(h.tile_rows) * (a.heads / a.kv_heads);
+    plan.packed = h.row_tiles >= kPackFrom;
+    make_tasks(plan);
+    int32_t parts = 0;
+    for (const Merge& merge : plan.merges) parts += merge.parts;
+
+    char* const base = static_cast<char*>(a.workspace);
+    int64_t used = 0;
+    const auto place = [&](int64_t bytes) {
+        char* at = base + used;
+        used += round_up(bytes, 64);
+        return at;
+    };
+    const int64_t floats = sizeof(float), m = plan.tile_heads;
+    plan.scratch_bytes = round_up(m * plan.depth * floats, 64) + round_up(m * kBatch * kKeyTile * floats, 64) +
+                         round_up(m * plan.width * floats, 64) + 3 * round_up(m * floats, 64) +
+                         round_up(m * plan.groups * floats, 64) + 2 * round_up(m * kBatch * 8, 64) +
+                         round_up(plan.packed ? 0 : kBatch * plan.panel_floats() * floats, 64);
+    plan.scratch = place(plan.scratch_bytes * a.workers);
+    const int64_t panels = plan.packed ? static_cast<int64_t>(h.key_tiles) * a.kv_heads : 0;
+    plan.panels = reinterpret_cast<float*>(place(panels * plan.panel_floats() * floats));
+    plan.finite = reinterpret_cast<uint8_t*>(place(panels));
+    plan.parts = reinterpret_cast<float*>(place(parts * plan.part_floats() * floats));
+    return used;
+}
+
+// Workers take the next index as they come free.
+template <typename Body>
+void for_each(const AvflowAttention& a, int64_t count, const Body& body) {
+    struct Job {
+        const Body& body;
+        std::atomic<int64_t> next;
+        int64_t count;
+    } job{body, {0}, count};
+    const auto run = [](void* arg, int64_t worker) {
+        Job& mine = *static_cast<Job*>(arg);
+        for (int64_t i = mine.next++; i < mine.count; i = mine.next++) mine.body(i, worker);
+    };
+    if (count) a.parallel(a.parallel_context, std::min<int64_t>(a.workers, count), run, &job);
+}
+
+// Key tiles that some row tile reads.
+std::vector<int32_t> tiles_in_use(const Problem& p) {
+    std::vector<int32_t> change(p.header->key_tiles + 1, 0), live;
+    for (int32_t s = 0; s < p.span_begin[p.header->row_tiles]; ++s) {
+        ++change[p.spans[s].first];
+        --change[p.spans[s].first + p.spans[s].count];
+    }
+    for (int32_t tile = 0, readers = 0; tile < p.header->key_tiles; ++tile) {
+        readers += change[tile];
+        if (readers) live.push_back(tile);
+    }
+    return live;
+}
+
+}  // namespace
+}  // namespace avflow::cpu
+
+using namespace avflow::cpu;
+
+extern "C" {
+
+int32_t avflow_tile_rows(int32_t heads_per_kv_head) { return std::max(1, kTileHeads / heads_per_kv_head); }
+
+int64_t avflow_attention_workspace(const AvflowAttention* problem) {
+    Plan plan;
+    AvflowAttention a = *problem;
+    a.workspace = nullptr;
+    return make_plan(a, plan);
+}
+
+void avflow_attention_cpu(const AvflowAttention* problem) {
+    Plan plan;
+    make_plan(*problem, plan);
+    const Isa& path = isa();
+    if (plan.packed) {
+        const std::vector<int32_t> live = tiles_in_use(plan.p);
+        const int32_t kv_heads = plan.a.kv_heads;
+        for_each(plan.a, static_cast<int64_t>(live.size()) * kv_heads, [&](int64_t i, int64_t) {
+            path.pack_tile(plan, static_cast<int64_t>(live[i / kv_heads]) * kv_heads + i % kv_heads);
+        });
+    }
+    for_each(plan.a, static_cast<int64_t>(plan.tasks.size()),
+             [&](int64_t i, int64_t worker) { path.attend(plan, i, worker); });
+    for_each(plan.a, static_cast<int64_t>(plan.merges.size()),
+             [&](int64_t i, int64_t worker) { path.merge(plan, i, worker); });
+}
+
+const char* avflow_cpu_isa(void) { return isa().name; }
+
+int32_t avflow_set_cpu_isa(const char* name) {
+    for (const Isa& candidate : kIsas) {
+        if (std::strcmp(candidate.name, name) == 0 && candidate.runs_here()) {
+            chosen.store(&candidate);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,126 @@
+// Reading q, k and v in their storage type into fp32 panels; keep lists are applied here, so packing is also the
+// gather. Included by attention_isa.cpp only, inside its per-instruction-set namespace.
+
+// to[0:n] = from[0:n] * factor
+static void load_row(const void* base, int64_t offset, int dtype, int n, float factor, float* to) {
+    if (dtype == AVFLOW_FLOAT32) {
+        const float* from = static_cast<const float*>(base) + offset;
+        for (int i = 0; i < n; ++i) to[i] = from[i] * factor;
+    } else if (dtype == AVFLOW_BFLOAT16) {
+        const uint16_t* from = static_cast<const uint16_t*>(base) + offset;
+        for (int i = 0; i < n; ++i) {
+            const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+            float x;
+            std::memcpy(&x, &bits, 4);
+            to[i] = x * factor;
+        }
+    } else {
+        const _Float16* from = static_cast<const _Float16*>(base) + offset;
+        for (int i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]) * factor;
+    }
+}
+
+static void store_row(void* base, int64_t offset, int dtype, int n, const float* from, float factor) {
+    if (dtype == AVFLOW_FLOAT32) {
+        float* to = static_cast<float*>(base) + offset;
+        for (int i = 0; i < n; ++i) to[i] = from[i] * factor;
+    } else if (dtype == AVFLOW_BFLOAT16) {
+        uint16_t* to = static_cast<uint16_t*>(base) + offset;
+        for (int i = 0; i < n; ++i) {
+            const float x = from[i] * factor;
+            uint32_t bits;
+            std::memcpy(&bits, &x, 4);
+            const bool nan = x != x;
+            bits += 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
+            to[i] = nan ? 0x7FC0 : static_cast<uint16_t>(bits >> 16);
+        }
+    } else {
+        _Float16* to = static_cast<_Float16*>(base) + offset;
+        for (int i = 0; i < n; ++i) to[i] = static_cast<_Float16>(from[i] * factor);
+    }
+}
+
+// to[c, 0:8] = rows[0:8][c] for c in 0..7, with rows of stride `to_stride` in `to`.
+AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int to_stride) {
+    Vec8 r[8], s[8];
+    for (int i = 0; i < 8; ++i) std::memcpy(&r[i], rows[i] + at, 32);
+    for (int i = 0; i < 4; ++i) {  // pairs of rows, interleaved within each 128-bit half
+        s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        s[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 2; ++i) {  // quadruples of rows
+        r[4 * i + 0] = __builtin_shufflevector(s[4 * i], s[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[4 * i + 1] = __builtin_shufflevector(s[4 * i], s[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        r[4 * i + 2] = __builtin_shufflevector(s[4 * i + 1], s[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[4 * i + 3] = __builtin_shufflevector(s[4 * i + 1], s[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    for (int i = 0; i < 4; ++i) {
+        s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int c = 0; c < 8; ++c) std::memcpy(to + c * to_stride, &s[c], 32);
+}
+
+// Keys of one tile and one kv head, transposed: panel [d, 64]; absent keys are zero.
+static void pack_keys(const AvflowAttention& a, const Problem& p, int tile, int kv_head, float* panel) {
+    const int d = a.head_dim, base = tile * kKeyTile;
+    const int count = std::min(kKeyTile, p.header->keys - base);
+    alignas(64) float staging[8][256];
+    alignas(64) static const float nothing[256] = {};
+    const float* rows[kKeyTile];
+    const bool direct = a.dtype == AVFLOW_FLOAT32;
+    for (int j = 0; j < kKeyTile; ++j) {
+        const int64_t key = j >= count ? 0 : p.keep_keys ? p.keep_keys[base + j] : base + j;
+        const int64_t offset = key * a.k_row + kv_head * a.k_head;
+        if (j >= count) {
+            rows[j] = nothing;
+        } else if (direct) {
+            rows[j] = static_cast<const float*>(a.k) + offset;
+        } else {
+            load_row(a.k, offset, a.dtype, d, 1.0f, staging[j % 8]);
+            rows[j] = staging[j % 8];
+        }
+        if (!direct && j % 8 == 7) {
+            for (int c = 0; c < d; c += 8) transpose8(rows + j - 7, c, panel + c * kKeyTile + j - 7, kKeyTile);
+        }
+    }
+    if (!direct) return;
+    // One cache line of every key, then the next: 16 rows of the panel (4 KB) are written while they lie in the
+    // first-level cache. Key by key, each store would miss it.
+    for (int c = 0; c < d; c += 16) {
+        for (int j = 0; j < kKeyTile; j += 8) {
+            transpose8(rows + j, c, panel + c * kKeyTile + j, kKeyTile);
+            if (c + 8 < d) transpose8(rows + j, c + 8, panel + (c + 8) * kKeyTile + j, kKeyTile);
+        }
+    }
+}
+
+// No NaN and no infinity: a weight of exactly 0 must hide those, so tiles that hold some take a slower way.
+static bool all_finite(const float* values, int64_t stride, int width) {
+    Vec broken[2] = {Vec{}, Vec{}};  // two chains of additions
+    for (int j = 0; j < kKeyTile; j += 2) {
+        for (int c = 0; c < width; c += W) {
+            for (int i = 0; i < 2; ++i) {
+                const Vec x = load(values + (j + i) * stride + c);
+                broken[i] += x - x;  // 0, or NaN for NaN and infinities
+            }
+        }
+    }
+    return horizontal_sum(broken[0] + broken[1]) == 0.0f;
+}
+
+// Values of one tile and one kv head: panel [64, width], zero beyond head_dim and beyond the last key.
+static void pack_values(const AvflowAttention& a, const Problem& p, int tile, int kv_head, int width, float* panel) {
+    const int d = a.head_dim, base = tile * kKeyTile;
+    const int count = std::min(kKeyTile, p.header->keys - base);
+    for (int j = 0; j < kKeyTile; ++j) {
+        float* to = panel + j * width;
+        if (j >= count) {
+            std::memset(to, 0, sizeof(float) * width);
+            continue;
+        }
+        const int64_t key = p.keep_keys ? p.keep_keys[base + j] : base + j;
+        load_row(a.v, key * a.v_row + kv_head * a.v_head, a.dtype, d, 1.0f, to);
+        for (int c = d; c < width; ++c) to[c] = 0.0f;
+    }
+}

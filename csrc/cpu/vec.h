@@ -1,0 +1,77 @@
+// Vectors of W floats in the compiler's own vector types, so that one source serves every instruction set.
+// Included by attention_isa.cpp only, inside its per-instruction-set namespace.
+#if defined(__AVX512F__)
+constexpr int W = 16;
+#elif defined(__AVX2__)
+constexpr int W = 8;
+#else
+constexpr int W = 4;  // SSE2, NEON
+#endif
+
+typedef float Vec __attribute__((vector_size(W * 4)));
+typedef int32_t IVec __attribute__((vector_size(W * 4)));
+typedef float Vec8 __attribute__((vector_size(32)));
+
+#define AVFLOW_INLINE static inline __attribute__((always_inline))
+
+AVFLOW_INLINE Vec load(const float* from) {
+    Vec v;
+    std::memcpy(&v, from, sizeof(v));
+    return v;
+}
+
+AVFLOW_INLINE void store(float* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
+
+AVFLOW_INLINE Vec splat(float x) { return Vec{} + x; }
+
+AVFLOW_INLINE Vec maximum(Vec a, Vec b) {
+#if defined(__AVX512F__)
+    return _mm512_max_ps(a, b);
+#elif defined(__AVX2__)
+    return _mm256_max_ps(a, b);
+#else
+    return a > b ? a : b;
+#endif
+}
+
+AVFLOW_INLINE float horizontal_max(Vec v) {
+    float most = v[0];
+    for (int i = 1; i < W; ++i) most = v[i] > most ? v[i] : most;
+    return most;
+}
+
+AVFLOW_INLINE float horizontal_sum(Vec v) {
+    for (int half = W / 2; half; half /= 2) {
+        for (int i = 0; i < half; ++i) v[i] += v[i + half];
+    }
+    return v[0];
+}
+
+// Keeps the lanes whose bit is set in `bits`, puts `other` into the rest.
+AVFLOW_INLINE Vec select(uint32_t bits, Vec v, float other) {
+#if defined(__AVX512F__)
+    return _mm512_mask_mov_ps(splat(other), static_cast<__mmask16>(bits), v);
+#else
+    IVec lane;
+    for (int i = 0; i < W; ++i) lane[i] = 1 << i;
+    return ((IVec{} + static_cast<int32_t>(bits)) & lane) != 0 ? v : splat(other);
+#endif
+}
+
+// 2^x for x <= 0, to 1 ulp or so; exactly 0 below 2^-126, NaN for NaN. Degree-6 Chebyshev interpolant of 2^f on
+// [-1/2, 1/2] (relative error 3e-9, so that rounding decides), scaled by the integer part through the exponent bits.
+AVFLOW_INLINE Vec exp2_nonpositive(Vec x) {
+    const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+    const Vec shifted = x + magic;
+    const Vec f = x - (shifted - magic);
+    Vec p = splat(0.000154614449f);
+    p = p * f + splat(0.0013400428f);
+    p = p * f + splat(0.00961805694f);
+    p = p * f + splat(0.0555032715f);
+    p = p * f + splat(0.240226507f);
+    p = p * f + splat(0.693147182f);
+    p = p * f + splat(1.0f);
+    const IVec exponent = ((IVec)shifted - 0x4B400000 + 127) << 23;
+    const Vec y = p * (Vec)exponent;
+    return x < splat(-126.0f) ? splat(0.0f) : y;
+}

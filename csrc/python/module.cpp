@@ -1,0 +1,166 @@
+// The pybind11 side of avflow_ext._C: everything that is not a tensor operator.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "avflow.h"
+#include "core/mask.h"
+#include "core/plan.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Int32Array = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+struct Cut {
+    avflow::CutRule rule{};
+    std::optional<std::vector<int32_t>> streams;  // none: all of them
+};
+
+std::vector<avflow::Token> tokens(const Int32Array& columns) {  // [n, 4]
+    if (columns.ndim() != 2 || columns.shape(1) != 4) throw py::value_error("token columns must be [n, 4]");
+    std::vector<avflow::Token> out(columns.shape(0));
+    if (!out.empty()) std::memcpy(out.data(), columns.data(), out.size() * sizeof(avflow::Token));
+    return out;
+}
+
+std::vector<int32_t> list(const std::optional<Int32Array>& index) {
+    return index ? std::vector<int32_t>(index->data(), index->data() + index->size()) : std::vector<int32_t>{};
+}
+
+avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int32Array& streams,
+                      const std::vector<Cut>& cuts, const std::optional<Int32Array>& keep_rows,
+                      const std::optional<Int32Array>& keep_keys, int32_t q_rows, int32_t k_rows, int32_t groups,
+                      int32_t tile_rows, bool zero) {
+    if (tile_rows < 1) throw py::value_error("tile_rows must be at least 1");
+    if (streams.ndim() != 2 || streams.shape(1) != 2) throw py::value_error("streams must be [n, 2]: parent, start");
+    avflow::Layout in;
+    in.rows = tokens(rows);
+    in.keys = tokens(keys);
+    in.streams.resize(streams.shape(0));
+    if (!in.streams.empty()) {
+        std::memcpy(in.streams.data(), streams.data(), in.streams.size() * sizeof(avflow::Stream));
+    }
+    const int32_t count = static_cast<int32_t>(in.streams.size());
+    for (const auto& stream : in.streams) {
+        if (stream.parent < -1 || stream.parent >= count) throw py::value_error("a parent names no stream");
+    }
+    for (const auto* side : {&in.rows, &in.keys}) {
+        for (const auto& token : *side) {
+            if (token.stream >= count) throw py::value_error("a token names no stream");
+            if (token.group < 0 || token.group > 63) throw py::value_error("groups are 0..63");
+        }
+    }
+    in.stream_cuts.resize(count);
+    for (const Cut& cut : cuts) {
+        const int32_t id = static_cast<int32_t>(in.cuts.size());
+        in.cuts.push_back(cut.rule);
+        if (!cut.streams) {
+            for (auto& ids : in.stream_cuts) ids.push_back(id);
+            continue;
+        }
+        for (const int32_t stream : *cut.streams) {
+            if (stream < 0 || stream >= count) throw py::value_error("a cut names no stream");
+            in.stream_cuts[stream].push_back(id);
+        }
+    }
+    in.keeps_rows = keep_rows.has_value();
+    in.keeps_keys = keep_keys.has_value();
+    in.keep_rows = list(keep_rows);
+    in.keep_keys = list(keep_keys);
+    in.q_rows = q_rows;
+    in.k_rows = k_rows;
+    in.groups = groups;
+    in.tile_rows = tile_rows;
+    in.zero = zero;
+    return in;
+}
+
+py::array_t<int32_t> as_array(const std::vector<int32_t>& words) {
+    return py::array_t<int32_t>(static_cast<py::ssize_t>(words.size()), words.data());
+}
+
+// What the plan decided for each pair of tiles: 0 skip, 1 partial, 2 full. [row_tiles, key_tiles], for tests and
+// drawings.
+py::array_t<int32_t> tile_kinds(const Int32Array& packed) {
+    const avflow::Problem p = avflow::view(packed.data());
+    py::array_t<int32_t> kinds({p.header->row_tiles, p.header->key_tiles});
+    auto out = kinds.mutable_unchecked<2>();
+    for (int32_t t = 0; t < p.header->row_tiles; ++t) {
+        for (int32_t c = 0; c < p.header->key_tiles; ++c) out(t, c) = 0;
+        for (int32_t s = p.span_begin[t]; s < p.span_begin[t + 1]; ++s) {
+            for (int32_t i = 0; i < p.spans[s].count; ++i) {
+                out(t, p.spans[s].first + i) = p.spans[s].kind == avflow::kFull ? 2 : 1;
+            }
+        }
+    }
+    return kinds;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+    m.doc() = "avflow's compiled kernels. Importing it registers the operators torch.ops.avflow.*";
+
+    py::class_<Cut>(m, "Cut").def(
+        py::init([](uint64_t source, uint64_t target, std::optional<std::vector<int32_t>> streams, bool other_items,
+                    std::optional<uint64_t> heads, bool cut_self, uint64_t threshold, uint32_t seed) {
+            Cut cut;
+            cut.rule = {source, target, heads.value_or(avflow::kAllHeads), threshold, seed, other_items, cut_self, 0};
+            cut.streams = std::move(streams);
+            return cut;
+        }),
+        py::arg("source"), py::arg("target"), py::arg("streams"), py::arg("other_items"), py::arg("heads"),
+        py::arg("cut_self"), py::arg("threshold"), py::arg("seed"));
+
+    m.def(
+        "pack",
+        [](const Int32Array& rows, const Int32Array& keys, const Int32Array& streams, const std::vector<Cut>& cuts,
+           const std::optional<Int32Array>& keep_rows, const std::optional<Int32Array>& keep_keys, int32_t q_rows,
+           int32_t k_rows, int32_t groups, int32_t tile_rows, bool zero) {
+            const avflow::Layout in =
+                layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups, tile_rows, zero);
+            std::vector<int32_t> words;
+            {
+                py::gil_scoped_release unlocked;
+                words = avflow::pack(in);
+            }
+            return as_array(words);
+        },
+        py::arg("rows"), py::arg("keys"), py::arg("streams"), py::arg("cuts"), py::arg("keep_rows"),
+        py::arg("keep_keys"), py::arg("q_rows"), py::arg("k_rows"), py::arg("groups"), py::arg("tile_rows"),
+        py::arg("zero"),
+        "The packed problem (int32 words) of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream), "
+        "keep lists already applied, and streams [s, 2] = (parent, start).");
+    m.def("tile_kinds", &tile_kinds, py::arg("packed"));
+    m.def("tile_rows", &avflow_tile_rows, py::arg("heads_per_kv_head"));
+    m.attr("KEY_TILE") = avflow::kKeyTile;
+    m.def("cpu_isa", [] { return std::string(avflow_cpu_isa()); });
+    m.def(
+        "set_cpu_isa",
+        [](const std::string& name) {
+            if (!avflow_set_cpu_isa(name.c_str())) {
+                throw py::value_error("this build or this processor has no path named " + name +
+                                      ": avx512, avx2 and portable are known");
+            }
+        },
+        py::arg("name"));
+    m.def("cpu_isas", [] {
+        std::vector<std::string> names;
+#ifdef AVFLOW_HAVE_AVX512
+        names.push_back("avx512");
+#endif
+#ifdef AVFLOW_HAVE_AVX2
+        names.push_back("avx2");
+#endif
+        names.push_back("portable");
+        return names;
+    });
+}
