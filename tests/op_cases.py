@@ -1,0 +1,88 @@
+"""Random layouts for the attention op: interleaved groups and items, streams over a parent, cuts of every kind."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens
+
+GROUPS = 6
+
+
+@st.composite
+def tokens_and_streams(draw, longest: int = 200, most_streams: int = 4):
+    """A parent sequence and up to `most_streams` streams that join it; also several unrelated roots."""
+    n = draw(st.integers(1, longest))
+    run = draw(st.sampled_from([1, 3, 7, 20, 64]))  # tokens of one group in a row
+    kinds = draw(st.lists(st.integers(0, GROUPS - 1), min_size=1, max_size=8))
+    step = draw(st.sampled_from([1, 1, 2]))  # orders need not be consecutive
+    group = [kinds[i // run % len(kinds)] for i in range(n)]
+    item = [i // 10 % 5 - 1 for i in range(n)]
+    order, stream, parent, start = [i * step for i in range(n)], [0] * n, [-1], [0]
+    clean = (list(order), list(group), list(item))
+    for s in range(draw(st.integers(0, most_streams))):
+        first = draw(st.integers(0, n - 1))
+        parent.append(0)
+        start.append(clean[0][first])
+        order += clean[0][first:]
+        group += clean[1][first:]
+        item += clean[2][first:]
+        stream += [s + 1] * (n - first)
+    if draw(st.booleans()):  # a second sample in the same pack
+        m = draw(st.integers(1, 70))
+        parent.append(-1)
+        start.append(0)
+        order += list(range(m))
+        group += [kinds[i % len(kinds)] for i in range(m)]
+        item += [-1] * m
+        stream += [len(parent) - 1] * m
+    return Tokens(order, group, item, stream), Streams(parent, start)
+
+
+@st.composite
+def cuts(draw, streams: int, heads: int):
+    return Cut(
+        source=draw(st.integers(0, 2**GROUPS - 1)),
+        target=draw(st.integers(0, 2**GROUPS - 1)),
+        streams=draw(st.none() | st.lists(st.integers(0, streams - 1), max_size=2, unique=True).map(tuple)),
+        scope=draw(st.sampled_from(["all", "other_items"])),
+        heads=draw(st.none() | st.integers(0, 2**heads - 1)),
+        cut_self=draw(st.booleans()),
+        random_share=draw(st.sampled_from([None, None, 0.0, 0.3, 1.0])),
+        seed=draw(st.integers(0, 2**32 - 1)),
+    )
+
+
+def keep_list(draw, n: int):
+    """None, or a sorted list of positions, perhaps empty."""
+    if draw(st.booleans()):
+        return None
+    seed, share = draw(st.integers(0, 2**16)), draw(st.sampled_from([0.0, 0.5, 0.9]))
+    chosen = torch.rand(n, generator=torch.Generator().manual_seed(seed)) < share
+    return torch.nonzero(chosen).flatten().to(torch.int32)
+
+
+@st.composite
+def problems(draw, heads: int = 8):
+    tokens, streams = draw(tokens_and_streams())
+    some = draw(st.lists(cuts(len(streams), heads), max_size=4))
+    return AttentionProblem(
+        tokens,
+        streams=streams,
+        cuts=some,
+        keep_rows=keep_list(draw, len(tokens)),
+        keep_keys=keep_list(draw, len(tokens)),
+    )
+
+
+HEAD_SHAPES = [(4, 2, 16), (7, 1, 32), (8, 1, 64), (14, 2, 128), (3, 3, 8), (2, 1, 40), (1, 1, 256)]
+
+
+def qkv(problem: AttentionProblem, heads: int, kv_heads: int, d: int, seed: int = 0, dtype=torch.float32):
+    """Random q [rows, heads, d], k and v [keys, kv_heads, d]; scores spread enough for a sharp softmax."""
+    g = torch.Generator().manual_seed(seed)
+    q = torch.randn(problem.n_rows, heads, d, generator=g) * 1.5
+    k = torch.randn(problem.n_keys, kv_heads, d, generator=g)
+    v = torch.randn(problem.n_keys, kv_heads, d, generator=g)
+    return q.to(dtype), k.to(dtype), v.to(dtype)
