@@ -153,7 +153,8 @@ def check_inputs(
         raise ValueError(f"{q.shape[1]} query heads: {MAX_HEADS} are the most")
     if q.shape[0] != problem.n_rows or k.shape[0] != problem.n_keys:
         raise ValueError(
-            f"q has {q.shape[0]} rows and k {k.shape[0]} keys, the problem {problem.n_rows} rows and {problem.n_keys} keys"
+            f"q has {q.shape[0]} rows and k {k.shape[0]} keys, "
+            f"the problem {problem.n_rows} rows and {problem.n_keys} keys"
         )
     if not (q.dtype == k.dtype == v.dtype) or q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: pass one of float32, bfloat16, float16 for all")

@@ -93,7 +93,7 @@ def attention_reference(
     weight = torch.where(scored, torch.exp(score - lse[..., None]), 0.0)
     if semantics == "zero":
         weight = weight.masked_fill(cut, 0.0)
-    # A cut value must not leak, not even as 0 * NaN: values that no edge of the row reaches are dropped, not multiplied.
+    # A cut value must not leak, not even as 0 * NaN: values that no edge of the row reaches are not multiplied.
     used = weight > 0
     finite = torch.nan_to_num(v32, nan=0.0, posinf=0.0, neginf=0.0)  # [heads, keys, d]
     out = weight @ finite

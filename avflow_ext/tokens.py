@@ -121,7 +121,7 @@ def mask_of(members: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Cut:
-    """Edges that are taken out in one layer: every key of the source groups is hidden from every row of the target groups.
+    """Edges taken out in one layer: every key of the source groups is hidden from every row of the target groups.
 
     Args:
         source: 64-bit set of key groups.

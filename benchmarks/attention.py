@@ -2,8 +2,8 @@
 
     python benchmarks/attention.py [--tokens 4096] [--json FILE] [--no-flex]
 
-Every line is a ratio of best times taken in turns in this process; the peer is named on the line. GFLOP/s count the edges
-that are open (2 products of d multiply-adds each).
+Every line is a ratio of best times taken in turns in this process; the peer is named on the line. GFLOP/s count the
+edges that are open (2 products of d multiply-adds each).
 """
 
 from __future__ import annotations

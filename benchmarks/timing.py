@@ -13,7 +13,7 @@ import torch
 
 
 def side_by_side(candidates: dict[str, Callable[[], object]], seconds: float = 6.0, least: int = 3) -> dict[str, float]:
-    """Best wall time of each candidate in seconds; they run in turns until `seconds` are spent, `least` rounds at least."""
+    """Best wall time of each candidate in seconds; they take turns for `seconds`, and for `least` rounds at least."""
     best = dict.fromkeys(candidates, float("inf"))
     for run in candidates.values():
         run()  # warm-up: allocation, plans, compilation

@@ -85,7 +85,7 @@ def test_every_instruction_set(isa, shape, semantics):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(isa, dtype):
-    """Stored in 16 bits, computed in 32: the error is the rounding of the output alone, below that of torch's attention."""
+    """Stored in 16 bits, computed in 32: the only error is the rounding of the output, below that of torch's."""
     problem = AttentionProblem(causal(300))
     q, k, v = qkv(problem, 14, 2, 64, dtype=dtype)
     expected = attention_reference(q.float(), k.float(), v.float(), problem).out
@@ -228,7 +228,7 @@ def test_relabelling_groups_changes_nothing(problem, seed):
 @given(layout=tokens_and_streams())
 @settings(quick, max_examples=30)
 def test_streams_equal_separate_runs(layout):
-    """Every stream gives what its rows would give in a sequence of their own: the parent's keys before it, then its own."""
+    """Every stream gives what its rows would give in a sequence of their own: the parent's keys, then its own."""
     tokens, streams = layout
     problem = AttentionProblem(tokens, streams=streams)
     q, k, v = qkv(problem, 4, 2, 16)
