@@ -1,0 +1,61 @@
+"""The one place where the decoder meets the attention op: a function in transformers' AttentionInterface."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from avflow_ext import attention, capabilities
+
+from .errors import InputError, UnsupportedModelError
+
+__all__ = ["NAME", "AttentionCall", "attention", "attention_forward", "kernel_name", "register"]
+
+# transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
+NAME = "avflow"
+
+
+class AttentionCall(Protocol):
+    """What rides along as the keyword `avflow_call` and does one layer's attention."""
+
+    def __call__(
+        self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float | None
+    ) -> torch.Tensor:
+        """q [batch, heads, rows, d], k and v [batch, kv_heads, keys, d] -> [batch, rows, heads, d]."""
+
+
+def attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    avflow_call: AttentionCall | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention signature; rotary embedding is applied already, heads are not repeated."""
+    if avflow_call is None:
+        raise InputError("the decoder was called with avflow's attention, but not by avflow.sweep or avflow.knockout")
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise UnsupportedModelError(f"{type(module).__name__} asks for {name}, which the attention op lacks")
+    return avflow_call(module, query, key, value, attention_mask, scaling), None
+
+
+def register() -> str:
+    """Adds the function, and a mask function that keeps padding as bool [batch, keys], to transformers' registries."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
+
+    AttentionInterface.register(NAME, attention_forward)
+    AttentionMaskInterface.register(NAME, flash_attention_mask)
+    return NAME
+
+
+def kernel_name(device: torch.device) -> str:
+    """Which path of the op runs on this device, such as "cpu-avx512"."""
+    return f"{device.type}-{capabilities()[device.type]}"

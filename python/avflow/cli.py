@@ -1,0 +1,261 @@
+"""The command `avflow`. Everything heavy is imported inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import AvflowError, InputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Which tokens of an audio-visual LLM pass what to which, in which layers: attention knockout sweeps.",
+)
+_state = {"debug": False}
+RANDOM_NOTE = "The demo model's weights are random: the figure shows that the tool runs, and no finding."
+
+
+def _set_debug(value: bool) -> None:
+    _state["debug"] = _state["debug"] or value
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks; a failing sample ends the run.", callback=_set_debug)
+]
+
+
+@app.callback()
+def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False):
+    _state["debug"] = debug
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """An error of ours is one line on stderr and exit code 2; ctrl-C is one line and 130."""
+    try:
+        yield
+    except AvflowError as error:
+        if _state["debug"]:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
+    debug: Debug = False,
+):
+    """Make clips and a small random checkpoint, sweep them, draw the figure."""
+    with _told():
+        from .demo import make
+        from .job import SweepJob, run
+
+        typer.echo(f"making clips and a checkpoint in {folder} ...")
+        made = make(folder)
+        # Random weights answer by chance, so every sample is swept, not only those answered correctly.
+        job = SweepJob(made["checkpoint"], Path(made["samples"]), ["av_video"], select="all")
+        outcome = run(job, folder / "run", debug=_state["debug"])
+        files = _draw(folder / "run", title="Demo, random weights", note=RANDOM_NOTE)
+        typer.echo(f"checkpoint  {made['checkpoint']}\nquestions   {made['samples']}")
+        _close(folder / "run", outcome, files)
+        typer.echo(RANDOM_NOTE)
+        _exit_by(outcome)
+
+
+@app.command()
+def sweep(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
+    samples: Annotated[Path, typer.Argument(help="JSON lines: id, question, options, answer, video | audio | image.")],
+    out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is resumed.")] = None,
+    knockouts: Annotated[
+        list[str] | None,
+        typer.Option(help='A preset or paths such as "video->question", with commas or repeated. [default: av_video]'),
+    ] = None,
+    window: Annotated[int, typer.Option(help="Width of the window of cut layers.")] = 7,
+    style: Annotated[str, typer.Option(help="center, inverse, top_down or bottom_up.")] = "center",
+    layers: Annotated[str, typer.Option(help='Centres of the windows: "all", "0-11", "3,5,7-9".')] = "all",
+    select: Annotated[str, typer.Option(help="Samples by the clean answer: correct, wrong or all.")] = "correct",
+    semantics: Annotated[str, typer.Option(help="renormalize or zero.")] = "renormalize",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second taken from videos.")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="Largest frame, in pixels.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
+    debug: Debug = False,
+):
+    """Cut every path at every layer, for every sample; a run folder with rows and figures."""
+    with _told():
+        from .job import SweepJob, run
+
+        media = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
+        job = SweepJob(
+            model=model,
+            samples=samples,
+            knockouts=_split(knockouts or ["av_video"]),
+            window=window,
+            style=style,
+            layers=parse_layers(layers),
+            select=select,
+            semantics=semantics,
+            dtype=dtype,
+            media=media,
+            device=device,
+            memory=memory,
+            limit=limit,
+        )
+        if dry_run:
+            _print_estimates(job)
+            return
+        if out is None:
+            raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")
+        outcome = run(job, out, debug=_state["debug"])
+        _close(out, outcome, _draw(out))
+        _exit_by(outcome)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
+    select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
+    first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
+    title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
+    debug: Debug = False,
+):
+    """Draw the figures and report.html again, from the rows alone."""
+    with _told():
+        for folder in runs:
+            for path in _draw(folder, which=select, first_layer=first_layer, title=title):
+                typer.echo(path)
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
+    """Versions, threads, codecs, and which kernels run here."""
+    with _told():
+        from .doctor import examine, lines
+
+        facts = examine()
+        typer.echo(json.dumps(facts, indent=2, default=str) if as_json else "\n".join(lines(facts)))
+        if facts["problems"]:
+            raise typer.Exit(1)
+
+
+def _not_there_yet(name: str, what: str) -> None:
+    @app.command(
+        name,
+        help=f"{what} Not there yet.",
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def _command():
+        typer.echo(f"error: avflow {name} is not there yet", err=True)
+        raise typer.Exit(2)
+
+
+_not_there_yet("plan", "Choose an eviction schedule from a sweep.")
+_not_there_yet("generate", "Generate with an eviction schedule.")
+_not_there_yet("bench", "Measure this machine.")
+
+
+def _split(texts: list[str]) -> list[str]:
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
+    return parts
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """Layers of "0-11" or "3,5,7-9", ends included, without repeats; None for "all". Raises InputError."""
+    if text.strip() == "all":
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise InputError(f'layers {text!r}: cannot read {part.strip()!r}; write "all", "0-11" or "3,5,7-9"')
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def _draw(folder: Path, **options) -> list[Path]:
+    from .report import report as make_report
+
+    return make_report(folder, **options)
+
+
+def _print_estimates(job) -> None:
+    """A line a sample, and their sum."""
+    from .job import estimates
+
+    width = min(60, max(len(sample.id) for sample in job.read_samples()))
+    typer.echo(f"{'sample':<{width}} {'tokens':>8} {'rows':>10} {'GFLOP':>12} {'walks':>6} {'ratio':>7}")
+    total, failed = {"tokens": 0, "rows": 0, "flops": 0.0, "walks": 0}, 0
+    for sample_id, found in estimates(job):
+        if isinstance(found, str):
+            failed += 1
+            typer.echo(f"{sample_id:<{width}} failed: {' '.join(found.split())}")
+            continue
+        typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
+        total = {key: value + found[key] for key, value in total.items()}
+    typer.echo(_estimate_line("total", total, width))
+    typer.echo(
+        "rows: over all layers; ratio: to those of one clean forward. Short prompts share walks. Nothing was run."
+    )
+    if failed:
+        typer.echo(f"error: {failed} samples failed", err=True)
+        raise typer.Exit(1)
+
+
+def _estimate_line(name: str, values: dict, width: int) -> str:
+    numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
+    return f"{name:<{width}} {numbers}"
+
+
+def _close(folder: Path, outcome, files: list[Path]) -> None:
+    """Where everything is, and what came of the samples."""
+    counts = outcome.counts
+    told = f"{counts['ok']} swept, {counts['selected_out']} selected out, {counts['failed']} failed"
+    earlier = f" ({outcome.skipped} finished before)" if outcome.skipped else ""
+    typer.echo(f"samples     {told}{earlier}")
+    if not counts["ok"] and counts["selected_out"]:
+        typer.echo("            nothing was left to sweep: --select all takes every sample, whatever it was answered")
+    kernels = sorted(set(outcome.results.table["kernel"].to_pylist()))
+    if kernels:
+        typer.echo(f"kernel      {', '.join(kernels)}")
+    typer.echo(f"rows        {folder / 'rows.parquet'} ({outcome.results.table.num_rows})")
+    for path in files:
+        if path.suffix == ".png" and path.stem == "flow":
+            typer.echo(f"figure      {path}")
+        if path.suffix == ".html":
+            typer.echo(f"report      {path}")
+
+
+def _exit_by(outcome) -> None:
+    if failed := outcome.counts["failed"]:
+        asked = sum(outcome.counts.values())
+        typer.echo(
+            f"error: {failed} of {asked} samples failed, see samples.jsonl; the same command tries them again", err=True
+        )
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

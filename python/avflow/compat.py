@@ -1,0 +1,126 @@
+"""What differs between the transformers versions in use (5.17 .. 5.23), and where a decoder's parts are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from .errors import UnsupportedModelError
+
+_LIBRARIES: list[torch.library.Library] = []  # a schema lives as long as its library object
+
+
+def declare_torchvision() -> None:
+    """Makes `import torchvision` work where its compiled part was built for another torch.
+
+    Its Python part registers a fake kernel for `torchvision::nms` at import and fails where the compiled part, which
+    declares that operator, cannot load; transformers then reports that it could not import the model. Declaring the
+    schema is enough: the processors use torchvision.transforms.v2.functional, which is plain torch. Does nothing where
+    torchvision is absent or whole.
+    """
+    if "torchvision" in sys.modules or _LIBRARIES:
+        return
+    try:
+        import torchvision  # noqa: F401
+    except ImportError:
+        return
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _LIBRARIES.append(library)
+        import torchvision  # noqa: F401
+
+
+def find_text_model(hf: nn.Module) -> nn.Module:
+    """The decoder stack inside a model: the first module with layers, rotary_emb, embed_tokens and norm.
+
+    It sits at `.model` in text-only models, at `.model` or `.model.language_model` in multi-modal ones, depending on
+    the version (the Thinker was split in 5.21).
+    """
+    for module in hf.modules():
+        if all(hasattr(module, name) for name in ("layers", "rotary_emb", "embed_tokens", "norm")):
+            return module
+    raise UnsupportedModelError(
+        f"{type(hf).__name__} has no decoder with layers, rotary_emb, embed_tokens and norm: "
+        "pass a transformers model of a supported family (see avflow.wrap)"
+    )
+
+
+def decoder_configs(text_model: nn.Module) -> list[Any]:
+    """The distinct config objects that the decoder and its attention modules read `_attn_implementation` from."""
+    configs = [text_model.config]
+    for layer in text_model.layers:
+        config = getattr(getattr(layer, "self_attn", None), "config", None)
+        if config is not None and all(config is not c for c in configs):
+            configs.append(config)
+    return configs
+
+
+def check_layers(text_model: nn.Module) -> None:
+    """Raises UnsupportedModelError where a decoder layer is not full causal self-attention."""
+    types = getattr(text_model.config, "layer_types", None) or []
+    for index, layer in enumerate(text_model.layers):
+        attention = getattr(layer, "self_attn", None)
+        if attention is None:
+            raise UnsupportedModelError(f"decoder layer {index} ({type(layer).__name__}) has no self_attn")
+        kind = types[index] if index < len(types) else "full_attention"
+        if kind != "full_attention" or getattr(attention, "sliding_window", None) is not None:
+            width = getattr(attention, "sliding_window", None)
+            raise UnsupportedModelError(
+                f"decoder layer {index} uses {kind} (window {width}): only full attention is supported. Set "
+                "use_sliding_window=False in the text config if the prompts are shorter than the window"
+            )
+
+
+@contextmanager
+def attributes(pairs: list[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Sets instance attributes (object, name, value) and puts back what was there, also after an exception."""
+    missing = object()
+    saved: list[tuple[Any, str, Any]] = []
+    try:
+        for owner, name, value in pairs:
+            saved.append((owner, name, owner.__dict__.get(name, missing)))
+            owner.__dict__[name] = value
+        yield
+    finally:
+        for owner, name, value in reversed(saved):
+            if value is missing:
+                owner.__dict__.pop(name, None)
+            else:
+                owner.__dict__[name] = value
+
+
+@contextmanager
+def attention_name(text_model: nn.Module, name: str) -> Iterator[None]:
+    """Lets the decoder, and only it, call the attention function registered under `name`."""
+    configs = decoder_configs(text_model)
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, old in zip(configs, before, strict=True):
+            config._attn_implementation = old
+
+
+@contextmanager
+def kept_state(hf: nn.Module) -> Iterator[None]:
+    """Keeps the module state that a forward leaves behind: `rope_deltas` of the last prefill."""
+    owners = [m for m in hf.modules() if "rope_deltas" in m.__dict__]
+    before = [m.rope_deltas for m in owners]
+    try:
+        yield
+    finally:
+        for owner, old in zip(owners, before, strict=True):
+            owner.rope_deltas = old

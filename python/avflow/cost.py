@@ -1,0 +1,54 @@
+"""What a sweep will cost, before it is paid: rows, floating-point operations, walks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from .layout import Layout
+from .models.base import Model
+
+
+def _linear_flops(module: nn.Module) -> int:
+    """Multiply-adds of the module's matrices per row, times 2."""
+    return 2 * sum(p.numel() for p in module.parameters() if p.dim() == 2)
+
+
+def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
+    """Operations of one walk: matrices and causal attention of every packed row, cut tiles not deducted.
+
+    In the last layer only `predicting` rows go beyond keys and values.
+    """
+    inner = model.layers[0]
+    row = _linear_flops(inner)
+    width = model.config.hidden_size
+    keys_only = 2 * width * 2 * model.n_kv_heads * model.head_dim
+    head = 2 * width * model.vocab
+    seen = np.cumsum(layout.order.astype(np.int64) + 1)  # keys seen by the first r rows
+    attention = [4 * model.n_heads * model.head_dim * int(seen[r - 1]) for r in layout.rows]
+    total = sum(r * row for r in layout.rows[:-1]) + sum(attention[:-1])
+    last = layout.rows[-1] * keys_only + predicting * (row - keys_only + head)
+    return total + last + 4 * model.n_heads * model.head_dim * int(layout.order.max() + 1) * predicting
+
+
+def walks_cost(model: Model, layouts: Sequence[Layout], n_predict: int) -> dict[str, Any]:
+    """What these walks over the same prompts cost.
+
+    Returns:
+        tokens; rows (over all layers and walks); ratio of them to the rows of one clean pass; flops and clean_flops;
+        walks; peak_rows (of the largest walk).
+    """
+    clean = layouts[0].clean_only()
+    rows = sum(sum(layout.rows) for layout in layouts)
+    return {
+        "tokens": clean.rows[0],
+        "rows": rows,
+        "ratio": rows / sum(clean.rows),
+        "flops": sum(layout_flops(model, layout, n_predict * len(layout.parent)) for layout in layouts),
+        "clean_flops": layout_flops(model, clean, n_predict * len(clean.parent)),
+        "walks": len(layouts),
+        "peak_rows": max(layout.rows[-1] for layout in layouts),
+    }

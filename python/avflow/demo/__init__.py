@@ -1,0 +1,52 @@
+"""Everything a first sweep needs, made on the spot: clips with sound, questions about them, a small checkpoint.
+
+The checkpoint's weights are random: it shows that every stage runs, on real files, and answers nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+VERSION = 2  # raise it when what is made changes: older folders are then made again
+
+
+def make(folder, clips: int = 6, seconds: float = 4.0, size: Any = None) -> dict[str, Any]:
+    """Write the demo's files to `folder` and tell where they are. What is already there, and the same, is kept.
+
+    Args:
+        clips: how many; each has two samples. seconds: length of each. size: a checkpoint.TinyOmni.
+
+    Returns:
+        checkpoint: its folder. samples: the JSONL file. clips: list of mp4 files. All are paths as text.
+    """
+    from .checkpoint import TinyOmni, build_checkpoint
+    from .clips import write_clip
+    from .samples import make_clips, make_samples
+
+    size, folder = size or TinyOmni(), Path(folder)
+    wanted = make_clips(clips, seconds)
+    paths = [folder / "clips" / f"{clip.name}.mp4" for clip in wanted]
+    found = {"checkpoint": str(folder / "checkpoint"), "samples": str(folder / "samples.jsonl")}
+    found["clips"] = [str(path) for path in paths]
+    state = {"version": VERSION, "clips": [asdict(clip) for clip in wanted], "checkpoint": asdict(size)}
+    stamp = folder / "demo.json"  # written last: a folder without it was left half way
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == json.dumps(state) and _all_there(found):
+        return found
+    stamp.unlink(missing_ok=True)
+    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    for clip, path in zip(wanted, paths, strict=True):
+        write_clip(clip, path)
+    relative = [path.relative_to(folder) for path in paths]
+    lines = [sample.to_json() for sample in make_samples(wanted, relative)]
+    Path(found["samples"]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    build_checkpoint(found["checkpoint"], size)
+    stamp.write_text(json.dumps(state), encoding="utf-8")
+    return found
+
+
+def _all_there(found: dict[str, Any]) -> bool:
+    files = [*found["clips"], found["samples"], str(Path(found["checkpoint"]) / "model.safetensors")]
+    return all(Path(file).is_file() for file in files)

@@ -1,0 +1,137 @@
+"""What this installation is made of and which paths it takes: look here first when something is slow or odd."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "torchvision", "av", "numpy", "pyarrow", "matplotlib", "typer", "tqdm", "pandas")
+OPTIONAL = {"torchvision", "pandas"}
+CODECS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "flac", "opus", "vorbis", "pcm_s16le")
+NEEDED_CODECS = {"h264", "aac"}
+
+
+def examine() -> dict[str, Any]:
+    """Facts by section; `problems` lists what keeps avflow from working, each with its mend."""
+    problems: list[str] = []
+    return {
+        "system": _system(),
+        "versions": _versions(problems),
+        "torch": _torch(problems),
+        "kernels": _kernels(problems),
+        "processor": _processor(problems),
+        "codecs": _codecs(problems),
+        "problems": problems,
+    }
+
+
+def lines(facts: dict[str, Any]) -> list[str]:
+    """`facts` of `examine` as text, a section at a time."""
+    out = []
+    for section, values in facts.items():
+        if section == "problems":
+            continue
+        out.append(section)
+        width = max(len(key) for key in values)
+        out += [f"  {key:<{width}}  {_shown(value)}" for key, value in values.items()]
+    out += [f"problem: {text}" for text in facts["problems"]] or ["no problem found"]
+    return out
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _system() -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _versions(problems: list[str]) -> dict[str, Any]:
+    from . import __version__
+
+    found: dict[str, Any] = {"avflow": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+            if name not in OPTIONAL:
+                problems.append(f"{name} is not installed: pip install {name}")
+    return found
+
+
+def _torch(problems: list[str]) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        problems.append(f"torch cannot be imported ({error}): install torch 2.11 or later")
+        return {"import": "failed"}
+    facts = {"threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}
+    if facts["cuda"]:
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def _kernels(problems: list[str]) -> dict[str, Any]:
+    """The compiled module, and which path the CPU op takes on this machine."""
+    try:
+        import avflow_ext
+
+        capabilities = avflow_ext.capabilities()
+        from avflow_ext import _C
+    except (ImportError, AttributeError) as error:
+        problems.append(f"the compiled module cannot be used ({error}): `make ext` or `pip install .` builds it")
+        return {"compiled module": "missing"}
+    return {"compiled module": _C.__file__, **capabilities}
+
+
+def _processor(problems: list[str]) -> dict[str, Any]:
+    """How the media processors of transformers get their image operations."""
+    before = "torchvision" in sys.modules
+    try:
+        from .compat import _LIBRARIES, declare_torchvision
+
+        declare_torchvision()
+        import torchvision
+    except ImportError as error:
+        problems.append(
+            f"torchvision cannot be imported ({error}): the video processor needs it; pip install torchvision"
+        )
+        return {"torchvision": "missing"}
+    except Exception as error:  # a broken build raises whatever its import code does
+        problems.append(f"torchvision is broken ({type(error).__name__}: {error}): install the build for this torch")
+        return {"torchvision": "broken"}
+    whole = not _LIBRARIES
+    how = "its compiled part loads" if whole else "its compiled part is for another torch; its torch-only part is used"
+    return {"torchvision": torchvision.__version__ + (" (already imported)" if before else ""), "path": how}
+
+
+def _codecs(problems: list[str]) -> dict[str, Any]:
+    try:
+        import av
+        import av.codec
+    except ImportError as error:
+        problems.append(f"PyAV cannot be imported ({error}): pip install av")
+        return {"PyAV": "missing"}
+    found = {}
+    for name in CODECS:
+        can = []
+        for mode, word in (("r", "read"), ("w", "write")):
+            try:
+                av.codec.Codec(name, mode)
+                can.append(word)
+            except (ValueError, av.error.FFmpegError):
+                pass
+        found[name] = " and ".join(can) or "no"
+        if name in NEEDED_CODECS and "read" not in can:
+            problems.append(f"PyAV cannot read {name}: install the PyAV wheel from PyPI, which carries it")
+    return found

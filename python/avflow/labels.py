@@ -1,0 +1,167 @@
+"""What every token of a prompt is, read off the real input ids.
+
+The chat text is tokenized twice: by us, with its media as single placeholders and with character offsets, and by the
+processor, with every placeholder expanded. `expand` lines the two up, id by id, so that each text token gets its label
+from its characters and each media token from its place in its run. Nothing is derived from a formula about lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters start..stop-1 of the chat text belong to `group`, and to `item` of it."""
+
+    start: int
+    stop: int
+    group: str
+    item: int = -1
+
+
+@dataclass(frozen=True)
+class MediaIds:
+    """Token ids of a model's media: the placeholders, and the marks around sound that is interleaved with video."""
+
+    video: int
+    audio: int
+    image: int
+    audio_start: int
+    audio_end: int
+
+
+def label_text(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[list[str], list[int]]:
+    """Group and item of every token of the chat text; "template" outside all spans.
+
+    A token belongs to the span that holds its first character. Tokenizers may trim a token's white space off its
+    offsets, so a token begins where the one before ended, unless it shares that one's character (bytes of an emoji).
+    """
+    spans = sorted(spans, key=lambda s: s.start)
+    groups, items = [], []
+    at, before = 0, 0
+    for start, stop in offsets:
+        begin = min(start, before)
+        while at < len(spans) and spans[at].stop <= begin:
+            at += 1
+        inside = at < len(spans) and spans[at].start <= begin
+        groups.append(spans[at].group if inside else "template")
+        items.append(spans[at].item if inside else -1)
+        before = stop
+    return groups, items
+
+
+def expand(plain: Sequence[int], real: Sequence[int], media: MediaIds) -> list[int]:
+    """For every real token, the number of the plain token that it is, or whose placeholder it came from.
+
+    Args:
+        plain: ids of the chat text, one per placeholder. real: the processor's ids.
+
+    Raises:
+        InputError: they do not line up, which means that the processor's chat text was another one.
+    """
+    runs = {
+        media.video: {media.video, media.audio, media.audio_start, media.audio_end},
+        media.audio: {media.audio},
+        media.image: {media.image},
+    }
+    source: list[int] = []
+    at = 0
+    for number, token in enumerate(plain):
+        begin = at
+        if token in runs:
+            while at < len(real) and real[at] in runs[token]:
+                at += 1
+        elif at < len(real) and real[at] == token:
+            at += 1
+        if at == begin:
+            found = real[at] if at < len(real) else "the end"
+            raise InputError(f"token {number} of the chat text is {token}, the processor has {found} there (at {at})")
+        source += [number] * (at - begin)
+    if at != len(real):
+        raise InputError(f"the processor has {len(real) - at} tokens more than the chat text: first {real[at]}")
+    return source
+
+
+def label_media(
+    ids: Sequence[int], media: MediaIds, patch_tokens: Sequence[int] | None, segment_tokens: int
+) -> dict[int, tuple[str, int]]:
+    """Group and item of every media token: {position: (group, item)}.
+
+    Video: the item is the temporal patch (two frames). Audio: the segment, `segment_tokens` long (2 s: the chunk by
+    which sound and video are interleaved). Image: its number. Items count on from one medium to the next of its kind.
+
+    Args:
+        patch_tokens: per video, how many tokens a temporal patch has. None: not known, and video items are -1.
+    """
+    names = {media.video: "video", media.audio: "audio", media.image: "image"}
+    labels: dict[int, tuple[str, int]] = {}
+    free = dict.fromkeys(names.values(), 0)  # the first item that no medium of this kind has taken
+    videos = 0
+    for block in _runs(ids, names):
+        seen = dict.fromkeys(names.values(), 0)  # tokens so far, in this block
+        base = dict(free)
+        for position in block:
+            name = names[ids[position]]
+            if name == "video":
+                size = None if patch_tokens is None else patch_tokens[videos]
+                item = -1 if size is None else base[name] + seen[name] // size
+            else:
+                item = base[name] + (seen[name] // segment_tokens if name == "audio" else 0)
+            labels[position] = (name, item)
+            free[name] = max(free[name], item + 1)
+            seen[name] += 1
+        videos += seen["video"] > 0
+    return labels
+
+
+def _runs(ids: Sequence[int], wanted) -> list[range]:
+    """Maximal runs of neighbouring positions whose ids are in `wanted`. A mark between two media parts them."""
+    runs: list[range] = []
+    for position, token in enumerate(ids):
+        if token not in wanted:
+            continue
+        if runs and runs[-1].stop == position:
+            runs[-1] = range(runs[-1].start, position + 1)
+        else:
+            runs.append(range(position, position + 1))
+    return runs
+
+
+def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
+    """Groups of a chat's tokens from its turns: <|im_start|> role newline content <|im_end|> newline.
+
+    Content of the system turn is "system", of all others "question_text", what follows the last assistant header
+    "answer". Ids without any turn are all "question_text".
+
+    Returns:
+        the groups, and the position of the assistant header's final token, or None if the last turn is another's.
+    """
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    special = set(tokenizer.added_tokens_decoder)
+    groups = ["question_text"] * len(ids)
+    header = None
+    at, role = 0, ""
+    while at < len(ids):
+        if ids[at] == start:
+            stop = at + 1
+            while stop < len(ids) and ids[stop] not in special and "\n" not in tokenizer.decode(ids[stop - 1 : stop]):
+                stop += 1
+            role = tokenizer.decode(list(ids[at + 1 : stop])).strip()
+            groups[at:stop] = ["template"] * (stop - at)
+            header = stop - 1 if role == "assistant" else None
+            at = stop
+            continue
+        if ids[at] in special or (at and ids[at - 1] == end and not tokenizer.decode([ids[at]]).strip()):
+            groups[at] = "template"
+        elif header is not None:
+            groups[at] = "answer"
+        elif role == "system":
+            groups[at] = "system"
+        at += 1
+    for i in range(len(ids) if header is None else header):  # what was answered in earlier turns is context now
+        groups[i] = "question_text" if groups[i] == "answer" else groups[i]
+    return groups, header

@@ -1,0 +1,122 @@
+"""A model as the rest of avflow sees it, and the one small class that a model family has to fill in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..compat import find_text_model
+from ..errors import UnsupportedModelError
+from ..groups import GroupTable
+
+if TYPE_CHECKING:
+    from ..prompt import Prompt
+    from ..sample import Sample
+
+
+class Family:
+    """What differs between model families. One small subclass each, registered with `models.register`."""
+
+    model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
+
+    def thinker(self, hf: nn.Module) -> nn.Module:
+        """The part that reads the prompt and predicts the answer: `hf` itself, or one of its parts."""
+        return hf
+
+    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+        """The transformers model from a local folder or a hub name."""
+        raise UnsupportedModelError(f"{type(self).__name__} cannot load {folder!r}: load it and use avflow.wrap")
+
+    def load_processor(self, folder: str) -> Any:
+        """The processor (or tokenizer) from a local folder or a hub name."""
+        raise UnsupportedModelError(f"{type(self).__name__} has no processor: pass one to avflow.wrap")
+
+    def prepare(self, model: Model, sample: Sample, **options: Any) -> Prompt:
+        """The sample as the model reads it, with every token labelled."""
+        raise UnsupportedModelError(
+            f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
+        )
+
+    def label(self, model: Model, input_ids: torch.Tensor) -> tuple[list[str], list[int]]:
+        """Group names and items of a prompt, from its ids [N] alone.
+
+        Raises:
+            UnsupportedModelError: the ids of this family do not tell.
+        """
+        raise UnsupportedModelError(
+            f"{type(self).__name__} cannot label tokens from their ids: pass groups=[...], one name per token"
+        )
+
+
+class Model:
+    """A transformers model with its processor, and where its decoder's parts are.
+
+    Attributes:
+        hf: the transformers model that reads the prompt. family: its `Family`. processor: or None.
+        text_model, layers, norm, lm_head: the decoder stack, its layers, its last norm, the output matrix.
+        config: the decoder's config. groups: the `GroupTable` of this model's prompts.
+    """
+
+    def __init__(self, hf: nn.Module, family: Family, processor: Any = None) -> None:
+        self.hf = family.thinker(hf)
+        self.family = family
+        self.processor = processor
+        self.text_model = find_text_model(self.hf)
+        self.layers = self.text_model.layers
+        self.norm = self.text_model.norm
+        self.config = self.text_model.config
+        self.groups = GroupTable()
+        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
+        self.lm_head = getattr(self.hf, "lm_head", None) if head is None else head
+        if self.lm_head is None:
+            raise UnsupportedModelError(
+                f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
+                "...ForConditionalGeneration)"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        return self.text_model.embed_tokens.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.text_model.embed_tokens.weight.dtype
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def n_heads(self) -> int:
+        return self.config.num_attention_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        return getattr(self.config, "num_key_value_heads", None) or self.n_heads
+
+    @property
+    def head_dim(self) -> int:
+        return getattr(self.config, "head_dim", None) or self.config.hidden_size // self.n_heads
+
+    @property
+    def vocab(self) -> int:
+        return self.config.vocab_size
+
+    def prepare(self, sample: Sample, **options: Any) -> Prompt:
+        """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
+        return self.family.prepare(self, sample, **options)
+
+    def text(self, ids: list[int]) -> str:
+        """Token ids as text; the numbers themselves where there is no tokenizer."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        if tokenizer is None or not hasattr(tokenizer, "decode"):
+            return " ".join(str(i) for i in ids)
+        return tokenizer.decode(ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"avflow.Model({type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads}/{self.n_kv_heads} heads of "
+            f"{self.head_dim}, {self.dtype}, {self.device})"
+        )

@@ -1,0 +1,28 @@
+"""Text-only decoders of the Qwen2/Qwen3/Llama kind: prompts are built by the caller."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import register
+from .base import Family
+
+
+@register
+class TextFamily(Family):
+    """Decoders whose prompt has no layout that avflow knows: pass avflow.Prompt."""
+
+    model_types = ("qwen2", "qwen3", "llama", "mistral", "qwen2_5_vl", "qwen2_5_vl_text", "qwen2_5_omni_text")
+
+    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+
+    def load_processor(self, folder: str) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)

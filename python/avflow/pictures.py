@@ -1,0 +1,95 @@
+"""Sizes of pictures, and stand-ins for Qwen2-VL's image and video processors in plain torch, for want of torchvision.
+
+The stand-ins give the same patches in the same order; tests compare them with the real processors, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .media import resize
+
+PIXELS = 28 * 28  # of one token: 14 x 14 patches, merged 2 x 2
+VIDEO_MIN_PIXELS = 128 * PIXELS  # per frame: the limits of the published recipe
+VIDEO_MAX_PIXELS = 768 * PIXELS
+VIDEO_TOTAL_PIXELS = int(128_000 * PIXELS * 0.9)  # of all frames together, two frames counting as one
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Nearest (height, width) that are multiples of `factor`, with about the same ratio and min..max pixels."""
+    if max(height, width) > 200 * min(height, width):
+        raise InputError(f"a picture of {width} x {height}: sides that differ more than 200-fold are not supported")
+    h, w = (round(side / factor) * factor for side in (height, width))
+    if h * w > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        h, w = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    elif h * w < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        h, w = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return h, w
+
+
+def video_size(frames: int, height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(height, width) of a video's frames: within the limits of one frame, and of all `frames` together."""
+    share = max(min(max_pixels, VIDEO_TOTAL_PIXELS * 2 / frames), int(min_pixels * 1.05))
+    return smart_resize(height, width, factor, min_pixels, share)
+
+
+class Pictures:
+    """What both stand-ins share: settings as in preprocessor_config.json, and pictures -> rows of pixels."""
+
+    unused_input_names: tuple[str, ...] = ()
+    default_size = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.patch_size = settings.get("patch_size", 14)
+        self.temporal_patch_size = settings.get("temporal_patch_size", 2)
+        self.merge_size = settings.get("merge_size", 2)
+        # divided by 255 on the way in, as transformers fuses the two steps
+        self.mean = torch.tensor(settings.get("image_mean", (0.48145466, 0.4578275, 0.40821073))) * 255.0
+        self.std = torch.tensor(settings.get("image_std", (0.26862954, 0.26130258, 0.27577711))) * 255.0
+        stated = settings.get("size") or {}
+        limits = {"shortest_edge": settings.get("min_pixels"), "longest_edge": settings.get("max_pixels")}
+        self.size = {k: limits[k] or stated.get(k) or self.default_size[k] for k in limits}
+
+    def fetch_images(self, images: Any) -> Any:
+        return images
+
+    def _patches(self, pictures: torch.Tensor, size: dict[str, int] | None) -> tuple[torch.Tensor, list[int]]:
+        """uint8 [T, 3, H, W] -> float32 [t * h * w, 3 * 2 * 14 * 14] and the grid [t, h, w]."""
+        size, p, m, s = size or self.size, self.patch_size, self.merge_size, self.temporal_patch_size
+        goal = smart_resize(*pictures.shape[-2:], p * m, size["shortest_edge"], size["longest_edge"])
+        x = (resize(pictures, *goal).float() - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
+        if pad := -x.shape[0] % s:
+            x = torch.cat([x, x[-1:].expand(pad, -1, -1, -1)])
+        t, h, w = x.shape[0] // s, goal[0] // p, goal[1] // p
+        x = x.view(t, s, 3, h // m, m, p, w // m, m, p)
+        x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # [t, h/m, w/m, m, m, 3, s, p, p]
+        return x.reshape(t * h * w, 3 * s * p * p), [t, h, w]
+
+    def _batch(self, pictures: list[torch.Tensor], size, names: tuple[str, str]) -> dict[str, torch.Tensor]:
+        parts = [self._patches(torch.as_tensor(x), size) for x in pictures]
+        return {names[0]: torch.cat([x for x, _ in parts]), names[1]: torch.tensor([grid for _, grid in parts])}
+
+
+class TorchVideos(Pictures):
+    """Stand-in for Qwen2VLVideoProcessor: uint8 frames [T, 3, H, W] in, patches out, in the same order."""
+
+    model_input_names = ["pixel_values_videos", "video_grid_thw"]
+
+    def __call__(self, videos: list[torch.Tensor], size: dict[str, int] | None = None, **unused: Any) -> dict:
+        return self._batch(videos, size, ("pixel_values_videos", "video_grid_thw"))
+
+
+class TorchImages(Pictures):
+    """Stand-in for Qwen2VLImageProcessor: uint8 images [3, H, W] in; each is taken as two equal frames."""
+
+    model_input_names = ["pixel_values", "image_grid_thw"]
+
+    def __call__(self, images: list[torch.Tensor], size: dict[str, int] | None = None, **unused: Any) -> dict:
+        images = images if isinstance(images, (list, tuple)) else [images]
+        return self._batch([x[None] for x in images], size, ("pixel_values", "image_grid_thw"))

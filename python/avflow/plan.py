@@ -1,0 +1,143 @@
+"""What a sweep is asked for, and which jobs and walks follow from it on given prompts. Runs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .capture import columns_of
+from .compat import check_layers
+from .cost import walks_cost
+from .errors import InputError
+from .layout import Job, Layout, build_layout, first_cut_row, split_jobs
+from .memory import available_bytes, fixed_bytes, max_rows, parse_bytes, row_bytes
+from .models.base import Model
+from .prompt import Prompt
+from .rules import SEMANTICS, Knockout, as_knockouts
+from .windows import layer_list, window
+
+SELECT = ("correct", "wrong", "all")
+
+
+@dataclass
+class SweepRequest:
+    """What to cut and where to look.
+
+    Args:
+        knockouts: a preset's name, a text form, a Knockout, or several.
+        window: width of the window in layers. style: "center", "inverse", "top_down" or "bottom_up".
+        layers: the windows' centres; None for all layers.
+        select: prompts to sweep: those the clean model answers "correct"ly, "wrong"ly, or "all".
+        semantics: "renormalize" (score -inf before the softmax) or "zero" (weight zeroed after it).
+        memory: budget for the packed rows, "8GB" or bytes; None: from what is free.
+
+    Raises:
+        InputError: a value out of range; the message names it.
+    """
+
+    knockouts: Any = "av_video"
+    window: int = 7
+    style: str = "center"
+    layers: Any = None
+    select: str = "correct"
+    semantics: str = "renormalize"
+    memory: int | str | None = None
+
+    def __post_init__(self) -> None:
+        self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
+        window(0, self.window, self.style, 1)  # checks both
+        if self.select not in SELECT:
+            raise InputError(f"select = {self.select!r}: pass one of {', '.join(SELECT)}")
+        if self.semantics not in SEMANTICS:
+            raise InputError(f"semantics = {self.semantics!r}: pass one of {', '.join(SEMANTICS)}")
+        if self.memory is not None:
+            self.memory = parse_bytes(self.memory)
+
+    def windows(self, model: Model) -> list[tuple[int, frozenset[int]]]:
+        """(centre, layers) of every window, after a check against the model.
+
+        Raises:
+            InputError: layers, heads or groups that the model does not have.
+            UnsupportedModelError: a decoder that is not plain causal attention.
+        """
+        check_layers(model.text_model)
+        for knockout in self.knockouts:
+            knockout.check_heads(model.n_heads)
+            for source, target in knockout.edges:
+                model.groups.expand(source), model.groups.expand(target)
+        centres = layer_list(self.layers, model.n_layers)
+        return [(c, window(c, self.window, self.style, model.n_layers)) for c in centres]
+
+
+class Plan:
+    """Jobs of a batch of prompts, and why some knockouts have none."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> None:
+        self.model, self.prompts, self.request = model, prompts, request
+        self.windows = request.windows(model)
+        self.columns = [columns_of(model, p) for p in prompts]
+        self.lengths = [len(c) for c in self.columns]
+        # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
+        self.status: list[list[str]] = []
+        self.starts: list[list[int | None]] = []
+        for columns in self.columns:
+            starts = [first_cut_row(k.cuts(model.groups), columns) for k in request.knockouts]
+            present = np.bincount(columns.group, minlength=64).astype(bool)
+            pairs = zip(request.knockouts, starts, strict=True)
+            self.starts.append(starts)
+            self.status.append(["ok" if start is not None else self._why_none(present, k) for k, start in pairs])
+        self.jobs = list(dict.fromkeys(job for p in range(len(prompts)) for job in self._jobs(p) if job))
+        budget = available_bytes(model.device) if request.memory is None else request.memory
+        self.max_rows = max_rows(model, sum(self.lengths), budget)
+        if request.memory is not None:
+            self._check_budget(budget)
+
+    def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:
+        """Why a knockout cuts nothing, given which groups have a token (bool [64])."""
+        groups, missing = self.model.groups, []
+        for pair in knockout.edges:
+            gone = [name for name in pair if not any(present[groups[m]] for m in groups.members(name))]
+            if not gone:
+                return "no edge to cut"
+            missing += gone
+        return f"no token: {', '.join(dict.fromkeys(missing))}"
+
+    def job(self, prompt: int, knockout: int, layers: frozenset[int]) -> Job | None:
+        """None where nothing is cut."""
+        start = self.starts[prompt][knockout]
+        return None if start is None or not layers else Job.of(prompt, knockout, start, layers)
+
+    def _jobs(self, prompt: int) -> Iterator[Job | None]:
+        for k in range(len(self.request.knockouts)):
+            for _, layers in self.windows:
+                yield self.job(prompt, k, layers)
+
+    def _check_budget(self, budget: int) -> None:
+        tokens = sum(self.lengths)
+        least = tokens + max((self.lengths[j.prompt] - j.start for j in self.jobs), default=0)
+        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
+        if need > budget:
+            raise InputError(
+                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
+                f"rows and one knockout take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
+            )
+
+    @property
+    def peak_rows(self) -> int:
+        return sum(self.lengths) + sum(self.lengths[j.prompt] - j.start for j in self.jobs)
+
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """One per walk."""
+        walks = split_jobs(self.lengths, self.jobs, self.max_rows)
+        return [build_layout(self.lengths, jobs, self.model.n_layers) for jobs in walks]
+
+    @cached_property
+    def cost(self) -> dict[str, Any]:
+        """See cost.walks_cost."""
+        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))

@@ -1,0 +1,139 @@
+"""A prompt: what the model reads, what every token of it is, and the answer whose probability is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .sample import Sample
+
+
+def _int_list(where: str, values: Any) -> list[int]:
+    if isinstance(values, torch.Tensor):
+        values = values.tolist()
+    try:
+        out = [int(v) for v in values]
+        exact = all(int(v) == v for v in values)
+    except (TypeError, ValueError):
+        exact = False
+    if not exact:
+        raise InputError(f"{where} must be integers, got {values!r}")
+    return out
+
+
+@dataclass
+class Prompt:
+    """N tokens with their groups, and the answer.
+
+    Args:
+        inputs_embeds: [N, hidden], or input_ids: int [N]; one of the two. With `model_inputs` the model embeds itself.
+        groups: N group names. The last token, and no other, is "last": it predicts the answer's first token.
+        answer_ids: token ids of the answer; several are teacher-forced, their log-probabilities add up.
+        position_ids: int [3, N] (temporal, height, width), [N], or None for what the model's own forward gives.
+        items: N ints, -1 for none: frame, audio segment or option number. Default: none.
+        id, task: names that stand in the result table.
+        answer: the text shown in the result table; default: the answer's ids.
+        option_ids: first token id of every option letter. With it a prompt counts as answered correctly where the
+            answer's id has the highest logit among them; without it, where every answer token is the most probable one.
+        model_inputs: keyword tensors for hf.forward, as `model.prepare` sets them.
+        sample: where the prompt comes from.
+
+    Raises:
+        InputError: lengths that differ, embeddings that are not finite, no single "last" at the end, no answer.
+    """
+
+    inputs_embeds: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
+    groups: Sequence[str] = ()
+    items: Sequence[int] | None = None
+    answer_ids: Sequence[int] = ()
+    id: str = ""
+    task: str = ""
+    input_ids: torch.Tensor | None = None
+    answer: str = ""
+    option_ids: Sequence[int] | None = None
+    model_inputs: dict[str, Any] | None = field(default=None, repr=False)
+    sample: Sample | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        self.id, self.task = str(self.id), str(self.task)
+        self._check_tokens()
+        self._check_labels()
+        self._check_answer()
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def _say(self, text: str) -> InputError:
+        return InputError(f"prompt {self.id!r}: {text}")
+
+    def _check_tokens(self) -> None:
+        if (self.inputs_embeds is None) == (self.input_ids is None):
+            raise self._say("pass inputs_embeds [N, hidden] or input_ids [N], one of the two")
+        if self.input_ids is not None:
+            ids = torch.as_tensor(self.input_ids)
+            if ids.dim() == 2 and ids.shape[0] == 1:
+                ids = ids[0]
+            if ids.dim() != 1 or ids.dtype.is_floating_point or ids.dtype == torch.bool:
+                raise self._say(f"input_ids must be integers [N], got {ids.dtype} {tuple(ids.shape)}")
+            self.input_ids = ids.long()
+            n = ids.shape[0]
+        else:
+            embeds = self.inputs_embeds
+            if not isinstance(embeds, torch.Tensor) or embeds.dim() != 2 or not embeds.dtype.is_floating_point:
+                shown = f"{embeds.dtype} {tuple(embeds.shape)}" if isinstance(embeds, torch.Tensor) else type(embeds)
+                raise self._say(f"inputs_embeds must be a floating tensor [N, hidden], got {shown}")
+            bad = ~torch.isfinite(embeds).all(-1)
+            if bool(bad.any()):
+                raise self._say(f"inputs_embeds holds NaN or infinity, first at token {int(bad.nonzero()[0])}")
+            n = embeds.shape[0]
+        if n == 0:
+            raise self._say("it has no tokens")
+        if len(self.groups) != n:
+            raise self._say(f"{n} tokens, but groups has {len(self.groups)} names: pass one per token")
+        if self.position_ids is not None:
+            ids = torch.as_tensor(self.position_ids)
+            if ids.dim() == 3 and ids.shape[1] == 1:
+                ids = ids[:, 0]  # [3, 1, N] as a model gives them
+            if tuple(ids.shape) not in ((n,), (3, n)) or ids.dtype.is_floating_point:
+                raise self._say(f"position_ids must be integers [{n}] or [3, {n}], got {ids.dtype} {tuple(ids.shape)}")
+            self.position_ids = ids.long()
+
+    def _check_labels(self) -> None:
+        n = len(self.groups)
+        self.groups = [str(g) for g in self.groups]
+        self.items = [-1] * n if self.items is None else _int_list(f"prompt {self.id!r}: items", self.items)
+        if len(self.items) != n:
+            raise self._say(f"{n} tokens, but items has {len(self.items)} entries: pass one per token, -1 for none")
+        if min(self.items) < -1:
+            raise self._say(f"items holds {min(self.items)}: items count from 0, -1 is none")
+        last = [i for i, g in enumerate(self.groups) if g == "last"]
+        if last != [n - 1]:
+            raise self._say(f'the group "last" must be the final token ({n - 1}) and no other, it is at {last}')
+
+    def _check_answer(self) -> None:
+        self.answer_ids = _int_list(f"prompt {self.id!r}: answer_ids", self.answer_ids)
+        if not self.answer_ids:
+            raise self._say("answer_ids is empty: pass the token ids of the answer")
+        if min(self.answer_ids) < 0:
+            raise self._say(f"answer_ids holds {min(self.answer_ids)}: token ids count from 0")
+        if self.option_ids is not None:
+            self.option_ids = _int_list(f"prompt {self.id!r}: option_ids", self.option_ids)
+            if self.answer_ids[0] not in self.option_ids:
+                raise self._say(f"the answer's token {self.answer_ids[0]} is not among option_ids {self.option_ids}")
+
+    def check_vocab(self, vocab: int) -> None:
+        """Raises InputError where an answer, option or input id lies outside 0 .. vocab - 1."""
+        for where, ids in (("answer_ids", self.answer_ids), ("option_ids", self.option_ids or [])):
+            bad = [i for i in ids if not 0 <= i < vocab]
+            if bad:
+                raise self._say(f"{where} holds {bad[0]}, the model's vocabulary has {vocab} tokens")
+        if self.input_ids is not None and not 0 <= int(self.input_ids.min()) <= int(self.input_ids.max()) < vocab:
+            span = f"{int(self.input_ids.min())} .. {int(self.input_ids.max())}"
+            raise self._say(f"input_ids reach {span}, the model's vocabulary has {vocab} tokens")

@@ -1,0 +1,227 @@
+"""The result table: its columns, reading and writing it, and the mean change per path and layer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from .errors import InputError
+
+# One row per prompt x knockout x layer. Null in the *_knockout columns and change_percent: see `status`.
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("knockout", pa.string()),
+        ("layer", pa.int32()),  # centre of the window, 0-based
+        ("first_layer", pa.int32()),
+        ("last_layer", pa.int32()),
+        ("answer", pa.string()),
+        ("p_clean", pa.float64()),
+        ("p_knockout", pa.float64()),
+        ("logp_clean", pa.float64()),  # natural log, all answer tokens
+        ("logp_knockout", pa.float64()),
+        ("change_percent", pa.float64()),  # 100 (p_knockout - p_clean) / p_clean
+        ("top_clean", pa.string()),  # most probable first token: its text, or its id where there is no tokenizer
+        ("top_knockout", pa.string()),
+        ("correct", pa.bool_()),  # is the clean run's answer right
+        ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
+        ("kernel", pa.string()),  # which path computed the row ("cpu-avx512")
+    ]
+)
+SELECTIONS = ("correct", "wrong", "all")
+_META_KEY = b"avflow"
+_PATTERNS = {"correct": True, "wrong": False}
+
+
+def table_from_rows(rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> pa.Table:
+    """Table in SCHEMA from row dicts. Raises InputError naming a missing, an unknown or a wrongly typed column."""
+    rows = list(rows)
+    names = SCHEMA.names
+    for index, row in enumerate(rows):
+        if missing := [name for name in names if name not in row]:
+            raise InputError(f"result row {index} lacks {missing}; a row has the columns {names}")
+        if extra := [name for name in row if name not in names]:
+            raise InputError(f"result row {index} has the unknown columns {extra}; a row has the columns {names}")
+    columns = []
+    for column in SCHEMA:
+        values = [row[column.name] for row in rows]
+        if pa.types.is_string(column.type):
+            values = [None if value is None else str(value) for value in values]
+        try:
+            columns.append(pa.array(values, column.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise InputError(f"column {column.name!r} must hold {column.type} values: {error}") from error
+    return with_meta(pa.table(columns, schema=SCHEMA), meta or {})
+
+
+def with_meta(table: pa.Table, meta: Mapping[str, Any]) -> pa.Table:
+    """The same table, carrying `meta` as JSON in its schema (survives Parquet)."""
+    return table.replace_schema_metadata({_META_KEY: json.dumps(dict(meta), sort_keys=True).encode()})
+
+
+def meta_of(table: pa.Table) -> dict[str, Any]:
+    return json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
+
+
+def checked(table: pa.Table) -> pa.Table:
+    """`table` with SCHEMA's columns in SCHEMA's order and types. Raises InputError if a column is missing."""
+    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+        raise InputError(f"not a result table: it lacks the columns {missing}")
+    return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+
+
+@dataclass
+class Results:
+    """Rows of one or more sweeps. `table` [rows] in SCHEMA; `meta`: how they were made."""
+
+    table: pa.Table
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> Results:
+        return cls(table_from_rows(rows, meta), dict(meta or {}))
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    def to_pandas(self):
+        """pandas.DataFrame of the table. Raises ImportError with the mend where pandas is not installed."""
+        try:
+            import pandas  # noqa: F401
+        except ImportError as error:
+            raise ImportError(
+                "to_pandas() needs pandas, which is not installed: pip install 'avflow[pandas]' "
+                "(or use .table, a pyarrow.Table, as it is)"
+            ) from error
+        return self.table.to_pandas()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back."""
+        from .runs import write_table  # runs builds on this module
+
+        path = Path(folder) / "rows.parquet"
+        write_table(with_meta(checked(self.table), self.meta), path)
+        return path
+
+    def select(self, which: str = "correct") -> Results:
+        return Results(select(self.table, which), self.meta)
+
+    def mean_change(self, **options) -> pa.Table:
+        return mean_change(self.table, **options)
+
+
+def read(folder: str | Path) -> Results:
+    """Results of a run folder, finished (rows.parquet) or not (its parts); or of one .parquet file.
+
+    `meta["finished"]` says which. Raises InputError if there is nothing to read.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        return _results([folder], finished=True)
+    if not folder.is_dir():
+        raise InputError(f"no such run folder: {folder}")
+    rows, parts = folder / "rows.parquet", sorted((folder / "parts").glob("*.parquet"))
+    if rows.is_file():
+        merged = _results([rows], finished=True)
+        # A run that is being extended has more parts than its last merge knew of.
+        if len(parts) <= merged.meta.get("parts", len(parts)):
+            return merged
+    if not parts:
+        raise InputError(f"{folder} has no rows.parquet and no finished sample in parts/: run `avflow sweep` first")
+    return _results(parts, finished=False)
+
+
+def _results(paths: Sequence[Path], finished: bool) -> Results:
+    tables = []
+    for path in paths:
+        try:
+            tables.append(checked(pq.read_table(path)))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path} is not a readable Parquet file: {error}; delete it and run again") from error
+    meta = {**meta_of(tables[0]), "finished": finished}
+    meta.pop("record", None)  # of a part: about that one sample
+    return Results(with_meta(pa.concat_tables([t.replace_schema_metadata(None) for t in tables]), meta), meta)
+
+
+def select(table: pa.Table, which: str = "correct") -> pa.Table:
+    """The rows whose clean run is right ("correct"), wrong ("wrong"), or all of them."""
+    if which not in SELECTIONS:
+        raise InputError(f"cannot select {which!r}: choose one of {', '.join(SELECTIONS)}")
+    return table if which == "all" else table.filter(pc.equal(table["correct"], _PATTERNS[which]))
+
+
+def paths_of(table: pa.Table) -> list[str]:
+    """Knockout names in the order of first appearance."""
+    return pc.unique(table["knockout"]).to_pylist()
+
+
+def mean_change(
+    table: pa.Table, *, which: str = "all", confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> pa.Table:
+    """Mean of change_percent over samples, per knockout and layer, with a percentile-bootstrap band.
+
+    Samples are resampled whole (all layers of a sample together, the same draws for every knockout over the same
+    samples), so bands are comparable along a line. Rows without a value are left out.
+    Columns: knockout, layer, mean, low, high (percent), samples. low and high are null where there are fewer than
+    two samples: one sample has no band.
+    """
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
+    if resamples < 1:
+        raise InputError(f"resamples is {resamples}: give at least 1 (2000 is usual)")
+    table = select(table, which)
+    out: dict[str, list] = {name: [] for name in ("knockout", "layer", "mean", "low", "high", "samples")}
+    for knockout in paths_of(table):
+        rows = table.filter(pc.equal(table["knockout"], knockout))
+        layers, values = _by_sample_and_layer(rows)
+        mean, low, high, samples = _bootstrap(values, confidence, resamples, seed)
+        for column in np.flatnonzero(samples):
+            banded = samples[column] > 1
+            out["knockout"].append(knockout)
+            out["layer"].append(int(layers[column]))
+            out["mean"].append(float(mean[column]))
+            out["low"].append(float(low[column]) if banded else None)
+            out["high"].append(float(high[column]) if banded else None)
+            out["samples"].append(int(samples[column]))
+    types = [pa.string(), pa.int32(), pa.float64(), pa.float64(), pa.float64(), pa.int32()]
+    return pa.table([pa.array(v, t) for v, t in zip(out.values(), types, strict=True)], names=list(out))
+
+
+def _by_sample_and_layer(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Layers [columns], and change_percent [samples, columns] with NaN where there is no value."""
+    prompts = rows["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
+    layers, column = np.unique(rows["layer"].to_numpy(), return_inverse=True)
+    values = np.full((prompts.max(initial=-1) + 1, len(layers)), np.nan)
+    values[prompts, column] = rows["change_percent"].to_numpy()
+    values[~np.isfinite(values)] = np.nan  # a clean probability of 0 has no relative change
+    return layers, values
+
+
+def _bootstrap(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[np.ndarray, ...]:
+    """values [samples, columns] -> mean, low, high, samples, each [columns]."""
+    there = ~np.isnan(values)
+    samples = there.sum(0)
+    filled = np.where(there, values, 0.0)
+    with np.errstate(invalid="ignore"):
+        mean = filled.sum(0) / samples
+    n = len(values)
+    low, high = np.full((2, values.shape[1]), np.nan)
+    full = samples > 0
+    if n < 2 or not full.any():
+        return mean, low, high, samples
+    # How often each sample is drawn, [resamples, samples]: two matrix products then give every resampled mean.
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        means = (draws @ filled) / (draws @ there.astype(np.float64))  # NaN: a draw of no sample with a value
+    tail = 50 * (1 - confidence)
+    low[full], high[full] = np.nanpercentile(means[:, full], [tail, 100 - tail], axis=0)
+    return mean, low, high, samples

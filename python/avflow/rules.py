@@ -1,0 +1,162 @@
+"""Knockouts: which attention edges are cut, as a user writes them, and as the cuts that the attention op reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from avflow_ext import Cut
+
+from .errors import InputError
+from .groups import GroupTable
+
+SCOPES = ("all", "other_items")
+SEMANTICS = ("renormalize", "zero")
+_SIDE = r"[A-Za-z0-9_]+(?:\s*\+\s*[A-Za-z0-9_]+)*"
+_ARROW = re.compile(rf"^({_SIDE})\s*(<->|->)\s*({_SIDE})(\s*\(self\))?$")
+_CROSS = re.compile(rf"^cross:\s*({_SIDE})$")
+
+
+def _side(value: str | Sequence[str], where: str) -> str:
+    parts = [value] if isinstance(value, str) else list(value)
+    if not parts or not all(isinstance(p, str) and re.fullmatch(_SIDE, p.strip()) for p in parts):
+        raise InputError(f'Knockout.{where} = {value!r}: pass a group, an alias, or several ("video+audio")')
+    return "+".join(re.sub(r"\s", "", p) for p in parts)
+
+
+@dataclass(frozen=True)
+class Knockout:
+    """Every edge from the source groups to the target groups is cut.
+
+    Args:
+        source, target: a group, an alias, a sum such as "video+audio", or a list of them.
+        scope: "all", or "other_items": only edges between two different items (frames, segments, options).
+        heads: query heads in which the edges are cut; None for all.
+        cut_self: also cut a token's edge to itself.
+        random_share: cut only this share of the edges, chosen at random by (seed, query, key): a control.
+        seed: of that choice, 0 .. 2**32 - 1.
+        both: also cut the edges from target to source.
+        name: what the result table calls it; default: its text form.
+
+    Raises:
+        InputError: a value out of range; the message names it.
+    """
+
+    source: str
+    target: str
+    scope: str = "all"
+    heads: tuple[int, ...] | None = None
+    cut_self: bool = False
+    random_share: float | None = None
+    seed: int = 0
+    both: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # frozen: this is the only place that writes
+        put(self, "source", _side(self.source, "source"))
+        put(self, "target", _side(self.target, "target"))
+        if self.scope not in SCOPES:
+            raise InputError(f"Knockout.scope = {self.scope!r}: pass one of {', '.join(SCOPES)}")
+        if self.heads is not None:
+            heads = (self.heads,) if isinstance(self.heads, int) else tuple(self.heads)
+            if not heads or any(isinstance(h, bool) or not isinstance(h, int) or not 0 <= h < 64 for h in heads):
+                raise InputError(f"Knockout.heads = {self.heads!r}: pass query head numbers 0 .. 63, or None for all")
+            put(self, "heads", tuple(sorted(set(heads))))
+        share = self.random_share
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+            raise InputError(f"Knockout.random_share = {share!r}: pass a share above 0 and up to 1, or None")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise InputError(f"Knockout.seed = {self.seed!r}: pass an integer in 0 .. 2**32 - 1")
+        if not self.name:
+            put(self, "name", self._text())
+
+    def _text(self) -> str:
+        if self.scope == "other_items" and self.source == self.target and not self.both:
+            text = f"cross:{self.source}"
+        else:
+            text = f"{self.source}{'<->' if self.both else '->'}{self.target}"
+            text += " (other items)" if self.scope == "other_items" else ""
+        if self.cut_self:
+            text += " (self)"
+        if self.heads is not None:
+            text += f" (heads {','.join(map(str, self.heads))})"
+        if self.random_share is not None:
+            text += f" (random {self.random_share:g}, seed {self.seed})"
+        return text
+
+    @property
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        """(source, target) pairs."""
+        here = ((self.source, self.target),)
+        return here + ((self.target, self.source),) if self.both else here
+
+    def cuts(self, groups: GroupTable, streams: tuple[int, ...] | None = None) -> list[Cut]:
+        """The cuts of this knockout for the rows of `streams` (None: all)."""
+        heads = None if self.heads is None else sum(1 << h for h in self.heads)
+        return [
+            Cut(
+                source=groups.expand(source),
+                target=groups.expand(target),
+                streams=streams,
+                scope=self.scope,
+                heads=heads,
+                cut_self=self.cut_self,
+                random_share=self.random_share,
+                seed=self.seed,
+            )
+            for source, target in self.edges
+        ]
+
+    def check_heads(self, n_heads: int) -> None:
+        """Raises InputError where a head is named that the model does not have."""
+        if self.heads is not None and self.heads[-1] >= n_heads:
+            raise InputError(
+                f"knockout {self.name!r}: head {self.heads[-1]} is out of range, the model has heads 0 .. {n_heads - 1}"
+            )
+
+    @classmethod
+    def parse(cls, text: str) -> Knockout:
+        """From "video->question", "audio<->video", "cross:video" or "last->last (self)".
+
+        Raises:
+            InputError: a text of another form.
+        """
+        cross, arrow = _CROSS.match(text.strip()), _ARROW.match(text.strip())
+        if cross:
+            return cls(cross[1], cross[1], scope="other_items")
+        if arrow:
+            return cls(arrow[1], arrow[3], both=arrow[2] == "<->", cut_self=bool(arrow[4]))
+        raise InputError(
+            f'knockout {text!r}: write "video->question", "audio<->video" (both ways), "cross:video" (between its '
+            'items) or "last->last (self)" (with each token\'s edge to itself)'
+        )
+
+
+def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knockout]:
+    """A preset's name, a text form, a Knockout or several of them, as a list with distinct names.
+
+    Raises:
+        InputError: an unknown form, an empty list, or two knockouts of one name.
+    """
+    from .presets import PRESETS, preset
+
+    if isinstance(value, str):
+        value = preset(value) if value in PRESETS else [value]
+    elif isinstance(value, Knockout):
+        value = [value]
+    out = []
+    for one in value:
+        if isinstance(one, str):
+            one = Knockout.parse(one)
+        if not isinstance(one, Knockout):
+            raise InputError(f"knockout {one!r}: pass a text form or avflow.Knockout")
+        out.append(one)
+    if not out:
+        raise InputError("no knockout is given: pass at least one, or a preset such as 'av_video'")
+    names = [k.name for k in out]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"knockout {twice[0]!r} is given twice: drop one, or pass name=... to tell them apart")
+    return out

@@ -1,0 +1,87 @@
+"""Runs the walks of a plan, and keeps what every stream answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .capture import Captured
+from .errors import NumericError
+from .layout import Columns, Job, Layout
+from .plan import Plan
+from .walk import Prediction, run_walk
+
+
+@dataclass
+class Answer:
+    """What one stream says about the answer."""
+
+    logp: list[float]  # per answer token
+    top: list[int]
+    option: bool
+
+
+def _predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that predict answer tokens, int64 [P], and their (stream, answer token) as int64 [P, 2]."""
+    rows, which = [], []
+    for stream, parent in enumerate(layout.parent):
+        c = columns[stream if parent < 0 else parent]
+        orders = np.arange(max(c.n_prompt - 1, layout.start[stream]), len(c))
+        rows.append(layout.first_row[stream] + orders - layout.start[stream])
+        which.append(np.stack([np.full(len(orders), stream), orders - (c.n_prompt - 1)], 1))
+    return np.concatenate(rows), np.concatenate(which)
+
+
+class Runner:
+    """The answers of the clean runs, by prompt, and of every job."""
+
+    def __init__(self, plan: Plan, batch: Sequence[Captured]) -> None:
+        self.plan, self.batch = plan, batch
+        self.clean: list[Answer] = []  # per prompt
+        self.cut: dict[Job, Answer] = {}
+
+    def run(self, layout: Layout) -> None:
+        plan = self.plan
+        rows, which = _predicting(layout, plan.columns)
+        prompt = np.where(layout.parent[which[:, 0]] < 0, which[:, 0], layout.parent[which[:, 0]])
+        targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
+        request = plan.request
+        args = (plan.model, self.batch, layout, request.knockouts, rows, targets, request.semantics)
+        try:
+            said = run_walk(*args)
+        except NumericError:
+            run_walk(*args, find_broken=True)  # the same walk once more, to say in which layer it begins
+            raise
+        self._collect(layout, which, said)
+
+    def _collect(self, layout: Layout, which: np.ndarray, said: Prediction) -> None:
+        answers: list[Answer] = []
+        values = zip(which.tolist(), said.logp.tolist(), said.top.tolist(), said.option.tolist(), strict=True)
+        for (stream, token), logp, top, option in values:  # by stream, the clean ones first
+            if stream == len(answers):
+                answers.append(self._inherited(answers, int(layout.parent[stream]), stream))
+            answer = answers[stream]
+            answer.logp[token], answer.top[token] = logp, top
+            if token == 0:
+                answer.option = option
+        self.clean = answers[: len(self.plan.prompts)]
+        self.cut |= {job: answers[stream] for job, stream in layout.stream_of.items()}
+
+    def _inherited(self, answers: list[Answer], parent: int, stream: int) -> Answer:
+        """Tokens predicted by rows before a stream's first are predicted as in the clean run."""
+        if parent < 0:
+            n = len(self.plan.prompts[stream].answer_ids)
+            return Answer([0.0] * n, [0] * n, False)
+        base = answers[parent]
+        return Answer(list(base.logp), list(base.top), base.option)
+
+    def correct(self, prompt: int) -> bool:
+        p, answer = self.plan.prompts[prompt], self.clean[prompt]
+        return answer.option if p.option_ids is not None else answer.top == list(p.answer_ids)
+
+    def wanted(self) -> list[int]:
+        """The prompts that the request selects."""
+        select = self.plan.request.select
+        return [p for p in range(len(self.plan.prompts)) if select == "all" or self.correct(p) == (select == "correct")]

@@ -1,0 +1,199 @@
+"""One question about one piece of media, and the JSONL files that hold many."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MEDIA = ("video", "audio", "image")
+_PREFIX = re.compile(r"^\s*\(?([A-Za-z])\s*[.):]\s*")  # "A. red", "(B) green", "C: blue"
+
+
+@dataclass
+class Sample:
+    """A question, its answer, and the media that it is about.
+
+    Args:
+        id: a name, unique within a file.
+        question: the question's text.
+        options: 2 to 26 answers to choose from, or None for an open-ended question. A list that already carries its
+            letters ("A. red", "B. green") loses them: the prompt puts its own.
+        answer: with options a letter ("B") or an option's text, kept as the letter; otherwise the answer's text.
+        video, audio, image: paths; at least one. Video and audio together are two items, one after the other.
+        task: a name to group results by.
+        use_audio_in_video: True or None: a video's own sound is read with it, interleaved by time, unless `audio` is
+            given. False: frames only.
+
+    Raises:
+        InputError: anything missing, of the wrong type, or an answer that is none of the options.
+    """
+
+    id: str
+    question: str
+    options: list[str] | None = None
+    answer: str = ""
+    video: str | None = None
+    audio: str | None = None
+    image: str | None = None
+    task: str = ""
+    use_audio_in_video: bool | None = None
+
+    def __post_init__(self) -> None:
+        self.id = str(self.id)
+        if not self.id.strip():
+            raise InputError("a sample's id is empty: give each sample a name of its own")
+        self.question = self._text("question")
+        self.task = self._text("task", empty=True)
+        for name in MEDIA:
+            setattr(self, name, self._path(name))
+        if not any(getattr(self, name) for name in MEDIA):
+            raise self._say("no video, audio or image: name the file that the question is about")
+        if self.use_audio_in_video not in (None, True, False):
+            raise self._say(f"use_audio_in_video is {self.use_audio_in_video!r}: use true, false or null")
+        if self.use_audio_in_video is not None and not self.video:
+            raise self._say("use_audio_in_video is set, but there is no video")
+        if self.use_audio_in_video and self.audio:
+            raise self._say("use_audio_in_video=True and an audio file: leave one of them out")
+        if self.options is not None:
+            self.options = self._options()
+        self.answer = self._answer()
+
+    @property
+    def answer_index(self) -> int | None:
+        """Number of the correct option, from 0, or None for an open-ended question."""
+        return None if self.options is None else LETTERS.index(self.answer)
+
+    @classmethod
+    def read_jsonl(cls, path) -> list[Sample]:
+        """Samples of a JSONL file, in its order. Relative media paths are relative to the file's folder.
+
+        Keys that a Sample has no field for are ignored, so that data sets can carry more than is read here.
+
+        Raises:
+            InputError: no such file, no sample in it, or a bad line, with its number.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise InputError(f"cannot read the samples file {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 text ({error}): save it as UTF-8 JSON lines") from error
+        samples: list[Sample] = []
+        seen: dict[str, int] = {}
+        for number, line in enumerate(text.split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                sample = cls(**_record(line, path.parent))
+            except InputError as error:
+                raise InputError(f"{path}, line {number}: {error}") from error
+            if sample.id in seen:
+                raise InputError(
+                    f"{path}, line {number}: id {sample.id!r} is that of line {seen[sample.id]} too: ids must differ"
+                )
+            seen[sample.id] = number
+            samples.append(sample)
+        if not samples:
+            raise InputError(f"{path} holds no sample: write one JSON object per line")
+        return samples
+
+    def to_json(self) -> str:
+        """One JSONL line, without the fields that are not set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.dumps({k: v for k, v in values.items() if v not in (None, "")}, ensure_ascii=False)
+
+    def _say(self, text: str) -> InputError:
+        return InputError(f"sample {self.id!r}: {text}")
+
+    def _text(self, name: str, empty: bool = False) -> str:
+        value = getattr(self, name)
+        if not isinstance(value, str):
+            raise self._say(f"{name} must be text, got {value!r}" + _quoted(value))
+        if not empty and not value.strip():
+            raise self._say(f"{name} is empty")
+        return value.strip()
+
+    def _path(self, name: str) -> str | None:
+        value = getattr(self, name)
+        if value is None or value == "":
+            return None
+        if not isinstance(value, (str, Path)):
+            raise self._say(f"{name} must be one path, got {value!r}")
+        return str(value)
+
+    def _options(self) -> list[str]:
+        options = self.options
+        if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
+            raise self._say(f'options must be a list of texts such as ["red", "green"], got {options!r}')
+        if not 2 <= len(options) <= len(LETTERS):
+            raise self._say(f"{len(options)} options: give 2 to {len(LETTERS)}, or leave options out")
+        options = _without_letters([o.strip() for o in options])
+        if not all(options):
+            raise self._say(f"option {LETTERS[options.index('')]} is empty")
+        twice = sorted({o for o in options if options.count(o) > 1})
+        if twice:
+            raise self._say(f"the option {twice[0]!r} stands twice, so the answer is not one of them alone")
+        return options
+
+    def _answer(self) -> str:
+        if self.answer is None or self.answer == "":
+            what = "an option list without the answer" if self.options else "no answer"
+            raise self._say(f"{what}: give answer as a letter or a text")
+        text = self._text("answer")
+        if self.options is None:
+            return text
+        found = {self.options.index(o) for o in self.options if o == text or o == _PREFIX.sub("", text)}
+        letter = text.strip("().: ")
+        prefix = None if text in self.options else _PREFIX.match(text)
+        letter = prefix.group(1) if prefix else letter
+        if len(letter) == 1 and letter.upper() in LETTERS[: len(self.options)]:
+            found.add(LETTERS.index(letter.upper()))
+        if not found:
+            letters = f"{LETTERS[0]} to {LETTERS[len(self.options) - 1]}"
+            raise self._say(
+                f"an option list without the answer: {text!r} is neither a letter {letters} nor one of {self.options}"
+            )
+        if len(found) > 1:
+            raise self._say(f"answer {text!r} fits the options {[LETTERS[i] for i in sorted(found)]}: write one letter")
+        return LETTERS[found.pop()]
+
+
+def _without_letters(options: list[str]) -> list[str]:
+    """The options without "A. ", "B. " ..., where every option carries its own letter in order."""
+    found = [_PREFIX.match(o) for o in options]
+    if all(m and m.group(1).upper() == letter for m, letter in zip(found, LETTERS, strict=False)):
+        return [o[m.end() :].strip() for o, m in zip(options, found, strict=True)]
+    return options
+
+
+def _record(line: str, folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON ({error.msg} at column {error.colno}): one object per line") from error
+    if not isinstance(record, dict):
+        raise InputError(f"holds {type(record).__name__}, not an object with id, question, answer and a medium")
+    missing = [name for name in ("id", "question") if record.get(name) is None]
+    if missing:
+        raise InputError(f"has no {missing[0]!r}: its keys are {sorted(record)}")
+    if not isinstance(record["id"], (str, int)) or isinstance(record["id"], bool):
+        raise InputError(f"id must be a text or an integer, got {record['id']!r}")
+    known = {f.name for f in fields(Sample)}
+    values = {k: v for k, v in record.items() if k in known and v is not None}
+    for name in MEDIA:
+        if isinstance(values.get(name), str) and values[name]:
+            values[name] = str(folder / values[name])
+    if not any(values.get(name) for name in MEDIA):
+        raise InputError(f"sample {record['id']!r}: no video, audio or image among its keys {sorted(record)}")
+    return values
+
+
+def _quoted(value: Any) -> str:
+    return f': write "{value}"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""

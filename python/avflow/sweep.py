@@ -1,0 +1,227 @@
+"""The sweep: every knockout in every window on every prompt, in as few walks as the memory allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .attention import kernel_name
+from .capture import Captured, capture
+from .errors import InputError
+from .memory import fixed_bytes, row_bytes
+from .models.base import Model
+from .plan import Plan, SweepRequest
+from .prompt import Prompt
+from .runner import Runner
+from .windows import layer_list
+
+if TYPE_CHECKING:
+    from .results import Results
+
+__all__ = ["SweepRequest", "SweepRows", "estimate", "packs", "sweep", "sweep_prompt", "sweep_prompts"]
+
+CLEAN_FIRST_RATIO = 2.0  # a sweep dearer than this asks the clean model first whether the sample is wanted at all
+PACK_TOKENS = 4096  # prompts shorter than this share a walk: one reading of the weights serves them all
+
+
+@dataclass
+class SweepRows:
+    """One prompt's part of the result.
+
+    rows: dicts with the columns of the result table; empty where the prompt was not selected.
+    info: prompt, selected, correct, p_clean, logp_clean, tokens, ratio, walks, kernel, seconds.
+    """
+
+    rows: list[dict[str, Any]]
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
+    p, model, clean = plan.prompts[prompt], plan.model, runner.clean[prompt]
+    correct, logp_clean = runner.correct(prompt), sum(clean.logp)
+    kernel = kernel_name(model.device)
+    answer = p.answer or model.text(list(p.answer_ids))
+    texts: dict[int, str] = {}
+
+    def text(token: int) -> str:
+        return texts.setdefault(token, model.text([token]))
+
+    rows = []
+    for k, knockout in enumerate(plan.request.knockouts):
+        status = plan.status[prompt][k]
+        for centre, layers in plan.windows:
+            job, shown = plan.job(prompt, k, layers), status
+            if status == "ok" and not layers:
+                shown = "no layer in the window"
+            said = runner.cut[job] if job else clean
+            logp = None if status.startswith("no token") else sum(said.logp)
+            rows.append(
+                {
+                    "prompt": p.id,
+                    "task": p.task,
+                    "knockout": knockout.name,
+                    "layer": centre,
+                    "first_layer": min(layers, default=None),
+                    "last_layer": max(layers, default=None),
+                    "answer": answer,
+                    "p_clean": math.exp(logp_clean),
+                    "p_knockout": None if logp is None else math.exp(logp),
+                    "logp_clean": logp_clean,
+                    "logp_knockout": logp,
+                    # from the logarithms: right also where both probabilities underflow
+                    "change_percent": None if logp is None else 100 * math.expm1(min(logp - logp_clean, 700.0)),
+                    "top_clean": text(clean.top[0]),
+                    "top_knockout": None if logp is None else text(said.top[0]),
+                    "correct": correct,
+                    "status": shown,
+                    "kernel": kernel,
+                }
+            )
+    return rows
+
+
+def sweep_prompts(model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> list[SweepRows]:
+    """Sweeps prompts that share walks; the same rows as one by one, in the order of the prompts."""
+    began = time.perf_counter()
+    return _sweep(model, [capture(model, p) for p in prompts], request, began)
+
+
+def _sweep(model: Model, batch: Sequence[Captured], request: SweepRequest, began: float) -> list[SweepRows]:
+    plan = Plan(model, [c.prompt for c in batch], request)
+    runner = Runner(plan, batch)
+    walks = plan.layouts
+    if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
+        runner.run(plan.layouts[0].clean_only())
+        walks = plan.layouts if len(runner.wanted()) == len(batch) else []
+    for layout in walks:
+        runner.run(layout)
+    wanted, seconds = runner.wanted(), (time.perf_counter() - began) / len(batch)
+    out = [SweepRows([], _info(runner, p, seconds)) for p in range(len(batch))]
+    if walks:
+        for p in wanted:
+            out[p].rows = _rows_of(plan, runner, p)
+            out[p].info |= {"selected": True, "ratio": plan.cost["ratio"], "walks": plan.cost["walks"]}
+    elif wanted:  # the clean pass has left some prompts out: the others have walks of their own
+        swept = _sweep(model, [batch[p] for p in wanted], dataclasses.replace(request, select="all"), began)
+        for p, part in zip(wanted, swept, strict=True):
+            out[p] = part
+    return out
+
+
+def _info(runner: Runner, prompt: int, seconds: float) -> dict[str, Any]:
+    logp = sum(runner.clean[prompt].logp)
+    return {
+        "prompt": runner.plan.prompts[prompt].id,
+        "selected": False,
+        "correct": runner.correct(prompt),
+        "p_clean": math.exp(logp),
+        "logp_clean": logp,
+        "tokens": runner.plan.lengths[prompt],
+        "ratio": 1.0,
+        "walks": 1,
+        "kernel": kernel_name(runner.plan.model.device),
+        "seconds": seconds,
+    }
+
+
+def sweep_prompt(model: Model, prompt: Prompt, request: SweepRequest) -> SweepRows:
+    """Sweeps one prompt."""
+    return sweep_prompts(model, [prompt], request)[0]
+
+
+def estimate(model: Model, prompt: Prompt, request: SweepRequest) -> dict[str, Any]:
+    """What `sweep_prompt` will cost; runs nothing.
+
+    Returns:
+        tokens, rows (packed rows over all layers and walks), flops, clean_flops, walks, ratio (rows to those of one
+        clean pass), peak_rows, peak_bytes, and status: knockout -> "ok" or why nothing is cut.
+    """
+    plan = Plan(model, [prompt], request)
+    status = dict(zip((k.name for k in request.knockouts), plan.status[0], strict=True))
+    peak = fixed_bytes(model, plan.lengths[0]) + plan.cost["peak_rows"] * row_bytes(model)
+    return plan.cost | {"peak_bytes": peak, "status": status}
+
+
+def packs(model: Model, prompts: Iterable[Any], request: SweepRequest) -> Iterator[list[Prompt]]:
+    """Neighbouring short prompts that fit one walk together."""
+    pack: list[Prompt] = []
+    for prompt in prompts:
+        prompt = prompt if isinstance(prompt, Prompt) else model.prepare(prompt)
+        if pack:
+            together = [*pack, prompt]
+            if sum(map(len, together)) > PACK_TOKENS or not _fits(model, together, request):
+                yield pack
+                pack = []
+        pack.append(prompt)
+    if pack:
+        yield pack
+
+
+_packs = packs
+
+
+def _fits(model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> bool:
+    try:
+        plan = Plan(model, prompts, request)
+    except InputError:
+        return False  # alone it either fits, or says what is wrong
+    return plan.peak_rows <= plan.max_rows
+
+
+def sweep(
+    model: Model,
+    prompts: Prompt | Iterable[Any],
+    knockouts: Any = "av_video",
+    window: int = 7,
+    style: str = "center",
+    layers: Any = None,
+    select: str = "correct",
+    semantics: str = "renormalize",
+    memory: int | str | None = None,
+    progress: bool = False,
+) -> Results:
+    """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
+
+    Args:
+        prompts: avflow.Prompt or avflow.Sample, one or several.
+        progress: show a progress bar over prompts.
+        The others: see SweepRequest.
+
+    Returns:
+        Results; `.table` has one row per prompt x knockout x window centre. `.meta["prompts"]` tells of every prompt,
+        also of those that were not selected.
+    """
+    from tqdm import tqdm
+
+    from .results import Results, table_from_rows
+
+    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory)
+    request.windows(model)
+    if isinstance(prompts, Prompt) or not isinstance(prompts, Iterable):
+        prompts = [prompts]
+    parts: list[SweepRows] = []
+    seen: set[str] = set()
+    with tqdm(total=len(prompts) if isinstance(prompts, Sized) else None, unit="prompt", disable=not progress) as bar:
+        for pack in packs(model, prompts, request):
+            for prompt in pack:
+                if prompt.id in seen:
+                    raise InputError(f"two prompts have the id {prompt.id!r}: give each its own, the rows go by it")
+                seen.add(prompt.id)
+            parts += sweep_prompts(model, pack, request)
+            bar.update(len(pack))
+    meta = {
+        "knockouts": [k.name for k in request.knockouts],
+        "window": window,
+        "style": style,
+        "layers": layer_list(layers, model.n_layers),
+        "select": select,
+        "semantics": semantics,
+        "kernel": kernel_name(model.device),
+        "prompts": [part.info for part in parts],
+    }
+    rows = [row for part in parts for row in part.rows]
+    return Results(table_from_rows(rows, meta), meta)

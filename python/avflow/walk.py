@@ -1,0 +1,188 @@
+"""One walk: the model's own decoder layers over the clean rows of some prompts and all streams that ride along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens
+
+from .attention import attention, register
+from .capture import Captured
+from .compat import attention_name, attributes
+from .errors import NumericError
+from .layout import Layout
+from .models.base import Model
+from .rules import Knockout
+
+MLP_CHUNK = 2048  # rows; the widest intermediate is 3 x intermediate_size x this, and the weights are re-read per chunk
+HEAD_CHUNK = 64  # rows of logits at a time: 64 x 152k in fp32 is 39 MB
+
+
+@dataclass
+class Prediction:
+    """What each predicting row says, in the order of `rows`; all on the CPU."""
+
+    logp: torch.Tensor  # [rows] fp32, natural log of the probability of the answer token that the row predicts
+    top: torch.Tensor  # [rows] int64, the most probable token
+    option: torch.Tensor  # [rows] bool: the answer's logit is the highest among the prompt's options
+
+
+class _LayerCall:
+    """One layer's attention over the packed rows."""
+
+    def __init__(self, problem: AttentionProblem, semantics: str) -> None:
+        self.problem, self.semantics = problem, semantics
+
+    def __call__(self, module, q, k, v, mask, scale):
+        # q [1, heads, rows, d], k and v [1, kv_heads, rows, d]: rows-major in memory, so these are views
+        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+        out = attention(q, k, v, self.problem, scale=scale, semantics=self.semantics).out  # [rows, heads, d]
+        keep = self.problem.keep_rows
+        if keep is not None:
+            out = q.new_zeros(q.shape).index_copy_(0, keep.to(q.device, torch.int64), out)
+        return out[None]
+
+
+def _only_rows(module: nn.Module, rows: torch.Tensor):
+    """The module's forward on some rows of [1, all rows, D]; the rest of the output is zero."""
+    run = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        part = run(x.index_select(1, rows))
+        return part.new_zeros(1, x.shape[1], part.shape[-1]).index_copy_(1, rows, part)
+
+    return module, "forward", forward
+
+
+def _in_chunks(module: nn.Module, chunk: int):
+    """The module's forward on `chunk` rows of [1, rows, D] at a time."""
+    run = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] <= chunk:
+            return run(x)
+        out = torch.empty_like(x)
+        for at in range(0, x.shape[1], chunk):
+            out[:, at : at + chunk] = run(x[:, at : at + chunk])
+        return out
+
+    return module, "forward", forward
+
+
+def _row_wise(model: Model, last_rows: torch.Tensor, chunk: int) -> list:
+    """Row-wise parts run in chunks; in the last layer only for the rows that predict."""
+    pairs = [_in_chunks(layer.mlp, chunk) for layer in model.layers[:-1] if hasattr(layer, "mlp")]
+    last = model.layers[-1]
+    for owner, name in ((last.self_attn, "q_proj"), (last.self_attn, "o_proj"), (last, "mlp")):
+        if hasattr(owner, name):
+            pairs.append(_only_rows(getattr(owner, name), last_rows))
+    return pairs
+
+
+class _Problems:
+    """The attention problem of each layer; the same object as before where nothing has changed."""
+
+    def __init__(self, model: Model, batch: Sequence[Captured], layout: Layout, knockouts: Sequence[Knockout]) -> None:
+        self.model, self.layout, self.knockouts = model, layout, knockouts
+        group = np.concatenate([c.columns.group for c in batch])[layout.token]
+        item = np.concatenate([c.columns.item for c in batch])[layout.token]
+        self.tokens = [torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)]
+        self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
+        self._key, self._problem = None, None
+
+    def cuts(self, layer: int) -> list[Cut]:
+        active = self.layout.active[layer]
+        return [c for k, streams in active.items() for c in self.knockouts[k].cuts(self.model.groups, streams)]
+
+    def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
+        rows, key = self.layout.rows[layer], (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
+        if key != self._key:
+            tokens = Tokens(*(t[:rows] for t in self.tokens))
+            self._key = key
+            self._problem = AttentionProblem(
+                rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer), keep_rows=keep_rows
+            )
+        return self._problem
+
+
+@torch.no_grad()
+def run_walk(
+    model: Model,
+    batch: Sequence[Captured],
+    layout: Layout,
+    knockouts: Sequence[Knockout],
+    predict: np.ndarray,
+    targets: np.ndarray,
+    semantics: str,
+    find_broken: bool = False,
+) -> Prediction:
+    """Runs all layers once.
+
+    Args:
+        batch: the prompts, in the order of the layout's clean streams.
+        predict: rows whose prediction is wanted, int64 [P]; increasing.
+        targets: the token each of them should predict, int64 [P].
+        find_broken: look for NaN and infinity after every layer, to say where they begin.
+
+    Raises:
+        NumericError: NaN or infinity; the message names the prompt and, with find_broken, the layer.
+    """
+    device = model.device
+    token = torch.from_numpy(layout.token).to(device)
+    hidden = torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden  # [1, rows, D]
+    cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
+    sin = torch.cat([c.sin for c in batch], -2).index_select(-2, token)
+    rows = torch.from_numpy(predict).to(device)
+    problems = _Problems(model, batch, layout, knockouts)
+    last = model.n_layers - 1
+    with attention_name(model.text_model, register()), attributes(_row_wise(model, rows, MLP_CHUNK)):
+        for index, layer in enumerate(model.layers):
+            joins = layout.joins[index]
+            if joins.size:
+                hidden = torch.cat([hidden, hidden.index_select(1, torch.from_numpy(joins).to(device))], 1)
+            problem = problems.at(index, predict if index == last else None)
+            n = layout.rows[index]
+            hidden = layer(
+                hidden,
+                attention_mask=None,
+                position_embeddings=(cos[..., :n, :], sin[..., :n, :]),
+                avflow_call=_LayerCall(problem, semantics),
+            )
+            hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
+            if find_broken:
+                _check_finite(hidden[0, : layout.clean_rows], batch, f"after decoder layer {index}")
+    return _predict(model, batch, hidden[0, rows], layout, predict, torch.from_numpy(targets).to(device))
+
+
+def _check_finite(rows: torch.Tensor, batch: Sequence[Captured], where: str) -> None:
+    at = 0
+    for c in batch:
+        if not bool(torch.isfinite(rows[at : at + len(c)]).all()):
+            raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity {where}")
+        at += len(c)
+
+
+def _predict(model, batch, hidden, layout, predict, targets) -> Prediction:
+    """Final norm and output matrix on the predicting rows [P, D], in pieces; log-softmax in fp32."""
+    which = layout.stream[predict]
+    which = np.where(layout.parent[which] < 0, which, layout.parent[which])  # prompt of each row [P]
+    logp, top, option = [], [], []
+    for at in range(0, hidden.shape[0], HEAD_CHUNK):
+        part = slice(at, at + HEAD_CHUNK)
+        logits = model.lm_head(model.norm(hidden[None, part]))[0].float()  # [rows, vocab]
+        bad = ~torch.isfinite(logits).all(-1)
+        if bool(bad.any()):
+            c = batch[which[at + int(bad.nonzero()[0])]]
+            raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
+        own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
+        logp.append((own - logits.logsumexp(-1)).cpu())
+        top.append(logits.argmax(-1).cpu())
+        for i, row in enumerate(logits):
+            ids = batch[which[at + i]].prompt.option_ids
+            option.append(ids is not None and bool(own[i] >= row[torch.tensor(ids, device=row.device)].max()))
+    return Prediction(torch.cat(logp), torch.cat(top), torch.tensor(option))

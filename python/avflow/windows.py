@@ -1,0 +1,50 @@
+"""Windows: the set of decoder layers in which a knockout is in force, for every centre layer."""
+
+from __future__ import annotations
+
+from .errors import InputError
+
+STYLES = ("center", "inverse", "top_down", "bottom_up")
+
+
+def window(layer: int, width: int, style: str, n_layers: int) -> frozenset[int]:
+    """Layers (0-based) of the window at `layer`.
+
+    center: max(0, layer - width // 2) .. min(n_layers, layer + ceil(width / 2)) - 1; inverse: all other layers;
+    top_down: layer .. n_layers - 1; bottom_up: 0 .. layer. The last two take no notice of `width`.
+
+    Raises:
+        InputError: a layer outside the model, a width below 1, an unknown style.
+    """
+    if style not in STYLES:
+        raise InputError(f"window style {style!r}: pass one of {', '.join(STYLES)}")
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise InputError(f"window width {width!r}: pass a number of layers, 1 or more")
+    if not 0 <= layer < n_layers:
+        raise InputError(f"layer {layer} is out of range: the model has layers 0 .. {n_layers - 1}")
+    if style == "top_down":
+        return frozenset(range(layer, n_layers))
+    if style == "bottom_up":
+        return frozenset(range(layer + 1))
+    centre = frozenset(range(max(0, layer - width // 2), min(n_layers, layer + (width + 1) // 2)))
+    return centre if style == "center" else frozenset(range(n_layers)) - centre
+
+
+def layer_list(layers, n_layers: int) -> list[int]:
+    """`layers` (None for all, an int, or ints) as a sorted list without repeats.
+
+    Raises:
+        InputError: a value that is no layer of the model; the message names it.
+    """
+    if layers is None:
+        return list(range(n_layers))
+    values = [layers] if isinstance(layers, int) else list(layers)
+    wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int)]
+    if wrong:
+        raise InputError(f"layers holds {wrong[0]!r}: pass integers")
+    outside = sorted({v for v in values if not 0 <= v < n_layers})
+    if outside:
+        raise InputError(f"layers {outside} are out of range: the model has layers 0 .. {n_layers - 1}")
+    if not values:
+        raise InputError("layers is empty: pass at least one layer, or None for all")
+    return sorted(set(values))

@@ -1,0 +1,40 @@
+"""Shared fixtures. Tiny models are made once a session: they are read only, every context restores them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avflow.compat import declare_torchvision
+
+sys.path.insert(0, str(Path(__file__).parent))
+declare_torchvision()  # before transformers: tests import it directly
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Tiny models gain nothing from threads, and lose much where several tests share the cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def omni():
+    """A wrapped Qwen2.5-Omni Thinker: 4 layers, 4 / 2 heads."""
+    import tiny
+
+    import avflow
+
+    return avflow.wrap(tiny.thinker())
+
+
+@pytest.fixture(scope="session")
+def qwen3():
+    """A wrapped text-only decoder: 4 layers, 4 / 2 heads, norms on q and k."""
+    import tiny
+
+    import avflow
+
+    return avflow.wrap(tiny.decoder("qwen3"))

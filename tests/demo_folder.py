@@ -1,0 +1,33 @@
+"""The demo's files, made once per test process, and clips written on demand."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from pathlib import Path
+
+from avflow.demo import make
+from avflow.demo.clips import Clip, write_clip
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="avflow-demo-")  # removed when the process ends
+
+
+@functools.cache
+def demo() -> dict:
+    """checkpoint folder, samples file, clips: two clips of 4 s."""
+    return make(Path(_FOLDER.name) / "demo", clips=2)
+
+
+@functools.cache
+def model():
+    """The demo's checkpoint, loaded by path with its processor."""
+    import avflow
+
+    return avflow.load(demo()["checkpoint"])
+
+
+@functools.cache
+def clip_file(clip: Clip, suffix: str = ".mp4", sound: bool = True) -> Path:
+    """A file with this clip."""
+    folder = Path(tempfile.mkdtemp(dir=_FOLDER.name))
+    return write_clip(clip, folder / f"clip{suffix}", sound=sound)
