@@ -161,9 +161,6 @@ def packs(model: Model, prompts: Iterable[Any], request: SweepRequest) -> Iterat
         yield pack
 
 
-_packs = packs
-
-
 def _fits(model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> bool:
     try:
         plan = Plan(model, prompts, request)
