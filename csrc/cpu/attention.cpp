@@ -76,17 +76,23 @@ void make_tasks(Plan& plan) {
     int32_t parts = 0;
     for (int32_t i = 0; i < h.row_tiles; ++i) {
         const int32_t row_tile = plan.p.tile_order[i], live = live_tiles(plan.p, row_tile);
-        for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-            if (live <= a_split) {
+        if (live <= a_split) {
+            for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
                 plan.tasks.push_back({row_tile, kv_head, 0, live, -1});
-                continue;
             }
-            const int32_t splits = static_cast<int32_t>((static_cast<int64_t>(live) + a_split - 1) / a_split);
-            plan.merges.push_back({static_cast<int32_t>(plan.tasks.size()), parts, splits});
-            for (int32_t s = 0; s < splits; ++s) {
-                plan.tasks.push_back({row_tile, kv_head, s * a_split, std::min(live, (s + 1) * a_split), parts++});
+            continue;
+        }
+        const int32_t splits = static_cast<int32_t>((static_cast<int64_t>(live) + a_split - 1) / a_split);
+        for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
+            plan.merges.push_back({row_tile, kv_head, parts + kv_head * splits, splits});
+        }
+        for (int32_t s = 0; s < splits; ++s) {  // the heads of one stretch of keys lie next to each other in memory
+            for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
+                const int32_t end = std::min(live, (s + 1) * a_split);
+                plan.tasks.push_back({row_tile, kv_head, s * a_split, end, parts + kv_head * splits + s});
             }
         }
+        parts += kv_heads * splits;
     }
 }
 

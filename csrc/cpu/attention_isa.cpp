@@ -181,7 +181,7 @@ const float* in_place(const Plan& plan, const void* base, int64_t row, int64_t h
 
 void prefetch(const float* at, int64_t stride, int width) {
     for (int j = 0; at && j < kKeyTile; ++j) {
-        for (int c = 0; c < width; c += 16) __builtin_prefetch(at + j * stride + c);
+        for (int c = 0; c < width; c += 16) __builtin_prefetch(at + j * stride + c, 0, 2);
     }
 }
 
@@ -259,7 +259,7 @@ void finish(const Plan& plan, const Tile& tile, const float* o, const float* top
 }
 
 void run_task(const Plan& plan, const Task& task, Scratch& w) {
-    const Tile tile = plan.tile(task);
+    const Tile tile = plan.tile(task.row_tile, task.kv_head);
     const int count = tile.count();
     load_queries(plan, tile, w.q);
     std::memset(w.o, 0, sizeof(float) * count * plan.width);
@@ -297,7 +297,7 @@ void run_task(const Plan& plan, const Task& task, Scratch& w) {
 // Merges the parts of a row tile whose keys were split, always in the order of the keys: the result does not depend on
 // the number of workers.
 void run_merge(const Plan& plan, const Merge& merge, Scratch& w) {
-    const Tile tile = plan.tile(plan.tasks[merge.first_task]);
+    const Tile tile = plan.tile(merge.row_tile, merge.kv_head);
     const int count = tile.count(), width = plan.width, groups = plan.groups;
     for (int m = 0; m < count; ++m) {
         float top = kMinusInfinity, sum = 0.0f;

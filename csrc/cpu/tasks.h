@@ -29,7 +29,7 @@ struct TileExtent {
 };
 
 struct Merge {
-    int32_t first_task, first_part, parts;
+    int32_t row_tile, kv_head, first_part, parts;
 };
 
 struct Plan {
@@ -56,10 +56,10 @@ struct Plan {
     float* value_panel(int tile, int kv_head) const { return key_panel(tile, kv_head) + kKeyTile * depth; }
     float* part(int index) const { return parts + index * part_floats(); }
 
-    TileExtent tile(const Task& task) const {
-        const int first = task.row_tile * p.header->tile_rows;
+    TileExtent tile(int row_tile, int kv_head) const {
+        const int first = row_tile * p.header->tile_rows;
         const int left = p.header->rows - first;
-        return {first, left < p.header->tile_rows ? left : p.header->tile_rows, a.heads / a.kv_heads, task.kv_head};
+        return {first, left < p.header->tile_rows ? left : p.header->tile_rows, a.heads / a.kv_heads, kv_head};
     }
 };
 
