@@ -1,6 +1,7 @@
 """A sweep against one clean forward, and against one dense-mask forward per knockout.
 
     python benchmarks/sweep.py [--json FILE] [--shape 12x512x2048 ...] [--repeats 5]
+    python benchmarks/sweep.py --media           knockouts whose targets lie in the media instead of after it
     python benchmarks/sweep.py --memory          peak memory at 8k, 16k and 32k tokens
 
 Random weights, random embeddings, fp32, in one process; repeats are interleaved and the best of each is taken. Peers:
@@ -19,12 +20,15 @@ import sys
 import time
 
 import torch
+from timing import machine, write_json
 
 import avflow
+from avflow.attention import kernel_name
 from avflow.compat import declare_torchvision
 from avflow.rules import as_knockouts
 
 AFTER_MEDIA = [k for k in as_knockouts("av_video") if "cross" not in k.name and "<->" not in k.name]
+IN_MEDIA = [k for k in as_knockouts("av_video") if k not in AFTER_MEDIA]
 GOAL = 1.25  # sweep / clean forward, over the ratio of packed rows to clean rows
 DENSE_TIMED = 2
 SHAPES = ("12x512x2048", "28x256x4096")
@@ -91,11 +95,11 @@ def timed(call) -> float:
     return time.perf_counter() - began
 
 
-def measure(shape: str, repeats: int) -> dict:
+def measure(shape: str, repeats: int, knockouts: list) -> dict:
     layers, hidden, tokens = (int(part) for part in shape.split("x"))
     model = make_model(layers, hidden)
     prompt = make_prompt(model, tokens)
-    request = avflow.SweepRequest(AFTER_MEDIA, select="all")
+    request = avflow.SweepRequest(knockouts, select="all")
     plan = avflow.estimate(model, prompt, request)
     # The sweep's clean row is the forward's: the two sides of the comparison compute one thing.
     ours = avflow.sweep_prompt(model, prompt, request).rows[0]["logp_clean"]
@@ -185,6 +189,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     parser.add_argument("--shape", nargs="+", default=SHAPES, metavar="LAYERSxHIDDENxTOKENS")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--media", action="store_true", help="targets in the media: every run re-runs the media rows")
     parser.add_argument("--memory", action="store_true", help="peak memory at 8k, 16k and 32k tokens instead")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -193,13 +198,11 @@ def main() -> None:
     if args.memory:
         results = memory_mode()
     else:
-        results = [measure(shape, args.repeats) for shape in args.shape]
-        print(f"{torch.get_num_threads()} threads, fp32, kernel {avflow.attention.kernel_name(torch.device('cpu'))}")
+        print(f"{machine()}, fp32, kernel {kernel_name(torch.device('cpu'))}")
+        knockouts = IN_MEDIA if args.media else AFTER_MEDIA
+        results = [measure(shape, args.repeats, knockouts) for shape in args.shape]
         print(table(results))
-    print(json.dumps(results))
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=2)
+    write_json(args.json, {"machine": machine(), "results": results})
 
 
 if __name__ == "__main__":

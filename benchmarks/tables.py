@@ -1,0 +1,84 @@
+"""Writes the measured tables into README.md and docs/performance.md, from the JSON files of one results folder.
+
+    python benchmarks/tables.py benchmarks/results/cpu-epyc-2core
+
+A table stands between the comments `<!-- NAME -->` and `<!-- /NAME -->`; everything else in the pages is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def attention_table(data: dict) -> str:
+    lines = ["| case | time | ratio | peer in the same run | goal |", "|---|---|---|---|---|"]
+    for name, case in data["cases"].items():
+        note = f" x {case['factor']:.2f} (its share of the work)" if case["factor"] != 1 else ""
+        ms = case["seconds"]["avflow"] * 1e3
+        lines.append(f"| {name} | {ms:.1f} ms | {case['ratio']:.2f} | {case['peer']}{note} | {case['goal']} |")
+    return "\n".join(lines)
+
+
+def sweep_table(*files: dict) -> str:
+    lines = [
+        "| layers x hidden, tokens | knocked-out runs | packed rows | sweep / clean forward | goal | dense masks / sweep |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in (r for data in files for r in data["results"]):
+        shape, packed = r["shape"], r["packed_row_ratio"]
+        lines.append(
+            f"| {shape['layers']} x {shape['hidden']}, {shape['tokens']} | {r['knocked_out_runs']} | {packed:.2f} | "
+            f"**{r['sweep_over_clean']:.2f}** | {1.25 * packed:.2f} | {r['dense_mask_over_sweep']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def memory_table(data: dict) -> str:
+    lines = ["| tokens | peak | of it the sweep | one N x N fp32 matrix |", "|---|---|---|---|"]
+    for r in data["results"]:
+        own = r["peak_mib"] - r["before_mib"]
+        dense = r["tokens"] ** 2 / 2**18
+        lines.append(f"| {r['tokens']:,} | {r['peak_mib']:.0f} MiB | {own:.0f} MiB | {dense:.0f} MiB |")
+    return "\n".join(lines)
+
+
+def machine_line(data: dict) -> str:
+    m = data["machine"]
+    return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replaces what stands between the two comments of `name`."""
+    old = page.read_text(encoding="utf-8")
+    mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not mark.search(old):
+        sys.exit(f"{page} has no <!-- {name} --> ... <!-- /{name} -->")
+    page.write_text(mark.sub(lambda m: f"{m[1]}{text}\n{m[2]}", old), encoding="utf-8")
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    folder = Path(sys.argv[1])
+
+    def read(name: str) -> dict:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    page = ROOT / "docs" / "performance.md"
+    put(page, "machine", machine_line(read("attention")))
+    put(page, "attention", attention_table(read("attention")))
+    put(page, "attention-avx2", attention_table(read("attention-avx2")))
+    put(page, "sweep", sweep_table(read("sweep")))
+    put(page, "sweep-media", sweep_table(read("sweep-media")))
+    put(page, "memory", memory_table(read("memory")))
+    put(ROOT / "README.md", "sweep", sweep_table(read("sweep")))
+    print(f"tables of {folder} written to README.md and docs/performance.md")
+
+
+if __name__ == "__main__":
+    main()
