@@ -26,7 +26,8 @@ def attention_table(data: dict) -> str:
 
 def sweep_table(*files: dict) -> str:
     lines = [
-        "| layers x hidden, tokens | knocked-out runs | packed rows | sweep / clean forward | goal | dense masks / sweep |",
+        "| layers x hidden, tokens | knocked-out runs | packed rows | sweep / clean forward | goal "
+        "| dense masks / sweep |",
         "|---|---|---|---|---|---|",
     ]
     for r in (r for data in files for r in data["results"]):
