@@ -206,3 +206,48 @@ def test_errors(omni, qwen3):
     with avflow.knockout(qwen3, KNOCKOUT, groups=prompt.groups):
         with pytest.raises(avflow.InputError, match="the cache holds 40 tokens, of which 0 are labelled"):
             qwen3.hf(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+
+
+def real_prompt(layout: str = "interleaved"):
+    """The demo's model and one of its samples, read from a real clip with sound."""
+    from demo_folder import demo, model
+
+    sample = avflow.Sample.read_jsonl(demo()["samples"])[0]
+    if layout == "silent":
+        return model(), model().prepare(sample, use_audio_in_video=False)
+    return model(), model().prepare(sample)
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "silent"])
+def test_frames_are_told_from_the_grid(layout):
+    """Without labels of the user's, in forward and in generate, cross:video cuts between the real frames."""
+    model, prompt = real_prompt(layout)
+    inputs = inputs_of(prompt)
+    row = avflow.sweep(model, prompt, "cross:video", window=3, layers=[1], select="all").table.to_pylist()[0]
+    layers = range(row["first_layer"], row["last_layer"] + 1)
+    with avflow.knockout(model, "cross:video", layers):
+        forward = model.hf(**inputs).logits[0, -1]
+        generated = model.hf.generate(
+            **inputs, max_new_tokens=2, do_sample=False, output_logits=True, return_dict_in_generate=True
+        ).logits[0][0]
+    for logits in (forward, generated):
+        logp = torch.log_softmax(logits.float(), -1)[prompt.answer_ids[0]].item()
+        assert logp == pytest.approx(row["logp_knockout"], abs=1e-4)
+    assert abs(row["logp_knockout"] - row["logp_clean"]) > 1e-4
+
+
+def test_a_batch_takes_each_row_its_own_grids():
+    model, prompt = real_prompt("silent")
+    inputs = inputs_of(prompt)
+    twice = {k: torch.cat([v, v]) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    with avflow.knockout(model, "cross:video", range(3)):
+        one, two = model.hf(**inputs).logits, model.hf(**twice).logits
+    assert torch.allclose(two[0], one[0], atol=1e-4) and torch.allclose(two[1], one[0], atol=1e-4)
+
+
+def test_items_that_nobody_knows_are_an_error(omni):
+    model, prompt = real_prompt()
+    with pytest.raises(avflow.InputError, match="cross:video.*none"):
+        with avflow.knockout(model, "cross:video", groups=prompt.groups):
+            model.hf(**inputs_of(prompt))
+    assert model.text_model.config._attn_implementation != "avflow"

@@ -118,6 +118,12 @@ def label_media(
     return labels
 
 
+def count_videos(ids: Sequence[int], media: MediaIds) -> int:
+    """How many videos the ids hold."""
+    blocks = _runs(ids, {media.video, media.audio, media.image})
+    return sum(any(ids[position] == media.video for position in block) for block in blocks)
+
+
 def _runs(ids: Sequence[int], wanted) -> list[range]:
     """Maximal runs of neighbouring positions whose ids are in `wanted`. A mark between two media parts them."""
     runs: list[range] = []

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from avflow_ext import AttentionProblem, Cut, Streams, Tokens
+from avflow_ext import AttentionProblem, Streams, Tokens
 
 from .attention import attention, register
 from .compat import attention_name, attributes, check_layers
 from .errors import InputError
 from .models.base import Model
-from .rules import SEMANTICS, as_knockouts
+from .rules import SEMANTICS, Knockout, as_knockouts
 from .windows import layer_list
 
 STATE = "_avflow_tokens"  # attribute of a cache object: the labels of the tokens whose keys it holds
@@ -101,10 +101,13 @@ class _Forward:
 class _Patch:
     """Follows the model's calls: labels new tokens before each forward, and hands the decoder its attention call."""
 
-    def __init__(self, model: Model, cuts: list[Cut], layers: set[int], semantics: str, groups, items) -> None:
-        self.model, self.cuts, self.layers, self.semantics = model, tuple(cuts), layers, semantics
+    def __init__(
+        self, model: Model, knockouts: list[Knockout], layers: set[int], semantics: str, groups, items
+    ) -> None:
+        self.model, self.knockouts, self.layers, self.semantics = model, knockouts, layers, semantics
+        self.cuts = tuple(cut for one in knockouts for cut in one.cuts(model.groups))
         self.given = None if groups is None else self._given(groups, items)
-        self.prompt: tuple[torch.Tensor | None, Any, int] | None = None  # within generate: ids, mask, tokens
+        self.prompt: tuple[torch.Tensor | None, Any, int, Any] | None = None  # in generate: ids, mask, tokens, grids
         self.forward: _Forward | None = None  # labelled, and not yet taken up by the decoder
         self.running: _Forward | None = None
 
@@ -121,30 +124,41 @@ class _Patch:
 
     # --- labels -----------------------------------------------------------------------------------------------------
 
-    def _from_ids(self, ids: torch.Tensor, mask: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Labels of whole sequences by the family, from ids [batch, N]; padding gets group 0, nobody sees it."""
+    def _from_ids(self, ids: torch.Tensor, mask: Any, grids: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of whole sequences by the family, from ids [batch, N]; padding gets group 0, nobody sees it.
+
+        grids: int [videos, 3] of all rows in turn. Where their number is another one (an earlier turn had videos too),
+        the family does without, and tells no frame from the next.
+        """
         padding = _padding(mask)
         ids = ids.cpu()
         group, item = np.zeros(ids.shape, np.int32), np.full(ids.shape, -1, np.int32)
-        known: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = {}  # beams repeat rows
+        real = torch.ones_like(ids, dtype=torch.bool)
+        if padding is not None:
+            real[:, : padding.shape[1]] = padding[:, : ids.shape[1]]
+        family = self.model.family
+        videos = [family.count_videos(self.model, row[mine]) for row, mine in zip(ids, real, strict=True)]
+        if grids is not None and sum(videos) != len(grids):
+            grids = None
+        known: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # beams repeat rows
         for b, row in enumerate(ids):
-            real = torch.ones_like(row, dtype=torch.bool)
-            if padding is not None:
-                real[: padding.shape[1]] = padding[b, : len(row)]
-            key = tuple(row[real].tolist())
+            own = None if grids is None else grids[sum(videos[:b]) : sum(videos[: b + 1])].cpu()
+            key = (*row[real[b]].tolist(), None if own is None else tuple(own.reshape(-1).tolist()))
             if key not in known:
-                names, numbers = self.model.family.label(self.model, row[real])
+                names, numbers = family.label(self.model, row[real[b]], own)
                 known[key] = self.model.groups.ids(names), np.array(numbers, np.int32)
-            group[b, real.numpy()], item[b, real.numpy()] = known[key]
+            group[b, real[b].numpy()], item[b, real[b].numpy()] = known[key]
         return group, item
 
-    def _whole(self, labels: _Labels, ids: torch.Tensor | None, mask: Any, new: int) -> tuple[np.ndarray, np.ndarray]:
+    def _whole(
+        self, labels: _Labels, ids: torch.Tensor | None, mask: Any, grids: torch.Tensor | None, new: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Labels of the prompt from its first column on, [1 or batch, N]; columns past N are the answer's."""
         if self.given is not None:
             return self.given
         none = np.zeros((1, 0), np.int32)
         if self.prompt is not None:
-            whole, mask, count = self.prompt
+            whole, mask, count, grids = self.prompt
             if len(labels) and count == len(labels) + 1:
                 return none, none  # a prompt that goes on by one generated token
         elif len(labels) and new == 1:
@@ -158,11 +172,27 @@ class _Patch:
                 "avflow.knockout cannot tell what the tokens are from inputs_embeds: pass input_ids, or groups=[...] "
                 "with one name per token"
             )
-        return self._from_ids(whole, mask)
+        return self._from_ids(whole, mask, grids)
 
-    def _label(self, labels: _Labels, ids: torch.Tensor | None, mask: Any, batch: int, new: int) -> None:
+    def _check_items(self, group: np.ndarray, item: np.ndarray) -> None:
+        """A cut between items that nobody numbered would cut nothing, without a word."""
+        for knockout in self.knockouts:
+            word = 0
+            for side in sum(knockout.edges, ()):
+                word |= self.model.groups.expand(side)
+            members = np.array([bool(word >> bit & 1) for bit in range(64)])[group]
+            if knockout.scope == "other_items" and members.any() and (item[members] < 0).all():
+                raise InputError(
+                    f"knockout {knockout.name!r} cuts between items, but the tokens of {knockout.source!r} have none: "
+                    "pass video_grid_thw to the model, or groups= and items= of model.prepare(sample)"
+                )
+
+    def _label(
+        self, labels: _Labels, ids: torch.Tensor | None, mask: Any, grids: torch.Tensor | None, batch: int, new: int
+    ) -> None:
         past = len(labels)
-        group, item = self._whole(labels, ids, mask, new)
+        group, item = self._whole(labels, ids, mask, grids, new)
+        self._check_items(group, item)
         if batch % len(group):
             raise InputError(f"labels are given for {len(group)} sequences, the batch has {batch}")
         group, item = (np.repeat(a, batch // len(a), 0)[:, past : past + new] for a in (group, item))
@@ -198,7 +228,7 @@ class _Patch:
         labels.crop(past)  # assisted decoding takes back tokens
         if len(labels.group) != batch:
             raise InputError(f"the cache's labels are for {len(labels.group)} sequences, the batch has {batch}")
-        self._label(labels, ids, kwargs.get("attention_mask"), batch, new)
+        self._label(labels, ids, kwargs.get("attention_mask"), kwargs.get("video_grid_thw"), batch, new)
         if cache is not None:
             cache.__dict__[STATE] = labels
         self.forward = _Forward(self, labels, new)
@@ -224,7 +254,8 @@ class _Patch:
             if ids is not None and embeds is not None:
                 embeds = None
             given = ids if ids is not None else embeds
-            self.prompt = (ids, kwargs.get("attention_mask"), 0 if given is None else given.shape[1])
+            count, grids = 0 if given is None else given.shape[1], kwargs.get("video_grid_thw")
+            self.prompt = (ids, kwargs.get("attention_mask"), count, grids)
             try:
                 return run(inputs, *args, **kwargs) if inputs is not None else run(*args, **kwargs)
             finally:
@@ -265,8 +296,7 @@ def knockout(
         one.check_heads(model.n_heads)
     if semantics not in SEMANTICS:
         raise InputError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
-    cuts = [cut for one in chosen for cut in one.cuts(model.groups)]
-    patch = _Patch(model, cuts, set(layer_list(layers, model.n_layers)), semantics, groups, items)
+    patch = _Patch(model, chosen, set(layer_list(layers, model.n_layers)), semantics, groups, items)
     handles = []
     try:
         handles.append(model.hf.register_forward_pre_hook(patch.before_model, with_kwargs=True))

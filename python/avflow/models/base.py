@@ -39,8 +39,14 @@ class Family:
             f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
         )
 
-    def label(self, model: Model, input_ids: torch.Tensor) -> tuple[list[str], list[int]]:
-        """Group names and items of a prompt, from its ids [N] alone.
+    def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
+        """How many videos the ids [N] of a prompt hold: rows of the forward's video_grid_thw that belong to it."""
+        return 0
+
+    def label(
+        self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
+    ) -> tuple[list[str], list[int]]:
+        """Group names and items of a prompt, from its ids [N], and from its videos' grids int [videos, 3] if known.
 
         Raises:
             UnsupportedModelError: the ids of this family do not tell.

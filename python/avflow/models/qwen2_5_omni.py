@@ -142,6 +142,9 @@ class Qwen25Omni(Family):
         prompt.media = {**(media.facts or {}), "processor": processing.info(model.processor).path}
         return prompt
 
+    def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
+        return labels.count_videos(torch.as_tensor(input_ids).reshape(-1).tolist(), _media_ids(model))
+
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
     ) -> tuple[list[str], list[int]]:
