@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Any
 
 from . import __version__
 from .errors import AvflowError, InputError
+from .progress import Progress
 from .results import Results
 from .runs import RunFolder
 
@@ -101,12 +101,12 @@ def run(job: SweepJob, out: Path, *, debug: bool = False, quiet: bool = False) -
         if todo:
             model = job.load()
             job.request.windows(model)  # layers and heads that the model lacks are told here, not once per sample
-            with _bar(len(samples), len(samples) - len(todo), quiet) as bar:
-                for sample, record in swept(model, todo, job, debug):
+            with Progress(len(samples), len(samples) - len(todo), quiet=quiet) as bar:
+                for sample, record in swept(model, todo, job, debug, bar):
                     folder.add(sample.id, digest=digest(sample), **record)
                     if record["status"] == "failed":
-                        bar.write(f"sample {sample.id} failed: {record['reason']}", file=sys.stderr)
-                    bar.update()
+                        bar.write(f"sample {sample.id} failed: {record['reason']}")
+                    bar.finish()
         results = folder.finish([s.id for s in samples], {"versions": _versions()})
         asked = {s.id for s in samples}
         statuses = [r["status"] for i, r in folder.records.items() if i in asked]
@@ -114,7 +114,9 @@ def run(job: SweepJob, out: Path, *, debug: bool = False, quiet: bool = False) -
     return Outcome(results, counts, len(samples) - len(todo))
 
 
-def swept(model, samples: list, job: SweepJob, debug: bool = False) -> Iterator[tuple[Any, dict[str, Any]]]:
+def swept(
+    model, samples: list, job: SweepJob, debug: bool = False, bar: Progress | None = None
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """(sample, its record as RunFolder.add takes it) of every sample. Neighbouring short prompts share a walk.
 
     Whatever goes wrong with a sample becomes a record with the reason; with `debug` it is raised.
@@ -135,7 +137,7 @@ def swept(model, samples: list, job: SweepJob, debug: bool = False) -> Iterator[
     for pack in packs(model, prepared(), job.request):
         start = time.monotonic()
         try:
-            parts = sweep_prompts(model, pack, job.request)
+            parts = sweep_prompts(model, pack, job.request, bar and bar.begin(len(pack)))
             records = [_record_of(part, job.request.select) for part in parts]
         except Exception as error:
             records = [_failure(error, start, debug)]
@@ -196,11 +198,3 @@ def digest(sample) -> str:
 
 def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "transformers")} | {"avflow": __version__}
-
-
-def _bar(total: int, done: int, quiet: bool):
-    """Progress with rate and time left, on stderr. A log file gets a line now and then, a terminal a moving bar."""
-    from tqdm import tqdm
-
-    interval = 0.2 if sys.stderr.isatty() else 10
-    return tqdm(total=total, initial=done, desc="sweep", unit="sample", disable=quiet, mininterval=interval)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,8 +37,9 @@ def _predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray,
 class Runner:
     """The answers of the clean runs, by prompt, and of every job."""
 
-    def __init__(self, plan: Plan, batch: Sequence[Captured]) -> None:
+    def __init__(self, plan: Plan, batch: Sequence[Captured], tick: Callable[[float], None] | None = None) -> None:
         self.plan, self.batch = plan, batch
+        self.on_layer = None if tick is None else lambda rows: tick(rows / plan.cost["rows"])
         self.clean: list[Answer] = []  # per prompt
         self.cut: dict[Job, Answer] = {}
 
@@ -50,7 +51,7 @@ class Runner:
         request = plan.request
         args = (plan.model, self.batch, layout, request.knockouts, rows, targets, request.semantics)
         try:
-            said = run_walk(*args)
+            said = run_walk(*args, on_layer=self.on_layer)
         except NumericError:
             run_walk(*args, find_broken=True)  # the same walk once more, to say in which layer it begins
             raise

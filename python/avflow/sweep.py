@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +84,22 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
     return rows
 
 
-def sweep_prompts(model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> list[SweepRows]:
-    """Sweeps prompts that share walks; the same rows as one by one, in the order of the prompts."""
+def sweep_prompts(
+    model: Model, prompts: Sequence[Prompt], request: SweepRequest, tick: Callable[[float], None] | None = None
+) -> list[SweepRows]:
+    """Sweeps prompts that share walks; the same rows as one by one, in the order of the prompts.
+
+    tick: called after each layer, with the share of the work that it was.
+    """
     began = time.perf_counter()
-    return _sweep(model, [capture(model, p) for p in prompts], request, began)
+    return _sweep(model, [capture(model, p) for p in prompts], request, began, tick)
 
 
-def _sweep(model: Model, batch: Sequence[Captured], request: SweepRequest, began: float) -> list[SweepRows]:
+def _sweep(
+    model: Model, batch: Sequence[Captured], request: SweepRequest, began: float, tick: Callable[[float], None] | None
+) -> list[SweepRows]:
     plan = Plan(model, [c.prompt for c in batch], request)
-    runner = Runner(plan, batch)
+    runner = Runner(plan, batch, tick)
     walks = plan.layouts
     if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
         runner.run(plan.layouts[0].clean_only())
@@ -106,7 +113,7 @@ def _sweep(model: Model, batch: Sequence[Captured], request: SweepRequest, began
             out[p].rows = _rows_of(plan, runner, p)
             out[p].info |= {"selected": True, "ratio": plan.cost["ratio"], "walks": plan.cost["walks"]}
     elif wanted:  # the clean pass has left some prompts out: the others have walks of their own
-        swept = _sweep(model, [batch[p] for p in wanted], dataclasses.replace(request, select="all"), began)
+        swept = _sweep(model, [batch[p] for p in wanted], dataclasses.replace(request, select="all"), began, tick)
         for p, part in zip(wanted, swept, strict=True):
             out[p] = part
     return out
@@ -192,8 +199,7 @@ def sweep(
         Results; `.table` has one row per prompt x knockout x window centre. `.meta["prompts"]` tells of every prompt,
         also of those that were not selected.
     """
-    from tqdm import tqdm
-
+    from .progress import Progress
     from .results import Results, table_from_rows
 
     request = SweepRequest(knockouts, window, style, layers, select, semantics, memory)
@@ -202,14 +208,15 @@ def sweep(
         prompts = [prompts]
     parts: list[SweepRows] = []
     seen: set[str] = set()
-    with tqdm(total=len(prompts) if isinstance(prompts, Sized) else None, unit="prompt", disable=not progress) as bar:
+    total = len(prompts) if isinstance(prompts, Sized) else None
+    with Progress(total, unit="prompt", quiet=not progress) as bar:
         for pack in packs(model, prompts, request):
             for prompt in pack:
                 if prompt.id in seen:
                     raise InputError(f"two prompts have the id {prompt.id!r}: give each its own, the rows go by it")
                 seen.add(prompt.id)
-            parts += sweep_prompts(model, pack, request)
-            bar.update(len(pack))
+            parts += sweep_prompts(model, pack, request, bar.begin(len(pack)))
+            bar.finish(len(pack))
     meta = {
         "knockouts": [k.name for k in request.knockouts],
         "window": window,

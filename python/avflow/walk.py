@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,6 +120,7 @@ def run_walk(
     targets: np.ndarray,
     semantics: str,
     find_broken: bool = False,
+    on_layer: Callable[[int], None] | None = None,
 ) -> Prediction:
     """Runs all layers once.
 
@@ -127,6 +128,7 @@ def run_walk(
         batch: the prompts, in the order of the layout's clean streams.
         predict: rows whose prediction is wanted, int64 [P]; increasing.
         targets: the token each of them should predict, int64 [P].
+        on_layer: called after each layer, with its rows.
         find_broken: look for NaN and infinity after every layer, to say where they begin.
 
     Raises:
@@ -154,6 +156,8 @@ def run_walk(
                 avflow_call=_LayerCall(problem, semantics),
             )
             hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
+            if on_layer:
+                on_layer(n)
             if find_broken:
                 _check_finite(hidden[0, : layout.clean_rows], batch, f"after decoder layer {index}")
     return _predict(model, batch, hidden[0, rows], layout, predict, torch.from_numpy(targets).to(device))

@@ -1,0 +1,57 @@
+"""A progress bar that also moves within a sample: one walk over a long video may take an hour."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}<{remaining}, {rate_fmt}]"
+_OPEN = "{desc}: {n:.1f} {unit}s [{elapsed}, {rate_fmt}]"  # how many there are is not known
+
+
+class Progress:
+    """Samples done, with rate and time left, on stderr. A log file gets a line now and then, a terminal a moving bar.
+
+    Args:
+        total: samples; None where nobody knows. done: of these, finished before.
+    """
+
+    def __init__(self, total: int | None, done: int = 0, unit: str = "sample", quiet: bool = False) -> None:
+        from tqdm import tqdm
+
+        interval = 0.2 if sys.stderr.isatty() else 10
+        layout = _OPEN if total is None else _FORMAT
+        options = dict(desc="sweep", unit=unit, disable=quiet, mininterval=interval, bar_format=layout)
+        self._bar = tqdm(total=total, initial=done, **options)
+        self._done, self._begun, self._shown = float(done), 0.0, float(done)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._bar.close()
+
+    def begin(self, samples: int):
+        """`samples` are worked on together from here; the result takes the share of that work that is newly done."""
+        self._begun = 0.0
+
+        def tick(share: float) -> None:
+            self._begun = min(self._begun + share * samples, float(samples))
+            self._show()
+
+        return tick
+
+    def finish(self, samples: int = 1) -> None:
+        """That many are done."""
+        self._done += samples
+        self._begun = max(0.0, self._begun - samples)
+        self._show()
+
+    def write(self, line: str) -> None:
+        """A line beside the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def _show(self) -> None:
+        now = max(self._shown, self._done + self._begun)  # never backwards
+        self._bar.update(now - self._shown)
+        self._shown = now
