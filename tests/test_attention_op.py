@@ -255,6 +255,29 @@ def test_keep_equals_compaction(problem):
     assert torch.equal(kept.out, small.out) and torch.equal(kept.group_mass, small.group_mass)
 
 
+def test_keeping_all_is_keeping_nothing_out():
+    tokens = rich_problem()
+    everything = torch.arange(len(tokens.rows))
+    kept = AttentionProblem(tokens.rows, None, tokens.streams, tokens.cuts, keep_rows=everything, keep_keys=everything)
+    q, k, v = qkv(tokens, 8, 1, 64)
+    assert torch.equal(attention(q, k, v, kept).out, attention(q, k, v, tokens).out)
+
+
+def test_split_and_packing_change_nothing():
+    """The last rows of a long run, alone: few rows split the keys and pack tiles on the way, many rows do neither."""
+    n = 1500
+    tokens = causal(n, group=torch.arange(n) // 300)
+    cut = [Cut(0b00110, 0b10000)]
+    whole = AttentionProblem(tokens, cuts=cut)
+    q, k, v = qkv(whole, 8, 2, 64)
+    expected = attention(q, k, v, whole, **EVERYTHING)
+    for rows in (1, 3, 40):
+        last = AttentionProblem(tokens, cuts=cut, keep_rows=torch.arange(n - rows, n))
+        few = attention(q, k, v, last, **EVERYTHING)
+        for a, b in zip(few, expected, strict=True):
+            assert torch.allclose(a, b[n - rows :], atol=2e-6)
+
+
 def test_random_share_cuts_about_that_share():
     from avflow_ext.reference import cut_edges
 
@@ -371,6 +394,18 @@ def test_opcheck_and_compile():
     torch.library.opcheck(torch.ops.avflow.attention.default, args)
     compiled = torch.compile(lambda *a: torch.ops.avflow.attention(*a)[0] * 2, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(*args), torch.ops.avflow.attention(*args)[0] * 2)
+
+
+def test_the_wrapper_compiles_whole():
+    problem = rich_problem()
+    q, k, v = qkv(problem, 8, 2, 32)
+
+    def attend(q, k, v):
+        return attention(q, k, v, problem, return_lse=True).out * 2
+
+    with torch.no_grad():
+        expected = attend(q, k, v)  # packs the problem, which a trace does not
+        assert torch.equal(torch.compile(attend, fullgraph=True, backend="aot_eager")(q, k, v), expected)
 
 
 def test_export():
