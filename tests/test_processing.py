@@ -55,6 +55,7 @@ def test_image_stand_in_equals_the_real_processor(shape):
 @settings(max_examples=300, deadline=None)
 @given(st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([(3136, 50176), (100352, 602112), (784, 784)]))
 def test_sizes_equal_transformers(height, width, limits):
+    pytest.importorskip("torchvision")  # transformers' module imports it
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize as theirs
 
     try:
