@@ -72,7 +72,8 @@ def load_processor(folder: str) -> Any:
             if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
                 processor.video_processor.cap_pixels_per_frame = False  # frames come at their final size
         else:
-            processor, path = _without_torchvision(folder), "avflow"
+            with without_talker_warnings():
+                processor, path = _without_torchvision(folder), "avflow"
     except OSError as error:
         raise InputError(f"checkpoint {folder!r} lacks a processor file: {error}") from error
     if processor.chat_template is None:
