@@ -22,7 +22,16 @@ AVFLOW_INLINE Vec load(const float* from) {
 
 AVFLOW_INLINE void store(float* to, Vec v) { std::memcpy(to, &v, sizeof(v)); }
 
-AVFLOW_INLINE Vec splat(float x) { return Vec{} + x; }
+// Not Vec{} + x: that is an addition before every broadcast (0 + -0 is 0), and cost a third of the AVX2 path's rate.
+AVFLOW_INLINE Vec splat(float x) {
+#if defined(__AVX512F__)
+    return _mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    return _mm256_set1_ps(x);
+#else
+    return Vec{x, x, x, x};
+#endif
+}
 
 AVFLOW_INLINE Vec maximum(Vec a, Vec b) {
 #if defined(__AVX512F__)
