@@ -263,6 +263,17 @@ def test_keeping_all_is_keeping_nothing_out():
     assert torch.equal(attention(q, k, v, kept).out, attention(q, k, v, tokens).out)
 
 
+def test_only_the_own_edge_is_spared():
+    """A row whose own key takes no part: the key before it must not pass for it."""
+    n = 100
+    dropped = torch.arange(n)[torch.arange(n) % 3 != 1]
+    problem = AttentionProblem(causal(n), cuts=[Cut(1, 1)], keep_keys=dropped)
+    q, k, v = qkv(problem, 4, 2, 16)
+    ours = attention(q, k, v, problem, **EVERYTHING)
+    assert_same(ours, attention_reference(q, k, v, problem, **EVERYTHING))
+    assert (ours.out[1::3] == 0).all() and torch.allclose(ours.out[0::3], v[0::3].repeat_interleave(2, 1), atol=1e-6)
+
+
 def test_split_and_packing_change_nothing():
     """The last rows of a long run, alone: few rows split the keys and pack tiles on the way, many rows do neither."""
     n = 1500
