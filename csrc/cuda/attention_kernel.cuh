@@ -68,7 +68,7 @@ AVFLOW_DEVICE void softmax(Scores& s, float factor, Rows<kDepth>& rows, float (&
         for (int n = 0; n < kKeyTile / 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
         top = fmaxf(top, shuffle_xor(top, 1));
         top = fmaxf(top, shuffle_xor(top, 2));
-        const float base = top == kMinusInfinity ? 0.0f : top * factor;  // -inf - -inf would be NaN
+        const float base = top == -kInfinity ? 0.0f : top * factor;  // -inf - -inf would be NaN
         alpha[h] = exp2_fast(rows.top[h] * factor - base);
         rows.top[h] = top;
         float sum = rows.sum[h] * alpha[h];
@@ -134,9 +134,9 @@ AVFLOW_DEVICE void note_used(const Scores& s, int lane, uint64_t* used) {
     }
 }
 
-// Outputs that a value taken out would have made NaN.
+// Adds what values that were taken out would have: any weight times infinity is infinity, and NaN counts as both.
 template <int kDepth>
-AVFLOW_DEVICE void spoil(const uint64_t* used, const uint32_t* broken, int lane, Rows<kDepth>& rows) {
+AVFLOW_DEVICE void spoil(const uint64_t* used, const Broken& broken, int lane, Rows<kDepth>& rows) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         const uint64_t bits = used[(lane >> 2) + 8 * h];
@@ -145,8 +145,10 @@ AVFLOW_DEVICE void spoil(const uint64_t* used, const uint32_t* broken, int lane,
         for (int n = 0; n < kDepth / 8; ++n) {
 #pragma unroll
             for (int b = 0; b < 2; ++b) {
-                const int column = 8 * n + 2 * (lane & 3) + b;
-                if ((low & broken[column]) | (high & broken[kDepth + column])) rows.o[n][2 * h + b] = kNan;
+                const int at = 8 * n + 2 * (lane & 3) + b;
+                float& o = rows.o[n][2 * h + b];
+                if ((low & broken.up[0][at]) | (high & broken.up[1][at])) o += kInfinity;
+                if ((low & broken.down[0][at]) | (high & broken.down[1][at])) o -= kInfinity;
             }
         }
     }
@@ -199,7 +201,7 @@ AVFLOW_DEVICE void finish(const Call& c, const Extent& tile, int warp, int lane,
         const int64_t at = static_cast<int64_t>(tile.first_row + m / tile.group) * c.heads + tile.kv_head * tile.group +
                            m % tile.group;
         if (c.lse && (lane & 3) == 0) {
-            c.lse[at] = rows.sum[h] == 0.0f ? kMinusInfinity : (rows.top[h] * c.factor + log2f(rows.sum[h])) * kLn2;
+            c.lse[at] = rows.sum[h] == 0.0f ? -kInfinity : (rows.top[h] * c.factor + log2f(rows.sum[h])) * kLn2;
         }
         for (int g = lane & 3; g < c.mass_groups; g += 4) {
             c.group_mass[at * c.mass_groups + g] = mass[in_warp * c.mass_groups + g] * share;
@@ -286,7 +288,7 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
 
     Rows<kDepth> rows;
 #pragma unroll
-    for (int h = 0; h < 2; ++h) rows.top[h] = kMinusInfinity, rows.sum[h] = 0.0f;
+    for (int h = 0; h < 2; ++h) rows.top[h] = -kInfinity, rows.sum[h] = 0.0f;
 #pragma unroll
     for (int n = 0; n < kDepth / 8; ++n) {
 #pragma unroll
@@ -321,7 +323,7 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
         const bool zero = p.header->zero;
         if (!full) {
             keep(s, zero ? of[unit[0]].seen : of[unit[0]].open, zero ? of[unit[1]].seen : of[unit[1]].open, lane,
-                 kMinusInfinity);
+                 -kInfinity);
         }
         softmax<kDepth>(s, c.factor, rows, alpha);
         if (!full && zero) keep(s, of[unit[0]].open, of[unit[1]].open, lane, 0.0f);

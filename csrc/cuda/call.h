@@ -97,11 +97,16 @@ inline int64_t workspace_bytes(const Call& c, const Header& header) {
     return c.splits > 1 ? blocks_of(c, header) * part_floats(c) * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
+// Values of a tile that are +infinity or NaN, and -infinity or NaN: a bit a key, 32 keys a word, for each column.
+struct Broken {
+    uint32_t up[2][128], down[2][128];
+};
+
 // What a block shares besides keys and values.
 struct Shared {
     Words words[2][kTileHeads];  // of the partial tile in each stage, by row or by packed row
     uint64_t used[kTileHeads];
-    uint32_t broken[2 * 128];
+    Broken broken;
     Problem problem;
 };
 static_assert(sizeof(Shared) % 16 == 0);

@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kThreads) merge(const Call c) {
     const int parts = (live + c.split_tiles - 1) / c.split_tiles, column = threadIdx.x;
     const int64_t stride = part_floats(c);
     const float* const first = c.parts + static_cast<int64_t>(pair) * c.splits * stride;
-    float top = kMinusInfinity;
+    float top = -kInfinity;
     for (int i = 0; i < parts; ++i) top = fmaxf(top, first[i * stride + m]);
     float sum = 0.0f, o = 0.0f, mass = 0.0f;
     for (int i = 0; i < parts; ++i) {
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) merge(const Call c) {
         static_cast<int64_t>(tile.first_row + m / tile.group) * c.heads + kv_head * tile.group + m % tile.group;
     if (column < c.depth) c.out[at * c.depth + column] = static_cast<uint16_t>(round_pair<kBf16>(o * share, 0.0f));
     if (column < c.mass_groups) c.group_mass[at * c.mass_groups + column] = mass * share;
-    if (c.lse && column == 0) c.lse[at] = sum == 0.0f ? kMinusInfinity : (top + log2f(sum)) * kLn2;
+    if (c.lse && column == 0) c.lse[at] = sum == 0.0f ? -kInfinity : (top + log2f(sum)) * kLn2;
 }
 
 }  // namespace avflow::cuda

@@ -7,8 +7,7 @@
 
 namespace avflow::cuda {
 
-constexpr float kMinusInfinity = -__builtin_inff();
-constexpr float kNan = __builtin_nanf("");
+constexpr float kInfinity = __builtin_inff();
 constexpr float kLn2 = 0.693147180559945309f;
 
 // A row tile under one kv head. Packed row m = row * group + head: the heads of a row share its words.
@@ -138,20 +137,25 @@ AVFLOW_DEVICE bool any_broken(const char* values) {
     return (carried & 0x80008000u) != 0;
 }
 
-// Sets values that are NaN or infinite to 0. broken [2, depth]: which they were, a bit a key, 32 keys a word.
+// Sets values that are NaN or infinite to 0 and notes where they were.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void take_out(char* values, uint32_t* broken) {
-    constexpr uint16_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
+AVFLOW_DEVICE void take_out(char* values, Broken& broken) {
+    constexpr uint32_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
     for (int i = threadIdx.x; i < 2 * kDepth; i += kThreads) {
-        const int column = i % kDepth, first = i / kDepth * 32;
-        uint32_t bits = 0;
+        const int column = i % kDepth, half = i / kDepth;
+        uint32_t up = 0, down = 0;
         for (int j = 0; j < 32; ++j) {
-            uint16_t* const row = reinterpret_cast<uint16_t*>(values + chunk_at<kDepth>(first + j, column / 8));
-            if ((row[column % 8] & kExponent) != kExponent) continue;
-            row[column % 8] = 0;
-            bits |= 1u << j;
+            char* const chunk = values + chunk_at<kDepth>(half * 32 + j, column / 8);
+            uint16_t& place = reinterpret_cast<uint16_t*>(chunk)[column % 8];
+            const uint32_t value = place;
+            if ((value & kExponent) != kExponent) continue;
+            const bool nan = (value & 0x7FFFu) != kExponent, negative = value >> 15;
+            if (nan || !negative) up |= 1u << j;
+            if (nan || negative) down |= 1u << j;
+            place = 0;
         }
-        broken[i] = bits;
+        broken.up[half][column] = up;
+        broken.down[half][column] = down;
     }
 }
 
