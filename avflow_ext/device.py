@@ -62,7 +62,7 @@ def _why_no_device(built: dict) -> str | None:
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build: install one"
     if not torch.cuda.is_available():
-        return "torch sees no CUDA device" + (f" ({built['error']})" if built["error"] else "")
+        return "torch sees no CUDA device" + (f" (the runtime says: {built['error']})" if built["error"] else "")
     if built["error"] or built["devices"] == 0:
         version = ".".join(map(str, built["runtime"]))
         said = built["error"] or "no CUDA-capable device is detected"

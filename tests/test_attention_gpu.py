@@ -1,7 +1,7 @@
 """The attention op on a CUDA device, against the plain-torch reference on the CPU. Skipped where there is no device.
 
-Every test takes the cases of tests/test_attention_op.py; tolerance is that of 16-bit values: at most twice the error
-of torch's own attention in the same dtype, or two steps of the output's grid.
+The cases are those of tests/test_attention_op.py; tolerance is that of 16-bit values: two steps of the output's grid,
+and in one test at most twice the error of torch's own attention in the same dtype. Not run on any device so far.
 """
 
 import math
@@ -15,6 +15,7 @@ from test_attention_op import EVERYTHING, causal, rich_problem
 
 from avflow_ext import AttentionProblem, Cut, Tokens, attention, attention_reference, capabilities
 from avflow_ext.device import why_not_cuda
+from avflow_ext.problem import AttentionOutput
 
 pytestmark = pytest.mark.gpu
 
@@ -144,8 +145,9 @@ def test_cut_values_do_not_leak(poison):
     q, k, v = on_gpu(*qkv(problem, 8, 2, 64, dtype=torch.bfloat16))
     expected = attention(q, k, v, problem, **EVERYTHING)
     k[group == 1], v[group == 1] = poison, poison
-    for a, b in zip(attention(q, k, v, problem, **EVERYTHING), expected, strict=True):
-        assert torch.isfinite(a).all() and torch.equal(a, b)
+    ours = attention(q, k, v, problem, **EVERYTHING)
+    assert all(torch.isfinite(t).all() for t in ours)
+    assert_near(ours, AttentionOutput(*(t.cpu() for t in expected)), torch.bfloat16)
 
 
 def test_a_visible_nan_is_not_hidden():
