@@ -4,6 +4,7 @@ What this cannot show: races that depend on timing within a warp, memory the dev
 """
 
 import shutil
+import sys
 
 import cuda_emulator
 import pytest
@@ -23,8 +24,8 @@ BF16, FP16 = torch.bfloat16, torch.float16
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     compiler = shutil.which("g++")
-    if not compiler:
-        pytest.skip("no g++ to compile the emulator with")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("the emulator needs Linux and g++")
     return cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))
 
 
@@ -94,6 +95,13 @@ def test_group_sizes(library, heads, kv_heads, d, dtype):
     rows = 130 if heads < 64 else 70
     cuts = [Cut(mask_of([1]), mask_of([2, 3])), Cut(mask_of([0]), mask_of([3]), heads=5, random_share=0.4, seed=3)]
     check(library, AttentionProblem(runs(rows), cuts=cuts), heads, kv_heads, d, dtype)
+
+
+def test_most_groups(library):
+    """The most shared memory a block can ask for."""
+    tokens = runs(140, run=2, groups=64)
+    problem = AttentionProblem(tokens, cuts=[Cut(mask_of([7, 63]), mask_of(range(20)))], groups=64)
+    check(library, problem, 4, 1, 128, BF16)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 63, 64, 65, 128, 129, 193])

@@ -7,7 +7,7 @@
 namespace avflow::cuda {
 
 template <bool kBf16>
-__global__ void __launch_bounds__(kThreads) merge(const Call c) {
+__global__ void __launch_bounds__(kThreads, 8) merge(const Call c) {
     const Problem p = view(c.problem);
     const int m = blockIdx.x % kTileHeads, pair = blockIdx.x / kTileHeads;
     const int row_tile = pair / c.kv_heads, kv_head = pair % c.kv_heads;

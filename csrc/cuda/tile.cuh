@@ -22,10 +22,14 @@ AVFLOW_DEVICE Extent extent_of(const Call& c, const Header& h, int32_t row_tile,
     return {first, rows, kv_head, c.group, rows * c.group};
 }
 
+// Counted by a warp together: interleaved cuts leave as many spans as tiles.
 AVFLOW_DEVICE int32_t live_tiles(const Problem& p, int32_t row_tile) {
-    int32_t tiles = 0;
-    for (int32_t s = p.span_begin[row_tile]; s < p.span_begin[row_tile + 1]; ++s) tiles += p.spans[s].count;
-    return tiles;
+    uint64_t tiles = 0;
+    for (int32_t s = p.span_begin[row_tile] + threadIdx.x % 32; s < p.span_begin[row_tile + 1]; s += 32) {
+        tiles += p.spans[s].count;
+    }
+    for (int other = 16; other; other /= 2) tiles += shuffle_xor(tiles, other);
+    return static_cast<int32_t>(tiles);
 }
 
 // The live key tiles of a row tile, one after the other.

@@ -31,7 +31,7 @@ class Args(ctypes.Structure):
 def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
     """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own."""
     library = folder / "emulator.so"
-    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"]
+    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
     flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
     subprocess.run([compiler, *flags, str(HERE / "emulator.cpp"), "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
