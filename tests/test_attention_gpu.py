@@ -207,7 +207,7 @@ def test_it_runs_on_the_current_stream():
     expected = attention(q, k, v, problem).out
     late = torch.zeros_like(q)
     torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()) as _:
+    with torch.cuda.stream(torch.cuda.Stream()):
         torch.cuda._sleep(50_000_000)
         late.copy_(q)
         out = attention(late, k, v, problem).out
