@@ -14,6 +14,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
 from build_backend import TORCH, find_torch  # noqa: E402
+from cuda_toolkit import COMPRESSES_FROM, find_toolkit  # noqa: E402
 
 
 def program(name: str, module: str, folder: str) -> str:
@@ -40,9 +41,16 @@ class CMakeBuild(build_ext):
             "AVFLOW_OUTPUT_DIR": target.parent,
             "AVFLOW_WERROR": "OFF",  # stated, or the cache would keep the last choice of AVFLOW_CMAKE_ARGS
         }
+        toolkit = find_toolkit()
+        settings["AVFLOW_CUDA"] = "ON" if toolkit else "OFF"
+        if toolkit:
+            settings["AVFLOW_NVCC"] = toolkit.nvcc
+            settings["AVFLOW_CUDA_ARCHS"] = ";".join(toolkit.archs)
+            settings["AVFLOW_CUDA_COMPRESS"] = "ON" if toolkit.version >= COMPRESSES_FROM else "OFF"
         # An isolated build has its tools in a new temporary folder each time; a cache naming the last one is stale.
         cache = folder / "CMakeCache.txt"
-        fresh = ["--fresh"] if cache.exists() and ninja not in cache.read_text() else []
+        named = [ninja, f"AVFLOW_NVCC:FILEPATH={toolkit.nvcc}"] if toolkit else [ninja]
+        fresh = ["--fresh"] if cache.exists() and any(name not in cache.read_text() for name in named) else []
         configure = [cmake, *fresh, "--log-level=NOTICE", "-S", ROOT, "-B", folder, "-G", "Ninja"]
         configure += [f"-D{key}={value}" for key, value in settings.items()]
         configure += shlex.split(os.environ.get("AVFLOW_CMAKE_ARGS", ""))

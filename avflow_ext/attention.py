@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ._load import _C
+from .device import check_cuda, cuda_capabilities
 from .problem import AttentionOutput, AttentionProblem, check_inputs
 
 
@@ -22,6 +23,7 @@ def attention(
 
     Args:
         q: [rows, heads, d] float32, bfloat16 or float16; any strides. d a multiple of 8, at most 256; at most 64 heads.
+            On CUDA: bfloat16 or float16, d 64 or 128.
         k, v: [keys, kv_heads, d], dtype and device of q; heads is a multiple of kv_heads.
         problem: rows, keys, streams, cuts and keep lists, see `AttentionProblem`.
         scale: factor of the scores before the softmax; default d ** -0.5.
@@ -39,16 +41,31 @@ def attention(
         NotImplementedError: tensors on a device without a kernel, or inputs that require a gradient.
     """
     scale = check_inputs(q, k, v, problem, scale, semantics)
-    if q.device.type != "cpu" and not torch.compiler.is_compiling():
-        raise NotImplementedError(f"no attention kernel for device {q.device} yet: move q, k, v to the CPU")
+    on_cuda = q.device.type == "cuda"
+    if not torch.compiler.is_compiling():
+        if on_cuda:
+            check_cuda(q)
+        elif q.device.type != "cpu":
+            raise NotImplementedError(f"no attention kernel for device {q.device}: move q, k, v to the CPU or to CUDA")
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
-    packed = problem.packed(q.shape[1] // k.shape[1], semantics)
+    ratio = q.shape[1] // k.shape[1]
+    packed = problem.packed(ratio, semantics, q.device.type)
+    copy = problem.packed_on(q.device, ratio, semantics) if on_cuda else None
     groups = problem.groups if return_group_mass else 0
-    out, lse, mass = torch.ops.avflow.attention(q, k, v, packed, scale, len(problem.rows), groups, return_lse)
+    out, lse, mass = torch.ops.avflow.attention(q, k, v, packed, scale, len(problem.rows), groups, return_lse, copy)
     return AttentionOutput(out, lse if return_lse else None, mass if return_group_mass else None)
 
 
 def capabilities() -> dict:
-    """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "cuda": None}."""
-    return {"cpu": _C.cpu_isa(), "cpu_built": _C.cpu_isas(), "cuda": None, "threads": torch.get_num_threads()}
+    """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda"}.
+
+    "cuda" is None in a build without CUDA, else {"archs", "runtime", "devices", "path", "why"}: `path` is what the
+    current device runs, such as "sm90"; where it is None, `why` says what is missing.
+    """
+    return {
+        "cpu": _C.cpu_isa(),
+        "cpu_built": _C.cpu_isas(),
+        "cuda": cuda_capabilities(),
+        "threads": torch.get_num_threads(),
+    }

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from ._load import _C
+from .device import DeviceCopy
 from .tokens import MAX_HEADS, SEMANTICS, Cut, Streams, Tokens
 
 
@@ -95,14 +97,16 @@ class AttentionProblem:
         self.groups = max(seen, 1) if groups is None else groups
         if not seen <= self.groups <= 64:
             raise ValueError(f"groups = {groups}: the keys hold group {seen - 1}, and 64 groups are the most")
-        self._packed: dict[tuple[int, str], torch.Tensor] = {}
+        self._packed: dict[tuple[int, str, bool], torch.Tensor] = {}
+        self._copies: dict[tuple[int, str, int], DeviceCopy] = {}
 
-    def packed(self, heads_per_kv_head: int, semantics: str = "renormalize") -> torch.Tensor:
-        """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept."""
-        key = (heads_per_kv_head, semantics)
+    def packed(self, heads_per_kv_head: int, semantics: str = "renormalize", device_type: str = "cpu") -> torch.Tensor:
+        """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept.
+
+        It lies on the CPU; `device_type` says whose row tiles it is planned for, "cpu" or "cuda".
+        """
+        key = (heads_per_kv_head, semantics, device_type == "cuda")
         if key not in self._packed:
-            from ._load import _C
-
             cuts = [
                 _C.Cut(
                     source=cut.source,
@@ -126,11 +130,19 @@ class AttentionProblem:
                 q_rows=self.n_rows,
                 k_rows=self.n_keys,
                 groups=self.groups,
-                tile_rows=_C.tile_rows(heads_per_kv_head),
+                tile_rows=_C.tile_rows(heads_per_kv_head, cuda=device_type == "cuda"),
                 zero=semantics == "zero",
             )
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]
+
+    def packed_on(self, device: torch.device, heads_per_kv_head: int, semantics: str = "renormalize") -> torch.Tensor:
+        """The same buffer on a CUDA device, uploaded once, then kept; call it before a CUDA graph is captured."""
+        index = torch.cuda.current_device() if device.index is None else device.index
+        key = (heads_per_kv_head, semantics, index)
+        if key not in self._copies:
+            self._copies[key] = DeviceCopy(self.packed(heads_per_kv_head, semantics, "cuda"), index)
+        return self._copies[key].get()
 
 
 def check_inputs(

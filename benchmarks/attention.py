@@ -1,6 +1,7 @@
 """The attention op against torch's: causal, cut, cross-frame, streams, one row against many keys. CPU, fp32.
 
     python benchmarks/attention.py [--tokens 4096] [--json FILE] [--no-flex]
+    python benchmarks/attention.py --device cuda     bf16, at 4k, 8k and 16k tokens: attention_cuda.py
 
 Every line is a ratio of best times taken in turns in this process; the peer is named on the line. GFLOP/s count the
 edges that are open (2 products of d multiply-adds each).
@@ -9,6 +10,7 @@ edges that are open (2 products of d multiply-adds each).
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 from timing import machine, side_by_side, write_json
@@ -113,7 +115,12 @@ def main() -> None:
     parser.add_argument(
         "--no-flex", action="store_true", help="leave FlexAttention out (its compilation takes a minute)"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     args = parser.parse_args()
+    if args.device == "cuda":
+        import attention_cuda
+
+        sys.exit(attention_cuda.main(args.json, not args.no_flex))
     n = args.tokens
     if args.isa:
         _C.set_cpu_isa(args.isa)

@@ -42,9 +42,10 @@ def machine() -> dict:
     }
 
 
-def write_json(path: str | None, result: dict) -> None:
+def write_json(path: str | None, result: dict, quiet: bool = False) -> None:
     """Writes the figures where they are asked for."""
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(json.dumps(result, indent=1) + "\n")
-        print(f"written to {path}")
+        if not quiet:
+            print(f"written to {path}")

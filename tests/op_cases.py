@@ -64,8 +64,8 @@ def keep_list(draw, n: int):
 
 
 @st.composite
-def problems(draw, heads: int = 8):
-    tokens, streams = draw(tokens_and_streams())
+def problems(draw, heads: int = 8, longest: int = 200, most_streams: int = 4):
+    tokens, streams = draw(tokens_and_streams(longest, most_streams))
     some = draw(st.lists(cuts(len(streams), heads), max_size=4))
     return AttentionProblem(
         tokens,

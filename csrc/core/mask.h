@@ -90,24 +90,29 @@ struct Words {
 constexpr int32_t kAnyHead = -1;    // open for some head: only cuts that name no heads count
 constexpr int32_t kEveryHead = -2;  // open for every head: all cuts count
 
+// The part of row_words that lies in one run.
+AVFLOW_HD Words run_words(const Problem& p, const Token& row, const Run& run, const Token* tile_keys, int32_t head) {
+    const uint64_t seen = seen_bits(p, row, run, tile_keys);
+    if (!seen) return {0, 0};
+    uint64_t open = seen;
+    const int32_t cut_last = p.cut_begin[row.stream + 1];
+    for (int32_t c = p.cut_begin[row.stream]; c < cut_last && open; ++c) {
+        const CutRule& cut = p.cuts[p.cut_ids[c]];
+        if (!concerns(cut, row, run)) continue;
+        if (head >= 0 && !has(cut.heads, head)) continue;
+        if (head == kAnyHead && cut.heads != kAllHeads) continue;
+        open &= ~removed_bits(cut, row, run, tile_keys, open);
+    }
+    return {seen, open};
+}
+
 AVFLOW_HD Words row_words(const Problem& p, const Token& row, int32_t tile, int32_t head) {
     const Token* tile_keys = p.keys + static_cast<int64_t>(tile) * kKeyTile;
     Words words = {0, 0};
-    if (row.stream < 0) return words;
-    const int32_t cut_first = p.cut_begin[row.stream], cut_last = p.cut_begin[row.stream + 1];
     for (int32_t r = p.run_begin[tile]; r < p.run_begin[tile + 1]; ++r) {
-        const Run& run = p.runs[r];
-        const uint64_t seen = seen_bits(p, row, run, tile_keys);
-        uint64_t open = seen;
-        for (int32_t c = cut_first; c < cut_last && open; ++c) {
-            const CutRule& cut = p.cuts[p.cut_ids[c]];
-            if (!concerns(cut, row, run)) continue;
-            if (head >= 0 && !has(cut.heads, head)) continue;
-            if (head == kAnyHead && cut.heads != kAllHeads) continue;
-            open &= ~removed_bits(cut, row, run, tile_keys, open);
-        }
-        words.seen |= seen;
-        words.open |= open;
+        const Words here = run_words(p, row, p.runs[r], tile_keys, head);
+        words.seen |= here.seen;
+        words.open |= here.open;
     }
     return words;
 }

@@ -9,6 +9,10 @@
 #include <string>
 #include <vector>
 
+#ifdef AVFLOW_HAVE_CUDA
+#include <cuda_runtime_api.h>
+#endif
+
 #include "avflow.h"
 #include "core/mask.h"
 #include "core/plan.h"
@@ -140,7 +144,33 @@ PYBIND11_MODULE(_C, m) {
         "The packed problem (int32 words) of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream), "
         "keep lists already applied, and streams [s, 2] = (parent, start).");
     m.def("tile_kinds", &tile_kinds, py::arg("packed"));
-    m.def("tile_rows", &avflow_tile_rows, py::arg("heads_per_kv_head"));
+    m.def(
+        "tile_rows",
+        [](int32_t heads_per_kv_head, bool cuda) {
+#ifdef AVFLOW_HAVE_CUDA
+            if (cuda) return avflow_cuda_tile_rows(heads_per_kv_head);
+#endif
+            (void)cuda;  // without CUDA kernels the plan is only ever traced
+            return avflow_tile_rows(heads_per_kv_head);
+        },
+        py::arg("heads_per_kv_head"), py::arg("cuda") = false);
+    m.def(
+        "cuda",
+        []() -> py::object {
+#ifdef AVFLOW_HAVE_CUDA
+            py::dict found;
+            found["archs"] = std::string(avflow_cuda_archs());
+            found["runtime"] = py::make_tuple(CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+            int count = 0;
+            const cudaError_t status = cudaGetDeviceCount(&count);  // 35 where there is no driver, 100 without a device
+            found["devices"] = status == cudaSuccess ? count : 0;
+            found["error"] = status == cudaSuccess ? py::object(py::none()) : py::str(cudaGetErrorString(status));
+            return found;
+#else
+            return py::none();
+#endif
+        },
+        "None where the module was built without CUDA, else the compiled archs and what its own runtime sees.");
     m.attr("KEY_TILE") = avflow::kKeyTile;
     m.def("cpu_isa", [] { return std::string(avflow_cpu_isa()); });
     m.def(

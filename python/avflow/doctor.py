@@ -82,7 +82,7 @@ def _torch(problems: list[str]) -> dict[str, Any]:
 
 
 def _kernels(problems: list[str]) -> dict[str, Any]:
-    """The compiled module, and which path the CPU op takes on this machine."""
+    """The compiled module, which path the op takes on each device of this machine, and why CUDA is not used."""
     try:
         import avflow_ext
 
@@ -91,7 +91,15 @@ def _kernels(problems: list[str]) -> dict[str, Any]:
     except (ImportError, AttributeError) as error:
         problems.append(f"the compiled module cannot be used ({error}): `make ext` or `pip install .` builds it")
         return {"compiled module": "missing"}
-    return {"compiled module": _C.__file__, **capabilities}
+    facts = {"compiled module": _C.__file__, **{k: v for k, v in capabilities.items() if k != "cuda"}}
+    cuda = capabilities["cuda"]
+    if cuda is None:
+        return {**facts, "cuda": "not used: built without it, since no nvcc was found or AVFLOW_CUDA=0 was set"}
+    facts["cuda"] = f"not used: {cuda['why']}" if cuda["path"] is None else cuda["path"]
+    facts["cuda built"] = [f"CUDA {cuda['runtime']}", *cuda["archs"]]
+    for i, gpu in enumerate(cuda["devices"]):
+        facts[f"cuda:{i}"] = f"{gpu['name']}, {gpu['path'] or 'no kernel for it'}"
+    return facts
 
 
 def _processor(problems: list[str]) -> dict[str, Any]:

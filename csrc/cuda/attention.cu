@@ -1,0 +1,64 @@
+// Launches the attention kernels.
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "cuda/attention_kernel.cuh"
+#include "cuda/merge_kernel.cuh"
+
+namespace avflow::cuda {
+namespace {
+
+template <bool kBf16, int kDepth>
+cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
+    const int bytes = static_cast<int>(shared_bytes(c));
+    const auto kernel = attend<kBf16, kDepth>;
+    const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    if (allowed != cudaSuccess) return allowed;
+    kernel<<<static_cast<unsigned>(blocks_of(c, h)), kThreads, bytes, stream>>>(c);
+    if (c.splits > 1) {
+        merge<kBf16><<<static_cast<unsigned>(h.row_tiles * c.kv_heads * kTileHeads), kThreads, 0, stream>>>(c);
+    }
+    return cudaGetLastError();
+}
+
+}  // namespace
+}  // namespace avflow::cuda
+
+using namespace avflow;
+using namespace avflow::cuda;
+
+extern "C" {
+
+int64_t avflow_attention_cuda_workspace(const AvflowAttention* problem, const int32_t* problem_on_host) {
+    const Header& h = *reinterpret_cast<const Header*>(problem_on_host);
+    return workspace_bytes(make_call(*problem, h), h);
+}
+
+int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* problem_on_host, void* stream) {
+    const Header& h = *reinterpret_cast<const Header*>(problem_on_host);
+    if (!accepts(*problem, h)) return cudaErrorInvalidValue;
+    if (h.rows == 0) return cudaSuccess;
+    const Call c = make_call(*problem, h);
+    const auto on = static_cast<cudaStream_t>(stream);
+    const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
+    if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
+    return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
+}
+
+int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return std::max(1, kTileHeads / heads_per_kv_head); }
+
+const char* avflow_cuda_archs(void) {
+#ifdef AVFLOW_CUDA_ARCHS
+    return AVFLOW_CUDA_ARCHS;
+#else
+    static const std::string archs = [] {  // nvcc's own list: 800,900
+        std::string list;
+        for (const int arch : {__CUDA_ARCH_LIST__}) list += (list.empty() ? "" : ",") + std::to_string(arch / 10);
+        return list;
+    }();
+    return archs.c_str();
+#endif
+}
+
+}  // extern "C"

@@ -1,0 +1,119 @@
+// What one launch hands to the kernels, and how it is cut into blocks. Host code without CUDA types.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "avflow.h"
+#include "core/mask.h"
+
+namespace avflow::cuda {
+
+constexpr int kWarps = 4;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kTileHeads = 16 * kWarps;  // packed rows (rows x query heads of a kv head) of a tile: 16 a warp
+
+struct Call {
+    const uint16_t* q;
+    const uint16_t* k;
+    const uint16_t* v;
+    uint16_t* out;
+    float* lse;
+    float* group_mass;
+    float* parts;  // [row_tiles, kv_heads, splits, part_floats()] where splits > 1
+    const int32_t* problem;
+    int64_t q_row, q_head, k_row, k_head, v_row, v_head;
+    int32_t heads, kv_heads, group;  // group: query heads of a kv head
+    int32_t depth, mass_groups;      // mass_groups: 0 where no mass is asked for
+    int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
+    float factor;                    // of the scores, > 0, to base 2
+    uint32_t flip;                   // sign bits of two queries, for a negative scale
+};
+
+// Of one part: running maximum [64] to base 2, sum [64], values [64, depth], mass [64, mass_groups].
+AVFLOW_HD int64_t part_floats(const Call& c) {
+    return static_cast<int64_t>(kTileHeads) * (2 + c.depth + c.mass_groups);
+}
+
+// Below kFewBlocks blocks the keys are split, into about kSplitBlocks (two for each of an H200's 132 multiprocessors).
+// Constants, not the device's own numbers: the split decides how sums round, and results should not depend on the
+// device.
+constexpr int64_t kFewBlocks = 128;
+constexpr int64_t kSplitBlocks = 264;
+constexpr int64_t kLeastTilesASplit = 4;  // merging a part costs about as much as half a tile
+
+// Whether the kernels take this call. Copies move 16 bytes at a time, so every row must begin at a multiple of that.
+inline bool accepts(const AvflowAttention& a, const Header& header) {
+    const bool dtype = a.dtype == AVFLOW_BFLOAT16 || a.dtype == AVFLOW_FLOAT16;
+    const bool heads = a.kv_heads > 0 && a.heads % a.kv_heads == 0 &&
+                       static_cast<int64_t>(header.tile_rows) * (a.heads / a.kv_heads) <= kTileHeads;
+    int64_t misplaced = a.q_row | a.q_head | a.k_row | a.k_head | a.v_row | a.v_head;
+    for (const void* at : {a.q, a.k, a.v, static_cast<const void*>(a.out)}) {
+        misplaced |= static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) / 2;
+    }
+    return header.magic == kMagic && dtype && heads && (a.head_dim == 64 || a.head_dim == 128) && misplaced % 8 == 0;
+}
+
+// `header` is read on the host; a.problem is only passed on.
+inline Call make_call(const AvflowAttention& a, const Header& header) {
+    Call c{};
+    c.q = static_cast<const uint16_t*>(a.q);
+    c.k = static_cast<const uint16_t*>(a.k);
+    c.v = static_cast<const uint16_t*>(a.v);
+    c.out = static_cast<uint16_t*>(a.out);
+    c.lse = a.lse;
+    c.group_mass = a.group_mass;
+    c.parts = static_cast<float*>(a.workspace);
+    c.problem = a.problem;
+    c.q_row = a.q_row, c.q_head = a.q_head;
+    c.k_row = a.k_row, c.k_head = a.k_head;
+    c.v_row = a.v_row, c.v_head = a.v_head;
+    c.heads = a.heads;
+    c.kv_heads = a.kv_heads;
+    c.group = a.heads / a.kv_heads;
+    c.depth = a.head_dim;
+    c.mass_groups = a.group_mass ? header.groups : 0;
+    // The running maximum is taken before scaling, so the factor must be positive. For a scale of 0 a tiny one gives
+    // the same weights, and -inf times it is still -inf.
+    c.factor = std::max(std::fabs(a.scale) * 1.44269504088896341f, 1e-30f);
+    c.flip = a.scale < 0 ? 0x80008000u : 0;
+    const int64_t blocks = static_cast<int64_t>(header.row_tiles) * a.kv_heads;
+    int64_t tiles = std::max(header.max_tiles, 1);
+    if (blocks < kFewBlocks) {
+        const int64_t even = (static_cast<int64_t>(header.total_tiles) * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
+        tiles = std::min(tiles, std::max(even, kLeastTilesASplit));
+    }
+    c.split_tiles = static_cast<int32_t>(tiles);
+    c.splits = static_cast<int32_t>((std::max(header.max_tiles, 1) + tiles - 1) / tiles);
+    return c;
+}
+
+inline int64_t blocks_of(const Call& c, const Header& header) {
+    return static_cast<int64_t>(header.row_tiles) * c.kv_heads * c.splits;
+}
+
+inline int64_t workspace_bytes(const Call& c, const Header& header) {
+    return c.splits > 1 ? blocks_of(c, header) * part_floats(c) * static_cast<int64_t>(sizeof(float)) : 0;
+}
+
+// Values of a tile that are +infinity or NaN, and -infinity or NaN: a bit a key, 32 keys a word, for each column.
+struct Broken {
+    uint32_t up[2][128], down[2][128];
+};
+
+// What a block shares besides keys and values.
+struct Shared {
+    Words words[2][kTileHeads];  // of the partial tile in each stage, by row or by packed row
+    uint64_t used[kTileHeads];
+    Broken broken;
+    Problem problem;
+};
+static_assert(sizeof(Shared) % 16 == 0);
+
+// Dynamic shared memory of a block: two stages of keys and values, what else it shares, then the mass.
+inline int64_t shared_bytes(const Call& c) {
+    return 2 * 2 * kKeyTile * c.depth * 2 + static_cast<int64_t>(sizeof(Shared)) + kTileHeads * c.mass_groups * 4;
+}
+
+}  // namespace avflow::cuda

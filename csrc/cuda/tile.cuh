@@ -1,0 +1,166 @@
+// Pieces of the attention kernel: which rows and keys a block works on, and how they get into shared memory.
+#pragma once
+
+#include "core/mask.h"
+#include "cuda/call.h"
+#include "cuda/ptx.h"
+
+namespace avflow::cuda {
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLn2 = 0.693147180559945309f;
+
+// A row tile under one kv head. Packed row m = row * group + head: the heads of a row share its words.
+struct Extent {
+    int32_t first_row, rows, kv_head, group;
+    int32_t count;  // rows * group
+};
+
+AVFLOW_DEVICE Extent extent_of(const Call& c, const Header& h, int32_t row_tile, int32_t kv_head) {
+    const int32_t first = row_tile * h.tile_rows, left = h.rows - first;
+    const int32_t rows = left < h.tile_rows ? left : h.tile_rows;
+    return {first, rows, kv_head, c.group, rows * c.group};
+}
+
+// Counted by a warp together: interleaved cuts leave as many spans as tiles.
+AVFLOW_DEVICE int32_t live_tiles(const Problem& p, int32_t row_tile) {
+    uint64_t tiles = 0;
+    for (int32_t s = p.span_begin[row_tile] + threadIdx.x % 32; s < p.span_begin[row_tile + 1]; s += 32) {
+        tiles += p.spans[s].count;
+    }
+    for (int other = 16; other; other /= 2) tiles += shuffle_xor(tiles, other);
+    return static_cast<int32_t>(tiles);
+}
+
+// The live key tiles of a row tile, one after the other.
+struct Walk {
+    const Span* span;
+    const Span* last;
+    int32_t at, left;  // place in the span; tiles still to come, at most
+};
+
+AVFLOW_DEVICE bool ended(const Walk& w) { return w.left <= 0 || w.span == w.last; }
+AVFLOW_DEVICE int32_t key_tile(const Walk& w) { return w.span->first + w.at; }
+AVFLOW_DEVICE bool is_full(const Walk& w) { return w.span->kind == kFull; }
+
+AVFLOW_DEVICE void advance(Walk& w) {
+    --w.left;
+    if (++w.at == w.span->count) {
+        ++w.span;
+        w.at = 0;
+    }
+}
+
+AVFLOW_DEVICE Walk walk_from(const Problem& p, int32_t row_tile, int32_t begin, int32_t count) {
+    Walk w = {p.spans + p.span_begin[row_tile], p.spans + p.span_begin[row_tile + 1], begin, count};
+    while (w.span != w.last && w.at >= w.span->count) {
+        w.at -= w.span->count;
+        ++w.span;
+    }
+    return w;
+}
+
+// Tiles lie in shared memory as [64, depth] with 16-byte chunk c of row r at place c ^ (r % 8): the eight rows that
+// ldmatrix reads at once then lie in different banks.
+template <int kDepth>
+AVFLOW_DEVICE uint32_t chunk_at(int row, int chunk) {
+    return row * kDepth * 2 + ((chunk ^ (row & 7)) << 4);
+}
+
+// Starts the copy of the queries of a tile; rows beyond its end become zero.
+template <int kDepth>
+AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& tile, uint32_t to) {
+    constexpr int kChunks = kDepth / 8;
+    const int chunk = threadIdx.x % kChunks;
+    for (int m = threadIdx.x / kChunks; m < kTileHeads; m += kThreads / kChunks) {
+        const bool valid = m < tile.count;
+        const int row = tile.first_row + (valid ? m / tile.group : 0);
+        const int head = tile.kv_head * tile.group + (valid ? m % tile.group : 0);
+        const int64_t from = p.keep_rows ? p.keep_rows[row] : row;
+        copy_async(to + chunk_at<kDepth>(m, chunk), c.q + from * c.q_row + head * c.q_head + chunk * 8, valid);
+    }
+}
+
+// Starts the copy of a tile of keys and values; keys beyond the last become zero.
+template <int kDepth>
+AVFLOW_DEVICE void load_keys(const Call& c, const Problem& p, int32_t kv_head, int32_t tile, uint32_t k, uint32_t v) {
+    constexpr int kChunks = kDepth / 8;
+    const int chunk = threadIdx.x % kChunks;
+    const int32_t base = tile * kKeyTile, left = p.header->keys - base;
+    const uint16_t* from_k = c.k + kv_head * c.k_head + chunk * 8;
+    const uint16_t* from_v = c.v + kv_head * c.v_head + chunk * 8;
+#pragma unroll 4
+    for (int j = threadIdx.x / kChunks; j < kKeyTile; j += kThreads / kChunks) {
+        const bool valid = j < left;
+        int64_t key = valid ? base + j : base;
+        if (p.keep_keys) key = p.keep_keys[key];
+        copy_async(k + chunk_at<kDepth>(j, chunk), from_k + key * c.k_row, valid);
+        copy_async(v + chunk_at<kDepth>(j, chunk), from_v + key * c.v_row, valid);
+    }
+}
+
+// The words of a partial tile, each once: by packed row where cuts name heads, else by row. Two or more threads share a
+// row's runs, since tiles of short runs have many.
+AVFLOW_DEVICE void fill_words(const Problem& p, const Extent& tile, int32_t key_tile, Words* words) {
+    const bool by_head = p.header->head_cuts;
+    const int units = by_head ? tile.count : tile.rows;
+    int lanes = 2;
+    while (lanes < 32 && units * lanes * 2 <= kThreads) lanes *= 2;
+    const int unit = threadIdx.x / lanes, lane = threadIdx.x % lanes;
+    Words mine = {0, 0};
+    if (unit < units) {
+        const Token row = p.rows[tile.first_row + (by_head ? unit / tile.group : unit)];
+        const int32_t head = by_head ? tile.kv_head * tile.group + unit % tile.group : kEveryHead;
+        const Token* keys = p.keys + static_cast<int64_t>(key_tile) * kKeyTile;
+        for (int32_t r = p.run_begin[key_tile] + lane; r < p.run_begin[key_tile + 1]; r += lanes) {
+            const Words here = run_words(p, row, p.runs[r], keys, head);
+            mine.seen |= here.seen;
+            mine.open |= here.open;
+        }
+    }
+    for (int other = lanes / 2; other; other /= 2) {
+        mine.seen |= shuffle_xor(mine.seen, other);
+        mine.open |= shuffle_xor(mine.open, other);
+    }
+    if (lane == 0 && unit < units) words[unit] = mine;
+}
+
+// Does this thread's share of the values hold a NaN or an infinity?
+template <bool kBf16, int kDepth>
+AVFLOW_DEVICE bool any_broken(const char* values) {
+    struct alignas(16) Chunk {
+        uint32_t pairs[4];
+    };
+    constexpr uint32_t kExponents = kBf16 ? 0x7F807F80u : 0x7C007C00u, kOnes = kBf16 ? 0x00800080u : 0x04000400u;
+    uint32_t carried = 0;
+    for (int i = threadIdx.x; i < kKeyTile * kDepth / 8; i += kThreads) {
+        const Chunk chunk = reinterpret_cast<const Chunk*>(values)[i];
+        // An exponent of all ones carries into the sign's place, others do not.
+        for (int n = 0; n < 4; ++n) carried |= (chunk.pairs[n] & kExponents) + kOnes;
+    }
+    return (carried & 0x80008000u) != 0;
+}
+
+// Sets values that are NaN or infinite to 0 and notes where they were.
+template <bool kBf16, int kDepth>
+AVFLOW_DEVICE void take_out(char* values, Broken& broken) {
+    constexpr uint32_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
+    for (int i = threadIdx.x; i < 2 * kDepth; i += kThreads) {
+        const int column = i % kDepth, half = i / kDepth;
+        uint32_t up = 0, down = 0;
+        for (int j = 0; j < 32; ++j) {
+            char* const chunk = values + chunk_at<kDepth>(half * 32 + j, column / 8);
+            uint16_t& place = reinterpret_cast<uint16_t*>(chunk)[column % 8];
+            const uint32_t value = place;
+            if ((value & kExponent) != kExponent) continue;
+            const bool nan = (value & 0x7FFFu) != kExponent, negative = value >> 15;
+            if (nan || !negative) up |= 1u << j;
+            if (nan || negative) down |= 1u << j;
+            place = 0;
+        }
+        broken.up[half][column] = up;
+        broken.down[half][column] = down;
+    }
+}
+
+}  // namespace avflow::cuda

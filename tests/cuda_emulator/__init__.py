@@ -1,0 +1,89 @@
+"""Compiles the CUDA kernels for the host, on the emulator in this folder, and calls them with torch tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import torch
+
+from avflow_ext import AttentionOutput, AttentionProblem
+
+HERE = Path(__file__).parent
+CSRC = HERE.parent.parent / "csrc"
+DTYPES = {torch.bfloat16: 1, torch.float16: 2}
+SCHEDULES = 3  # in step; first warp ahead; last warp ahead
+
+
+class Args(ctypes.Structure):
+    """AvflowAttention of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem")]
+        + [(name, ctypes.c_int64) for name in ("q_row", "q_head", "k_row", "k_head", "v_row", "v_head")]
+        + [(name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "dtype")]
+        + [("scale", ctypes.c_float), ("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context", "workspace")]
+    )
+
+
+def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
+    """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own."""
+    library = folder / "emulator.so"
+    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
+    flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
+    subprocess.run([compiler, *flags, str(HERE / "emulator.cpp"), "-o", str(library)], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.emulated_workspace.restype = ctypes.c_int64
+    loaded.emulated_error.restype = ctypes.c_char_p
+    return loaded
+
+
+def attention(
+    library: ctypes.CDLL,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    problem: AttentionProblem,
+    scale: float | None = None,
+    semantics: str = "renormalize",
+    return_lse: bool = False,
+    return_group_mass: bool = False,
+    schedule: int = 0,
+) -> tuple[AttentionOutput, int]:
+    """`avflow_ext.attention` by the CUDA kernels, and into how many parts the keys were split."""
+    heads, kv_heads, d = q.shape[1], k.shape[1], q.shape[2]
+    packed = problem.packed(heads // kv_heads, semantics, "cuda")
+    rows = len(problem.rows)
+    out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
+    lse = torch.full((rows, heads), torch.nan) if return_lse else None
+    mass = torch.full((rows, heads, problem.groups), torch.nan) if return_group_mass else None
+    args = Args(
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        out=out.data_ptr(),
+        lse=None if lse is None else lse.data_ptr(),
+        group_mass=None if mass is None else mass.data_ptr(),
+        problem=packed.data_ptr(),
+        q_row=q.stride(0),
+        q_head=q.stride(1),
+        k_row=k.stride(0),
+        k_head=k.stride(1),
+        v_row=v.stride(0),
+        v_head=v.stride(1),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=d,
+        dtype=DTYPES.get(q.dtype, 0),
+        scale=d**-0.5 if scale is None else scale,
+    )
+    workspace = torch.full((library.emulated_workspace(ctypes.byref(args)) // 4 + 1,), torch.nan)
+    args.workspace = workspace.data_ptr()
+    status = library.emulated_attention(ctypes.byref(args), schedule)
+    if status == 1:
+        raise ValueError("not a call for the CUDA kernels")
+    if status:
+        raise RuntimeError(library.emulated_error().decode())
+    return AttentionOutput(out, lse, mass), library.emulated_splits(ctypes.byref(args))

@@ -1,0 +1,56 @@
+// Runs the CUDA attention kernels on the host: what csrc/cuda/attention.cu launches, block after block.
+#include "cuda/ptx.h"
+// (the kernels' own include of cuda/ptx.h finds that one too: this folder comes first in the include path)
+#include "cuda/attention_kernel.cuh"
+#include "cuda/merge_kernel.cuh"
+
+using namespace avflow;
+using namespace avflow::cuda;
+
+namespace {
+
+bool launch(int64_t blocks, emulator::Schedule schedule, void (*kernel)(Call), const Call& call) {
+    for (int64_t i = 0; i < blocks; ++i) {
+        blockIdx.x = static_cast<unsigned>(i);
+        if (!emulator::run_block(kThreads, schedule, [&] { kernel(call); })) return false;
+    }
+    return true;
+}
+
+template <bool kBf16, int kDepth>
+bool run(const Call& c, const Header& h, emulator::Schedule schedule) {
+    if (shared_bytes(c) > static_cast<int64_t>(sizeof(emulator::block.shared))) return false;
+    return launch(blocks_of(c, h), schedule, attend<kBf16, kDepth>, c) &&
+           (c.splits == 1 ||
+            launch(int64_t{h.row_tiles} * c.kv_heads * kTileHeads, emulator::kInStep, merge<kBf16>, c));
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t emulated_workspace(const AvflowAttention* a) {
+    const Header& h = *reinterpret_cast<const Header*>(a->problem);
+    return workspace_bytes(make_call(*a, h), h);
+}
+
+// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong.
+int32_t emulated_attention(const AvflowAttention* a, int32_t schedule) {
+    const Header& h = *reinterpret_cast<const Header*>(a->problem);
+    if (!accepts(*a, h)) return 1;
+    if (h.rows == 0) return 0;
+    const Call c = make_call(*a, h);
+    const auto order = static_cast<emulator::Schedule>(schedule);
+    const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
+    const bool done = c.depth == 64 ? (bf16 ? run<true, 64>(c, h, order) : run<false, 64>(c, h, order))
+                                    : (bf16 ? run<true, 128>(c, h, order) : run<false, 128>(c, h, order));
+    return done ? 0 : 2;
+}
+
+int32_t emulated_splits(const AvflowAttention* a) {
+    return make_call(*a, *reinterpret_cast<const Header*>(a->problem)).splits;
+}
+
+const char* emulated_error() { return emulator::block.error; }
+
+}  // extern "C"

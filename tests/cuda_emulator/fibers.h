@@ -1,0 +1,173 @@
+// A block of CUDA threads on one host thread: each thread is a fiber, and runs until it waits for its warp or its
+// block.
+//
+// Three schedules, so that a missing barrier shows: all threads in step, or one warp as far ahead of the others as
+// barriers let it (in either order of warps). A wait that can never end is reported, not waited for.
+#pragma once
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <vector>
+
+namespace emulator {
+
+constexpr int kMostThreads = 1024;
+constexpr size_t kStack = 128 << 10;
+constexpr size_t kSharedBytes = 99 << 10;  // what every device from sm_80 on gives a block
+
+enum Schedule : int { kInStep, kFirstWarpAhead, kLastWarpAhead };
+
+struct Copy {
+    char* to;
+    const void* from;
+    int group;  // commit groups closed before it
+    bool valid;
+};
+
+struct Fiber {
+    ucontext_t start;
+    jmp_buf at;
+    bool started = false, done = false;
+    const char* waits_for = "";
+    void* argument = nullptr;  // to the collective it waits for
+    std::vector<Copy> copies;
+    int groups = 0;
+    std::unique_ptr<char[]> stack{new char[kStack]};
+};
+
+// Threads that wait for each other: a warp, or the block.
+struct Crowd {
+    int arrived = 0;
+    uint64_t generation = 0;
+};
+
+struct Block {
+    int threads = 0, current = 0, idle = 0, finished = 0;
+    Schedule schedule = kInStep;
+    std::vector<Fiber> fibers = std::vector<Fiber>(kMostThreads);
+    Crowd warps[kMostThreads / 32], all;
+    std::function<void()> body;
+    ucontext_t home;
+    char error[200] = "";
+    alignas(128) char shared[kSharedBytes];
+};
+
+inline Block block;
+
+inline Fiber& fiber() { return block.fibers[block.current]; }
+inline int lane() { return block.current % 32; }
+
+inline void fail(const char* what) {
+    if (!block.error[0]) {
+        const Fiber& me = fiber();
+        snprintf(block.error, sizeof(block.error), "thread %d (at %s): %s", block.current, me.waits_for, what);
+    }
+    setcontext(&block.home);
+}
+
+inline void switch_to(int thread) {
+    Fiber& mine = fiber();
+    if (!mine.done && _setjmp(mine.at)) return;  // back here when somebody switches to this fiber
+    block.current = thread;
+    Fiber& next = fiber();
+    if (next.started) _longjmp(next.at, 1);
+    next.started = true;
+    setcontext(&next.start);
+}
+
+// The next thread by the schedule; `block_wide`: this thread's warp can do nothing more for now.
+inline void yield(bool block_wide) {
+    if (block.finished == block.threads) setcontext(&block.home);
+    if (++block.idle > 4 * block.threads) fail("waits for threads that never arrive");
+    const int me = block.current, warp = me / 32, warps = block.threads / 32;
+    int next = (me + 1) % block.threads;
+    if (block.schedule != kInStep) {
+        const int step = block.schedule == kFirstWarpAhead ? 1 : warps - 1;
+        const bool leave = block_wide && me % 32 == 31;
+        next = (leave ? (warp + step) % warps : warp) * 32 + (me + 1) % 32;
+    }
+    while (block.fibers[next].done) next = (next + 1) % block.threads;
+    if (next != me) switch_to(next);
+}
+
+// Waits until all of the crowd have come with an argument; the last to come runs `act` for all.
+template <typename Act>
+void meet(const char* name, Crowd& crowd, int first, int size, void* argument, const Act& act) {
+    Fiber& me = fiber();
+    me.waits_for = name;
+    me.argument = argument;
+    block.idle = 0;
+    if (++crowd.arrived == size) {
+        for (int i = first; i < first + size; ++i) {
+            if (strcmp(block.fibers[i].waits_for, name)) fail("others of the warp or block are elsewhere");
+        }
+        act();
+        crowd.arrived = 0;
+        ++crowd.generation;
+    } else {
+        const uint64_t generation = crowd.generation;
+        while (crowd.generation == generation) yield(size > 32);
+    }
+}
+
+// Arguments of the 32 lanes, as pointers to T.
+template <typename T, typename Act>
+void meet_warp(const char* name, T& argument, const Act& act) {
+    const int first = block.current / 32 * 32;
+    meet(name, block.warps[first / 32], first, 32, &argument, [&] {
+        T* lanes[32];
+        for (int i = 0; i < 32; ++i) lanes[i] = static_cast<T*>(block.fibers[first + i].argument);
+        act(lanes);
+    });
+}
+
+inline void enter() {
+    block.body();
+    Fiber& me = fiber();
+    if (!me.copies.empty()) fail("left with copies under way");
+    me.done = true;
+    me.waits_for = "the end";
+    block.idle = 0;
+    ++block.finished;
+    yield(true);
+}
+
+// Runs `body` as every thread of one block. False: block.error says why not.
+inline bool run_block(int threads, Schedule schedule, std::function<void()> body) {
+    block.threads = threads;
+    block.schedule = schedule;
+    block.idle = block.finished = 0;
+    block.body = std::move(body);
+    block.error[0] = 0;
+    block.all = {};
+    memset(block.shared, 0xFF, sizeof(block.shared));  // NaN in every type
+    for (Crowd& warp : block.warps) warp = {};
+    for (int i = 0; i < threads; ++i) {
+        Fiber& f = block.fibers[i];
+        f.started = f.done = false;
+        f.copies.clear();
+        f.groups = 0;
+        getcontext(&f.start);
+        f.start.uc_stack.ss_sp = f.stack.get();
+        f.start.uc_stack.ss_size = kStack;
+        f.start.uc_link = nullptr;
+        makecontext(&f.start, enter, 0);
+    }
+    block.current = schedule == kLastWarpAhead ? threads - 32 : 0;
+    fiber().started = true;
+    volatile bool left = false;
+    getcontext(&block.home);
+    if (!left) {
+        left = true;
+        setcontext(&fiber().start);
+    }
+    return block.error[0] == 0;
+}
+
+}  // namespace emulator

@@ -1,0 +1,258 @@
+"""The CUDA kernels' own source, run on the host in a small emulator, against the plain-torch reference.
+
+What this cannot show: races that depend on timing within a warp, memory the device would refuse, and speed.
+"""
+
+import shutil
+import sys
+
+import cuda_emulator
+import pytest
+import torch
+from cuda_emulator import SCHEDULES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from op_cases import problems, qkv
+
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention_reference, mask_of
+from avflow_ext.reference import cut_mask, visible
+
+EVERYTHING = dict(return_lse=True, return_group_mass=True)
+BF16, FP16 = torch.bfloat16, torch.float16
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    compiler = shutil.which("g++")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("the emulator needs Linux and g++")
+    return cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))
+
+
+def low_precision(q, k, v, problem, scale, semantics):
+    """The definition, rounded to the dtype of q after every step: what torch's own attention loses. [heads, rows, d]"""
+    if problem.keep_rows is not None:
+        q = q[problem.keep_rows.long()]
+    if problem.keep_keys is not None:
+        k, v = k[problem.keep_keys.long()], v[problem.keep_keys.long()]
+    group = q.shape[1] // k.shape[1]
+    q, k, v = (t.transpose(0, 1).repeat_interleave(n, 0) for t, n in ((q, 1), (k, group), (v, group)))
+    cut = cut_mask(problem, q.shape[0])
+    scored = visible(problem)[None] & ~cut if semantics == "renormalize" else visible(problem)[None].expand_as(cut)
+    score = (q @ k.transpose(1, 2) * scale).masked_fill(~scored, float("-inf"))
+    weight = torch.softmax(score, -1).nan_to_num(0.0).masked_fill(cut, 0.0)
+    return weight @ v.nan_to_num(0.0, 0.0, 0.0)
+
+
+def check(library, problem, heads, kv_heads, d, dtype, semantics="renormalize", scale=None, schedule=0, tensors=None):
+    """Runs a case and compares all results. Returns ours and the number of parts that the keys were split into."""
+    q, k, v = tensors or qkv(problem, heads, kv_heads, d, dtype=dtype)
+    ours, splits = cuda_emulator.attention(library, q, k, v, problem, scale, semantics, schedule=schedule, **EVERYTHING)
+    exact = attention_reference(q.float(), k.float(), v.float(), problem, scale, semantics, **EVERYTHING)
+    if ours.out.numel() == 0:
+        return ours, splits
+    # An infinite value that is seen: infinite here, NaN in the reference.
+    assert torch.equal(ours.out.isfinite(), exact.out.isfinite()), "NaN or infinite elsewhere"
+    assert torch.equal(ours.lse.isneginf(), exact.lse.isneginf()), "lse: -inf elsewhere"
+    nothing = exact.lse.isneginf()  # rows that see nothing
+    assert (ours.out[nothing] == 0).all() and (ours.group_mass[nothing] == 0).all()
+    assert (ours.lse - exact.lse)[~nothing].abs().lt(1e-4).all()
+    assert (ours.group_mass - exact.group_mass).abs().max() <= 1e-4
+    lossy = low_precision(q, k, v, problem, d**-0.5 if scale is None else scale, semantics).transpose(0, 1)
+    loss = (lossy.float() - exact.out).nan_to_num(0.0).abs().max()
+    error = (ours.out.float() - exact.out).nan_to_num(0.0, 0.0, 0.0).abs().max()
+    assert error <= 2 * loss + 1e-5, f"error {error:.2e}, in low precision {loss:.2e}"
+    return ours, splits
+
+
+def runs(n: int, run: int = 7, groups: int = 4, **more) -> Tokens:
+    """n tokens, groups changing every `run` tokens, items every 10."""
+    at = torch.arange(n)
+    return Tokens(at, at // run % groups, at // 10 % 5 - 1, **more)
+
+
+# ---------------------------------------------------------------- against the reference
+
+SHAPES = [(8, 1, 64), (7, 1, 128), (2, 2, 128), (4, 1, 64), (16, 2, 64), (3, 1, 64)]
+
+
+@given(
+    problem=problems(longest=70, most_streams=2),
+    shape=st.sampled_from(SHAPES),
+    dtype=st.sampled_from([BF16, FP16]),
+    semantics=st.sampled_from(["renormalize", "zero"]),
+    schedule=st.integers(0, SCHEDULES - 1),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_equals_reference(library, problem, shape, dtype, semantics, schedule):
+    check(library, problem, *shape, dtype, semantics, schedule=schedule)
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16])
+@pytest.mark.parametrize("d", [64, 128])
+@pytest.mark.parametrize("heads, kv_heads", [(1, 1), (4, 1), (7, 1), (8, 1), (14, 2), (64, 1)])
+def test_group_sizes(library, heads, kv_heads, d, dtype):
+    rows = 130 if heads < 64 else 70
+    cuts = [Cut(mask_of([1]), mask_of([2, 3])), Cut(mask_of([0]), mask_of([3]), heads=5, random_share=0.4, seed=3)]
+    check(library, AttentionProblem(runs(rows), cuts=cuts), heads, kv_heads, d, dtype)
+
+
+def test_most_groups(library):
+    """The most shared memory a block can ask for."""
+    tokens = runs(140, run=2, groups=64)
+    problem = AttentionProblem(tokens, cuts=[Cut(mask_of([7, 63]), mask_of(range(20)))], groups=64)
+    check(library, problem, 4, 1, 128, BF16)
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 63, 64, 65, 128, 129, 193])
+def test_lengths_around_the_tile(library, n):
+    check(library, AttentionProblem(runs(n)), 8, 1, 64, BF16)
+
+
+@pytest.mark.parametrize("semantics", ["renormalize", "zero"])
+def test_full_tiles_between_partial_ones(library, semantics):
+    tokens = Tokens(torch.arange(400), torch.arange(400) // 70 % 4)
+    problem = AttentionProblem(tokens, cuts=[Cut(mask_of([1]), mask_of([3]))])
+    check(library, problem, 4, 1, 64, BF16, semantics)
+
+
+def test_streams_over_a_parent_with_keep_lists(library):
+    n, tail = 120, 30
+    at = torch.cat([torch.arange(n), *[torch.arange(n - tail, n)] * 3])
+    stream = torch.cat([torch.full((n,), 0), *[torch.full((tail,), s) for s in (1, 2, 3)]])
+    tokens = Tokens(at, at // 9 % 4, None, stream)
+    cuts = [Cut(mask_of([s]), mask_of([0, 1, 2, 3]), streams=(s,), cut_self=s == 2) for s in (1, 2, 3)]
+    streams = Streams([-1, 0, 0, 0], [0] + [n - tail] * 3)
+    odd, third = torch.arange(len(at))[1::2], torch.arange(len(at))[::3]
+    for keep_rows, keep_keys in [(None, None), (odd, None), (None, odd), (third, odd), ([], None), (third, [])]:
+        check(library, AttentionProblem(tokens, None, streams, cuts, keep_rows, keep_keys), 8, 1, 128, BF16)
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0, 1.7])
+def test_any_scale(library, scale):
+    check(library, AttentionProblem(runs(100), cuts=[Cut(2, 4)]), 4, 1, 64, FP16, scale=scale)
+
+
+def test_strides(library):
+    problem = AttentionProblem(runs(90))
+    joined = torch.randn(90, 8 + 2 + 2, 64, generator=torch.Generator().manual_seed(0)).to(BF16)
+    check(library, problem, 8, 2, 64, BF16, tensors=(joined[:, :8], joined[:, 8:10], joined[:, 10:]))
+    heads_first = [t.transpose(0, 1).contiguous().transpose(0, 1) for t in qkv(problem, 8, 2, 64, dtype=BF16)]
+    check(library, problem, 8, 2, 64, BF16, tensors=heads_first)
+
+
+# ---------------------------------------------------------------- few rows: keys split and merged
+
+
+@pytest.mark.parametrize("semantics", ["renormalize", "zero"])
+@pytest.mark.parametrize("heads, kv_heads, d, rows", [(8, 1, 64, 1), (14, 2, 128, 3), (2, 2, 64, 70)])
+def test_keys_split(library, heads, kv_heads, d, rows, semantics):
+    keys = runs(900, run=45)
+    last = keys.select(torch.arange(900 - rows, 900))
+    cuts = [
+        Cut(mask_of([2]), mask_of(range(4)), cut_self=True),
+        Cut(mask_of([1]), mask_of(range(4)), heads=1),
+        Cut(mask_of([0]), mask_of(range(4)), random_share=0.5, seed=9),
+    ]
+    problem = AttentionProblem(last, keys, cuts=cuts)
+    parts = {check(library, problem, heads, kv_heads, d, BF16, semantics, schedule=s)[1] for s in range(SCHEDULES)}
+    assert len(parts) == 1 and parts.pop() > 1
+
+
+def test_split_parts_that_see_nothing(library):
+    keys = Tokens(torch.arange(900), [0] * 640 + [1] * 260)
+    one_head = Cut(mask_of([0]), mask_of([1]), heads=0b1)  # the tiles stay: another head sees them
+    everything = Cut(mask_of([0, 1]), mask_of([1]), heads=0b100, cut_self=True)
+    problem = AttentionProblem(keys.select(torch.tensor([898, 899])), keys, cuts=[one_head, everything])
+    ours, splits = check(library, problem, 4, 1, 64, BF16)
+    assert splits > 1 and ours.lse[:, 2].isneginf().all()
+
+
+# ---------------------------------------------------------------- what must hold exactly
+
+
+def test_rows_cut_entirely(library):
+    for heads in (None, 0b10):  # a row tile without tiles; a row of words without bits
+        cut = Cut(mask_of(range(4)), mask_of([1, 2]), cut_self=True, heads=heads)
+        for semantics in ("renormalize", "zero"):
+            check(library, AttentionProblem(runs(140, run=40), cuts=[cut]), 4, 1, 64, BF16, semantics)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("dtype, d", [(BF16, 64), (FP16, 128)])
+def test_broken_values_show_where_seen_only(library, bad, dtype, d):
+    n = 150
+    tokens = runs(n)
+    problem = AttentionProblem(tokens, cuts=[Cut(mask_of([1]), mask_of([2, 3]))])
+    q, k, v = qkv(problem, 4, 1, d, dtype=dtype)
+    hidden = tokens.group == 1
+    for columns in (slice(None), slice(3, 4)):
+        broken = v.clone()
+        broken[hidden, :, columns] = bad
+        for semantics in ("renormalize", "zero"):
+            ours, _ = check(library, problem, 4, 1, d, dtype, semantics, tensors=(q, k, broken))
+            assert 0 < int((~ours.out.isfinite()).sum()) < ours.out.numel()  # rows of groups 0, 1 do see them
+            assert (ours.out == bad).any() or bad != bad
+    # Nobody sees the last keys: broken keys and values there change no bit.
+    keys = Tokens(torch.arange(n + 60), [0] * (n + 60), None, [0] * n + [-1] * 60)
+    rows = keys.select(torch.arange(n))
+    problem = AttentionProblem(rows, keys)
+    q, k, v = qkv(problem, 4, 1, d, dtype=dtype)
+    clean, _ = check(library, problem, 4, 1, d, dtype, tensors=(q, k, v))
+    k[n:], v[n:] = bad, bad
+    again, _ = cuda_emulator.attention(library, q, k, v, problem, **EVERYTHING)
+    assert torch.equal(clean.out, again.out) and torch.equal(clean.lse, again.lse)
+
+
+def test_results_do_not_depend_on_the_schedule(library):
+    for rows in (2, 200):
+        keys = runs(600, run=5)
+        problem = AttentionProblem(keys.select(torch.arange(600 - rows, 600)), keys, cuts=[Cut(2, 4)])
+        q, k, v = qkv(problem, 4, 1, 64, dtype=BF16)
+        first, *others = [
+            cuda_emulator.attention(library, q, k, v, problem, schedule=s, **EVERYTHING)[0] for s in range(SCHEDULES)
+        ]
+        for other in others:
+            assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_optional_outputs_change_nothing(library):
+    problem = AttentionProblem(runs(100), cuts=[Cut(2, 4)])
+    q, k, v = qkv(problem, 4, 1, 64, dtype=BF16)
+    plain, _ = cuda_emulator.attention(library, q, k, v, problem)
+    full, _ = cuda_emulator.attention(library, q, k, v, problem, **EVERYTHING)
+    assert plain.lse is None and plain.group_mass is None and torch.equal(plain.out, full.out)
+
+
+def test_calls_it_does_not_take(library):
+    problem = AttentionProblem(runs(20))
+    for shape, dtype in [((4, 1, 32), BF16), ((4, 1, 64), torch.float32)]:
+        with pytest.raises(ValueError):
+            cuda_emulator.attention(library, *qkv(problem, *shape, dtype=dtype), problem)
+    q, k, v = qkv(problem, 4, 1, 72, dtype=BF16)
+    with pytest.raises(ValueError):  # rows that begin at odd multiples of 2 bytes
+        cuda_emulator.attention(library, q[..., 1:65], k[..., 1:65], v[..., 1:65], problem)
+
+
+# ---------------------------------------------------------------- the emulator itself
+
+BREAKS = {
+    "copies not waited for": ("        copy_wait<0>();\n        sync_block();", "        sync_block();"),
+    "no barrier before the next tile": ("        copy_wait<0>();\n        sync_block();", "        copy_wait<0>();"),
+    "queries read too early": ("    copy_wait<0>();\n    sync_block();\n    uint32_t q", "    uint32_t q"),
+    "one warp skips a barrier": ("        sync_block();  // other", "        if (warp) sync_block();  // other"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_kernel_is_noticed(library, tmp_path, name):
+    source = (cuda_emulator.CSRC / "cuda" / "attention_kernel.cuh").read_text()
+    assert source.count(BREAKS[name][0]) == 1
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "attention_kernel.cuh").write_text(source.replace(*BREAKS[name]))
+    broken = cuda_emulator.build(shutil.which("g++"), tmp_path, first=tmp_path)
+    problem = AttentionProblem(runs(200))
+    with pytest.raises((AssertionError, RuntimeError)):
+        for schedule in range(SCHEDULES):
+            check(broken, problem, 4, 1, 64, BF16, schedule=schedule)
