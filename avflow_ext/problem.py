@@ -39,16 +39,14 @@ def _columns(tokens: Tokens):
 
 
 def _check_increasing(name: str, tokens: Tokens) -> None:
-    stream, order = tokens.stream.long(), tokens.order.long()
-    by_stream = torch.argsort(stream, stable=True)
-    same = stream[by_stream][1:] == stream[by_stream][:-1]
-    fine = order[by_stream][1:] > order[by_stream][:-1]
-    bad = same & ~fine & (stream[by_stream][1:] >= 0)
+    by_stream = torch.argsort(tokens.stream, stable=True)
+    stream, order = tokens.stream[by_stream], tokens.order[by_stream]
+    bad = (stream[1:] == stream[:-1]) & (order[1:] <= order[:-1]) & (stream[1:] >= 0)
     if bool(bad.any()):
         at = int(by_stream[1:][bad][0])
         raise ValueError(
-            f"{name}: order must strictly increase within a stream; token {at} (stream {int(stream[at])}) "
-            f"has order {int(order[at])}"
+            f"{name}: order must strictly increase within a stream; token {at} (stream {int(tokens.stream[at])}) "
+            f"has order {int(tokens.order[at])}"
         )
 
 
@@ -92,7 +90,8 @@ class AttentionProblem:
             if cut.streams is not None and any(not 0 <= s < len(self.streams) for s in cut.streams):
                 raise ValueError(f"Cut.streams = {cut.streams}: there are {len(self.streams)} streams")
         _check_increasing("rows", self.rows)
-        _check_increasing("keys", self.keys)
+        if self.keys is not self.rows:  # a walk's keys are its rows, in every layer
+            _check_increasing("keys", self.keys)
         seen = 1 + (int(self.keys.group.max()) if len(self.keys) else -1)
         self.groups = max(seen, 1) if groups is None else groups
         if not seen <= self.groups <= 64:

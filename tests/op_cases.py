@@ -86,3 +86,17 @@ def qkv(problem: AttentionProblem, heads: int, kv_heads: int, d: int, seed: int 
     k = torch.randn(problem.n_keys, kv_heads, d, generator=g)
     v = torch.randn(problem.n_keys, kv_heads, d, generator=g)
     return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def assert_same(ours, expected, tolerance: float = 2e-5, **own: float):
+    """Equal outputs, -inf at the same places. `own`: a tolerance for out, lse or group_mass alone."""
+    for name in ("out", "lse", "group_mass"):
+        a, b = getattr(ours, name), getattr(expected, name)
+        assert (a is None) == (b is None), name
+        if a is None or a.numel() == 0:
+            assert a is None or a.shape == b.shape, name
+            continue
+        bound = own.get(name, tolerance)
+        assert torch.equal(torch.isneginf(a), torch.isneginf(b)), f"{name}: -inf elsewhere"
+        a, b = a.float().nan_to_num(neginf=0.0), b.float().nan_to_num(neginf=0.0)
+        assert (a - b).abs().max() <= bound, f"{name}: {(a - b).abs().max():.2e} > {bound:.2e}"

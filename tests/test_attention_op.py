@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_cases import HEAD_SHAPES, problems, qkv, tokens_and_streams
+from op_cases import HEAD_SHAPES, assert_same, problems, qkv, tokens_and_streams
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference, capabilities, mask_of
 from avflow_ext._load import _C
@@ -25,18 +25,6 @@ def isa(request):
         pytest.skip(f"this processor does not run {request.param}")
     yield request.param
     _C.set_cpu_isa(before)
-
-
-def assert_same(ours, expected, tolerance=2e-5):
-    for name in ("out", "lse", "group_mass"):
-        a, b = getattr(ours, name), getattr(expected, name)
-        assert (a is None) == (b is None), name
-        if a is None or a.numel() == 0:
-            assert a is None or a.shape == b.shape, name
-            continue
-        assert torch.equal(torch.isneginf(a), torch.isneginf(b)), f"{name}: -inf elsewhere"
-        a, b = a.float().nan_to_num(neginf=0.0), b.float().nan_to_num(neginf=0.0)
-        assert (a - b).abs().max() <= tolerance, f"{name}: {(a - b).abs().max():.2e}"
 
 
 def causal(n: int, **columns) -> Tokens:
@@ -382,6 +370,11 @@ def test_bad_options():
         (lambda: Cut(1, 1, random_share=1.5), ValueError, "1.5"),
         (lambda: Cut(1, 1, seed=-1), ValueError, "seed"),
         (lambda: AttentionProblem(Tokens([1, 0], [0, 0])), ValueError, "increase"),
+        (
+            lambda: AttentionProblem(Tokens([0, 5, 1, 5], [0] * 4, None, [1, 0, 1, 0])),
+            ValueError,
+            r"token 3 \(stream 0\)",
+        ),
         (lambda: AttentionProblem(causal(3), keep_rows=[3]), IndexError, "3 tokens"),
         (lambda: AttentionProblem(Tokens([0], [0], stream=[1]), streams=Streams.roots(1)), ValueError, "stream 1"),
         (lambda: AttentionProblem(causal(3), cuts=[Cut(1, 1, streams=(4,))]), ValueError, "streams"),
