@@ -27,7 +27,9 @@ def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
     width = model.config.hidden_size
     keys_only = 2 * width * 2 * model.n_kv_heads * model.head_dim
     head = 2 * width * model.vocab
-    seen = np.cumsum(layout.order.astype(np.int64) + 1)  # keys seen by the first r rows
+    # A row sees the clean rows before its stream's start, and its stream's rows up to itself.
+    own = np.arange(len(layout.order)) - layout.first_row[layout.stream]
+    seen = np.cumsum(layout.start[layout.stream] + own + 1)  # keys seen by the first r rows, int64
     attention = [4 * model.n_heads * model.head_dim * int(seen[r - 1]) for r in layout.rows]
     total = sum(r * row for r in layout.rows[:-1]) + sum(attention[:-1])
     last = layout.rows[-1] * keys_only + predicting * (row - keys_only + head)

@@ -103,10 +103,10 @@ def _sweep(
     walks = plan.layouts
     if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
         runner.run(plan.layouts[0].clean_only())
-        walks = plan.layouts if len(runner.wanted()) == len(batch) else []
+        walks = plan.layouts if len(runner.wanted(request.select)) == len(batch) else []
     for layout in walks:
         runner.run(layout)
-    wanted, seconds = runner.wanted(), (time.perf_counter() - began) / len(batch)
+    wanted, seconds = runner.wanted(request.select), (time.perf_counter() - began) / len(batch)
     out = [SweepRows([], _info(runner, p, seconds)) for p in range(len(batch))]
     if walks:
         for p in wanted:
