@@ -12,7 +12,11 @@ __version__ = "0.1.0"
 # Public name -> module. Resolved on first use, so that `import avflow` needs neither transformers nor pyarrow.
 _EXPORTS = {
     "AvflowError": "errors",
+    "EveryNth": "policies",
+    "EvictionSchedule": "schedule",
     "InputError": "errors",
+    "KeepAll": "policies",
+    "KeepNone": "policies",
     "MediaError": "errors",
     "NumericError": "errors",
     "UnsupportedModelError": "errors",
@@ -22,7 +26,9 @@ _EXPORTS = {
     "Prompt": "prompt",
     "Results": "results",
     "Sample": "sample",
+    "Step": "schedule",
     "SweepRequest": "sweep",
+    "TopK": "policies",
     "estimate": "sweep",
     "knockout": "patch",
     "load": "models",
