@@ -59,6 +59,9 @@ class SweepRequest:
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
 
+    def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
+        return Plan(model, prompts, self)
+
     def windows(self, model: Model) -> list[tuple[int, frozenset[int]]]:
         """(centre, layers) of every window, after a check against the model.
 
