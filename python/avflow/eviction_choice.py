@@ -63,7 +63,7 @@ class Tolerance:
             raise InputError(f"seed = {self.seed!r}: pass an integer from 0 on")
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean over prompts of values [prompts, columns], and its interval: float64 [columns] each; NaN for one prompt."""
+        """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt."""
         return bootstrap(values, self.confidence, RESAMPLES, self.seed)[:3]
 
     def holds(self, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -129,7 +129,7 @@ def table_of(trials: Trials, grid: Sequence[tuple[str, int]], tolerance: Toleran
 
 
 def earliest(layers: Sequence[int], holds: np.ndarray) -> int | None:
-    """The first of the layers (ascending) from which on the tolerance holds at every one: a dip between does not fool it.
+    """The first of the layers (ascending) from which on the tolerance holds at every one: no dip between is skipped.
 
     holds: bool [layers]. None where not even the last will do.
     """
