@@ -32,6 +32,7 @@ _EXPORTS = {
     "estimate": "sweep",
     "knockout": "patch",
     "load": "models",
+    "plan_eviction": "eviction_plan",
     "read": "results",
     "sweep": "sweep",
     "sweep_prompt": "sweep",
