@@ -30,6 +30,7 @@ _EXPORTS = {
     "SweepRequest": "sweep",
     "TopK": "policies",
     "estimate": "sweep",
+    "evict": "evict",
     "knockout": "patch",
     "load": "models",
     "plan_eviction": "eviction_plan",

@@ -81,6 +81,7 @@ class Model:
         self.norm = self.text_model.norm
         self.config = self.text_model.config
         self.groups = GroupTable()
+        self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
         self.lm_head = getattr(self.hf, "lm_head", None) if head is None else head
         if self.lm_head is None:
