@@ -30,6 +30,7 @@ _EXPORTS = {
     "knockout": "patch",
     "load": "models",
     "mark_sinks": "sinks",
+    "pathways": "pathways",
     "read": "results",
     "sinks": "sinks",
     "sweep": "sweep",

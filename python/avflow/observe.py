@@ -1,4 +1,4 @@
-"""Looks into a clean run: the model's own layers over one prompt, with an eye on attention and on hidden states."""
+"""Looks into a run: the model's own layers over one prompt, with an eye on attention and on hidden states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from avflow_ext import AttentionProblem, Tokens
+from avflow_ext import AttentionProblem, Cut, Tokens
 
 from .attention import attention, register
 from .capture import Captured, capture
@@ -52,6 +52,7 @@ def observe(
     on_attention: OnAttention | None = None,
     on_hidden: OnHidden | None = None,
     layers: Sequence[int] | None = None,
+    cuts: Callable[[int], Sequence[Cut]] = lambda layer: (),
 ) -> Captured:
     """Runs the decoder layers once on a prompt, up to the last of `layers`.
 
@@ -59,6 +60,7 @@ def observe(
         on_attention: called in every layer as (layer, q [n, heads, d], k, v [n, kv_heads, d], scale).
         on_hidden: called after every layer as (layer, hidden [n, D]), before the final norm.
         layers: those that the observers are called for; None for all.
+        cuts: what is cut in a layer; default: nothing, the clean run.
 
     Raises:
         NumericError: NaN or infinity after a layer; the message names prompt and layer.
@@ -66,12 +68,14 @@ def observe(
     captured = prompt if isinstance(prompt, Captured) else capture(model, prompt)
     wanted = set(range(model.n_layers)) if layers is None else set(layers)
     columns = tokens_of(captured)
-    problem = AttentionProblem(rows=columns)
+    problem = None
     hidden = captured.hidden
     chunked = [in_chunks(layer.mlp, MLP_CHUNK) for layer in model.layers if hasattr(layer, "mlp")]
     with attention_name(model.text_model, register()), attributes(chunked):
         for index, layer in enumerate(model.layers[: max(wanted) + 1]):
-            see = on_attention if index in wanted else None
+            see, here = on_attention if index in wanted else None, tuple(cuts(index))
+            if problem is None or here != problem.cuts:
+                problem = AttentionProblem(rows=columns, cuts=here)
             hidden = layer(
                 hidden,
                 attention_mask=None,
