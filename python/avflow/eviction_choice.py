@@ -22,11 +22,13 @@ SCHEMA = pa.schema(
     [
         ("group", pa.string()),
         ("layer", pa.int32()),  # the last that sees the group, 0-based
-        ("accuracy", pa.float64()),  # share of prompts answered correctly without the group
-        ("change", pa.float64()),  # accuracy less that of the clean runs
+        ("accuracy_clean", pa.float64()),  # share of prompts answered correctly
+        ("accuracy", pa.float64()),  # the same without the group
+        ("change", pa.float64()),  # the second less the first
         ("change_low", pa.float64()),  # its paired bootstrap interval; null where there is one prompt only
         ("change_high", pa.float64()),
-        ("mean_p", pa.float64()),  # probability of the right answer
+        ("p_clean", pa.float64()),  # mean probability of the right answer
+        ("mean_p", pa.float64()),  # the same without the group
         ("p_low", pa.float64()),
         ("p_high", pa.float64()),
         ("mean_logp_change", pa.float64()),  # natural log, all tokens of the answer
@@ -115,10 +117,12 @@ def table_of(trials: Trials, grid: Sequence[tuple[str, int]], tolerance: Toleran
     columns = {
         "group": [group for group, _ in grid],
         "layer": [layer for _, layer in grid],
+        "accuracy_clean": [trials.clean.mean()] * len(grid),
         "accuracy": trials.correct.mean(0),
         "change": mean,
         "change_low": low,
         "change_high": high,
+        "p_clean": [np.exp(trials.logp_clean).mean()] * len(grid),
         "mean_p": p,
         "p_low": p_low,
         "p_high": p_high,
