@@ -45,28 +45,48 @@ def cache_bytes(cache: Any) -> int:
     return sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
 
 
-class _Clock:
-    """Seconds since it was made, the device's work included; those spent in the decoder, and what it was given."""
+class Clock:
+    """Within its block, what the decoder is given and the seconds it takes; the device's work is waited for.
+
+    Attributes:
+        decoder: seconds in the decoder. first_end: seconds from the block's begin to the end of its first run.
+        position_ids: of its last run, [3 or 4, 1, N] or [1, N].
+    """
 
     def __init__(self, model: Model) -> None:
-        self.device, self.decoder = model.device, 0.0
-        self.position_ids: torch.Tensor | None = None  # [3 or 4, 1, N] or [1, N]
+        self.model, self.decoder, self.first_end = model, 0.0, 0.0
+        self.position_ids: torch.Tensor | None = None
+
+    def __enter__(self) -> Clock:
+        module = self.model.text_model
+        self.handles = [
+            module.register_forward_pre_hook(self._enter, with_kwargs=True),
+            module.register_forward_hook(self._leave),
+        ]
         self.began = self._now()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def read(self) -> float:
+        """Seconds since the block began."""
+        return self._now() - self.began
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
         return time.perf_counter()
 
-    def enter(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    def _enter(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self.position_ids = kwargs.get("position_ids")
         self.entered = self._now()
 
-    def leave(self, *_: Any) -> None:
-        self.decoder += self._now() - self.entered
-
-    def read(self) -> float:
-        return self._now() - self.began
+    def _leave(self, *_: Any) -> None:
+        now = self._now()
+        self.decoder += now - self.entered
+        self.first_end = self.first_end or now - self.began
 
 
 @torch.no_grad()
@@ -75,17 +95,10 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
     inputs = forward_inputs(model, prompt)
     n, device = len(prompt), model.device
     with kept_state(model.hf):
-        clock = _Clock(model)
-        handles = [
-            model.text_model.register_forward_pre_hook(clock.enter, with_kwargs=True),
-            model.text_model.register_forward_hook(clock.leave),
-        ]
-        try:
+        with Clock(model) as clock:
             out = model.hf(**inputs, use_cache=True)
-        finally:
-            for handle in handles:
-                handle.remove()
-        seconds, cache = clock.read(), out.past_key_values
+            seconds = clock.read()
+        cache = out.past_key_values
         kv_bytes = cache_bytes(cache)
         rows = [out.logits[0, -1].float()]  # [vocab] each
         for count, token in enumerate(prompt.answer_ids[:-1], start=1):

@@ -160,7 +160,7 @@ def plan_eviction(
     request = PlanRequest(groups, max_accuracy_drop, strict, joint, layers, confidence, seed, memory)
     prompts = [prompts] if isinstance(prompts, Prompt) or not isinstance(prompts, Iterable) else list(prompts)
     walks = request.walks(model)
-    with Progress(len(prompts), unit="prompt", quiet=not progress) as bar:
+    with Progress(len(prompts), unit="prompt", quiet=not progress, doing="measure") as bar:
         answered = list(_try_all(model, _prepare(model, prompts), walks, bar))
     return choose(model, request, answered, lambda: _prepare(model, prompts), progress)
 
@@ -184,7 +184,7 @@ def choose(
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
     rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
     for chosen in _holding(model, request, rungs, prepare, plan, progress):
-        with Progress(len(answered), unit="prompt", quiet=not progress) as bar:
+        with Progress(len(answered), unit="prompt", quiet=not progress, doing="test") as bar:
             pairs = _run_both(model, EvictionSchedule(chosen), prepare, bar)
         clean, kept = np.array([p.clean.correct for p in pairs]), np.array([[p.kept.correct] for p in pairs])
         fine = bool(tolerance.holds(clean, kept)[0])
@@ -224,7 +224,8 @@ def _holding(
     for at in range(0, len(rungs), RUNGS):
         part = rungs[at : at + RUNGS]
         walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory)
-        with Progress(int(plan.table["prompts"][0].as_py()), unit="prompt", quiet=not progress) as bar:
+        count = plan.table["prompts"][0].as_py()
+        with Progress(count, unit="prompt", quiet=not progress, doing="together") as bar:
             trials = Trials.of(list(_try_all(model, prepare(), walks, bar)))
         fine = request.tolerance.holds(trials.clean, trials.correct)
         drops = change(trials.clean, trials.correct).mean(0)
