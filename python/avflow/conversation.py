@@ -63,7 +63,7 @@ class Conversation:
         """Keys per sequence in a layer's cache."""
         return self.columns[self.segment(layer)].shape[1] + self.tail
 
-    # --- growing and shrinking: new objects, which share arrays with this one; but for `count_answers` and `enter` -----
+    # --- growing and shrinking: new objects, which share arrays with this one; but for `count_answers`, `enter` ----
 
     def copy(self) -> Conversation:
         new = object.__new__(Conversation)

@@ -12,6 +12,7 @@ from avflow_ext import AttentionProblem
 
 from .attention import attention
 from .conversation import STATE, Conversation
+from .dropping import check_cache, drop
 from .errors import InputError
 from .policies import TopK, View
 from .scores import Scored
@@ -61,6 +62,8 @@ class Forward:
     def begin(self, mask: Any) -> None:
         """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
         state, past = self.state, len(self.state) - self.new
+        if self.tracker.decode == "drop" and self.cache is not None:
+            check_cache(self.cache)
         seen = padding(mask, self.tracker.what)
         if seen is not None:
             seen = seen[:, past : len(state)].numpy()
@@ -223,4 +226,6 @@ class Forward:
         if cache is None:
             return
         self.state.rope_deltas = rope_deltas
+        if self.tracker.decode == "drop" and self.ends_prompt:
+            drop(cache, self.state)
         cache.__dict__[STATE] = self.state

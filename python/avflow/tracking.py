@@ -223,6 +223,11 @@ class Tracker:
             item, ends = np.full_like(group, -1), True
         else:
             group, item, ends = self._label(state, ids, kwargs, batch, new)
+        if self.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
+            raise InputError(
+                "decode='drop' with assisted or prompt-lookup decoding: guesses are read along with the prompt, before "
+                "what left is freed: use decode='keep'"
+            )
         self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
         self.logit_rows = None if self.prompt is None else max(1, past + new - self.prompt.count + 1)
 
