@@ -1,4 +1,4 @@
-"""decode="drop": the keys and values of tokens that left are freed in every layer, once the prompt has been read."""
+"""Takes keys and values out of a cache: with decode="drop", all that left, once the prompt has been read."""
 
 from __future__ import annotations
 
@@ -43,6 +43,14 @@ def check_cache(cache: Any) -> None:
             raise InputError(
                 f"decode='drop' frees nothing in a {type(layer).__name__}: use a DynamicCache, or decode='keep'"
             )
+
+
+def take_back(layer: Any) -> None:
+    """Takes the last key of every sequence out of a cache layer."""
+    if isinstance(getattr(layer, "cumulative_length", None), torch.Tensor):
+        layer.cumulative_length.sub_(1)  # a static layer: the slot is written again
+    else:
+        layer.crop(-1)
 
 
 def compact(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

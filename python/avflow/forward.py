@@ -12,7 +12,7 @@ from avflow_ext import AttentionProblem
 
 from .attention import attention
 from .conversation import STATE, Conversation
-from .dropping import check_cache, drop
+from .dropping import check_cache, drop, take_back
 from .errors import InputError
 from .policies import TopK, View
 from .scores import Scored
@@ -58,6 +58,7 @@ class Forward:
         self.gathered: dict[tuple[int, str], torch.Tensor] = {}
         self.problems: dict[Any, AttentionProblem] = {}
         self.scored: dict[int, Scored] = {}  # by layer
+        self.blank: list[int] = []  # segments that run on a row of padding only
 
     def begin(self, mask: Any) -> None:
         """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
@@ -133,6 +134,9 @@ class Forward:
         if np.array_equal(stay, real):  # nothing leaves, padding goes on too
             return self._enter(segment + 1, rows, None)
         most = int(stay.sum(1).max())
+        if not most:  # of a chunk; transformers' layers need a row: one of padding runs along, and is taken back
+            self.blank.append(segment + 1)
+            most = 1
         index = np.full((state.batch, most), -1, np.int64)
         for b in range(state.batch):  # the last row stays the last: sequences with fewer rows are padded on the left
             at = np.flatnonzero(stay[b])
@@ -226,6 +230,11 @@ class Forward:
         if cache is None:
             return
         self.state.rope_deltas = rope_deltas
+        for segment in self.blank:
+            self.state.columns[segment] = self.state.columns[segment][:, :-1]
+        for number, layer in enumerate(cache.layers):
+            if self.state.segment(number) in self.blank:
+                take_back(layer)
         if self.tracker.decode == "drop" and self.ends_prompt:
             drop(cache, self.state)
         cache.__dict__[STATE] = self.state
