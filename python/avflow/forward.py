@@ -216,19 +216,17 @@ class Forward:
         problem = self.problems[segment, cuts]
         # A static cache is longer than what it holds: its tail is left out.
         q = q.transpose(1, 2).reshape(batch * rows, heads, d)
-        k, v = (t[:, :, :n].transpose(1, 2).reshape(batch * n, t.shape[1], d) for t in (k, v))
+        k, v = (t[:, :, :n].transpose(1, 2) for t in (k, v))  # [batch, n, kv_heads, d], not copied
         wanted = any(s.after == layer and getattr(s.keep, "uses_scores", True) for s in state.steps)
         result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
         if wanted:
             scale = d**-0.5 if scale is None else scale
             question = self.tracker.model.groups.expand("question")
-            self.scored[layer] = Scored(q, k, result.lse, problem, scale, batch, question)
+            self.scored[layer] = Scored(q, k, result.lse, problem, scale, question)
         return result.out.view(batch, rows, heads, d)
 
     def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
         """After the last layer: the cache holds the new tokens."""
-        if cache is None:
-            return
         self.state.rope_deltas = rope_deltas
         for segment in self.blank:
             self.state.columns[segment] = self.state.columns[segment][:, :-1]
