@@ -255,7 +255,10 @@ class Tracker:
         if torch.compiler.is_compiling():
             return args, {**kwargs, "avflow_call": compiled_step(self, kwargs)}
         if self.next is None:
-            raise InputError(f"within {self.what} call model.hf (forward or generate), not its decoder alone")
+            raise InputError(
+                f"within {self.what} call model.hf (forward or generate), not its decoder alone, and read the prompt "
+                "uncompiled"
+            )
         self.running, self.next = self.next, None
         self.running.begin(kwargs.get("attention_mask"))
         return args, {**kwargs, "avflow_call": self.running}
