@@ -47,6 +47,8 @@ class Conversation:
         self.ids: torch.Tensor | None = torch.zeros((batch, 0), dtype=torch.long)
         self.tail_ids: list[torch.Tensor | None] = []
         self.rope_deltas: list[Any] | None = None
+        self.plans: dict[int, Any] = {}  # of decoding.prepare, by number of rows; they hold for this base
+        self.unseen = False  # compiled steps wrote into the cache: its length tells how many
 
     def __len__(self) -> int:
         return self.group.shape[1] + self.tail
@@ -63,13 +65,22 @@ class Conversation:
         """Keys per sequence in a layer's cache."""
         return self.columns[self.segment(layer)].shape[1] + self.tail
 
-    # --- growing and shrinking: new objects, which share arrays with this one; but for `count_answers` and `enter` -----
+    # --- growing and shrinking: new objects, which share arrays with this one; but for `count_answers`, `enter` ----
 
     def copy(self) -> Conversation:
         new = object.__new__(Conversation)
         new.__dict__ |= self.__dict__
-        new.columns, new.tail_ids = list(self.columns), list(self.tail_ids)
+        new.columns, new.tail_ids, new.plans = list(self.columns), list(self.tail_ids), {}
         return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Conversation:
+        return self.copy()  # arrays are never written to once the cache holds them
+
+    def catch_up(self, length: int) -> None:
+        """After compiled steps, which count nothing here: the cache holds `length` tokens, the last ones answers."""
+        if self.unseen and length > len(self):
+            self.count_answers(length - len(self), None)
+        self.unseen = False
 
     def count_answers(self, count: int, ids: torch.Tensor | None) -> None:
         """`count` answer tokens more for every sequence, in every layer."""
@@ -84,8 +95,7 @@ class Conversation:
         new = self.copy()
         new.tail, new.tail_ids = 0, []
         known = [t for t in self.tail_ids if t is not None]
-        ids = torch.cat(known, 1).cpu() if known else torch.zeros(batch, 0, dtype=torch.long)
-        ids = ids if ids.shape == (batch, count) else None
+        ids = torch.cat(known, 1) if len(known) == len(self.tail_ids) else None
         group = np.full((batch, count), self.answer, np.int32)
         new._append(group, np.full_like(group, -1), ids)
         more = np.repeat(np.arange(start, start + count, dtype=np.int32)[None], batch, 0)
@@ -116,10 +126,10 @@ class Conversation:
         """
         if length >= self.group.shape[1]:
             new = self.copy()
+            new.plans = self.plans
             new.tail = length - self.group.shape[1]
-            if new.tail != self.tail:
-                known = [t for t in self.tail_ids if t is not None]
-                new.tail_ids = [torch.cat(known, 1)[:, : new.tail]] if known else []
+            whole = new.tail and all(t is not None for t in self.tail_ids)
+            new.tail_ids = [torch.cat(self.tail_ids, 1)[:, : new.tail] if whole else None] if new.tail else []
             return new
         new = self.settled().copy()
         count = len(new) - length
@@ -161,3 +171,17 @@ class Conversation:
         keys = self.tokens(columns)
         mine = self.tokens(columns[:, columns.shape[1] - rows :])
         return AttentionProblem(rows=mine, keys=keys, streams=Streams.roots(self.batch), cuts=cuts)
+
+    def growing_problem(self, segment: int, rows: int, cuts: tuple[Cut, ...], capacity: int) -> AttentionProblem:
+        """For `rows` answer tokens at any place after the base, among `capacity` keys of which some are yet to come."""
+        base, held = self.group.shape[1], self.columns[segment]
+        later = np.arange(base, base + capacity - held.shape[1], dtype=np.int32)
+        keys = np.concatenate([held, np.repeat(later[None], self.batch, 0)], 1)
+        first = np.repeat(np.arange(base, base + rows)[None], self.batch, 0)
+        return AttentionProblem(
+            rows=self.tokens(first),
+            keys=self.tokens(keys),
+            streams=Streams.roots(self.batch),
+            cuts=cuts,
+            latest_order=base + max(rows, len(later)) - 1,
+        )

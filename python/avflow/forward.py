@@ -12,6 +12,7 @@ from avflow_ext import AttentionProblem
 
 from .attention import attention
 from .conversation import STATE, Conversation
+from .dropping import check_cache, drop, take_back
 from .errors import InputError
 from .policies import TopK, View
 from .scores import Scored
@@ -57,10 +58,13 @@ class Forward:
         self.gathered: dict[tuple[int, str], torch.Tensor] = {}
         self.problems: dict[Any, AttentionProblem] = {}
         self.scored: dict[int, Scored] = {}  # by layer
+        self.blank: list[int] = []  # segments that run on a row of padding only
 
     def begin(self, mask: Any) -> None:
         """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
         state, past = self.state, len(self.state) - self.new
+        if self.tracker.decode == "drop" and self.cache is not None:
+            check_cache(self.cache)
         seen = padding(mask, self.tracker.what)
         if seen is not None:
             seen = seen[:, past : len(state)].numpy()
@@ -130,6 +134,9 @@ class Forward:
         if np.array_equal(stay, real):  # nothing leaves, padding goes on too
             return self._enter(segment + 1, rows, None)
         most = int(stay.sum(1).max())
+        if not most:  # of a chunk; transformers' layers need a row: one of padding runs along, and is taken back
+            self.blank.append(segment + 1)
+            most = 1
         index = np.full((state.batch, most), -1, np.int64)
         for b in range(state.batch):  # the last row stays the last: sequences with fewer rows are padded on the left
             at = np.flatnonzero(stay[b])
@@ -209,18 +216,23 @@ class Forward:
         problem = self.problems[segment, cuts]
         # A static cache is longer than what it holds: its tail is left out.
         q = q.transpose(1, 2).reshape(batch * rows, heads, d)
-        k, v = (t[:, :, :n].transpose(1, 2).reshape(batch * n, t.shape[1], d) for t in (k, v))
+        k, v = (t[:, :, :n].transpose(1, 2) for t in (k, v))  # [batch, n, kv_heads, d], not copied
         wanted = any(s.after == layer and getattr(s.keep, "uses_scores", True) for s in state.steps)
         result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
         if wanted:
             scale = d**-0.5 if scale is None else scale
             question = self.tracker.model.groups.expand("question")
-            self.scored[layer] = Scored(q, k, result.lse, problem, scale, batch, question)
+            self.scored[layer] = Scored(q, k, result.lse, problem, scale, question)
         return result.out.view(batch, rows, heads, d)
 
     def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
         """After the last layer: the cache holds the new tokens."""
-        if cache is None:
-            return
         self.state.rope_deltas = rope_deltas
+        for segment in self.blank:
+            self.state.columns[segment] = self.state.columns[segment][:, :-1]
+        for number, layer in enumerate(cache.layers):
+            if self.state.segment(number) in self.blank:
+                take_back(layer)
+        if self.tracker.decode == "drop" and self.ends_prompt:
+            drop(cache, self.state)
         cache.__dict__[STATE] = self.state

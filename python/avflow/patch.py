@@ -56,7 +56,9 @@ def knockout(
                     f"layer {both[0]} has knockouts with semantics {other.semantics!r} already: use one a layer"
                 )
         tracker.rules.append(rule)
+        tracker.changed()
         try:
             yield
         finally:
             tracker.rules.remove(rule)
+            tracker.changed()

@@ -17,7 +17,7 @@ class Scored:
     """One layer's queries, keys and log-sum-exps, kept until the rows leave after it.
 
     Args:
-        q: [batch * rows, heads, d]. k: [batch * keys, kv_heads, d]; the rows are the last keys of each sequence.
+        q: [batch * rows, heads, d]. k: [batch, keys, kv_heads, d]; the rows are the last keys of each sequence.
         lse: float32 [batch * rows, heads]. problem: that the op was given. question: 64-bit set of groups.
     """
 
@@ -28,10 +28,9 @@ class Scored:
         lse: torch.Tensor,
         problem: AttentionProblem,
         scale: float,
-        batch: int,
         question: int,
     ) -> None:
-        self.q, self.k, self.lse, self.problem, self.scale, self.batch = q, k, lse, problem, scale, batch
+        self.q, self.k, self.lse, self.problem, self.scale = q, k, lse, problem, scale
         self.question = torch.tensor([bool(question >> bit & 1) for bit in range(64)])
 
     def __call__(self, b: int, at: np.ndarray, by: str) -> np.ndarray:
@@ -40,7 +39,8 @@ class Scored:
         Returns:
             float32 [len(at)]. What is cut or hidden receives none.
         """
-        m, n = len(self.q) // self.batch, len(self.k) // self.batch
+        n = self.k.shape[1]
+        m = len(self.q) // len(self.k)
         rows, keys = self.problem.rows, self.problem.keys
         mine = torch.arange(b * m, (b + 1) * m)
         mine = mine[rows.stream[mine] == b]
@@ -52,12 +52,13 @@ class Scored:
             raise InputError(f"scores({by!r}): ask for 'last' or 'question'")
         if not len(mine):
             raise InputError(f"scores({by!r}): the prompt has no such token in this layer")
-        columns = b * n + n - m + torch.from_numpy(at)
-        group = self.q.shape[1] // self.k.shape[1]
-        k = self.k[columns.to(self.k.device)].float().repeat_interleave(group, 1)  # [c, heads, d]
+        columns = n - m + torch.from_numpy(at)
+        looked_at = keys.select(b * n + columns)
+        group = self.q.shape[1] // self.k.shape[2]
+        k = self.k[b, columns.to(self.k.device)].float().repeat_interleave(group, 1)  # [c, heads, d]
         total = torch.zeros(len(at), device=self.k.device)
         for some in mine.split(_ROWS):
-            here = AttentionProblem(rows.select(some), keys.select(columns), self.problem.streams, self.problem.cuts)
+            here = AttentionProblem(rows.select(some), looked_at, self.problem.streams, self.problem.cuts)
             open_edges = visible(here)[None] & ~cut_mask(here, self.q.shape[1])  # [heads, r, c]
             device = some.to(self.q.device)
             score = torch.einsum("rhd,chd->hrc", self.q[device].float(), k) * self.scale

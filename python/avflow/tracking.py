@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +21,17 @@ from avflow_ext import Cut
 from .attention import register
 from .compat import attention_name, attributes, check_layers, rope_owners
 from .conversation import STATE, Conversation
+from .decoding import Decoding, compiled_step, prepare
 from .errors import InputError
-from .forward import Forward
+from .forward import Forward, padding
 from .models.base import Model
 from .schedule import EvictionSchedule
 
 if TYPE_CHECKING:
     from .rules import Knockout
+
+
+_VERSIONS = count(1)
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,15 @@ class Tracker:
         self.decode = "keep"
         self.given: tuple[np.ndarray, np.ndarray] | None = None
         self.prompt: _Prompt | None = None  # within generate
-        self.next: Forward | None = None  # labelled, and not yet taken up by the decoder
-        self.running: Forward | None = None
+        self.next: Forward | Decoding | None = None  # labelled, and not yet taken up by the decoder
+        self.running: Forward | Decoding | None = None
         self.logit_rows: int | None = None  # that the caller of this forward will look at
+        self.version = 0
+        self.changed()
+
+    def changed(self) -> None:
+        """Cuts came or went: what was prepared for a conversation holds no longer."""
+        self.version = next(_VERSIONS)
 
     @property
     def what(self) -> str:
@@ -183,6 +194,8 @@ class Tracker:
         state = None if cache is None else cache.__dict__.get(STATE)
         if not past:
             return Conversation(batch, self.steps, self.model.groups["answer"]), 0
+        if state is not None:
+            state.catch_up(past)
         labelled = 0 if state is None else len(state)
         if labelled < past:
             raise InputError(
@@ -202,11 +215,13 @@ class Tracker:
         return state, past
 
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return None
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         if ids is None and args:
             ids = args[0]
         if ids is None and embeds is None:
-            return  # the model will say so itself
+            return None  # the model will say so itself
         if self.schedule is not None and kwargs.get("labels") is not None:
             raise InputError(
                 "labels= within avflow.evict: rows leave on the way, so the logits no longer line up with the labels. "
@@ -218,34 +233,56 @@ class Tracker:
         if past and state.rope_deltas is not None:
             for owner, deltas in zip(rope_owners(self.model.hf), state.rope_deltas, strict=True):
                 owner.rope_deltas = deltas
-        if self._answers_only(past, new):
-            group = np.full((batch, new), self.model.groups["answer"], np.int32)
-            item, ends = np.full_like(group, -1), True
-        else:
-            group, item, ends = self._label(state, ids, kwargs, batch, new)
-        self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
         self.logit_rows = None if self.prompt is None else max(1, past + new - self.prompt.count + 1)
+        if self._answers_only(past, new) and not self._padded(kwargs.get("attention_mask"), past, new):
+            self.next = Decoding(self, cache, state, new, ids)
+            return None
+        group, item, ends = self._label(state, ids, kwargs, batch, new)
+        if self.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
+            raise InputError(
+                "decode='drop' with assisted or prompt-lookup decoding: guesses are read along with the prompt, before "
+                "what left is freed: use decode='keep'"
+            )
+        self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
+        return None
+
+    def _padded(self, mask: Any, past: int, new: int) -> bool:
+        """Whether some of the new tokens are padding; what generate generates is not."""
+        seen = None if self.prompt is not None else padding(mask, self.what)
+        return seen is not None and not bool(seen[:, past : past + new].all())
 
     def before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        if torch.compiler.is_compiling():
+            return args, {**kwargs, "avflow_call": compiled_step(self, kwargs)}
         if self.next is None:
-            raise InputError(f"within {self.what} call model.hf (forward or generate), not its decoder alone")
+            raise InputError(
+                f"within {self.what} call model.hf (forward or generate), not its decoder alone, and read the prompt "
+                "uncompiled"
+            )
         self.running, self.next = self.next, None
         self.running.begin(kwargs.get("attention_mask"))
         return args, {**kwargs, "avflow_call": self.running}
 
     def after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.running is not None:
-            cache = getattr(output, "past_key_values", None)
-            deltas = [owner.rope_deltas for owner in rope_owners(self.model.hf)]
-            self.running.finish(self.running.cache if cache is None else cache, deltas)
-        self.running = None
+        if torch.compiler.is_compiling() or self.running is None:
+            return
+        running, self.running = self.running, None
+        cache = running.cache if running.cache is not None else getattr(output, "past_key_values", None)
+        if cache is not None:
+            running.finish(cache, [owner.rope_deltas for owner in rope_owners(self.model.hf)])
+            if cache.is_compileable:
+                prepare(self, running.state, 1, cache.layers[0].get_max_length())
 
     def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
         """Rows leave on the way into a layer; those after it work on what remains."""
-        return None if self.running is None else self.running.enter_layer(module, args, kwargs)
+        if torch.compiler.is_compiling() or self.running is None:
+            return None
+        return self.running.enter_layer(module, args, kwargs)
 
     def before_head(self, module: nn.Module, args: tuple[Any, ...]):
         """Within generate nobody looks at the logits of the prompt's tokens but the last."""
+        if torch.compiler.is_compiling():
+            return None
         rows, self.logit_rows = self.logit_rows, None
         return None if rows is None or rows >= args[0].shape[1] else (args[0][:, -rows:], *args[1:])
 
@@ -261,6 +298,8 @@ class Tracker:
             count = 0 if given is None else given.shape[1]
             state = None if cache is None else cache.__dict__.get(STATE)
             past = 0 if cache is None else int(cache.get_seq_length())
+            if state is not None:
+                state.catch_up(past)
             if past and mask is not None and mask.dim() == 2 and mask.shape[1] == past + count:  # new tokens alone
                 known = None if state is None or len(state) < past else state.cropped(past).settled().ids
                 ids = None if known is None or ids is None else torch.cat([known, ids.cpu()], 1)
