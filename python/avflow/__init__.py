@@ -43,6 +43,7 @@ _EXPORTS = {
     "sinks": "sinks",
     "sweep": "sweep",
     "sweep_prompt": "sweep",
+    "sweep_text": "open_ended",
     "wrap": "models",
 }
 
