@@ -20,6 +20,8 @@ from evict_cases import (
     prompt,
 )
 
+import avflow
+
 SITUATIONS = {
     "greedy": {},
     "sampling": dict(do_sample=True, temperature=0.8, top_k=20),
@@ -86,3 +88,91 @@ def test_batch(name, how, decode):
         pytest.skip("transformers: assisted decoding takes one sequence")
     case = batch([prompt(name, 1, 1), prompt(name, 2, 3)])
     check(*both(name, case, decode=decode, **SITUATIONS[how]))
+
+
+@pytest.mark.parametrize("decode", ["keep", "drop"])
+def test_bytes(decode):
+    """The cache's memory is that of the tokens that stay, no view into a larger one."""
+    case = prompt("omni", 1, 4)
+    gone = leaves(case.groups, SCHEDULE)
+    with evicting("omni", case, decode=decode):
+        cache = model("omni").hf(**case.inputs).past_key_values
+    token = 2 * 16 * 4  # kv heads x head_dim x fp32
+    for layer, part in enumerate(cache.layers):
+        kept = int((gone > (layer - 1 if decode == "keep" else 9)).sum())
+        for tensor in (part.keys, part.values):
+            assert tensor.untyped_storage().nbytes() == kept * token
+    assert cache.get_seq_length() == case.n
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("how", ["greedy", "lookup", "beams"])
+def test_few_rows_reach_the_output_matrix(name, how):
+    case, rows = prompt(name), []
+    handle = model(name).lm_head.register_forward_hook(lambda m, a, out: rows.append(out.shape[1]))
+    try:
+        with evicting(name, case):
+            generate(name, case, **SITUATIONS[how])
+            assert max(rows) <= (4 if how == "lookup" else 1)
+            rows.clear()
+            model(name).hf(**case.inputs)
+            assert rows == [int((leaves(case.groups, SCHEDULE) == 99).sum())]
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("how", ["greedy", "beams", "static"])
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_position_ids_by_the_family(monkeypatch, how, sequences):
+    """They replace the model's own loop, with the same tokens, in this turn and the next."""
+    case = prompt("omni") if sequences == 1 else batch([prompt("omni", 1, 1), prompt("omni", 2, 3)])
+    hf, calls = model("omni").hf, []
+    index = type(hf).get_rope_index
+
+    def positions(self, wrapped, inputs):
+        return index(
+            hf,
+            inputs["input_ids"],
+            video_grid_thw=inputs["video_grid_thw"],
+            attention_mask=inputs["attention_mask"],
+            use_audio_in_video=inputs["use_audio_in_video"],
+            audio_seqlens=inputs["feature_attention_mask"].sum(-1),
+            second_per_grids=inputs["video_second_per_grid"],
+        )
+
+    def counted(self, *args, **kwargs):
+        calls.append(1)
+        return index(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(hf), "get_rope_index", counted)
+    hf.model.rope_deltas = None
+    with evicting("omni", case):
+        theirs = generate("omni", case, **SITUATIONS[how])
+        deltas = hf.model.rope_deltas
+        assert calls
+        calls.clear()
+        monkeypatch.setattr(type(model("omni").family), "positions", positions)
+        hf.model.rope_deltas = None
+        ours = generate("omni", case, **SITUATIONS[how])
+    assert not calls and torch.equal(hf.model.rope_deltas, deltas)
+    assert ours.sequences.tolist() == theirs.sequences.tolist()
+    assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
+
+
+def test_labels_by_the_family():
+    """Without groups=: a real clip with sound, read by the demo's processor."""
+    from demo_folder import demo
+    from demo_folder import model as demo_model
+
+    wrapped = demo_model()
+    made = wrapped.prepare(avflow.Sample.read_jsonl(demo()["samples"])[0])
+    plain = dict(do_sample=False, max_new_tokens=4, output_logits=True, return_dict_in_generate=True)
+    schedule = {"video": 0, "audio": 1}
+    with avflow.evict(wrapped, schedule):
+        ours = wrapped.hf.generate(**made.model_inputs, **plain)
+    with avflow.evict(wrapped, schedule, groups=made.groups, items=made.items):
+        given = wrapped.hf.generate(**made.model_inputs, **plain)
+    check(ours, given)
+    counts = [made.groups.count(g) for g in ("video", "audio")]
+    held = lengths(ours.past_key_values)
+    assert [held[0] - held[1], held[1] - held[2]] == counts and min(counts) > 0
