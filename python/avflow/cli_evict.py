@@ -156,8 +156,9 @@ def generate(
             schedule.check(loaded)
         prompt = loaded.prepare(sample, **_sampling(fps, max_pixels))
         if compare:
-            answer(loaded, prompt, None, max_new_tokens=1)  # the first run of a process is slow
-            plain = answer(loaded, prompt, None, max_new_tokens=max_new_tokens)
+            for one in (None, schedule):  # the first run of a process is slow
+                answer(loaded, prompt, one, decode, max_new_tokens=2)
+            plain = answer(loaded, prompt, None, decode, max_new_tokens)
         with_it = answer(loaded, prompt, schedule, decode, max_new_tokens)
         typer.echo(with_it.text)
         if compare:

@@ -13,9 +13,10 @@ import pyarrow as pa
 
 from .errors import AvflowError, InputError
 from .eviction_plan import PlannedSchedule, PlanRequest, choose
-from .eviction_walks import Answered, try_schedules
+from .eviction_walks import Answered, EvictionRequest, try_schedules
 from .job import digest
 from .memory import fixed_bytes, row_bytes
+from .models.base import Model
 from .progress import Progress
 from .runs import RunFolder, write_table
 
@@ -93,10 +94,10 @@ def run_plan(job: PlanJob, out: Path, schedule_file: Path, *, debug: bool = Fals
     samples = job.read_samples()
     with RunFolder(out, job.config(), ROWS) as folder:
         model = job.load()
-        grid = job.request.grid(model)
+        walks, grid = job.request.walks(model), job.request.grid(model)
         todo = [s for s in samples if not folder.finished(s.id, digest(s))]
         with Progress(len(samples), len(samples) - len(todo), quiet=quiet, doing="measure") as bar:
-            for sample, record in _measured(model, todo, job, debug, bar):
+            for sample, record in _measured(model, todo, job, walks, bar, debug):
                 folder.add(sample.id, digest=digest(sample), **record)
                 if record["status"] == "failed":
                     bar.write(f"sample {sample.id} failed: {record['reason']}")
@@ -120,9 +121,11 @@ def run_plan(job: PlanJob, out: Path, schedule_file: Path, *, debug: bool = Fals
     return PlanOutcome(schedule, failed, len(samples))
 
 
-def _measured(model, samples: list, job: PlanJob, debug: bool, bar: Progress) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _measured(
+    model: Model, samples: list, job: PlanJob, walks: EvictionRequest, bar: Progress, debug: bool
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """(sample, its record as RunFolder.add takes it). Walks of its own: no row depends on its neighbours."""
-    walks, grid = job.request.walks(model), job.request.grid(model)
+    grid = job.request.grid(model)
     for sample in samples:
         start = time.monotonic()
         try:
