@@ -77,7 +77,9 @@ def demo(
 @app.command()
 def sweep(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[Path, typer.Argument(help="JSON lines: id, question, options, answer, video | audio | image.")],
+    samples: Annotated[
+        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is resumed.")] = None,
     knockouts: Annotated[
         list[str] | None,
@@ -91,7 +93,17 @@ def sweep(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
+    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes (or Ray actors), each with a model. [default: 1]")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second taken from videos.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest frame, in pixels.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
@@ -101,7 +113,7 @@ def sweep(
     with _told():
         from .job import SweepJob, run
 
-        media = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
+        sampling = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
         job = SweepJob(
             model=model,
             samples=samples,
@@ -112,10 +124,16 @@ def sweep(
             select=select,
             semantics=semantics,
             dtype=dtype,
-            media=media,
+            media=sampling,
+            data=data,
             device=device,
             memory=memory,
+            media_root=media,
+            tasks=task or [],
             limit=limit,
+            shuffle_seed=shuffle_seed,
+            workers=workers,
+            ray=ray,
         )
         if dry_run:
             _print_estimates(job)
@@ -212,9 +230,7 @@ def _print_estimates(job) -> None:
         typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
         total = {key: value + found[key] for key, value in total.items()}
     typer.echo(_estimate_line("total", total, width))
-    typer.echo(
-        "rows: over all layers; ratio: to those of one clean forward. Short prompts share walks. Nothing was run."
-    )
+    typer.echo("rows: over all layers; ratio: to those of one clean forward. Nothing was run.")
     if failed:
         typer.echo(f"error: {failed} samples failed", err=True)
         raise typer.Exit(1)
