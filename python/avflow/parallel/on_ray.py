@@ -30,6 +30,10 @@ class RayPool:
         except ImportError as error:
             raise InputError("--ray needs Ray, which is not installed: pip install 'avflow[ray]'") from error
         self._ray = ray
+        self._workers: dict[int, Any] = {}
+        self._waiting: dict[Any, tuple[int, str | None]] = {}  # reference -> worker, sample (None: ready)
+        self._started = 0
+        self.pids: dict[Hashable, int] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
             try:
@@ -52,10 +56,6 @@ class RayPool:
         options = dict(num_cpus=threads, num_gpus=int(gpu), max_concurrency=IN_FLIGHT, max_restarts=0)
         self._actor = ray.remote(SampleWorker).options(max_task_retries=0, **options)
         self._arguments = (pickle.dumps(job), threads, "cuda" if gpu else job.device, -(-self.size // hosts))
-        self._workers: dict[int, Any] = {}
-        self._waiting: dict[Any, tuple[int, str | None]] = {}  # reference -> worker, sample (None: ready)
-        self._started = 0
-        self.pids: dict[Hashable, int] = {}
 
     def start(self) -> Hashable:
         number = self._started
