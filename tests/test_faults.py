@@ -1,4 +1,4 @@
-"""Whole sweeps of a real model that are killed, or whose disk fails, wherever it may be; then the same command again."""
+"""Sweeps that are killed, or whose disk fails, wherever it may be; then the same command again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_disk_that_fails_at_any_call_costs_nothing_that_was_finished(tmp_path,
                 error = raised
         if len(calls) <= n:
             break
-        assert error is not None or calls[n] == "ftruncate", (n, calls)
+        assert error is not None or calls[n] in ("ftruncate", "mkdir"), (n, calls)  # the folder is there already
         if error is not None and code == errno.ENOSPC:
             assert "disk is full" in str(error), (n, calls[n], error)
         parts = {p: p.stat().st_ino for p in folder.glob("parts/*.parquet")}
@@ -98,7 +98,7 @@ try:
 except RunError as error:
     print(error)
 """
-    for size in (10, 300, 6000):
+    for size in (10, 300, 3000):
         folder = tmp_path / str(size)
         told = subprocess.run([sys.executable, "-c", code, folder, str(size)], env=ENV, capture_output=True, text=True)
         assert told.returncode == 0 and "cannot write" in told.stdout, (size, told.stdout, told.stderr)
@@ -118,24 +118,26 @@ from avflow.job import run
 from avflow.results import read
 from avflow.runs import RunFolder, read_records
 
-folder, rounds = sys.argv[1], int(sys.argv[2])
+folder, wanted = sys.argv[1], int(sys.argv[2])
 ids = [f"s{n}" for n in range(8)] + ["broken"]
 path = tiny_job.write(__import__("pathlib").Path(folder) / "samples.jsonl", ids)
 model = tiny_job.job(path).load()
 tiny_job.TinyJob.load = lambda self: model
-began = time.monotonic()
 run(tiny_job.job(path), f"{folder}/whole", quiet=True)
+began = time.monotonic()
+run(tiny_job.job(path), f"{folder}/second", quiet=True)
 lasts = time.monotonic() - began
 expected = read(f"{folder}/whole").table
-rng, kills = random.Random(int(sys.argv[3])), 0
-for number in range(rounds):
+rng, kills, number = random.Random(int(sys.argv[3])), 0, 0
+while kills < wanted:
+    number += 1
     out, through, before = f"{folder}/{number}", False, {}
     while not through:
         child = os.fork()
         if child == 0:
             run(tiny_job.job(path), out, quiet=True)
             os._exit(0)
-        time.sleep(rng.uniform(0, 0.7 * lasts))
+        time.sleep(rng.uniform(0, 0.8 * lasts))
         if os.waitpid(child, os.WNOHANG)[0] == 0:
             os.kill(child, signal.SIGKILL)
             through = os.waitpid(child, 0)[1] == 0
@@ -154,10 +156,10 @@ print("kills", kills)
 
 
 def test_a_sweep_killed_at_random_times_ends_with_the_rows_of_one_that_was_not(tmp_path):
-    arguments = [sys.executable, "-c", KILLED, str(tmp_path), "8", "0"]
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path), "20", "0"]
     done = subprocess.run(arguments, env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert int(done.stdout.split()[-1]) >= 8, done.stdout
+    assert int(done.stdout.split()[-1]) >= 20, done.stdout
 
 
 WITH_WORKERS = """

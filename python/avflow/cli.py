@@ -151,13 +151,35 @@ def report(
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
+    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("avflow-comparison"),
     debug: Debug = False,
 ):
-    """Draw the figures and report.html again, from the rows alone."""
+    """Draw the figures and report.html again, from the rows alone; of several runs a comparison too."""
     with _told():
         for folder in runs:
             for path in _draw(folder, which=select, first_layer=first_layer, title=title):
                 typer.echo(path)
+        if len(runs) > 1:
+            from .comparison import compare
+
+            for path in compare(runs, out, which=select, title=title):
+                typer.echo(path)
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Run folder to write.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one configuration.")],
+    debug: Debug = False,
+):
+    """Put runs over different samples into one run folder."""
+    with _told():
+        from .merge import merge as merge_runs
+
+        results = merge_runs(out, runs)
+        typer.echo(f"rows        {out / 'rows.parquet'} ({len(results)})")
+        for path in _draw(out):
+            typer.echo(path)
 
 
 @app.command()
