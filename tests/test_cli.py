@@ -157,10 +157,10 @@ def test_a_failing_sample_is_recorded_and_the_run_goes_on(model, tmp_path):
 def test_one_bad_prompt_does_not_take_its_neighbours_with_it(model, samples, tmp_path, monkeypatch):
     real = engine.sweep_prompts
 
-    def failing(model, prompts, request):
+    def failing(model, prompts, request, tick=None):
         if any(p.id == "s22" for p in prompts):
             raise InputError("NaN in layer 3")
-        return real(model, prompts, request)
+        return real(model, prompts, request, tick)
 
     monkeypatch.setattr(engine, "sweep_prompts", failing)
     assert sweep(samples, tmp_path / "run").exit_code == 1
@@ -256,7 +256,6 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(model, samples, tmp_path
 
 def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
     samples, out = write_samples(tmp_path / "s.jsonl", ["s1", "s22"]), tmp_path / "run"
-    monkeypatch.setattr(engine, "PACK_TOKENS", 1)
     real = engine.sweep_prompts
     calls = iter([real])
 
@@ -365,7 +364,7 @@ def test_the_docs_name_every_option_and_column():
     options = {option for p in command.params for option in p.opts if option.startswith("--")}
     assert {o for o in options if o not in text} == set()
     assert {name for name in SCHEMA.names if f"`{name}`" not in text} == set()
-    for file in ("README.md", *(f"docs/{n}.md" for n in ("concepts", "sweep", "data", "the-op", "errors"))):
+    for file in ("README.md", *(f"docs/{n}.md" for n in ("concepts", "sweep", "data", "runs", "the-op", "errors"))):
         path = Path(__file__).parent.parent / file
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
             assert link.endswith(".png") or (path.parent / link).exists(), (file, link)
