@@ -111,8 +111,7 @@ class Qwen25Omni(chat.ChatFamily):
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         config = model.hf.config
-        merge = config.vision_config.spatial_merge_size
-        patch_tokens = None if grid is None else [int(h) * int(w) // merge**2 for _, h, w in grid.tolist()]
+        patch_tokens = labels.patch_tokens(grid, config.vision_config.spatial_merge_size)
         segment = int(config.position_id_per_seconds * config.seconds_per_chunk)
         return labels.label_media(ids, self.media_ids(model), patch_tokens, segment)
 
