@@ -15,7 +15,7 @@ from ..media import read_image, read_video
 from ..prompt import Prompt
 from ..sample import LETTERS
 from ..sound import SAMPLE_RATE, align_sound, read_audio
-from . import register
+from . import omni_positions, register
 from .base import Family
 
 if TYPE_CHECKING:
@@ -141,6 +141,11 @@ class Qwen25Omni(Family):
         )
         prompt.media = {**(media.facts or {}), "processor": processing.info(model.processor).path}
         return prompt
+
+    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+        # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
+        owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
+        return [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
         return labels.count_videos(torch.as_tensor(input_ids).reshape(-1).tolist(), _media_ids(model))
