@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from .attention import register
-from .compat import attention_name, kept_state
+from .compat import attention_name, attributes, kept_state
 from .errors import InputError, NumericError
 from .layout import Columns
 from .models.base import Model
@@ -77,7 +77,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
     else:
         inputs = dict(prompt.model_inputs or {"input_ids": prompt.input_ids[None]})
         inputs = {name: _to_device(value, model.device) for name, value in inputs.items()}
-        with kept_state(model.hf):
+        with kept_state(model.hf), attributes(model.family.quicker(model)):
             seen = _until(model.text_model, lambda: model.hf(**inputs, use_cache=False)).kwargs
         embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         if embeds is None:

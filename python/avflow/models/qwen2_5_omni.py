@@ -12,7 +12,7 @@ from ..errors import MediaError
 from ..media import read_image, read_video
 from ..prompt import Prompt
 from ..sound import SAMPLE_RATE, align_sound, read_audio
-from . import chat, register
+from . import chat, omni_positions, register
 
 if TYPE_CHECKING:
     from ..sample import Sample
@@ -114,6 +114,11 @@ class Qwen25Omni(chat.ChatFamily):
         patch_tokens = labels.patch_tokens(grid, config.vision_config.spatial_merge_size)
         segment = int(config.position_id_per_seconds * config.seconds_per_chunk)
         return labels.label_media(ids, self.media_ids(model), patch_tokens, segment)
+
+    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+        # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
+        owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
+        return [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
 
 
 def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple) -> chat.Media:
