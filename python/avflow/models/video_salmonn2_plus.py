@@ -28,7 +28,7 @@ SEGMENT = 4  # audio tokens of an item where sound stands alone: 2 s, as long as
 class VideoSalmonn2Plus(chat.ChatFamily):
     """The complete checkpoints, `..._3B_full` and `..._7B_full`; the folders without `_full` are LoRA adapters."""
 
-    model_types = ("qwen2_5_vl",)
+    model_types = ("video_salmonn2_plus", "qwen2_5_vl")  # saved from here; as published
 
     def serves(self, config: dict[str, Any]) -> bool:
         return "audio_config" in config  # plain Qwen2.5-VL has the same model_type
@@ -102,9 +102,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         config = model.hf.config
-        return labels.MediaIds(
-            video=config.video_token_id, image=config.image_token_id, audio=config.audio_token_id
-        )
+        return labels.MediaIds(video=config.video_token_id, image=config.image_token_id, audio=config.audio_token_id)
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)
