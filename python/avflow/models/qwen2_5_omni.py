@@ -109,16 +109,16 @@ class Qwen25Omni(chat.ChatFamily):
             audio_end=config.audio_end_token_id,
         )
 
+    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+        # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
+        owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
+        return [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
+
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         config = model.hf.config
         patch_tokens = labels.patch_tokens(grid, config.vision_config.spatial_merge_size)
         segment = int(config.position_id_per_seconds * config.seconds_per_chunk)
         return labels.label_media(ids, self.media_ids(model), patch_tokens, segment)
-
-    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
-        # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
-        owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
-        return [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
 
 
 def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple) -> chat.Media:

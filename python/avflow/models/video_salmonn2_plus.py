@@ -28,7 +28,7 @@ SEGMENT = 4  # audio tokens of an item where sound stands alone: 2 s, as long as
 class VideoSalmonn2Plus(chat.ChatFamily):
     """The complete checkpoints, `..._3B_full` and `..._7B_full`; the folders without `_full` are LoRA adapters."""
 
-    model_types = ("qwen2_5_vl", "video_salmonn2_plus")  # of the published folders; of those saved from here
+    model_types = ("video_salmonn2_plus", "qwen2_5_vl")  # saved from here; as published
 
     def serves(self, config: dict[str, Any]) -> bool:
         return "audio_config" in config  # plain Qwen2.5-VL has the same model_type

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoints import SALMONN_COMPLETE, check_adapter, read_json
 from ..errors import InputError, UnsupportedModelError
 from .config import VideoSalmonn2PlusConfig
-
-COMPLETE = tuple(f"tsinghua-ee/video-SALMONN2_plus_{size}_full" for size in ("3B", "7B", "72B"))
 
 # Published name -> name here; the first pattern that fits counts. Everything else has the same name.
 _RENAMES = tuple(
@@ -42,21 +39,6 @@ def own_name(published: str) -> str | None:
     return published
 
 
-def check_adapter(folder: Path) -> None:
-    """Raises UnsupportedModelError for a folder that holds a LoRA adapter; the message names the full checkpoint."""
-    config = folder / "adapter_config.json"
-    found = [config] if config.is_file() else sorted(folder.glob("adapter_model.*"))
-    if not found:
-        return
-    base = _json(config).get("base_model_name_or_path", "") if config.is_file() else ""
-    size = re.search(r"(?<!\d)(3|7|72)B", f"{folder.name} {base}", re.IGNORECASE)
-    complete = [n for n in COMPLETE if size and f"_{size[1]}B_" in n] or COMPLETE
-    raise UnsupportedModelError(
-        f"{folder} holds a LoRA adapter ({found[0].name}), not a model: load the complete checkpoint "
-        f"{' or '.join(map(repr, complete))} instead"
-    )
-
-
 def load_model(name: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
     """A checkpoint folder or hub name, published or saved from here, with all weights in `dtype`.
 
@@ -71,7 +53,7 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32, device: str
     from .modeling import VideoSalmonn2PlusForConditionalGeneration as Salmonn
 
     folder = _folder(name)
-    check_adapter(folder)
+    check_adapter(folder, str(name))
     config = read_config(folder)
     files = _weight_files(folder)
     with torch.device("meta"):
@@ -93,14 +75,14 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32, device: str
 
 def read_config(folder: Path) -> VideoSalmonn2PlusConfig:
     """The config of a folder, published or saved from here."""
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind == VideoSalmonn2PlusConfig.model_type:
         return VideoSalmonn2PlusConfig.from_dict(config)
     if kind != "qwen2_5_vl" or "audio_config" not in config:
         raise UnsupportedModelError(
             f"{folder}: model_type {kind!r}{'' if 'audio_config' in config else ' without audio_config'} is no "
-            f"video-SALMONN 2+: load one of {', '.join(COMPLETE)}"
+            f"video-SALMONN 2+: load one of {', '.join(SALMONN_COMPLETE)}"
         )
     return VideoSalmonn2PlusConfig.from_published(config)
 
@@ -121,7 +103,9 @@ def _folder(name: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if folder.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1:
-        raise InputError(f"no folder {str(name)!r}: pass a checkpoint folder, or a hub name such as {COMPLETE[1]!r}")
+        raise InputError(
+            f"no folder {str(name)!r}: pass a checkpoint folder, or a hub name such as {SALMONN_COMPLETE[1]!r}"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -131,22 +115,10 @@ def _folder(name: str | Path) -> Path:
         raise InputError(f"checkpoint {str(name)!r} is neither a folder nor reachable on the hub: {error}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise InputError(f"checkpoint folder {str(path.parent)!r} has no {path.name}")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a {type(value).__name__}, expected an object")
-    return value
-
-
 def _weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = _json(index).get("weight_map")
+        shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise InputError(f"{index} has no weight_map")
         files = [folder / name for name in sorted(set(shards.values()))]

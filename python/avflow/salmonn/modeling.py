@@ -1,8 +1,8 @@
 """video-SALMONN 2+ as a composition of transformers' own modules.
 
-Children are named as in the published checkpoints: `visual` (Qwen2.5-VL's tower), `audio` (Whisper's encoder, a windowed
-Q-Former, a projection), `model` (Qwen2.5-VL's text decoder), `lm_head`. Architecture: bytedance/video-SALMONN-2, folder
-video_SALMONN2_plus; "video-SALMONN 2", arXiv:2506.15220.
+Children are named as in the published checkpoints: `visual` (Qwen2.5-VL's tower), `audio` (Whisper's encoder, a
+windowed Q-Former, a projection), `model` (Qwen2.5-VL's text decoder), `lm_head`. Architecture:
+bytedance/video-SALMONN-2, folder video_SALMONN2_plus; "video-SALMONN 2", arXiv:2506.15220.
 """
 
 from __future__ import annotations
@@ -156,8 +156,9 @@ class VideoSalmonn2PlusForConditionalGeneration(PreTrainedModel, GenerationMixin
         Args:
             input_ids: int64 [B, N], media as runs of their tokens. attention_mask: [B, N], 0 for padding.
             position_ids: [3, B, N], or [4, B, N] with text positions first. None: by `positions.rope_index` from ids
-                and grids; counted on with `rope_deltas` after a cache; one by one where inputs_embeds are all there is.
-            pixel_values, pixel_values_videos: patches [sum T H W, 1176]. image_grid_thw, video_grid_thw: int [media, 3].
+                and grids; counted on with `rope_deltas` after a cache; one by one where there are only inputs_embeds.
+            pixel_values, pixel_values_videos: patches [sum T H W, 1176].
+            image_grid_thw, video_grid_thw: int [media, 3].
             video_second_per_grid: [videos], seconds; position layout "trained" only.
             audio_features: [pieces, mels, 3000], pieces of 30 s in the order of the batch.
             inputs_embeds: [B, N, hidden] in place of input_ids and media; see `embed`.

@@ -5,8 +5,8 @@ for grid step k of s seconds, audio token j beside a video at (p0 + j, p0, p0 + 
 Text goes on after the largest *time* of the block, which may be below its heights.
 
 "released", what the published inference code computes: it knows neither the audio nor the seconds, so the first
-T x H x W slots of the block, whatever they hold, get the grid (p0 + 2 k, p0 + row, p0 + column); the block's other slots
-and all text follow one by one after the largest position.
+T x H x W slots of the block, whatever they hold, get the grid (p0 + 2 k, p0 + row, p0 + column); the block's other
+slots and all text follow one by one after the largest position.
 
 A block is a run of media tokens without text between. p0 is the position of its first token. Several blocks follow the
 same rules one after another; the published code breaks on several videos with sound.
@@ -80,8 +80,8 @@ def rope_index(
         if video_second_per_grid is None or len(video_second_per_grid) != len(video_grid_thw):
             given = "none" if video_second_per_grid is None else len(video_second_per_grid)
             raise InputError(
-                f"video_second_per_grid: {given} given for {len(video_grid_thw)} videos; the layout 'trained' needs the "
-                "seconds of each one's grid step"
+                f"video_second_per_grid: {given} given for {len(video_grid_thw)} videos; the layout 'trained' needs "
+                "the seconds of each one's grid step"
             )
         seconds = iter(torch.as_tensor(video_second_per_grid).to("cpu", torch.float32))
     kinds = token_kinds(input_ids, config).cpu()
