@@ -85,13 +85,16 @@ def av_prompt(
     answer_ids: tuple[int, ...] = (7,),
     id: str = "0",
     options: bool = True,
+    cells: tuple[int, int] = (2, 3),
     **more,
 ) -> avflow.Prompt:
     """A video with sound, a question and options, for `thinker`; steps of 1 s, PIECE audio tokens for each 10 s.
 
     layout: "interleaved" (each step followed by its audio, the last by the padding, too), "separate" (video, then
     audio), "question_first", "silent" (video only), or "sound" (audio only).
+    cells: rows and columns of tokens of a step.
     """
+    per_step = cells[0] * cells[1]
     script = tiny._Script(seed)
     pieces = -(-seconds // 10)
     tokens = PIECE * pieces
@@ -101,10 +104,10 @@ def av_prompt(
     script.put("template", [-1], tiny.VISION_BOS)
     if layout in ("interleaved", "question_first"):
         for step, count in enumerate(audio_counts(seconds, 1.0, tokens)):
-            script.put("video", [step] * tiny.TOKENS_PER_FRAME, tiny.VIDEO)
+            script.put("video", [step] * per_step, tiny.VIDEO)
             script.put("audio", [step] * count, tiny.AUDIO)
     elif layout != "sound":
-        script.put("video", [i for i in range(seconds) for _ in range(tiny.TOKENS_PER_FRAME)], tiny.VIDEO)
+        script.put("video", [i for i in range(seconds) for _ in range(per_step)], tiny.VIDEO)
     if layout == "separate":
         script.put("template", [-1], tiny.VISION_EOS)
         script.put("template", [-1], tiny.VISION_BOS)
@@ -120,7 +123,7 @@ def av_prompt(
         attention_mask=torch.ones(1, len(script.ids), dtype=torch.long),
     )
     if layout != "sound":
-        grid = torch.tensor([[seconds, 4, 6]])
+        grid = torch.tensor([[seconds, 2 * cells[0], 2 * cells[1]]])
         inputs["pixel_values_videos"] = torch.randn(int(grid.prod()), 1176, generator=script.rng)
         inputs["video_grid_thw"] = grid
         inputs["video_second_per_grid"] = torch.tensor([1.0])
