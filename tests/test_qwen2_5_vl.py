@@ -164,20 +164,6 @@ def test_an_image_and_a_video(tmp_path):
             assert torch.isfinite(model().hf(**p.model_inputs).logits).all()
 
 
-def test_generate_takes_the_prompts_positions():
-    """Greedy generation equals one forward after another, new tokens at 1 + the largest position and so on."""
-    prompt = model().prepare(sample())
-    with torch.no_grad():
-        made = model().hf.generate(**prompt.model_inputs, max_new_tokens=5, do_sample=False)[0, len(prompt) :]
-        inputs = dict(prompt.model_inputs)
-        for token in made:
-            assert int(model().hf(**inputs).logits[0, -1].argmax()) == int(token)
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], token.view(1, 1)], 1)
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            after = inputs["position_ids"].max() + 1
-            inputs["position_ids"] = torch.cat([inputs["position_ids"], after.expand(3, 1, 1)], 2)
-
-
 def test_sweeps_equal_dense_masks():
     prompt = model().prepare(sample(), fps=1.0)
     knockouts = as_knockouts(["video->question", "video->last", "question->last", "cross:video"])
