@@ -142,7 +142,7 @@ def test_batch_with_padding(layout):
 
 def test_float32_as_in_training():
     """Steps whose product with k falls on another side of a whole number in float64."""
-    k = torch.arange(200)
+    k, differ = torch.arange(200), 0
     for s in (0.2, 0.7, 0.3125, 0.1, 1.3, 0.20083333333333334):
         found, _ = rope_index(
             ids("t" + "v" * 200)[None],
@@ -153,6 +153,8 @@ def test_float32_as_in_training():
         )
         wanted = 1 + (k * torch.tensor(s, dtype=torch.float32) * 2).long()
         assert torch.equal(found[0, 0, 1:], wanted)
+        differ += int((wanted != 1 + (k.double() * s * 2).long()).sum())
+    assert differ > 0
 
 
 @pytest.mark.parametrize(
