@@ -277,9 +277,15 @@ class VideoSalmonn2PlusForConditionalGeneration(PreTrainedModel, GenerationMixin
         return torch.cat([text.expand(1, len(ids), -1), positions])
 
     def prepare_inputs_for_generation(
-        self, input_ids: torch.Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: torch.Tensor | None = None,  # named: generate looks for it in the signature
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
         encoded = inputs.get("inputs_embeds") is not None  # they hold the media already
         if encoded or (not is_first_iteration and kwargs.get("use_cache", True)):
             for name in (*_MEDIA, *_GRIDS):
