@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -140,7 +141,7 @@ def _read_video(
 ) -> float:
     """Decodes the sample's video into `media`; the container time of its first frame."""
     fps, min_frames, max_frames = sampling
-    if not fps > 0:
+    if not 0 < fps < math.inf:
         raise InputError(f"fps is {fps}: sample more than 0 frames per second")
     if not 1 <= min_frames <= max_frames:
         raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 1 <= min_frames <= max_frames")
