@@ -164,7 +164,7 @@ def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
     Returns:
         the groups, and the position of the assistant header's final token, or None if the last turn is another's.
     """
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
     special = set(tokenizer.added_tokens_decoder)
     groups = ["question_text"] * len(ids)
     header = None
@@ -179,7 +179,8 @@ def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
             header = stop - 1 if role == "assistant" else None
             at = stop
             continue
-        if ids[at] in special or (at and ids[at - 1] == end and not tokenizer.decode([ids[at]]).strip()):
+        # a line's end after a turn's end or after a medium belongs to the layout
+        if ids[at] in special or (at and ids[at - 1] in special and not tokenizer.decode([ids[at]]).strip()):
             groups[at] = "template"
         elif header is not None:
             groups[at] = "answer"

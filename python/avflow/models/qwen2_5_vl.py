@@ -93,7 +93,7 @@ class Qwen25VL(chat.ChatFamily):
         Text: consecutive, equal on the three axes, from 1 + the largest position of any axis so far. Step k, row r,
         column c of a picture that starts at p: (p + floor(k * seconds per step * tokens_per_second), p + r, p + c); an
         image has one step. transformers >= 5.3 resumes text at p + max(rows, columns), inside the video's time.
-        Padded tokens (attention_mask 0) have position 1, as there.
+        Padded tokens (attention_mask 0) have position 0.
         """
         config = model.hf.config
         merge, rate = config.vision_config.spatial_merge_size, config.vision_config.tokens_per_second
@@ -105,7 +105,7 @@ class Qwen25VL(chat.ChatFamily):
         every = inputs["input_ids"].cpu()  # [B, N]
         mask = inputs.get("attention_mask")
         kept = torch.ones_like(every, dtype=torch.bool) if mask is None else mask.cpu().bool()
-        out = torch.ones(3, *every.shape, dtype=torch.long)
+        out = torch.zeros(3, *every.shape, dtype=torch.long)
         deltas = []
         for row, (ids, here) in enumerate(zip(every, kept, strict=True)):
             found = _rope_index(ids[here].tolist(), grids, rate)

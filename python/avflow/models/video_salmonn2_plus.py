@@ -83,6 +83,11 @@ class VideoSalmonn2Plus(chat.ChatFamily):
                 the model's special tokens, limits that make no sense.
         """
         chat.tokenizer_of(model)
+        if not isinstance(model.processor, processing.SalmonnProcessor):
+            raise InputError(
+                f"video-SALMONN 2+ cannot use a {type(model.processor).__name__}: load the model with avflow.load, or "
+                "pass avflow.salmonn.processing.SalmonnProcessor.from_pretrained(folder)"
+            )
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         limits = (min_pixels, max_pixels)
         media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)

@@ -27,7 +27,7 @@ PLACEHOLDERS = {"image": "<|image_pad|>", "video": "<|video_pad|>", "audio": "<|
 def frame_numbers(
     total: int, seconds: float, fps: float = FPS, min_frames: int = MIN_FRAMES, max_frames: int = MAX_FRAMES
 ) -> list[int]:
-    """Which of a video's `total` frames are kept: rising numbers, evenly spread by number from the first to the last."""
+    """Which of a video's `total` frames are kept: rising numbers, evenly spread from the first to the last."""
     count = min(max(round(seconds / (1 / fps)), min_frames), max_frames)
     return np.unique(np.linspace(0, total - 1, count).astype(int)).tolist()
 
@@ -62,6 +62,10 @@ def audio_counts(steps: int, seconds_per_step: float, audio_tokens: int, what: s
     return counts
 
 
+def _span(kind: str) -> str:
+    return f"<|vision_start|>{PLACEHOLDERS[kind]}<|vision_end|>"
+
+
 class SalmonnProcessor(vision.VisionProcessor):
     """Tokenizer and picture settings of a checkpoint folder; template and sound are the published code's own."""
 
@@ -82,7 +86,9 @@ class SalmonnProcessor(vision.VisionProcessor):
         text = ""
         for turn in chat:
             parts = [
-                part["text"] if part["type"] == "text" else f"<|vision_start|>{PLACEHOLDERS[part['type']]}<|vision_end|>"
+                part["text"]
+                if part["type"] == "text"
+                else f"<|vision_start|>{PLACEHOLDERS[part['type']]}<|vision_end|>"
                 for part in turn["content"]
             ]
             text += f"<|im_start|>{turn['role']}\n" + "\n".join(parts) + "<|im_end|>\n"
