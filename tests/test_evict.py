@@ -21,6 +21,7 @@ from evict_cases import (
 )
 
 import avflow
+from avflow.compat import rope_owners
 
 SITUATIONS = {
     "greedy": {},
@@ -121,6 +122,7 @@ def test_position_ids_by_the_family(monkeypatch, how, sequences):
     """They replace the model's own loop, with the same tokens, in this turn and the next."""
     case = prompt("omni") if sequences == 1 else batch([prompt("omni", 1, 1), prompt("omni", 2, 3)])
     hf, calls = model("omni").hf, []
+    owner = rope_owners(hf)[0]
     index = type(hf).get_rope_index
 
     def positions(self, wrapped, inputs):
@@ -139,16 +141,16 @@ def test_position_ids_by_the_family(monkeypatch, how, sequences):
         return index(self, *args, **kwargs)
 
     monkeypatch.setattr(type(hf), "get_rope_index", counted)
-    hf.model.rope_deltas = None
+    owner.rope_deltas = None
     with evicting("omni", case):
         theirs = generate("omni", case, **SITUATIONS[how])
-        deltas = hf.model.rope_deltas
+        deltas = owner.rope_deltas
         assert calls
         calls.clear()
         monkeypatch.setattr(type(model("omni").family), "positions", positions)
-        hf.model.rope_deltas = None
+        owner.rope_deltas = None
         ours = generate("omni", case, **SITUATIONS[how])
-    assert not calls and torch.equal(hf.model.rope_deltas, deltas)
+    assert not calls and torch.equal(owner.rope_deltas, deltas)
     assert ours.sequences.tolist() == theirs.sequences.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
 

@@ -246,8 +246,8 @@ class Tracker:
         group, item, ends = self._label(state, ids, kwargs, batch, new)
         if self.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
             raise InputError(
-                "decode='drop' with assisted or prompt-lookup decoding, or without a cache: answer tokens are read with "
-                "the prompt, before what left is freed: use decode='keep'"
+                "decode='drop' with assisted or prompt-lookup decoding, or without a cache: answer tokens are read "
+                "with the prompt, before what left is freed: use decode='keep'"
             )
         self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
         return None
