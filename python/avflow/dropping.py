@@ -66,9 +66,10 @@ def drop(cache: Any, state: Conversation) -> None:
     sequence = np.arange(state.batch)[:, None]
     for segment, columns in enumerate(state.columns):
         safe = np.maximum(columns, 0)
-        stay = (columns >= 0) & state.real[sequence, safe] & (state.gone[sequence, safe] == NEVER)
+        held = (columns >= 0) & state.real[sequence, safe]
+        stay = held & (state.gone[sequence, safe] == NEVER)
         most = int(stay.sum(1).max())
-        if most == columns.shape[1]:
+        if most == columns.shape[1] and np.array_equal(stay, held):
             keeps.append(None)
             continue
         keep = np.full((state.batch, most), -1, np.int64)
