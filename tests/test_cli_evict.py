@@ -16,6 +16,7 @@ from test_cli import avflow_, one_line_error
 import avflow
 import avflow.models
 from avflow import generating, plan_job
+from avflow.demo.checkpoint import FAMILIES
 from avflow.eviction_choice import SCHEMA
 from avflow.generating import check_open, generate, open_sample
 from avflow.schedule import EvictionSchedule
@@ -238,6 +239,17 @@ def test_an_image_or_a_silent_video_will_do(samples, tmp_path):
     result = avflow_("generate", "--model", "m", "--image", picture, "--question", "What is it?", "--max-new-tokens", 2)
     assert result.exit_code == 0, result.output
     assert ask("--silent").exit_code == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_answers_with_a_schedule(family):
+    clip, schedule = demo(family)["clips"][0], EvictionSchedule({"video": 2, "question": 4})
+    asked = model(family).prepare(open_sample("Which color is the shape?", ["red", "blue"], video=clip))
+    found = generate(model(family), asked, schedule, max_new_tokens=3)
+    with avflow.evict(model(family), schedule, groups=asked.groups):
+        ids = model(family).hf.generate(**asked.model_inputs, max_new_tokens=3, do_sample=False)[0, len(asked) :]
+    assert found.ids == ids.tolist() and len(found.ids) == 3
+    assert found.kv_bytes < generate(model(family), asked, max_new_tokens=3).kv_bytes
 
 
 def test_one_token_has_no_decode_time(schedule):
