@@ -21,6 +21,7 @@ from evict_cases import (
 )
 
 import avflow
+from avflow.compat import rope_owners
 
 SITUATIONS = {
     "greedy": {},
@@ -30,6 +31,8 @@ SITUATIONS = {
     "lookup": dict(prompt_lookup_num_tokens=3),
     "static": dict(cache_implementation="static"),
 }
+# A static cache frees nothing; guesses come along with the prompt: both are refused, see test_evict_errors.
+WAYS = [(how, d) for how in SITUATIONS for d in ("keep", "drop") if d == "keep" or how not in ("static", "lookup")]
 NOT_IN_THE_ORACLE = ("prompt_lookup_num_tokens", "cache_implementation")  # which gives plain decoding's tokens
 
 
@@ -67,25 +70,17 @@ def test_forward(name):
     assert lengths(ours.past_key_values) == [int((gone > layer - 1).sum()) for layer in range(4)]
 
 
-@pytest.mark.parametrize("how", SITUATIONS)
-@pytest.mark.parametrize("decode", ["keep", "drop"])
+@pytest.mark.parametrize("how, decode", WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_generate(name, how, decode):
-    if decode == "drop" and how in ("static", "lookup"):
-        pytest.skip("refused, see test_errors")
     case = prompt(name)
     check(*both(name, case, decode=decode, **SITUATIONS[how]))
 
 
-@pytest.mark.parametrize("how", SITUATIONS)
-@pytest.mark.parametrize("decode", ["keep", "drop"])
+@pytest.mark.parametrize("how, decode", [way for way in WAYS if way[0] != "lookup"])  # which takes one sequence
 @pytest.mark.parametrize("name", MODELS)
 def test_batch(name, how, decode):
     """Left padding, and different numbers of tokens that stay."""
-    if decode == "drop" and how in ("static", "lookup"):
-        pytest.skip("refused, see test_errors")
-    if how == "lookup":
-        pytest.skip("transformers: assisted decoding takes one sequence")
     case = batch([prompt(name, 1, 1), prompt(name, 2, 3)])
     check(*both(name, case, decode=decode, **SITUATIONS[how]))
 
@@ -127,6 +122,7 @@ def test_position_ids_by_the_family(monkeypatch, how, sequences):
     """They replace the model's own loop, with the same tokens, in this turn and the next."""
     case = prompt("omni") if sequences == 1 else batch([prompt("omni", 1, 1), prompt("omni", 2, 3)])
     hf, calls = model("omni").hf, []
+    owner = rope_owners(hf)[0]
     index = type(hf).get_rope_index
 
     def positions(self, wrapped, inputs):
@@ -145,16 +141,16 @@ def test_position_ids_by_the_family(monkeypatch, how, sequences):
         return index(self, *args, **kwargs)
 
     monkeypatch.setattr(type(hf), "get_rope_index", counted)
-    hf.model.rope_deltas = None
+    owner.rope_deltas = None
     with evicting("omni", case):
         theirs = generate("omni", case, **SITUATIONS[how])
-        deltas = hf.model.rope_deltas
+        deltas = owner.rope_deltas
         assert calls
         calls.clear()
         monkeypatch.setattr(type(model("omni").family), "positions", positions)
-        hf.model.rope_deltas = None
+        owner.rope_deltas = None
         ours = generate("omni", case, **SITUATIONS[how])
-    assert not calls and torch.equal(hf.model.rope_deltas, deltas)
+    assert not calls and torch.equal(owner.rope_deltas, deltas)
     assert ours.sequences.tolist() == theirs.sequences.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
 
@@ -176,3 +172,30 @@ def test_labels_by_the_family():
     counts = [made.groups.count(g) for g in ("video", "audio")]
     held = lengths(ours.past_key_values)
     assert [held[0] - held[1], held[1] - held[2]] == counts and min(counts) > 0
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_right_padding(name):
+    """In a plain forward rows are aligned to the right, so the last logits are those of each sequence's end."""
+    cases = [prompt(name, 1, 1), prompt(name, 2, 3)]
+    n = max(c.n for c in cases)
+    pads = [n - c.n for c in cases]
+    inputs = {
+        k: torch.cat([torch.nn.functional.pad(c.inputs[k], (0, n - c.n)) for c in cases]) for k in cases[0].inputs
+    }
+    groups = [c.groups[0] + ["video"] * more for c, more in zip(cases, pads, strict=True)]
+    with avflow.evict(model(name), SCHEDULE, groups=groups):
+        ours = model(name).hf(**inputs).logits
+    for b, case in enumerate(cases):
+        gone = leaves(case.groups, SCHEDULE)
+        with dense(name, cuts_of(gone, 0)):
+            theirs = model(name).hf(**case.inputs).logits[0, gone[0] > 3]
+        assert far(ours[b, -len(theirs) :], theirs) < 1e-4
+
+
+def test_without_a_cache():
+    case = prompt("qwen3")
+    with evicting("qwen3", case):
+        ours = generate("qwen3", case, use_cache=False)
+    with dense("qwen3", cuts_of(leaves(case.groups, SCHEDULE), 8)):
+        check(ours, generate("qwen3", case))

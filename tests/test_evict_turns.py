@@ -120,12 +120,32 @@ def test_two_conversations_take_turns(name):
         assert all(torch.equal(a, b) for a, b in zip(apart.logits, mixed.logits, strict=True))
 
 
-@pytest.mark.parametrize("decode", ["keep", "drop"])
-@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("name", ["omni", "qwen3"])
+def test_new_tokens_alone(name):
+    """The next turn may also be given without what was said, with a mask over all; or to forward."""
+    one = prompt(name)
+    caches = [DynamicCache() for _ in range(3)]
+    runs = []
+    for number, cache in enumerate(caches):
+        with evicting(name, one):
+            first = generate(name, one, past_key_values=cache)
+        two = plus(one, first.sequences, ["video"] * 3 + ["last"], MORE)
+        with evicting(name, two):
+            if number == 1:
+                two.inputs["input_ids"] = two.inputs["input_ids"][:, -5:]
+            if number == 2:  # the last generated token was not read yet
+                ids = two.inputs["input_ids"][:, -5:]
+                runs.append(model(name).hf(ids, past_key_values=cache).logits[:, -1])
+            else:
+                runs.append(generate(name, two, past_key_values=cache))
+    assert runs[0].sequences[:, -6:].tolist() == runs[1].sequences[:, -6:].tolist()
+    assert far(runs[1].logits[0], runs[0].logits[0]) < 1e-6 and far(runs[2], runs[0].logits[0]) < 1e-4
+    assert len(set(map(tuple, map(lengths, caches[:2])))) == 1
+
+
+@pytest.mark.parametrize("static, decode", [(False, "keep"), (True, "keep"), (False, "drop")])
 @pytest.mark.parametrize("chunk", [1, 7, 16, 64])
 def test_chunked_prefill(chunk, static, decode):
-    if static and decode == "drop":
-        pytest.skip("refused")
     case = prompt("qwen3", 1, 4)
     how = {"cache_implementation": "static"} if static else {}
     with evicting("qwen3", case, decode=decode):

@@ -6,6 +6,7 @@ import numpy as np
 import oracle
 import pytest
 import tiny
+import tiny_salmonn
 
 import avflow
 from avflow.eviction_walks import EvictionRequest, try_schedules
@@ -120,3 +121,10 @@ def test_no_step_is_the_clean_run(omni):
     prompt = tiny.av_prompt("interleaved", seconds=2)
     found = try_schedules(omni, [prompt], EvictionRequest([EvictionSchedule({})]))[0]
     assert found.logp[0] == found.logp_clean
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "separate", "question_first"])
+def test_video_salmonn(layout):
+    model = avflow.wrap(tiny_salmonn.thinker())
+    prompt = tiny_salmonn.av_prompt(layout, answer_ids=(7, 9))
+    assert check(model, [prompt], [*single(["video", "audio", "question"], model.n_layers), *JOINT[:3]]) > 1e-2

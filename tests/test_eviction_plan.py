@@ -7,6 +7,7 @@ import functools
 import numpy as np
 import pytest
 import tiny
+import tiny_salmonn
 import torch
 
 import avflow
@@ -244,3 +245,15 @@ def test_cost_is_what_the_cache_holds(steps):
     expected = sum(n * row + 256 * sum(range(1, n + 1)) for n in counts.tolist()) + 2 * 64 * tiny.VOCAB
     assert cost["flops"] == expected
     assert cost["flops_saved"] == 1 - expected / cost["clean_flops"] > 0
+
+
+def test_walk_and_model_agree_on_video_salmonn():
+    salmonn = avflow.wrap(tiny_salmonn.thinker())
+    prompts = [
+        tiny_salmonn.av_prompt(x, seed=s, id=x, answer_ids=(7, 9)) for s, x in enumerate(("interleaved", "separate"))
+    ]
+    for prompt in prompts:
+        found = try_schedules(salmonn, [prompt], EvictionRequest([EvictionSchedule({"media": 0, "question": 1})]))[0]
+        with avflow.evict(salmonn, {"media": 0, "question": 1}, groups=[*prompt.groups, "answer"]):
+            assert own_run(salmonn, prompt).logp == pytest.approx(found.logp[0], abs=1e-4)
+        assert own_run(salmonn, prompt).logp == pytest.approx(found.logp_clean, abs=1e-4)

@@ -52,7 +52,9 @@ def demo(
 @app.command()
 def sweep(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[Path, typer.Argument(help="JSON lines: id, question, options, answer, video | audio | image.")],
+    samples: Annotated[
+        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is resumed.")] = None,
     knockouts: Annotated[
         list[str] | None,
@@ -66,7 +68,17 @@ def sweep(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
+    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes (or Ray actors), each with a model. [default: 1]")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second taken from videos.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest frame, in pixels.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
@@ -76,7 +88,7 @@ def sweep(
     with told():
         from .job import SweepJob, run
 
-        media = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
+        sampling = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
         job = SweepJob(
             model=model,
             samples=samples,
@@ -87,10 +99,16 @@ def sweep(
             select=select,
             semantics=semantics,
             dtype=dtype,
-            media=media,
+            media=sampling,
+            data=data,
             device=device,
             memory=memory,
+            media_root=media,
+            tasks=task or [],
             limit=limit,
+            shuffle_seed=shuffle_seed,
+            workers=workers,
+            ray=ray,
         )
         if dry_run:
             from .job import estimates
@@ -110,13 +128,35 @@ def report(
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
+    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("avflow-comparison"),
     debug: Debug = False,
 ):
-    """Draw the figures and report.html again, from the rows alone."""
+    """Draw the figures and report.html again, from the rows alone; of several runs a comparison too."""
     with told():
         for folder in runs:
             for path in _draw(folder, which=select, first_layer=first_layer, title=title):
                 typer.echo(path)
+        if len(runs) > 1:
+            from .comparison import compare
+
+            for path in compare(runs, out, which=select, title=title):
+                typer.echo(path)
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Run folder to write.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one configuration.")],
+    debug: Debug = False,
+):
+    """Put runs over different samples into one run folder."""
+    with told():
+        from .merge import merge as merge_runs
+
+        results = merge_runs(out, runs)
+        typer.echo(f"rows        {out / 'rows.parquet'} ({len(results)})")
+        for path in _draw(out):
+            typer.echo(path)
 
 
 @app.command()

@@ -27,7 +27,9 @@ def _sampling(fps: float | None, max_pixels: int | None) -> dict:
 
 def plan(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[Path, typer.Argument(help="JSON lines: id, question, options, answer, video | audio | image.")],
+    samples: Annotated[
+        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The schedule's file, such as schedule.json.")] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder; an unfinished one is resumed. [default: --out without .json]")
@@ -43,7 +45,11 @@ def plan(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
+    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
     fps: Fps = None,
     max_pixels: MaxPixels = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what measuring would cost; run no layer.")] = False,
@@ -67,7 +73,19 @@ def plan(
             seed=seed,
             memory=memory,
         )
-        job = PlanJob(model, samples, request, dtype, _sampling(fps, max_pixels), device, limit)
+        job = PlanJob(
+            model,
+            samples,
+            request,
+            dtype=dtype,
+            media=_sampling(fps, max_pixels),
+            data=data,
+            device=device,
+            media_root=media,
+            tasks=task or [],
+            limit=limit,
+            shuffle_seed=shuffle_seed,
+        )
         if dry_run:
             print_estimates([s.id for s in job.read_samples()], plan_estimates(job))
             return
@@ -156,8 +174,9 @@ def generate(
             schedule.check(loaded)
         prompt = loaded.prepare(sample, **_sampling(fps, max_pixels))
         if compare:
-            answer(loaded, prompt, None, max_new_tokens=1)  # the first run of a process is slow
-            plain = answer(loaded, prompt, None, max_new_tokens=max_new_tokens)
+            for one in (None, schedule):  # the first run of a process is slow
+                answer(loaded, prompt, one, decode, max_new_tokens=2)
+            plain = answer(loaded, prompt, None, decode, max_new_tokens)
         with_it = answer(loaded, prompt, schedule, decode, max_new_tokens)
         typer.echo(with_it.text)
         if compare:

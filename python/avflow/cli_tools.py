@@ -50,9 +50,7 @@ def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str,
         typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
         total = {key: value + found[key] for key, value in total.items()}
     typer.echo(_estimate_line("total", total, width))
-    typer.echo(
-        "rows: over all layers; ratio: to those of one clean forward. Short prompts share walks. Nothing was run."
-    )
+    typer.echo("rows: over all layers; ratio: to those of one clean forward. Nothing was run.")
     if failed:
         typer.echo(f"error: {failed} samples failed", err=True)
         raise typer.Exit(1)

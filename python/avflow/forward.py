@@ -40,7 +40,7 @@ def padding(mask: Any, what: str) -> torch.Tensor | None:
 
 def take(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
     """Gathers along `dim` by index int64 [batch, m]; the batch is the dimension before it (its size may be 1)."""
-    batch, m = index.shape
+    batch, index = len(index), index.to(x.device)
     x = x.movedim((dim - 1, dim), (0, 1))  # [batch or 1, n, ...]
     row = torch.arange(batch, device=index.device)[:, None] if x.shape[0] > 1 else torch.zeros_like(index[:1, :1])
     return x[row, index].movedim((0, 1), (dim - 1, dim))
@@ -142,7 +142,7 @@ class Forward:
             at = np.flatnonzero(stay[b])
             index[b, most - len(at) :] = at
         kept = np.where(index >= 0, rows[sequence, np.maximum(index, 0)], -1)
-        self._enter(segment + 1, kept, torch.from_numpy(index).to(self.tracker.model.device))
+        self._enter(segment + 1, kept, torch.from_numpy(index))
 
     def _check_end(self, real: np.ndarray, stay: np.ndarray, rows: np.ndarray, end: int) -> None:
         """What predicts the next token must not leave."""
@@ -172,7 +172,9 @@ class Forward:
         if first and self.index[segment] is not None:
             index = self.index[segment]
             hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = take(hidden, index.clamp(min=0), 1).masked_fill(index[..., None] < 0, 0)  # [batch, m, D]
+            hidden = take(hidden, index.clamp(min=0), 1)  # [batch, m, D]
+            if bool((index < 0).any()):
+                hidden = hidden.masked_fill((index < 0).to(hidden.device)[..., None], 0)
             if args:
                 args = (hidden, *args[1:])
             else:

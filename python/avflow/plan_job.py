@@ -13,10 +13,13 @@ import pyarrow as pa
 
 from .errors import AvflowError, InputError
 from .eviction_plan import PlannedSchedule, PlanRequest, choose
-from .eviction_walks import Answered, try_schedules
-from .job import digest
+from .eviction_walks import Answered, EvictionRequest, try_schedules
+from .job import Source, digest, failure, prepared
 from .memory import fixed_bytes, row_bytes
+from .models.base import Model
+from .parallel.prefetch import prefetch
 from .progress import Progress
+from .prompt import Prompt
 from .runs import RunFolder, write_table
 
 # rows.parquet of a plan's run folder: one row per prompt, group and layer.
@@ -36,43 +39,36 @@ ROWS = pa.schema(
 
 
 @dataclass
-class PlanJob:
-    """What to plan. `request`: groups and tolerance; `media`: options for model.prepare, such as fps and max_pixels."""
+class PlanJob(Source):
+    """What to plan: `request` holds groups and tolerance. The other fields are those of SweepJob."""
 
     model: str
-    samples: Path
+    samples: str | Path
     request: PlanRequest
     dtype: str = "float32"
     media: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
     device: str = "cpu"
+    media_root: str | Path | None = None
+    tasks: list[str] = field(default_factory=list)
     limit: int | None = None
+    shuffle_seed: int | None = None
+    debug: bool = False
+    left_out: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}: give a number of samples, 1 or more")
+        self.check_counts()
 
     def config(self) -> dict[str, Any]:
         """The values of config.yaml: what decides the rows. Another tolerance chooses from the same rows."""
-        model = Path(self.model)
         return {
-            "model": str(model.absolute()) if model.is_dir() else self.model,
-            "samples": str(Path(self.samples).absolute()),
+            **self.source_config(),
             "evict": list(self.request.groups),
             "joint": self.request.joint is not False,
             "layers": "all" if self.request.layers is None else list(self.request.layers),
             "dtype": self.dtype,
             **self.media,
         }
-
-    def read_samples(self) -> list:
-        from .sample import Sample
-
-        return Sample.read_jsonl(Path(self.samples).absolute())[: self.limit]
-
-    def load(self):
-        from .models import load
-
-        return load(self.model, device=self.device, dtype=self.dtype)
 
 
 @dataclass
@@ -90,13 +86,16 @@ def run_plan(job: PlanJob, out: Path, schedule_file: Path, *, debug: bool = Fals
     Raises:
         InputError: a folder of another configuration; nothing was answered correctly. RunError: cannot be written.
     """
+    job.debug = job.debug or debug
     samples = job.read_samples()
     with RunFolder(out, job.config(), ROWS) as folder:
         model = job.load()
-        grid = job.request.grid(model)
+        walks, grid = job.request.walks(model), job.request.grid(model)
         todo = [s for s in samples if not folder.finished(s.id, digest(s))]
         with Progress(len(samples), len(samples) - len(todo), quiet=quiet, doing="measure") as bar:
-            for sample, record in _measured(model, todo, job, debug, bar):
+            for reason, rows in job.left_out.items():
+                bar.write(f"{rows} rows are left out: {reason}")
+            for sample, record in _measured(model, todo, job, walks, bar):
                 folder.add(sample.id, digest=digest(sample), **record)
                 if record["status"] == "failed":
                     bar.write(f"sample {sample.id} failed: {record['reason']}")
@@ -108,9 +107,11 @@ def run_plan(job: PlanJob, out: Path, schedule_file: Path, *, debug: bool = Fals
         answered = _answered(table, grid, [s.id for s in there])
         if not answered:
             raise InputError(f"all {len(samples)} samples failed, the first because: {next(iter(failed.values()))}")
-        schedule = choose(
-            model, job.request, answered, lambda: (model.prepare(s, **job.media) for s in there), progress=not quiet
-        )
+
+        def again() -> Iterator[Prompt]:
+            return prefetch(model.prepare(s, **job.media) for s in there)
+
+        schedule = choose(model, job.request, answered, again, progress=not quiet)
         schedule.save(schedule_file)
         plan = schedule.plan
         write_table(plan.table, out / "plan.parquet")
@@ -120,22 +121,22 @@ def run_plan(job: PlanJob, out: Path, schedule_file: Path, *, debug: bool = Fals
     return PlanOutcome(schedule, failed, len(samples))
 
 
-def _measured(model, samples: list, job: PlanJob, debug: bool, bar: Progress) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _measured(
+    model: Model, samples: list, job: PlanJob, walks: EvictionRequest, bar: Progress
+) -> Iterator[tuple[Any, dict[str, Any]]]:
     """(sample, its record as RunFolder.add takes it). Walks of its own: no row depends on its neighbours."""
-    walks, grid = job.request.walks(model), job.request.grid(model)
-    for sample in samples:
-        start = time.monotonic()
-        try:
-            prompt = model.prepare(sample, **job.media)
-            found = try_schedules(model, [prompt], walks, bar.begin(1))[0]
-            record = {"rows": _rows(found, grid), "status": "ok", "correct": found.correct_clean}
-            record["p_clean"] = float(np.exp(found.logp_clean))
-        except Exception as error:  # one file in thousands must not end a night's run
-            if debug:
-                raise
-            name = "" if isinstance(error, AvflowError) else f"{type(error).__name__}: "
-            record = {"status": "failed", "reason": " ".join(f"{name}{error}".split())}
-        yield sample, {**record, "seconds": round(time.monotonic() - start, 3)}
+    grid = job.request.grid(model)
+    for sample, prompt, start in prefetch(prepared(model, sample, job) for sample in samples):
+        record = prompt  # why there is none
+        if isinstance(prompt, Prompt):
+            try:
+                found = try_schedules(model, [prompt], walks, bar.begin(1))[0]
+                record = {"rows": _rows(found, grid), "status": "ok", "correct": found.correct_clean}
+                record["p_clean"] = float(np.exp(found.logp_clean))
+                record["seconds"] = round(time.monotonic() - start, 3)
+            except Exception as error:
+                record = failure(error, start, job.debug)
+        yield sample, record
 
 
 def _rows(found: Answered, grid: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:

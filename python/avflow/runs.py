@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .errors import InputError
-from .files import FolderLock, append_line, remove_leftovers, write_whole, writing
+from .files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
 from .results import SCHEMA, Results, checked, mean_change, meta_of, paths_of, table_from_rows, with_meta
 
 STATUSES = ("ok", "selected_out", "failed")
@@ -67,16 +67,17 @@ class RunFolder:
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path} is a file: --out must name a folder")
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._refuse_foreign_folder()
         self._lock = FolderLock(self.path)
         try:
             self._check_config()
+            make_folder(self.parts)
             with writing(self.parts):
-                self.parts.mkdir(exist_ok=True)
                 remove_leftovers(self.path)
                 remove_leftovers(self.parts)
-            self.records = self._recover()
+            with reading(self.path):
+                self.records = self._recover()
         except BaseException:
             self._lock.release()
             raise
@@ -127,6 +128,8 @@ class RunFolder:
         record = dict(id=sample_id, status=status, reason=reason, p_clean=p_clean, correct=correct, seconds=seconds)
         if digest is not None:
             record["digest"] = digest
+        if self.finished(sample_id):
+            raise InputError(f"sample {sample_id!r} is finished in {self.path} already: ids must differ")
         if status == "ok":
             table = table_from_rows(rows, {"record": record}, self.schema)
             if strangers := set(pc.unique(table["prompt"]).to_pylist()) - {sample_id}:

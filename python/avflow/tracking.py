@@ -44,14 +44,15 @@ class Rule:
     cuts: tuple[Cut, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Prompt:
-    """What `generate` was given: tokens past `count` are the answer."""
+    """What `generate` was given: tokens past `count` are the answer. Its labels are made once, also for many chunks."""
 
     ids: torch.Tensor | None
     mask: torch.Tensor | None
     count: int
     grids: torch.Tensor | None
+    labels: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Tracker:
@@ -127,6 +128,8 @@ class Tracker:
         """Labels of the sequences from their first column on, [1 or batch, N]; columns past N are the answer's."""
         if self.given is not None:
             return self.given
+        if self.prompt is not None and self.prompt.labels is not None:
+            return self.prompt.labels
         mask, grids = kwargs.get("attention_mask"), kwargs.get("video_grid_thw")
         if self.prompt is not None:
             whole, mask, grids = self.prompt.ids, self.prompt.mask, self.prompt.grids
@@ -139,7 +142,10 @@ class Tracker:
                 f"{self.what} cannot tell what the tokens are from inputs_embeds: pass input_ids, or groups=[...] "
                 "with one name per token"
             )
-        return self._from_ids(whole, mask, grids)
+        labels = self._from_ids(whole, mask, grids)
+        if self.prompt is not None:
+            self.prompt.labels = labels
+        return labels
 
     def _check_items(self, group: np.ndarray, item: np.ndarray) -> None:
         """A cut between items that nobody numbered would cut nothing, without a word."""
@@ -240,8 +246,8 @@ class Tracker:
         group, item, ends = self._label(state, ids, kwargs, batch, new)
         if self.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
             raise InputError(
-                "decode='drop' with assisted or prompt-lookup decoding: guesses are read along with the prompt, before "
-                "what left is freed: use decode='keep'"
+                "decode='drop' with assisted or prompt-lookup decoding, or without a cache: answer tokens are read "
+                "with the prompt, before what left is freed: use decode='keep'"
             )
         self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
         return None

@@ -21,6 +21,10 @@ class Family:
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
 
+    def serves(self, config: dict[str, Any]) -> bool:
+        """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
+        return True
+
     def thinker(self, hf: nn.Module) -> nn.Module:
         """The part that reads the prompt and predicts the answer: `hf` itself, or one of its parts."""
         return hf
@@ -121,6 +125,13 @@ class Model:
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
         """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
+        if sample.candidates is not None:
+            raise UnsupportedModelError(f"sample {sample.id!r} has candidates: interleaved items are not there yet")
+        if sample.start is not None or sample.end is not None:
+            raise UnsupportedModelError(
+                f"sample {sample.id!r} is about a part of its video (start {sample.start}, end {sample.end}), which is "
+                "not there yet: cut the clip and leave start and end out"
+            )
         return self.family.prepare(self, sample, **options)
 
     def text(self, ids: list[int]) -> str:
