@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_evict
+from . import cli_evict, cli_look
 from .cli_tools import Debug, print_estimates, state, told
 from .errors import InputError
 
@@ -92,7 +92,7 @@ def sweep(
         job = SweepJob(
             model=model,
             samples=samples,
-            knockouts=_split(knockouts or ["av_video"]),
+            knockouts=split_texts(knockouts or ["av_video"]),
             window=window,
             style=style,
             layers=parse_layers(layers),
@@ -185,7 +185,7 @@ def _not_there_yet(name: str, what: str) -> None:
 _not_there_yet("bench", "Measure this machine.")
 
 
-def _split(texts: list[str]) -> list[str]:
+def split_texts(texts: list[str]) -> list[str]:
     parts = [part.strip() for text in texts for part in text.split(",")]
     if not all(parts):
         raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
@@ -241,6 +241,7 @@ def _exit_by(outcome) -> None:
 
 
 cli_evict.add_to(app)
+cli_look.add_to(app)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(generate)
 
 
-def _sampling(fps: float | None, max_pixels: int | None) -> dict:
+def sampling(fps: float | None, max_pixels: int | None) -> dict:
     return {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
 
 
@@ -78,7 +78,7 @@ def plan(
             samples,
             request,
             dtype=dtype,
-            media=_sampling(fps, max_pixels),
+            media=sampling(fps, max_pixels),
             data=data,
             device=device,
             media_root=media,
@@ -172,7 +172,7 @@ def generate(
         loaded = load(model, device=device, dtype=dtype)
         if schedule is not None:
             schedule.check(loaded)
-        prompt = loaded.prepare(sample, **_sampling(fps, max_pixels))
+        prompt = loaded.prepare(sample, **sampling(fps, max_pixels))
         if compare:
             for one in (None, schedule):  # the first run of a process is slow
                 answer(loaded, prompt, one, decode, max_new_tokens=2)
