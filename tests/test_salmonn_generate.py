@@ -6,6 +6,7 @@ import pytest
 import tiny
 import tiny_salmonn
 import torch
+from transformers import StaticCache
 
 import avflow
 from avflow.compat import kept_state
@@ -93,6 +94,22 @@ def test_caches(hf, cache):
         expected = generate(hf, inputs, use_cache=False)
         found = generate(hf, inputs, cache_implementation=cache, disable_compile=True)
         assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_decoding_compiles_whole(hf):
+    """A step with a static cache and positions given is one graph."""
+    inputs = prompts()[4]
+    cache = StaticCache(config=hf.config.text_config, max_cache_len=128)
+    out = hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    step = torch.compile(hf.forward, fullgraph=True, backend="eager")
+    found = []
+    for at in range(NEW):
+        new = out.logits.argmax(-1)
+        found.append(int(new))
+        position = (inputs["input_ids"].shape[1] + at + hf.rope_deltas).expand(3, 1, 1)
+        out = step(input_ids=new, position_ids=position, past_key_values=cache, use_cache=True)
+    assert found == generate(hf, inputs)[0].tolist()
 
 
 @torch.no_grad()

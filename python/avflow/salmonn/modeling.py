@@ -56,6 +56,9 @@ class AudioTower(nn.Module):
 class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrainedModel):
     """Reads text, video, images and sound; predicts text.
 
+    Tested with eager and sdpa attention. The Q-Former has no flash attention: set that one by part, with
+    `set_attn_implementation({"text_config": "flash_attention_2"})`.
+
     Attributes:
         rope_deltas: int64 [batch, 1], what the last prefill found: the token after n tokens stands at n + delta.
     """
