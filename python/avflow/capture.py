@@ -11,9 +11,9 @@ import torch
 from .attention import register
 from .compat import attention_name, attributes, kept_state
 from .errors import InputError, NumericError
-from .layout import Columns
 from .models.base import Model
 from .prompt import Prompt
+from .walk_jobs import Columns
 
 
 @dataclass

@@ -80,9 +80,7 @@ def _page(folder: Path, table: pa.Table, meta: dict, figures: list[tuple[str, Pa
     parts.append(f"<p>{escape(told or str(len(pc.unique(table['prompt']))) + ' samples')}; {table.num_rows} rows.</p>")
     if not figures:
         parts.append("<p>No row has a value, so there is nothing to draw.</p>")
-    for stem, path in figures:
-        image = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<img alt="{escape(stem)}" src="data:image/png;base64,{image}">')
+    parts += [html_figure(stem, path) for stem, path in figures]
     strongest = [
         [
             escape(path_label(path)),
@@ -93,16 +91,25 @@ def _page(folder: Path, table: pa.Table, meta: dict, figures: list[tuple[str, Pa
     ]
     if strongest:
         parts.append("<h2>Strongest mean change of every path</h2>")
-        parts.append(_table(["path", "change (%)", "layer"], strongest))
+        parts.append(html_table(["path", "change (%)", "layer"], strongest))
     if failed := summary["failed"]:
         rows = [[escape(name), escape(reason)] for name, reason in failed.items()]
-        parts.append(f"<h2>{len(failed)} samples failed</h2>" + _table(["sample", "reason"], rows))
+        parts.append(f"<h2>{len(failed)} samples failed</h2>" + html_table(["sample", "reason"], rows))
     if config := meta.get("config"):
         rows = [[escape(str(key)), escape(_text(value))] for key, value in config.items()]
-        parts.append("<h2>Configuration</h2>" + _table(["key", "value"], rows))
-    body = "\n".join(parts)
+        parts.append("<h2>Configuration</h2>" + html_table(["key", "value"], rows))
+    return html_page(title, parts)
+
+
+def html_page(title: str, parts: list[str]) -> str:
+    """A whole page of these pieces of HTML."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title>\n<style>{_CSS}</style>'
-    return f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
+    return "\n".join([f'<!doctype html>\n<html lang="en">{head}', *parts, "</html>\n"])
+
+
+def html_figure(name: str, png: Path) -> str:
+    """The picture itself, so that the page is one file."""
+    return f'<img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}">'
 
 
 def _text(value) -> str:
@@ -113,7 +120,7 @@ def _number(value, form: str = "") -> str:
     return "no token" if value is None else format(value, form)
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def html_table(head: list[str], rows: list[list[str]]) -> str:
     """HTML of escaped cells; numbers stand right."""
     lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
     for row in rows:

@@ -51,6 +51,10 @@ class Family:
         """Attributes (object, name, value) to set while avflow runs the model: same results, less waiting."""
         return []
 
+    def positions(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Position ids and rope deltas of a forward's inputs; None: the model's own way (see `quicker`)."""
+        return None
+
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
     ) -> tuple[list[str], list[int]]:
@@ -82,6 +86,7 @@ class Model:
         self.norm = self.text_model.norm
         self.config = self.text_model.config
         self.groups = GroupTable()
+        self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
         self.lm_head = getattr(self.hf, "lm_head", None) if head is None else head
         if self.lm_head is None:
@@ -120,6 +125,13 @@ class Model:
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
         """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
+        if sample.candidates is not None:
+            raise UnsupportedModelError(f"sample {sample.id!r} has candidates: interleaved items are not there yet")
+        if sample.start is not None or sample.end is not None:
+            raise UnsupportedModelError(
+                f"sample {sample.id!r} is about a part of its video (start {sample.start}, end {sample.end}), which is "
+                "not there yet: cut the clip and leave start and end out"
+            )
         return self.family.prepare(self, sample, **options)
 
     def text(self, ids: list[int]) -> str:
