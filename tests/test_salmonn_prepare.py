@@ -249,3 +249,9 @@ def test_models_without_a_processor_say_so():
     other = avflow.wrap(model().hf, model_of("qwen2_5_vl").processor)
     with pytest.raises(InputError, match=r"cannot use a VisionProcessor: load the model with avflow\.load"):
         other.prepare(sample())
+
+
+def test_a_tokenizer_of_another_checkpoint_is_told(monkeypatch):
+    monkeypatch.setattr(model().hf.config, "audio_token_id", 7)
+    with pytest.raises(InputError, match=r"<\|audio_pad\|> as \d+, the model's config audio_token_id 7"):
+        model().prepare(sample())

@@ -83,12 +83,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
                 shorter than the video that the published layout does not exist. InputError: text that holds one of
                 the model's special tokens, limits that make no sense.
         """
-        chat.tokenizer_of(model)
-        if not isinstance(model.processor, processing.SalmonnProcessor):
-            raise InputError(
-                f"video-SALMONN 2+ cannot use a {type(model.processor).__name__}: load the model with avflow.load, or "
-                "pass avflow.salmonn.processing.SalmonnProcessor.from_pretrained(folder)"
-            )
+        self._check_processor(model)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         limits = (min_pixels, max_pixels)
         media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
@@ -105,6 +100,21 @@ class VideoSalmonn2Plus(chat.ChatFamily):
             )
 
         return self.lay_out(model, sample, media, chat.Wording(system, instruction, question_first), encode)
+
+    def _check_processor(self, model: Model) -> None:
+        tokenizer = chat.tokenizer_of(model)
+        if not isinstance(model.processor, processing.SalmonnProcessor):
+            raise InputError(
+                f"video-SALMONN 2+ cannot use a {type(model.processor).__name__}: load the model with avflow.load, or "
+                "pass avflow.salmonn.processing.SalmonnProcessor.from_pretrained(folder)"
+            )
+        for kind, token in processing.PLACEHOLDERS.items():
+            ours, theirs = tokenizer.convert_tokens_to_ids(token), getattr(self.media_ids(model), kind)
+            if ours != theirs:
+                raise InputError(
+                    f"the tokenizer has {token} as {ours}, the model's config {kind}_token_id {theirs}: the two are "
+                    "not of one checkpoint"
+                )
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         config = model.hf.config
