@@ -199,3 +199,26 @@ def test_without_a_cache():
         ours = generate("qwen3", case, use_cache=False)
     with dense("qwen3", cuts_of(leaves(case.groups, SCHEDULE), 8)):
         check(ours, generate("qwen3", case))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_boundary_norm_is_fused(monkeypatch, name):
+    """The op normalises what it gathers; a norm that computes something else is left to torch."""
+    from avflow import boundary
+
+    used, op = [], boundary.gather_rms_norm
+    monkeypatch.setattr(boundary, "gather_rms_norm", lambda *a: used.append(len(a[3])) or op(*a))
+    case = prompt(name)
+    gone = leaves(case.groups, SCHEDULE)
+    with evicting(name, case):
+        fused = model(name).hf(**case.inputs).logits
+    assert used == [int((gone > layer).sum()) for layer in (1, 2)]
+    for layer in model(name).layers:
+        norm = layer.input_layernorm
+        assert "forward" not in norm.__dict__
+        monkeypatch.setattr(norm, "forward", lambda x, plain=norm.forward: 2 * plain(x))
+    with evicting(name, case):
+        twice = model(name).hf(**case.inputs).logits
+    with dense(name, cuts_of(gone, 0)):
+        theirs = model(name).hf(**case.inputs).logits[:, gone[0] > 3]
+    assert len(used) == 2 and far(twice, theirs) < 1e-4 and far(twice, fused) > 1e-2

@@ -19,6 +19,7 @@ from torch import nn
 from avflow_ext import Cut
 
 from .attention import register
+from .boundary import BoundaryNorm
 from .compat import attention_name, attributes, check_layers, rope_owners
 from .conversation import STATE, Conversation
 from .decoding import Decoding, compiled_step, prepare
@@ -63,6 +64,7 @@ class Tracker:
         self.rules: list[Rule] = []
         self.schedule: EvictionSchedule | None = None
         self.decode = "keep"
+        self.norms: dict[int, BoundaryNorm] = {}  # of layers before which rows leave
         self.given: tuple[np.ndarray, np.ndarray] | None = None
         self.prompt: _Prompt | None = None  # within generate
         self.next: Forward | Decoding | None = None  # labelled, and not yet taken up by the decoder
