@@ -53,9 +53,9 @@ def path_label(path: str) -> str:
     """A knockout's name as a figure shows it: "video->question" gives "video → question"."""
     if match := _CROSS.match(path):
         group = match["group"]
-        label = _CROSS_NAMES.get(group, f"{_words(group)} → other {_words(group)}")
+        label = _CROSS_NAMES.get(group, f"{words(group)} → other {words(group)}")
     elif match := _ENDS.match(path):
-        label = f"{_words(match['source'])} {'↔' if match['arrow'] == '<->' else '→'} {_words(match['target'])}"
+        label = f"{words(match['source'])} {'↔' if match['arrow'] == '<->' else '→'} {words(match['target'])}"
     else:
         return path
     rest = (match["rest"] or "").replace("(self)", "").strip()  # last → last has no other edge to cut
@@ -89,7 +89,8 @@ def panel_of(path: str) -> str:
     return PANELS[0] if {*target.split("+")} <= _MEDIA else PANELS[1]
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
+    """A group, or a sum of groups, as a figure shows it: "option_correct" gives "correct option"."""
     return " + ".join(_NAMES.get(part, part.replace("_", " ")) for part in map(str.strip, text.split("+")))
 
 

@@ -63,12 +63,12 @@ def flow(
     `paths`: names to draw (default: all that have a value). `which`: correct, wrong or all samples.
     `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
     """
-    _check_first_layer(first_layer)
+    check_first_layer(first_layer)
     table = select(table, which)
     chosen = _chosen(table, paths)
     means = mean_change(table.filter(_is_in(table, chosen)), confidence=confidence, seed=seed)
     with mpl.rc_context(STYLE):
-        figure, ax = _canvas(ax, (6.0, 3.1))
+        figure, ax = canvas(ax, (6.0, 3.1))
         _lines(ax, means, chosen, first_layer)
         _decorate(ax, table.filter(_is_in(table, chosen)), title)
         ax.set_ylabel("Change in answer probability (%)")
@@ -86,7 +86,7 @@ def flow_panels(
     seed: int = 0,
 ) -> tuple[Figure, list[Axes]]:
     """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
-    _check_first_layer(first_layer)
+    check_first_layer(first_layer)
     table = select(table, which)
     means = mean_change(table, confidence=confidence, seed=seed)
     drawn = _chosen(table, None)
@@ -117,7 +117,7 @@ def heat_map(
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
     """Mean change (%) as colour, a row per path and a column per layer; grey where there is no value."""
-    _check_first_layer(first_layer)
+    check_first_layer(first_layer)
     table = select(table, which)
     chosen = _chosen(table, paths)
     means = mean_change(table.filter(_is_in(table, chosen)), resamples=1)
@@ -128,7 +128,7 @@ def heat_map(
     bound = float(np.nanmax(np.abs(grid))) or 1.0
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         size = (2.6 + 0.17 * max(len(layers), 14), 1.0 + 0.26 * len(chosen))
-        figure, ax = _canvas(ax, size)
+        figure, ax = canvas(ax, size)
         colors = mpl.colormaps["RdBu_r"].with_extremes(bad="#D9D9D9")
         image = ax.pcolormesh(
             np.arange(len(layers) + 1) - 0.5,
@@ -169,7 +169,7 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
     return out
 
 
-def _check_first_layer(first_layer: int) -> None:
+def check_first_layer(first_layer: int) -> None:
     if first_layer not in (0, 1):
         raise InputError(f"first_layer is {first_layer!r}: 0 (layers count from 0) or 1 (from 1)")
 
@@ -194,7 +194,7 @@ def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
     return chosen
 
 
-def _canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     if ax is not None:
         return ax.figure, ax
     figure = Figure(figsize=size, layout="constrained")

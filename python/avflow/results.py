@@ -183,7 +183,7 @@ def mean_change(
     for knockout in paths_of(table):
         rows = table.filter(pc.equal(table["knockout"], knockout))
         layers, values = _by_sample_and_layer(rows)
-        mean, low, high, samples = _bootstrap(values, confidence, resamples, seed)
+        mean, low, high, samples = bootstrap(values, confidence, resamples, seed)
         for column in np.flatnonzero(samples):
             banded = samples[column] > 1
             out["knockout"].append(knockout)
@@ -206,7 +206,7 @@ def _by_sample_and_layer(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return layers, values
 
 
-def _bootstrap(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[np.ndarray, ...]:
+def bootstrap(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[np.ndarray, ...]:
     """values [samples, columns] -> mean, low, high, samples, each [columns]."""
     there = ~np.isnan(values)
     samples = there.sum(0)

@@ -269,8 +269,6 @@ class Tracker:
             if past and state is not None and state.rope_deltas is not None:  # generate makes positions from them
                 for owner, deltas in zip(rope_owners(self.model.hf), state.rope_deltas, strict=True):
                     owner.rope_deltas = deltas
-            if not past:
-                kwargs |= self._positions(inputs, kwargs)
             self.prompt = _Prompt(ids, mask, count, kwargs.get("video_grid_thw"))
             try:
                 return run(inputs, *args, **kwargs) if inputs is not None else run(*args, **kwargs)
@@ -278,21 +276,6 @@ class Tracker:
                 self.prompt = self.logit_rows = None
 
         return wrapped
-
-    def _positions(self, inputs: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """position_ids [4, batch, N] where the family makes them itself: the text's, then time, height and width."""
-        ids = kwargs.get("input_ids") if inputs is None else inputs
-        owners = rope_owners(self.model.hf)
-        if ids is None or kwargs.get("position_ids") is not None or len(owners) != 1:
-            return {}
-        mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask
-        made = self.model.family.positions(self.model, {**kwargs, "input_ids": ids, "attention_mask": mask})
-        if made is None:
-            return {}
-        positions, owners[0].rope_deltas = made
-        text = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)  # [batch, N]
-        return {"position_ids": torch.cat([text[None].to(positions), positions])}
 
 
 @contextmanager
@@ -304,7 +287,7 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
         handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
         handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
         handles.append(model.lm_head.register_forward_pre_hook(tracker.before_head))
-        replaced = [(model, "tracker", tracker)]
+        replaced = [(model, "tracker", tracker), *model.family.quicker(model)]
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
         with attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():

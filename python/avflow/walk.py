@@ -59,7 +59,7 @@ def _only_rows(module: nn.Module, rows: torch.Tensor):
     return module, "forward", forward
 
 
-def _in_chunks(module: nn.Module, chunk: int):
+def in_chunks(module: nn.Module, chunk: int):
     """The module's forward on `chunk` rows of [1, rows, D] at a time."""
     run = module.forward
 
@@ -76,7 +76,7 @@ def _in_chunks(module: nn.Module, chunk: int):
 
 def _row_wise(model: Model, last_rows: torch.Tensor, chunk: int) -> list:
     """Row-wise parts run in chunks; in the last layer only for the rows that predict."""
-    pairs = [_in_chunks(layer.mlp, chunk) for layer in model.layers[:-1] if hasattr(layer, "mlp")]
+    pairs = [in_chunks(layer.mlp, chunk) for layer in model.layers[:-1] if hasattr(layer, "mlp")]
     last = model.layers[-1]
     for owner, name in ((last.self_attn, "q_proj"), (last.self_attn, "o_proj"), (last, "mlp")):
         if hasattr(owner, name):

@@ -21,6 +21,10 @@ class Family:
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
 
+    def serves(self, config: dict[str, Any]) -> bool:
+        """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
+        return True
+
     def thinker(self, hf: nn.Module) -> nn.Module:
         """The part that reads the prompt and predicts the answer: `hf` itself, or one of its parts."""
         return hf
@@ -43,12 +47,9 @@ class Family:
         """How many videos the ids [N] of a prompt hold: rows of the forward's video_grid_thw that belong to it."""
         return 0
 
-    def positions(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Position ids int64 [3, batch, N] and rope deltas int64 [batch, 1] of a forward's inputs, equal to the model's.
-
-        None where the family leaves it to the model; worth writing where the model's own way is slow.
-        """
-        return None
+    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+        """Attributes (object, name, value) to set while avflow runs the model: same results, less waiting."""
+        return []
 
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None

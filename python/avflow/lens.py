@@ -1,0 +1,69 @@
+"""Answer lens: what the last token would answer, read off its hidden state after every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import torch
+
+from .models.base import Model
+from .observe import as_prompts, observe
+from .windows import layer_list
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("layer", pa.int32()),
+        ("token", pa.string()),
+        ("token_id", pa.int64()),
+        ("kind", pa.string()),
+        ("probability", pa.float32()),
+        ("logp", pa.float32()),
+        ("top", pa.string()),
+    ]
+)
+
+
+@torch.no_grad()
+def answer_lens(
+    model: Model, prompts: Prompt | Sequence[Prompt], layers: int | Sequence[int] | None = None
+) -> pa.Table:
+    """Probability of the answer's first token and of the other options after every layer (logit lens).
+
+    The hidden state of the last token goes through the model's own final norm and output matrix ("interpreting GPT:
+    the logit lens", nostalgebraist 2020; Map the Flow, ICLR 2026, plots it for options). After the last layer it is
+    the model's prediction. Code of that work multiplies by the input embeddings and leaves the norm out between
+    layers: its figures differ from these.
+
+    Returns:
+        A table with the columns prompt, task, layer, token, token_id, kind ("answer" where the prompt has no options,
+        else "true option" and "false option"), probability, logp (natural), top (the most probable token).
+
+    Raises:
+        InputError: layers that the model does not have, no prompts, two of one id.
+        NumericError: NaN or infinity in the run.
+    """
+    chosen = layer_list(layers, model.n_layers)
+    rows: list[tuple] = []
+    for prompt in as_prompts(prompts):
+        answer = prompt.answer_ids[0]
+        tokens = [answer] if prompt.option_ids is None else list(dict.fromkeys(prompt.option_ids))
+
+        def see(layer: int, hidden: torch.Tensor, prompt=prompt, answer=answer, tokens=tokens) -> None:
+            state = hidden[len(prompt) - 1][None, None]  # [1, 1, D]
+            logp = torch.log_softmax(model.lm_head(model.norm(state))[0, 0].float(), -1)  # [vocab]
+            top = model.text([int(logp.argmax())])
+            for token, value in zip(tokens, logp[tokens].tolist(), strict=True):
+                kind = "answer" if prompt.option_ids is None else f"{str(token == answer).lower()} option"
+                p = float(torch.tensor(value).exp())
+                rows.append((prompt.id, prompt.task, layer, model.text([token]), token, kind, p, value, top))
+
+        observe(model, prompt, on_hidden=see, layers=chosen)
+    columns = zip(*rows, strict=True)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)

@@ -1,0 +1,99 @@
+"""Attention maps of whole prompts, pooled over stretches of tokens as they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from avflow_ext import AttentionProblem
+
+from .attention import attention
+from .capture import capture
+from .errors import InputError
+from .models.base import Model
+from .observe import observe, tokens_of
+from .windows import layer_list
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+
+BINS_A_PASS = 63  # the op tells 64 groups apart; one of them stands for all keys of other passes
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Pooled attention of one prompt.
+
+    layers: the layers, 0-based. starts: int [bins + 1], where each stretch of tokens begins, and the end.
+    groups: the group that most tokens of each stretch belong to. weight: float32 [layers, bins, bins]: the attention
+    that a row of stretch i pays to all keys of stretch j together, mean over rows and heads; every line adds up to 1.
+    """
+
+    prompt: str
+    layers: list[int]
+    starts: np.ndarray
+    groups: list[str]
+    weight: np.ndarray
+
+
+def attention_map(
+    model: Model, prompt: Prompt, layers: int | Sequence[int], bins: int = 128, boundaries: Sequence[int] | None = None
+) -> AttentionMap:
+    """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
+
+    Pooling is exact: weights are summed over a stretch's keys inside the op (its group masses), and averaged over its
+    rows. One more pass of the op for every 63 bins.
+
+    Args:
+        layers: 0-based.
+        bins: stretches of about equal length; fewer where there are fewer tokens.
+        boundaries: where stretches begin instead, increasing token numbers (the first is 0), such as frame starts.
+
+    Raises:
+        InputError: layers that the model does not have, boundaries that do not increase or leave the prompt.
+    """
+    chosen = layer_list(layers, model.n_layers)
+    captured = capture(model, prompt)
+    n = len(captured)
+    starts = _starts(n, bins, boundaries)
+    count = len(starts) - 1
+    bin_of = np.repeat(np.arange(count), np.diff(starts))  # [n]
+    problems = []
+    for first in range(0, count, BINS_A_PASS):
+        here = bin_of - first
+        group = np.where((here >= 0) & (here < BINS_A_PASS), here, BINS_A_PASS).astype(np.int32)
+        problems.append(AttentionProblem(rows=tokens_of(captured, torch.from_numpy(group)), groups=BINS_A_PASS + 1))
+    weight = np.zeros((len(chosen), count, count), np.float32)
+    rows_of = torch.from_numpy(bin_of)
+
+    def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
+        for part, problem in enumerate(problems):
+            mass = attention(q, k, v, problem, scale=scale, return_group_mass=True).group_mass  # [n, heads, 64]
+            pooled = torch.zeros(count, BINS_A_PASS + 1, device=mass.device)
+            pooled.index_add_(0, rows_of.to(mass.device), mass.mean(1))
+            first = part * BINS_A_PASS
+            stop = min(first + BINS_A_PASS, count)
+            weight[chosen.index(layer), :, first:stop] = pooled[:, : stop - first].cpu().numpy()
+
+    observe(model, captured, on_attention=see, layers=chosen)
+    weight /= np.diff(starts)[None, :, None]
+    names = model.groups.names
+    groups = [
+        names[np.bincount(captured.columns.group[a:b]).argmax()] for a, b in zip(starts, starts[1:], strict=False)
+    ]
+    return AttentionMap(prompt.id, chosen, starts, groups, weight)
+
+
+def _starts(n: int, bins: int, boundaries: Sequence[int] | None) -> np.ndarray:
+    if boundaries is not None:
+        starts = np.array([*boundaries, n])
+        if starts[0] != 0 or (np.diff(starts) <= 0).any():
+            raise InputError(f"boundaries = {list(boundaries)}: pass increasing token numbers from 0 to below {n}")
+        return starts
+    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
+        raise InputError(f"bins = {bins!r}: pass a number of stretches, 1 or more")
+    return np.linspace(0, n, min(bins, n) + 1).round().astype(int)

@@ -1,0 +1,189 @@
+"""Figures of what a run pays attention to and would answer: allocation bars, answer lens, pooled maps, pathways.
+
+Every function takes the table of its experiment and returns (figure, axes), in the look of `plots`.
+"""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .errors import InputError
+from .maps import AttentionMap
+from .path_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
+from .plots import STYLE, canvas, check_first_layer
+from .results import bootstrap
+
+# Bottom to top. Hatches tell what colour alone would not: text groups are hatched, media are plain.
+GROUP_STYLE = {
+    "video": (BLUE, ""),
+    "image": (SKY, ""),
+    "audio": (VERMILLION, ""),
+    "sink": ("#000000", ""),
+    "candidate_correct": (BLUE, ""),
+    "candidate_incorrect": (SKY, ""),
+    "reference": (VERMILLION, ""),
+    "question_text": (GREEN, ""),
+    "option_correct": (ORANGE, ""),
+    "option_incorrect": ("#F3D9A4", "//"),
+    "last": (PURPLE, ""),
+    "answer": (PURPLE, "//"),
+    "template": ("#C8C8C8", ""),
+    "system": ("#E4E4E4", "//"),
+}
+
+
+def _mean(table: pa.Table, keys: list[str], value: str) -> dict[tuple, float]:
+    """Mean of a column over prompts, by the key columns."""
+    means = table.group_by(keys).aggregate([(value, "mean")])
+    return {tuple(row[k] for k in keys): row[f"{value}_mean"] for row in means.to_pylist()}
+
+
+def _count(table: pa.Table) -> str:
+    n = len(pc.unique(table["prompt"]))
+    return f"({n} sample{'s' if n != 1 else ''})"
+
+
+def share_bars(
+    table: pa.Table,
+    *,
+    token: int | None = None,
+    title: str | None = None,
+    first_layer: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Attention allocation: a stacked bar per layer, the mean share of every token group over prompts and heads.
+
+    `token`: which of the table's tokens (0: the last prompt token; default: all of them, mean). `first_layer`: the
+    number the axis gives to the first layer, 0 or 1.
+    """
+    check_first_layer(first_layer)
+    if token is not None:
+        table = table.filter(pc.equal(table["token"], token))
+    if not table.num_rows:
+        raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
+    # A group that a prompt lacks got none of its attention: the mean is over all (prompt, token, head) of a layer.
+    sums = table.group_by(["layer", "group"]).aggregate([("share", "sum")]).to_pylist()
+    units = table.group_by(["layer"]).aggregate([("share", "sum")]).to_pylist()  # each unit's shares add up to 1
+    total = {row["layer"]: row["share_sum"] for row in units}
+    layers = sorted(total)
+    groups = sorted({row["group"] for row in sums}, key=_rank)
+    height = {(r["layer"], r["group"]): r["share_sum"] / total[r["layer"]] for r in sums}
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure, ax = canvas(ax, (2.4 + 0.2 * max(len(layers), 12), 3.1))
+        bottom = np.zeros(len(layers))
+        at = np.array(layers) + first_layer
+        for group in groups:
+            values = np.array([height.get((layer, group), 0.0) for layer in layers])
+            color, hatch = GROUP_STYLE.get(group, (GREY, "xx"))
+            look = dict(color=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=words(group))
+            ax.bar(at, 100 * values, 0.86, 100 * bottom, **look)
+            bottom += values
+        ax.set_xlabel("Layer")
+        ax.set_ylabel("Share of attention (%)")
+        ax.set_ylim(0, 100)
+        ax.margins(x=0.01)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        ax.set_title(f"{title or 'Attention allocation'} {_count(table)}", loc="left")
+        handles, labels = ax.get_legend_handles_labels()  # in the order of the stack, from the top
+        ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure, ax
+
+
+def _rank(group: str) -> tuple[int, str]:
+    order = list(GROUP_STYLE)
+    return (order.index(group) if group in order else len(order), group)
+
+
+def lens_lines(
+    table: pa.Table,
+    *,
+    title: str | None = None,
+    first_layer: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Answer lens: mean probability of true and false options (or of the answer) after every layer, with bands.
+
+    The false options of a prompt are averaged first, so that every prompt counts once.
+    """
+    check_first_layer(first_layer)
+    if not table.num_rows:
+        raise InputError("nothing to draw: the table has no rows")
+    looks = {"true option": (BLUE, "-"), "false option": (VERMILLION, (0, (4, 1.5))), "answer": (BLUE, "-")}
+    means = table.group_by(["prompt", "kind", "layer"]).aggregate([("probability", "mean")])
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (4.8, 2.9))
+        for kind in [k for k in looks if k in set(table["kind"].to_pylist())]:
+            rows = means.filter(pc.equal(means["kind"], kind))
+            prompts = rows["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
+            layers, column = np.unique(rows["layer"].to_numpy(), return_inverse=True)
+            values = np.full((prompts.max() + 1, len(layers)), np.nan)  # [prompts, layers]
+            values[prompts, column] = rows["probability_mean"].to_numpy()
+            mean, low, high, _ = bootstrap(values, confidence, 1000, seed)
+            at, (color, dashes) = layers + first_layer, looks[kind]
+            ax.fill_between(at, low, high, color=color, alpha=0.13, linewidth=0)
+            marker = "o" if len(at) == 1 else None
+            ax.plot(at, mean, color=color, linestyle=dashes, linewidth=1.6, marker=marker, label=kind)
+        ax.set_ylim(bottom=0)
+        ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.set_xlabel("Layer")
+        ax.set_ylabel("Probability after the layer")
+        ax.set_title(f"{title or 'Answer lens'} {_count(table)}", loc="left")
+        ax.legend(frameon=False, loc="best")
+    return figure, ax
+
+
+def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes | None = None) -> tuple[Figure, Axes]:
+    """A pooled attention map of one layer, colours on a logarithmic scale; stretches of one group share a label."""
+    check_first_layer(first_layer)
+    if layer not in found.layers:
+        raise InputError(f"layer {layer} is not in the map: it holds {', '.join(map(str, found.layers))}")
+    weight = found.weight[found.layers.index(layer)]
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure, ax = canvas(ax, (4.6, 3.9))
+        seen = np.ma.masked_less_equal(weight, 0)
+        norm = LogNorm(vmin=max(float(seen.min()), 1e-5), vmax=1.0)
+        image = ax.pcolormesh(seen, cmap="viridis", norm=norm, rasterized=True)
+        ax.invert_yaxis()
+        ax.set_aspect("equal")
+        begins = [i for i, g in enumerate(found.groups) if i == 0 or g != found.groups[i - 1]]
+        wide = [b for b, e in zip(begins, [*begins[1:], len(found.groups)], strict=True) if e - b > len(weight) / 25]
+        ax.set_xticks(wide, [words(found.groups[b]) for b in wide], rotation=35, ha="left")
+        ax.set_yticks(wide, [words(found.groups[b]) for b in wide])
+        ax.xaxis.tick_top()
+        ax.tick_params(length=2)
+        bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05)
+        bar.set_label("Attention to the stretch, mean over rows and heads")
+        bar.outline.set_visible(False)
+        ax.set_xlabel(f"Layer {layer + first_layer}: keys; rows downwards")
+    return figure, ax
+
+
+def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
+    """Effective pathways: accuracy of the full model, of the pathways and of the random controls together."""
+    if not table.num_rows:
+        raise InputError("nothing to draw: the table has no rows")
+    runs = ["full", "pathways", "random"]
+    names = [name.split(" ")[0] for name in table["run"].to_pylist()]
+    correct, edges = table["correct"].to_numpy(zero_copy_only=False), table["edges_kept"].to_numpy()
+    there = [run for run in runs if run in names]
+    picks = [np.array([name == run for name in names]) for run in there]
+    labels = [f"{run}\n{100 * edges[pick].mean():.0f} % of edges" for run, pick in zip(there, picks, strict=True)]
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (3.4, 2.8))
+        heights = [100 * correct[pick].mean() for pick in picks]
+        bars = ax.bar(labels, heights, 0.62, color=[GREY, BLUE, ORANGE][: len(there)])
+        ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=8.5)
+        ax.set_ylim(0, 108)
+        ax.set_ylabel("Accuracy (%)")
+        ax.set_title(f"{title or 'Effective pathways'} {_count(table)}", loc="left")
+    return figure, ax

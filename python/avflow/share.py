@@ -1,0 +1,96 @@
+"""Attention allocation: what share of a token's attention each token group receives, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import torch
+
+from avflow_ext import AttentionProblem
+
+from .attention import attention
+from .capture import capture
+from .errors import InputError
+from .models.base import Model
+from .observe import as_prompts, observe, predicting_rows, tokens_of, with_generated
+from .windows import layer_list
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("layer", pa.int32()),
+        ("token", pa.int32()),  # 0: the last prompt token; i: the answer's i-th token
+        ("text", pa.string()),  # of that token; "" for the last prompt token
+        ("head", pa.int32()),  # null: the mean over heads
+        ("group", pa.string()),
+        ("share", pa.float32()),
+    ]
+)
+
+
+def attention_share(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    layers: int | Sequence[int] | None = None,
+    tokens: str = "last",
+    generate: int = 0,
+    heads: bool = False,
+) -> pa.Table:
+    """The share of attention per token group (arXiv 2606.10147, attention allocation), accumulated by the op itself.
+
+    One clean pass a prompt; no attention matrix is made.
+
+    Args:
+        layers: 0-based; None for all.
+        tokens: "last": the position that predicts the answer; "answer": that one and the answer's tokens but the last,
+            teacher-forced.
+        generate: so many greedily generated tokens take the place of the answer (with tokens="answer").
+        heads: a row for every query head instead of their mean.
+
+    Returns:
+        A table with the columns prompt, task, layer, token, text, head, group, share: for every layer, token (and
+        head) the shares of the groups that occur add up to 1.
+
+    Raises:
+        InputError: layers that the model does not have, no prompts, two of one id.
+        NumericError: NaN or infinity in the run.
+    """
+    if tokens not in ("last", "answer"):
+        raise InputError(f'tokens = {tokens!r}: pass "last" or "answer"')
+    if isinstance(generate, bool) or not isinstance(generate, int) or generate < 0:
+        raise InputError(f"generate = {generate!r}: pass a number of tokens, 0 for none")
+    if generate and tokens == "last":
+        raise InputError('generate asks for generated tokens: pass tokens="answer" with it')
+    chosen = layer_list(layers, model.n_layers)
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    for prompt in as_prompts(prompts):
+        prompt = with_generated(model, prompt, generate) if generate else prompt
+        _add(columns, model, prompt, chosen, tokens, heads)
+    return pa.table(columns, schema=SCHEMA)
+
+
+def _add(columns: dict[str, list[Any]], model: Model, prompt: Prompt, layers: list[int], tokens: str, heads: bool):
+    captured = capture(model, prompt)
+    rows = predicting_rows(captured)[: 1 if tokens == "last" else None]
+    names = model.groups.names
+    problem = AttentionProblem(rows=tokens_of(captured), keep_rows=rows, groups=len(names))
+    present = sorted(set(captured.columns.group.tolist()))
+    texts = ["", *(model.text([i]) for i in prompt.answer_ids[: len(rows) - 1])]
+
+    def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
+        mass = attention(q, k, v, problem, scale=scale, return_group_mass=True).group_mass  # [rows, heads, groups]
+        mass = mass if heads else mass.mean(1, keepdim=True)
+        for token, by_head in enumerate(mass.cpu().tolist()):
+            for head, by_group in enumerate(by_head):
+                for group in present:
+                    values = (prompt.id, prompt.task, layer, token, texts[token], head if heads else None)
+                    for name, value in zip(SCHEMA.names, (*values, names[group], by_group[group]), strict=True):
+                        columns[name].append(value)
+
+    observe(model, captured, on_attention=see, layers=layers)

@@ -1,0 +1,107 @@
+"""Attention sinks: few media tokens with hidden states far longer than the rest, which draw attention for nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from .errors import InputError
+from .models.base import Model
+from .observe import as_prompts, observe
+from .windows import layer_list
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+
+GROUP = "sink"
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("layer", pa.int32()),
+        ("token", pa.int32()),  # place in the prompt
+        ("group", pa.string()),
+        ("item", pa.int32()),
+        ("place", pa.int32()),  # within its item: 0 is its first token; null where the token has no item
+        ("norm", pa.float32()),
+        ("ratio", pa.float32()),  # to the median norm of the looked-at tokens in that layer
+    ]
+)
+
+
+def sinks(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    layers: int | Sequence[int] | None = None,
+    times: float = 10.0,
+    among: str = "media",
+) -> pa.Table:
+    """Tokens of a group whose hidden state's L2 norm exceeds `times` the group's median norm, layer by layer.
+
+    The criterion of arXiv 2606.10147 (sparse visual tokens, generally the first of a frame, with a much larger norm
+    than the rest), with its threshold left to you.
+
+    Returns:
+        A table with the columns prompt, task, layer, token, group, item, place, norm, ratio: a row per sink and layer.
+
+    Raises:
+        InputError: no token of `among` in a prompt, layers that the model does not have, `times` not above 1.
+    """
+    if not times > 1:
+        raise InputError(f"times = {times!r}: pass a ratio above 1")
+    chosen = layer_list(layers, model.n_layers)
+    word = model.groups.expand(among)
+    rows: list[tuple] = []
+    for prompt in as_prompts(prompts):
+        group = model.groups.ids(prompt.groups)
+        tokens = np.flatnonzero([bool(word >> int(g) & 1) for g in group])
+        if not tokens.size:
+            raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
+        places = _places(prompt)
+
+        def see(layer: int, hidden: torch.Tensor, prompt=prompt, tokens=tokens, places=places) -> None:
+            norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]
+            ratio = norm / np.median(norm)
+            for i in np.flatnonzero(ratio > times):
+                t = int(tokens[i])
+                where = (prompt.id, prompt.task, layer, t, prompt.groups[t], prompt.items[t], places[t])
+                rows.append((*where, float(norm[i]), float(ratio[i])))
+
+        observe(model, prompt, on_hidden=see, layers=chosen)
+    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def _places(prompt: Prompt) -> list[int | None]:
+    """How many tokens of the same group and item stand before each token."""
+    seen: dict[tuple[str, int], int] = {}
+    out: list[int | None] = []
+    for group, item in zip(prompt.groups, prompt.items, strict=True):
+        if item < 0:
+            out.append(None)
+            continue
+        out.append(seen.get((group, item), 0))
+        seen[group, item] = out[-1] + 1
+    return out
+
+
+def mark_sinks(model: Model, prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+    """The prompt with these tokens in a group of their own, "sink", which knockouts and shares can name.
+
+    They no longer belong to their old group, nor to its aliases: write "video+sink" for all of a video's tokens.
+
+    Raises:
+        InputError: a token outside the prompt, or the last one.
+    """
+    model.groups.add(GROUP)
+    groups = list(prompt.groups)
+    for token in tokens:
+        if not 0 <= token < len(groups) - 1:
+            raise InputError(f"prompt {prompt.id!r}: token {token} cannot be a sink: pass 0 .. {len(groups) - 2}")
+        groups[token] = GROUP
+    return dataclasses.replace(prompt, groups=groups)
