@@ -68,7 +68,7 @@ class SweepJob(Source):
     model: str
     samples: str | Path
     knockouts: list[str]
-    window: int = 7
+    window: int | list[int] = 7
     style: str = "center"
     layers: list[int] | None = None
     select: str = "correct"
