@@ -14,7 +14,7 @@ __all__ = ["_C"]
 
 
 @torch.library.register_fake("avflow::attention")
-def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse, problem_on_device=None):
+def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse, problem_on_device=None, row_order=None):
     heads, d = q.shape[1], q.shape[2]
     out = q.new_empty((rows, heads, d))
     lse = q.new_empty((rows if return_lse else 0, heads), dtype=torch.float32)

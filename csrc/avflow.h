@@ -13,16 +13,18 @@ enum AvflowDtype { AVFLOW_FLOAT32 = 0, AVFLOW_BFLOAT16 = 1, AVFLOW_FLOAT16 = 2 }
 typedef void (*AvflowParallel)(void* context, int64_t workers, void (*body)(void* arg, int64_t worker), void* arg);
 
 typedef struct AvflowAttention {
-    const void* q;           // [rows, heads, d], innermost stride 1
-    const void* k;           // [keys, kv_heads, d]
-    const void* v;           // [keys, kv_heads, d]
-    void* out;               // [kept rows, heads, d], contiguous
-    float* lse;              // [kept rows, heads] or null
-    float* group_mass;       // [kept rows, heads, groups] or null
-    const int32_t* problem;  // the packed problem of core/problem.h
-    int64_t q_row, q_head;   // strides in elements
-    int64_t k_row, k_head;
-    int64_t v_row, v_head;
+    const void* q;      // [rows, heads, d], innermost stride 1
+    const void* k;      // [batch, slots, kv_heads, d]; key j of the problem is slot j % capacity of batch j / capacity
+    const void* v;      // the same
+    void* out;          // [kept rows, heads, d], contiguous
+    float* lse;         // [kept rows, heads] or null
+    float* group_mass;  // [kept rows, heads, groups] or null
+    const int32_t* problem;    // the packed problem of core/problem.h
+    const int32_t* row_order;  // [kept rows] orders, where the problem was packed for a range of them; else null
+    int64_t q_row, q_head;     // strides in elements
+    int64_t k_batch, k_row, k_head;
+    int64_t v_batch, v_row, v_head;
+    int32_t capacity, slots;  // of a batch: in the problem, >= 1, and in the tensors, capacity at most
     int32_t heads, kv_heads, head_dim;
     int32_t dtype;  // AvflowDtype
     float scale;    // of the scores, natural-log softmax

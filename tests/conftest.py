@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from avflow.compat import declare_torchvision
+from avflow_ext import capabilities
+from avflow_ext._load import _C
 
 sys.path.insert(0, str(Path(__file__).parent))
 declare_torchvision()  # before transformers: tests import it directly
@@ -38,3 +40,15 @@ def qwen3():
     import avflow
 
     return avflow.wrap(tiny.decoder("qwen3"))
+
+
+@pytest.fixture(params=capabilities()["cpu_built"])
+def isa(request):
+    """Each path that this build has and this processor runs."""
+    before = _C.cpu_isa()
+    try:
+        _C.set_cpu_isa(request.param)
+    except ValueError:
+        pytest.skip(f"this processor does not run {request.param}")
+    yield request.param
+    _C.set_cpu_isa(before)

@@ -67,7 +67,6 @@ def test_prompt_and_model(qwen3, change, message):
     "change, message",
     [
         ({"knockouts": "video=>last"}, "knockout 'video=>last': write"),
-        ({"knockouts": "map_the_flow"}, "not there yet"),
         ({"knockouts": []}, "no knockout is given"),
         ({"window": 0}, "window width 0"),
         ({"style": "middle"}, "window style 'middle'"),

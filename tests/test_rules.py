@@ -86,8 +86,10 @@ def test_presets():
         knockout.cuts(TABLE)  # every group exists
     assert {"cross:video", "cross:audio", "audio<->video", "video->question", "audio->question", "question->last",
             "video->last", "audio->last", "last->last (self)"} <= {k.name for k in paths}  # fmt: skip
-    with pytest.raises(avflow.InputError, match="preset 'interleaved' is not there yet"):
-        as_knockouts("interleaved")
+    for name, count in (("interleaved", 13), ("map_the_flow", 11)):
+        assert len(as_knockouts(name)) == count
+        for knockout in as_knockouts(name):
+            knockout.cuts(TABLE)
     with pytest.raises(avflow.InputError, match="pass one of av_video"):
         preset("av")
 

@@ -28,6 +28,21 @@ def test_preset_on_layouts(omni, layout):
     assert oracle.check_rows(omni.hf, prompt, knockouts, rows, window=2) > 1e-2
 
 
+@pytest.mark.parametrize("reference", ["image", "audio"])
+def test_interleaved_items(omni, reference):
+    prompt, knockouts = tiny.interleaved_prompt(reference), as_knockouts("interleaved")
+    rows = sweep_rows(omni, prompt, knockouts, window=2)
+    assert len(rows) == 4 * 13 and {r["status"] for r in rows} == {"ok"}
+    assert oracle.check_rows(omni.hf, prompt, knockouts, rows, window=2) > 1e-2
+
+
+def test_map_the_flow(omni):
+    prompt, knockouts = tiny.av_prompt("silent"), as_knockouts("map_the_flow")
+    rows = sweep_rows(omni, prompt, knockouts, window=3, style="inverse")
+    assert len(rows) == 4 * 11 and {r["status"] for r in rows} == {"ok"}
+    assert oracle.check_rows(omni.hf, prompt, knockouts, rows, window=3, style="inverse") > 1e-2
+
+
 @pytest.mark.parametrize("heads, kv_heads", [(7, 1), (14, 2), (8, 1)])
 def test_head_groups(heads, kv_heads):
     model = avflow.wrap(tiny.thinker(layers=3, heads=heads, kv_heads=kv_heads))

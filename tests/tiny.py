@@ -207,6 +207,55 @@ def av_prompt(
     )
 
 
+def interleaved_prompt(reference: str = "image", candidates: int = 4, seed: int = 1, id: str = "0") -> avflow.Prompt:
+    """Candidates, question, reference and option letters for `thinker`; the candidates are of the other kind."""
+    script = _Script(seed)
+    grids, mels = [], []
+
+    def medium(kind: str, group: str, item: int) -> None:
+        begin, end = (VISION_BOS, VISION_EOS) if kind == "image" else (AUDIO_BOS, AUDIO_EOS)
+        script.put("template", [-1], begin)
+        if kind == "image":
+            grids.append([1, 4, 6])
+            script.put(group, [item] * TOKENS_PER_FRAME, IMAGE)
+        else:
+            mels.append(60 + 20 * item)
+            script.put(group, [item] * _audio_tokens(mels[-1]), AUDIO)
+        script.put("template", [-1], end)
+
+    script.text("system", 4)
+    for item in range(candidates):
+        script.text("template", 2)
+        role = "candidate_correct" if item == 1 else "candidate_incorrect"
+        medium("audio" if reference == "image" else "image", role, item)
+    script.text("question_text", 6)
+    medium(reference, "reference", 0)
+    for item in range(candidates):
+        script.text("option_correct" if item == 1 else "option_incorrect", 1, item)
+    script.text("template", 2)
+    script.text("last", 1)
+    width = max(mels)
+    features = torch.randn(len(mels), 128, width, generator=script.rng)
+    heard = (torch.arange(width)[None] < torch.tensor(mels)[:, None]).long()
+    inputs = dict(
+        input_ids=torch.tensor([script.ids]),
+        attention_mask=torch.ones(1, len(script.ids), dtype=torch.long),
+        pixel_values=torch.randn(24 * len(grids), 1176, generator=script.rng),
+        image_grid_thw=torch.tensor(grids),
+        input_features=features,
+        feature_attention_mask=heard,
+    )
+    return avflow.Prompt(
+        input_ids=torch.tensor(script.ids),
+        model_inputs=inputs,
+        groups=script.groups,
+        items=script.items,
+        answer_ids=(7,),
+        id=id,
+        task=f"{reference} reference",
+    )
+
+
 def text_prompt(
     width: int,
     tokens: int = 40,

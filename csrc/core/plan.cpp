@@ -35,6 +35,7 @@ struct Builder {
     std::vector<Span> spans;
     std::vector<Summary> key_summary;
     std::vector<int32_t> first_tile, last_tile;  // of each stream's keys
+    std::vector<int32_t> tile_first;             // smallest order of a key that is no padding
     Header header{};
     Problem problem{};
 
@@ -46,6 +47,7 @@ struct Builder {
     void find_runs() {
         run_begin.assign(1, 0);
         key_summary.resize(key_tiles);
+        tile_first.assign(key_tiles, INT32_MAX);
         first_tile.assign(in.streams.size(), INT32_MAX);
         last_tile.assign(in.streams.size(), -1);
         for (int32_t tile = 0; tile < key_tiles; ++tile) {
@@ -55,6 +57,7 @@ struct Builder {
                 const Token& key = in.keys[base + j];
                 key_summary[tile].add(key, j == 0);
                 if (key.stream >= 0) {
+                    tile_first[tile] = std::min(tile_first[tile], key.order);
                     first_tile[key.stream] = std::min(first_tile[key.stream], tile);
                     last_tile[key.stream] = tile;
                 }
@@ -87,6 +90,40 @@ struct Builder {
         return false;
     }
 
+    // row_words for a row of any order in its range: `seen` by one order at least; `open` unless cut in every order.
+    Words possible_words(Token row, int32_t tile) const {
+        const Token* tile_keys = in.keys.data() + static_cast<int64_t>(tile) * kKeyTile;
+        const int32_t earliest = row.order;
+        row.order = *in.latest_order;
+        Words words = {0, 0};
+        for (int32_t r = run_begin[tile]; r < run_begin[tile + 1]; ++r) {
+            const Run& run = runs[r];
+            const uint64_t seen = seen_bits(problem, row, run, tile_keys);
+            const int32_t before = earliest == INT32_MIN ? 0 : keys_up_to(run, tile_keys, earliest - 1);
+            // Keys that are the row's own in some order.
+            const uint64_t own = run.stream == row.stream ? seen & ~(low_bits(before) << run.begin) : 0;
+            uint64_t open = seen;
+            for (int32_t c = cut_begin[row.stream]; seen && c < cut_begin[row.stream + 1]; ++c) {
+                const CutRule& cut = in.cuts[cut_ids[c]];
+                const bool sure = cut.threshold >= kAllEdges && cut.heads == kAllHeads && concerns(cut, row, run);
+                if (sure) open &= cut.cut_self ? 0 : own;
+            }
+            words.seen |= seen;
+            words.open |= open;
+        }
+        return words;
+    }
+
+    // Does the row see all 64 keys, and is none of them cut, whatever its order?
+    bool surely_open(const Token& row, int32_t tile) const {
+        for (int32_t r = run_begin[tile]; r < run_begin[tile + 1]; ++r) {
+            for (int32_t c = cut_begin[row.stream]; c < cut_begin[row.stream + 1]; ++c) {
+                if (concerns(in.cuts[cut_ids[c]], row, runs[r])) return false;
+            }
+        }
+        return row_words(problem, row, tile, kEveryHead).open == ~uint64_t{0};
+    }
+
     Kind judge(int32_t row_first, int32_t row_last, const Summary& rows, int32_t tile) const {
         const Summary& keys = key_summary[tile];
         const bool whole = static_cast<size_t>(tile + 1) * kKeyTile <= in.keys.size();
@@ -96,7 +133,7 @@ struct Builder {
             int32_t least, most;  // every row sees orders <= least, none sees orders > most
             if (keys.stream == rows.stream) {
                 least = rows.first_order;
-                most = rows.last_order;
+                most = in.latest_order.value_or(rows.last_order);
             } else if (keys.stream == stream.parent) {
                 least = most = stream.start - 1;
             } else {
@@ -110,11 +147,17 @@ struct Builder {
         // Token by token, as the kernels do it, so that the answer is exact.
         bool any = false, all = whole;
         for (int32_t r = row_first; r < row_last; ++r) {
-            const Words words = row_words(problem, in.rows[r], tile, kAnyHead);
+            const Token& row = in.rows[r];
+            if (row.stream < 0) {
+                all = false;
+                continue;
+            }
+            const Words words = in.latest_order ? possible_words(row, tile) : row_words(problem, row, tile, kAnyHead);
             any = any || (in.zero ? words.seen : words.open);
-            if (all) {
-                const uint64_t open =
-                    header.head_cuts ? row_words(problem, in.rows[r], tile, kEveryHead).open : words.open;
+            if (all && in.latest_order) {
+                all = surely_open(row, tile);
+            } else if (all) {
+                const uint64_t open = header.head_cuts ? row_words(problem, row, tile, kEveryHead).open : words.open;
                 all = open == ~uint64_t{0};
             }
             if (any && !all) return Kind::kPartial;
@@ -187,6 +230,8 @@ struct Builder {
         header.row_tiles = row_tiles;
         header.key_tiles = key_tiles;
         header.zero = in.zero;
+        header.order_range = in.latest_order.has_value();
+        header.latest_order = in.latest_order.value_or(0);
         for (const CutRule& cut : in.cuts) header.head_cuts |= cut.heads != kAllHeads;
         find_runs();
         index_cuts();
@@ -225,6 +270,7 @@ struct Builder {
         header.tile_order = append(tile_order);
         if (in.keeps_rows) header.keep_rows = append(in.keep_rows);
         if (in.keeps_keys) header.keep_keys = append(in.keep_keys);
+        if (in.latest_order) header.tile_first = append(tile_first);
         header.words = static_cast<int32_t>(words.size());
         std::memcpy(words.data(), &header, sizeof(header));
         return words;

@@ -54,8 +54,10 @@ constexpr int kFewUnits = 16;
 constexpr int kSplitTasks = 32;
 constexpr int kLeastTilesASplit = 4;
 
-// Packing pays from this many row tiles on: a panel is written once and read by each.
+// Packing pays from this many row tiles on, if they read the same tiles: a panel is written once and read by each. Rows
+// of a batch that decode each read keys of their own, and then a panel would be a copy for nothing.
 constexpr int kPackFrom = 3;
+constexpr int kReadersToPack = 2;
 
 int32_t live_tiles(const Problem& p, int32_t row_tile) {
     int32_t tiles = 0;
@@ -96,6 +98,20 @@ void make_tasks(Plan& plan) {
     }
 }
 
+// Key tiles that some row tile reads.
+std::vector<int32_t> tiles_in_use(const Problem& p) {
+    std::vector<int32_t> change(p.header->key_tiles + 1, 0), live;
+    for (int32_t s = 0; s < p.span_begin[p.header->row_tiles]; ++s) {
+        ++change[p.spans[s].first];
+        --change[p.spans[s].first + p.spans[s].count];
+    }
+    for (int32_t tile = 0, readers = 0; tile < p.header->key_tiles; ++tile) {
+        readers += change[tile];
+        if (readers) live.push_back(tile);
+    }
+    return live;
+}
+
 // Fills in the plan and returns the bytes of workspace it needs; with a workspace, also places everything in it.
 int64_t make_plan(const AvflowAttention& a, Plan& plan) {
     plan.a = a;
@@ -105,7 +121,8 @@ int64_t make_plan(const AvflowAttention& a, Plan& plan) {
     plan.width = static_cast<int>(round_up(a.head_dim, 16));
     plan.groups = a.group_mass ? h.groups : 0;
     plan.tile_heads = static_cast<int64_t>(h.tile_rows) * (a.heads / a.kv_heads);
-    plan.packed = h.row_tiles >= kPackFrom;
+    plan.live = tiles_in_use(plan.p);
+    plan.packed = h.row_tiles >= kPackFrom && h.total_tiles >= kReadersToPack * static_cast<int64_t>(plan.live.size());
     make_tasks(plan);
     int32_t parts = 0;
     for (const Merge& merge : plan.merges) parts += merge.parts;
@@ -145,20 +162,6 @@ void for_each(const AvflowAttention& a, int64_t count, const Body& body) {
     if (count) a.parallel(a.parallel_context, std::min<int64_t>(a.workers, count), run, &job);
 }
 
-// Key tiles that some row tile reads.
-std::vector<int32_t> tiles_in_use(const Problem& p) {
-    std::vector<int32_t> change(p.header->key_tiles + 1, 0), live;
-    for (int32_t s = 0; s < p.span_begin[p.header->row_tiles]; ++s) {
-        ++change[p.spans[s].first];
-        --change[p.spans[s].first + p.spans[s].count];
-    }
-    for (int32_t tile = 0, readers = 0; tile < p.header->key_tiles; ++tile) {
-        readers += change[tile];
-        if (readers) live.push_back(tile);
-    }
-    return live;
-}
-
 }  // namespace
 }  // namespace avflow::cpu
 
@@ -180,10 +183,9 @@ void avflow_attention_cpu(const AvflowAttention* problem) {
     make_plan(*problem, plan);
     const Isa& path = isa();
     if (plan.packed) {
-        const std::vector<int32_t> live = tiles_in_use(plan.p);
         const int32_t kv_heads = plan.a.kv_heads;
-        for_each(plan.a, static_cast<int64_t>(live.size()) * kv_heads, [&](int64_t i, int64_t) {
-            path.pack_tile(plan, static_cast<int64_t>(live[i / kv_heads]) * kv_heads + i % kv_heads);
+        for_each(plan.a, static_cast<int64_t>(plan.live.size()) * kv_heads, [&](int64_t i, int64_t) {
+            path.pack_tile(plan, static_cast<int64_t>(plan.live[i / kv_heads]) * kv_heads + i % kv_heads);
         });
     }
     for_each(plan.a, static_cast<int64_t>(plan.tasks.size()),

@@ -30,11 +30,12 @@ cudaStream_t current_stream(int32_t device) {
 
 std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& problem,
                                              double scale, int64_t rows, int64_t groups, bool return_lse,
-                                             const std::optional<Tensor>& problem_on_device) {
+                                             const std::optional<Tensor>& problem_on_device,
+                                             const std::optional<Tensor>& row_order) {
     STD_TORCH_CHECK(q.is_cuda(), "q must lie on a CUDA device");
     const int32_t device = q.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
-    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse);
+    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order);
     AvflowAttention& a = call.args;
     STD_TORCH_CHECK(a.head_dim == 64 || a.head_dim == 128, "head_dim ", a.head_dim,
                     ": the CUDA kernels have 64 and 128; pad q, k and v with zeros, or call on the CPU");

@@ -28,8 +28,37 @@ PRESETS = {
         "question_text->option_correct",
         "video->option_correct",
     ),
-    "interleaved": (),
-    "map_the_flow": (),
+    # Candidates, question, reference and option letters, one after the other (arXiv 2606.10147, part B). The question
+    # is its text alone: the options stand behind the reference, and have paths of their own.
+    "interleaved": (
+        "cross:candidates",
+        "candidates->reference",
+        "question_text->reference",
+        "candidates->question_text",
+        "reference->last",
+        "candidates->last",
+        "question_text->last",
+        "candidate_correct->option_correct",
+        "option_correct->last",
+        "option_incorrect->last",
+        "candidate_incorrect->option_correct",
+        "reference->option_correct",
+        "question_text->option_correct",
+    ),
+    # The eleven paths of Map the Flow (ICLR 2026), for video alone.
+    "map_the_flow": (
+        "cross:video",
+        "video->question",
+        "question->last",
+        "video->last",
+        "last->last (self)",
+        "question_text->last",
+        "option_correct->last",
+        "option_incorrect->last",
+        "video->question_text",
+        "question_text->option_correct",
+        "video->option_correct",
+    ),
 }
 
 
@@ -37,12 +66,10 @@ def preset(name: str) -> list[Knockout]:
     """The knockouts of a preset.
 
     Raises:
-        InputError: an unknown name, or a preset whose token groups no model family labels yet.
+        InputError: an unknown name.
     """
     from .rules import Knockout
 
     if name not in PRESETS:
         raise InputError(f"preset {name!r}: pass one of {', '.join(PRESETS)}")
-    if not PRESETS[name]:
-        raise InputError(f"preset {name!r} is not there yet: pass its knockouts as a list, or the preset 'av_video'")
     return [Knockout.parse(text) for text in PRESETS[name]]

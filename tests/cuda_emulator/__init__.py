@@ -20,9 +20,10 @@ class Args(ctypes.Structure):
     """AvflowAttention of csrc/avflow.h."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem")]
-        + [(name, ctypes.c_int64) for name in ("q_row", "q_head", "k_row", "k_head", "v_row", "v_head")]
-        + [(name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "dtype")]
+        [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem", "row_order")]
+        + [(name, ctypes.c_int64) for name in ("q_row", "q_head")]
+        + [(name, ctypes.c_int64) for name in ("k_batch", "k_row", "k_head", "v_batch", "v_row", "v_head")]
+        + [(name, ctypes.c_int32) for name in ("capacity", "slots", "heads", "kv_heads", "head_dim", "dtype")]
         + [("scale", ctypes.c_float), ("workers", ctypes.c_int32)]
         + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context", "workspace")]
     )
@@ -50,10 +51,13 @@ def attention(
     semantics: str = "renormalize",
     return_lse: bool = False,
     return_group_mass: bool = False,
+    row_order: torch.Tensor | None = None,
     schedule: int = 0,
 ) -> tuple[AttentionOutput, int]:
     """`avflow_ext.attention` by the CUDA kernels, and into how many parts the keys were split."""
-    heads, kv_heads, d = q.shape[1], k.shape[1], q.shape[2]
+    if k.dim() == 3:
+        k, v = k[None], v[None]  # [batch, slots, kv_heads, d]
+    heads, kv_heads, d = q.shape[1], k.shape[2], q.shape[2]
     packed = problem.packed(heads // kv_heads, semantics, "cuda")
     rows = len(problem.rows)
     out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
@@ -67,12 +71,17 @@ def attention(
         lse=None if lse is None else lse.data_ptr(),
         group_mass=None if mass is None else mass.data_ptr(),
         problem=packed.data_ptr(),
+        row_order=None if row_order is None else row_order.data_ptr(),
         q_row=q.stride(0),
         q_head=q.stride(1),
-        k_row=k.stride(0),
-        k_head=k.stride(1),
-        v_row=v.stride(0),
-        v_head=v.stride(1),
+        k_batch=k.stride(0) if len(k) > 1 else 0,
+        k_row=k.stride(1),
+        k_head=k.stride(2),
+        v_batch=v.stride(0) if len(v) > 1 else 0,
+        v_row=v.stride(1),
+        v_head=v.stride(2),
+        capacity=max(problem.n_keys // k.shape[0], 1),
+        slots=k.shape[1],
         heads=heads,
         kv_heads=kv_heads,
         head_dim=d,
