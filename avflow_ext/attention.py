@@ -66,14 +66,24 @@ def attention(
 
 
 def capabilities() -> dict:
-    """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda"}.
+    """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda", "ops"}.
+
+    "ops" names the path of each op by device type, None where it has none there: {"attention": {"cpu": "avx512",
+    "cuda": "sm90"}, ...}; `compact` only copies memory, so its path on the CPU is "memcpy".
 
     "cuda" is None in a build without CUDA, else {"archs", "runtime", "devices", "path", "why"}: `path` is what the
     current device runs, such as "sm90"; where it is None, `why` says what is missing.
     """
+    cpu, cuda = _C.cpu_isa(), cuda_capabilities()
+    on_cuda = cuda["path"] if cuda else None
     return {
-        "cpu": _C.cpu_isa(),
+        "cpu": cpu,
         "cpu_built": _C.cpu_isas(),
-        "cuda": cuda_capabilities(),
+        "cuda": cuda,
         "threads": torch.get_num_threads(),
+        "ops": {
+            "attention": {"cpu": cpu, "cuda": on_cuda},
+            "gather_rms_norm": {"cpu": cpu, "cuda": on_cuda},
+            "compact": {"cpu": "memcpy", "cuda": on_cuda},
+        },
     }

@@ -4,7 +4,7 @@
 #
 #     benchmarks/gpu.sh OUTPUT_FOLDER
 #
-# The folder receives summary.txt, a log per stage and attention.json. PYTHON names another interpreter;
+# The folder receives summary.txt, a log per stage, gather.json and attention.json. PYTHON names another interpreter;
 # AVFLOW_CUDA_ARCHS (default 90) the architecture.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -40,7 +40,7 @@ stage() {
     return "$code"
 }
 
-rm -f "$out"/{build,tests,sanitizer,attention}.log "$out/attention.json"
+rm -f "$out"/{build,tests,sanitizer,gather,attention}.log "$out"/{gather,attention}.json
 SHOWN=20 stage build 110 build.log "$python" setup.py -q build_ext --inplace || {
     echo "nothing else can run" | tee -a "$out/summary.txt"
     exit 1
@@ -63,6 +63,8 @@ else
     done
 fi
 
+SHOWN=30 stage "gather benchmark" 25 gather.log "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
+    --json "$out/gather.json"
 SHOWN=60 stage "attention benchmark" 200 attention.log "$python" benchmarks/attention.py --device cuda \
     --json "$out/attention.json"
 echo "== summary, $SECONDS s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,3 +53,14 @@ def isa(request):
         pytest.skip(f"this processor does not run {request.param}")
     yield request.param
     _C.set_cpu_isa(before)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The CUDA kernels compiled for the host, on the emulator of tests/cuda_emulator."""
+    import cuda_emulator
+
+    compiler = shutil.which("g++")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("the emulator needs Linux and g++")
+    return cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+
 import torch
 from hypothesis import strategies as st
 
@@ -151,3 +154,22 @@ def cache_qkv(problem: AttentionProblem, batch: int, slots: int, shape, seed: in
     k, v = (torch.randn(batch, kv_heads, slots + 3, d, generator=g).to(dtype) for _ in range(2))
     k[:, :, slots:], v[:, :, slots:] = torch.nan, torch.nan  # what lies behind the last slot is never read
     return q.to(dtype), k[:, :, :slots].transpose(1, 2), v[:, :, :slots].transpose(1, 2)
+
+
+def guarded(shape: tuple[int, ...], readable: int, dtype: torch.dtype) -> torch.Tensor:
+    """A random tensor whose memory ends the process if more than its first `readable` elements are touched.
+
+    Those end at the end of a page, and the pages behind may not be read.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    page, size = mmap.PAGESIZE, dtype.itemsize
+    count = torch.Size(shape).numel()
+    before = -(-readable * size // page) * page
+    after = (-(-(count - readable) * size // page) + 1) * page
+    memory = mmap.mmap(-1, before + after)
+    whole = torch.frombuffer(memory, dtype=dtype)  # keeps the mapping alive
+    start = before // size - readable
+    whole[start : start + readable] = torch.randn(readable, generator=torch.Generator().manual_seed(0)).to(dtype)
+    address = ctypes.c_void_p(whole.data_ptr() + before)
+    assert libc.mprotect(address, ctypes.c_size_t(after), 0) == 0
+    return whole[start : start + count].view(shape)

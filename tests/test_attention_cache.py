@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_cases import HEAD_SHAPES, assert_same, cache_problems, cache_qkv, qkv
+from op_cases import HEAD_SHAPES, assert_same, cache_problems, cache_qkv, guarded, qkv
 from test_attention_op import EVERYTHING, causal, rich_problem
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference
@@ -215,6 +215,17 @@ def test_a_decode_step_copies_no_cache(batch, heads):
     allocated = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
     assert 0 < allocated < 0.3 * k.numel() * 4, f"{allocated} bytes beside a cache of {k.numel() * 4}"
     assert packed.numel() * 4 < 0.4 * k.numel() * 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("held, capacity, last", [(130, 130, 129), (130, 400, 399), (400, 400, 127), (400, 400, 0)])
+def test_no_byte_beyond_is_read(isa, held, capacity, last, dtype):
+    """Neither behind the last slot, nor in tiles that the order closes: those pages may not be touched."""
+    problem = AttentionProblem(Tokens([0], [0]), causal(capacity), latest_order=capacity - 1)
+    readable = min(held, (last // 64 + 1) * 64) * 2 * 64
+    k, v = (guarded((1, held, 2, 64), readable, dtype) for _ in range(2))
+    out = attention(torch.randn(1, 8, 64).to(dtype), k, v, problem, row_order=torch.tensor([last], dtype=torch.int32))
+    assert out.out.isfinite().all()
 
 
 # ---------------------------------------------------------------- bad input

@@ -99,7 +99,7 @@ def sweep(samples, out, *more, select="all"):
 def one_line_error(result):
     """The message, after a check of its form: exit code 2, one line, no traceback."""
     assert result.exit_code == 2, result.output
-    lines = [line for line in re.split(r"[\r\n]+", result.stderr) if line and not line.startswith("sweep:")]
+    lines = [line for line in re.split(r"[\r\n]+", result.stderr) if line and not re.match(r"\w+: +\d+%", line)]
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
     return lines[0]
 
@@ -324,9 +324,8 @@ def test_demo_says_where_everything_is_and_that_it_shows_no_finding(model, tmp_p
     assert len(set(read(folder / "run").table["knockout"].to_pylist())) == 15
 
 
-@pytest.mark.parametrize("command", ["plan", "generate", "bench"])
-def test_what_is_not_there_yet_says_so(command):
-    assert "not there yet" in one_line_error(avflow_(command, "model", "--option", "3"))
+def test_what_is_not_there_yet_says_so():
+    assert "not there yet" in one_line_error(avflow_("bench", "model", "--option", "3"))
 
 
 def test_doctor():

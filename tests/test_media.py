@@ -262,3 +262,19 @@ def test_damage_inside_a_file_is_found(tmp_path):
         read_video(tmp_path / "d.mp4")
     with pytest.raises(MediaError, match="audio cannot be decoded after"):
         read_audio(tmp_path / "d.mp4")
+
+
+def test_a_recipe_may_choose_the_frames_itself(tmp_path):
+    clip = Clip()  # 48 frames, 12 a second
+    path = write_clip(clip, tmp_path / "c.mp4")
+    told = []
+
+    def choose(total, seconds):
+        told.append((total, seconds))
+        return [0, 5, 6, 47]
+
+    video = read_video(path, fps=-1.0, choose=choose)  # its own rule: fps and limits are not looked at
+    assert told == [(48, pytest.approx(4.0))]
+    assert video.times == pytest.approx([0, 5 / 12, 0.5, 47 / 12]) and video.seconds_per_frame == pytest.approx(1.0)
+    whole = read_video(path, fps=12.0)
+    assert torch.equal(video.frames, whole.frames[[0, 5, 6, 47]])

@@ -1,52 +1,12 @@
 // Cuts an attention call into tasks and runs them on the instruction set chosen at run time.
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 
 #include "avflow.h"
+#include "cpu/dispatch.h"
 #include "cpu/tasks.h"
 
 namespace avflow::cpu {
 namespace {
-
-struct Isa {
-    const char* name;
-    void (*pack_tile)(const Plan&, int64_t);
-    void (*attend)(const Plan&, int64_t, int64_t);
-    void (*merge)(const Plan&, int64_t, int64_t);
-    bool (*runs_here)();
-};
-
-const Isa kIsas[] = {
-// best first
-#ifdef AVFLOW_HAVE_AVX512
-    {"avx512", avx512::pack_tile, avx512::attend, avx512::merge,
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("fma");
-     }},
-#endif
-#ifdef AVFLOW_HAVE_AVX2
-    {"avx2", avx2::pack_tile, avx2::attend, avx2::merge,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
-#endif
-    {"portable", portable::pack_tile, portable::attend, portable::merge, [] { return true; }},
-};
-
-std::atomic<const Isa*> chosen{nullptr};
-
-const Isa& isa() {
-    const Isa* now = chosen.load();
-    if (now) return *now;
-    for (const Isa& candidate : kIsas) {
-        if (candidate.runs_here()) {
-            chosen.store(&candidate);
-            return candidate;
-        }
-    }
-    return kIsas[std::size(kIsas) - 1];
-}
 
 // Below this many (row tile, kv head) pairs the keys are split too. The split depends on the shape alone, never on the
 // number of workers, so results do not either.
@@ -147,21 +107,6 @@ int64_t make_plan(const AvflowAttention& a, Plan& plan) {
     return used;
 }
 
-// Workers take the next index as they come free.
-template <typename Body>
-void for_each(const AvflowAttention& a, int64_t count, const Body& body) {
-    struct Job {
-        const Body& body;
-        std::atomic<int64_t> next;
-        int64_t count;
-    } job{body, {0}, count};
-    const auto run = [](void* arg, int64_t worker) {
-        Job& mine = *static_cast<Job*>(arg);
-        for (int64_t i = mine.next++; i < mine.count; i = mine.next++) mine.body(i, worker);
-    };
-    if (count) a.parallel(a.parallel_context, std::min<int64_t>(a.workers, count), run, &job);
-}
-
 }  // namespace
 }  // namespace avflow::cpu
 
@@ -192,18 +137,6 @@ void avflow_attention_cpu(const AvflowAttention* problem) {
              [&](int64_t i, int64_t worker) { path.attend(plan, i, worker); });
     for_each(plan.a, static_cast<int64_t>(plan.merges.size()),
              [&](int64_t i, int64_t worker) { path.merge(plan, i, worker); });
-}
-
-const char* avflow_cpu_isa(void) { return isa().name; }
-
-int32_t avflow_set_cpu_isa(const char* name) {
-    for (const Isa& candidate : kIsas) {
-        if (std::strcmp(candidate.name, name) == 0 && candidate.runs_here()) {
-            chosen.store(&candidate);
-            return 1;
-        }
-    }
-    return 0;
 }
 
 }  // extern "C"

@@ -22,7 +22,8 @@ namespace avflow::cpu::AVFLOW_ISA {
 namespace {
 
 #include "cpu/vec.h"
-// (order matters: the next two use vec.h)
+// (order matters: the next three use vec.h)
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
 #include "cpu/pack.h"
 

@@ -1,44 +1,5 @@
-// Reading q, k and v in their storage type into fp32 panels; keep lists are applied here, so packing is also the
+// Reading k and v in their storage type into fp32 panels; keep lists are applied here, so packing is also the
 // gather. Included by attention_isa.cpp only, inside its per-instruction-set namespace.
-
-// to[0:n] = from[0:n] * factor
-static void load_row(const void* base, int64_t offset, int dtype, int n, float factor, float* to) {
-    if (dtype == AVFLOW_FLOAT32) {
-        const float* from = static_cast<const float*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = from[i] * factor;
-    } else if (dtype == AVFLOW_BFLOAT16) {
-        const uint16_t* from = static_cast<const uint16_t*>(base) + offset;
-        for (int i = 0; i < n; ++i) {
-            const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
-            float x;
-            std::memcpy(&x, &bits, 4);
-            to[i] = x * factor;
-        }
-    } else {
-        const _Float16* from = static_cast<const _Float16*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]) * factor;
-    }
-}
-
-static void store_row(void* base, int64_t offset, int dtype, int n, const float* from, float factor) {
-    if (dtype == AVFLOW_FLOAT32) {
-        float* to = static_cast<float*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = from[i] * factor;
-    } else if (dtype == AVFLOW_BFLOAT16) {
-        uint16_t* to = static_cast<uint16_t*>(base) + offset;
-        for (int i = 0; i < n; ++i) {
-            const float x = from[i] * factor;
-            uint32_t bits;
-            std::memcpy(&bits, &x, 4);
-            const bool nan = x != x;
-            bits += 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
-            to[i] = nan ? 0x7FC0 : static_cast<uint16_t>(bits >> 16);
-        }
-    } else {
-        _Float16* to = static_cast<_Float16*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = static_cast<_Float16>(from[i] * factor);
-    }
-}
 
 // to[c, 0:8] = rows[0:8][c] for c in 0..7, with rows of stride `to_stride` in `to`.
 AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int to_stride) {

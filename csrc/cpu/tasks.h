@@ -73,19 +73,4 @@ struct Plan {
     }
 };
 
-#define AVFLOW_DECLARE_ISA(isa)                                  \
-    namespace isa {                                              \
-    void pack_tile(const Plan& plan, int64_t index);             \
-    void attend(const Plan& plan, int64_t task, int64_t worker); \
-    void merge(const Plan& plan, int64_t index, int64_t worker); \
-    }
-AVFLOW_DECLARE_ISA(portable)
-#ifdef AVFLOW_HAVE_AVX2
-AVFLOW_DECLARE_ISA(avx2)
-#endif
-#ifdef AVFLOW_HAVE_AVX512
-AVFLOW_DECLARE_ISA(avx512)
-#endif
-#undef AVFLOW_DECLARE_ISA
-
 }  // namespace avflow::cpu

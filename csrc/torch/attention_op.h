@@ -1,9 +1,6 @@
 // What the attention operator does alike on every device: checks, outputs, and the plain struct that a kernel takes.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <optional>
@@ -11,20 +8,9 @@
 
 #include "avflow.h"
 #include "core/problem.h"
+#include "tensors.h"
 
 namespace avflow {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline int32_t dtype_of(const Tensor& t) {
-    switch (t.scalar_type()) {
-        case ScalarType::Float: return AVFLOW_FLOAT32;
-        case ScalarType::BFloat16: return AVFLOW_BFLOAT16;
-        case ScalarType::Half: return AVFLOW_FLOAT16;
-        default: STD_TORCH_CHECK(false, "q, k and v must be float32, bfloat16 or float16");
-    }
-}
 
 inline const Header& header_of(const Tensor& problem) {
     STD_TORCH_CHECK(problem.is_cpu() && problem.scalar_type() == ScalarType::Int && problem.dim() == 1 &&
@@ -85,8 +71,6 @@ struct AttentionCall {
         args.out = out.data_ptr();
         args.lse = return_lse ? lse.mutable_data_ptr<float>() : nullptr;
         args.group_mass = groups ? mass.mutable_data_ptr<float>() : nullptr;
-        // A dimension of one is never stepped along, and its stride may be anything.
-        const auto step = [](const Tensor& t, int64_t dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; };
         args.q_row = step(q, 0), args.q_head = step(q, 1);
         args.k_batch = slot_dim ? step(k, 0) : 0;
         args.v_batch = slot_dim ? step(v, 0) : 0;
@@ -103,11 +87,6 @@ struct AttentionCall {
 
     int32_t heads_per_kv_head() const { return args.heads / args.kv_heads; }
     std::tuple<Tensor, Tensor, Tensor> result() const { return {out, lse, mass}; }
-
-  private:
-    static Tensor dense(const Tensor& t) {
-        return t.dim() == 0 || t.stride(t.dim() - 1) == 1 ? t : torch::stable::contiguous(t);
-    }
 };
 
 }  // namespace avflow

@@ -7,13 +7,6 @@ namespace {
 
 using avflow::Tensor;
 
-// Kernels run on torch's own threads, as many as torch.set_num_threads says.
-void parallel(void*, int64_t workers, void (*body)(void*, int64_t), void* arg) {
-    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t worker = begin; worker < end; ++worker) body(arg, worker);
-    });
-}
-
 // On a device nobody looks: that would have to wait for it.
 void check_orders(const avflow::Problem& p, const int32_t* order) {
     for (int32_t r = 0; r < p.header->rows; ++r) {
@@ -38,7 +31,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
     a.problem = problem.const_data_ptr<int32_t>();
     if (a.row_order) check_orders(avflow::view(a.problem), a.row_order);
     a.workers = static_cast<int32_t>(torch::stable::get_num_threads());
-    a.parallel = parallel;
+    a.parallel = avflow::parallel;
     const Tensor workspace =
         torch::stable::new_empty(q, {avflow_attention_workspace(&a) + 64}, torch::headeronly::ScalarType::Byte);
     const uintptr_t base = reinterpret_cast<uintptr_t>(workspace.data_ptr());
@@ -55,6 +48,8 @@ STABLE_TORCH_LIBRARY(avflow, m) {
     m.def(
         "attention(Tensor q, Tensor k, Tensor v, Tensor problem, float scale, int rows, int groups, bool return_lse,"
         " Tensor? problem_on_device=None, Tensor? row_order=None) -> (Tensor, Tensor, Tensor)");
+    m.def("gather_rms_norm(Tensor x, Tensor weight, float eps, Tensor keep) -> (Tensor, Tensor)");
+    m.def("compact(Tensor x, Tensor keep) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(avflow, CPU, m) { m.impl("attention", TORCH_BOX(&attention)); }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .errors import AvflowError, InputError
+from . import cli_evict, cli_look
+from .cli_tools import Debug, print_estimates, state, told
+from .errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,37 +19,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which tokens of an audio-visual LLM pass what to which, in which layers: attention knockout sweeps.",
 )
-_state = {"debug": False}
 RANDOM_NOTE = "The demo model's weights are random: the figure shows that the tool runs, and no finding."
-
-
-def _set_debug(value: bool) -> None:
-    _state["debug"] = _state["debug"] or value
-
-
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks; a failing sample ends the run.", callback=_set_debug)
-]
 
 
 @app.callback()
 def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False):
-    _state["debug"] = debug
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """An error of ours is one line on stderr and exit code 2; ctrl-C is one line and 130."""
-    try:
-        yield
-    except AvflowError as error:
-        if _state["debug"]:
-            raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
+    state["debug"] = debug
 
 
 @app.command()
@@ -58,7 +33,7 @@ def demo(
     debug: Debug = False,
 ):
     """Make clips and a small random checkpoint, sweep them, draw the figure."""
-    with _told():
+    with told():
         from .demo import make
         from .job import SweepJob, run
 
@@ -66,7 +41,7 @@ def demo(
         made = make(folder)
         # Random weights answer by chance, so every sample is swept, not only those answered correctly.
         job = SweepJob(made["checkpoint"], Path(made["samples"]), ["av_video"], select="all")
-        outcome = run(job, folder / "run", debug=_state["debug"])
+        outcome = run(job, folder / "run", debug=state["debug"])
         files = _draw(folder / "run", title="Demo, random weights", note=RANDOM_NOTE)
         typer.echo(f"checkpoint  {made['checkpoint']}\nquestions   {made['samples']}")
         _close(folder / "run", outcome, files)
@@ -110,14 +85,14 @@ def sweep(
     debug: Debug = False,
 ):
     """Cut every path at every layer, for every sample; a run folder with rows and figures."""
-    with _told():
+    with told():
         from .job import SweepJob, run
 
         sampling = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
         job = SweepJob(
             model=model,
             samples=samples,
-            knockouts=_split(knockouts or ["av_video"]),
+            knockouts=split_texts(knockouts or ["av_video"]),
             window=window,
             style=style,
             layers=parse_layers(layers),
@@ -136,11 +111,13 @@ def sweep(
             ray=ray,
         )
         if dry_run:
-            _print_estimates(job)
+            from .job import estimates
+
+            print_estimates([s.id for s in job.read_samples()], estimates(job))
             return
         if out is None:
             raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")
-        outcome = run(job, out, debug=_state["debug"])
+        outcome = run(job, out, debug=state["debug"])
         _close(out, outcome, _draw(out))
         _exit_by(outcome)
 
@@ -155,7 +132,7 @@ def report(
     debug: Debug = False,
 ):
     """Draw the figures and report.html again, from the rows alone; of several runs a comparison too."""
-    with _told():
+    with told():
         for folder in runs:
             for path in _draw(folder, which=select, first_layer=first_layer, title=title):
                 typer.echo(path)
@@ -173,7 +150,7 @@ def merge(
     debug: Debug = False,
 ):
     """Put runs over different samples into one run folder."""
-    with _told():
+    with told():
         from .merge import merge as merge_runs
 
         results = merge_runs(out, runs)
@@ -185,7 +162,7 @@ def merge(
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
     """Versions, threads, codecs, and which kernels run here."""
-    with _told():
+    with told():
         from .doctor import examine, lines
 
         facts = examine()
@@ -205,12 +182,10 @@ def _not_there_yet(name: str, what: str) -> None:
         raise typer.Exit(2)
 
 
-_not_there_yet("plan", "Choose an eviction schedule from a sweep.")
-_not_there_yet("generate", "Generate with an eviction schedule.")
 _not_there_yet("bench", "Measure this machine.")
 
 
-def _split(texts: list[str]) -> list[str]:
+def split_texts(texts: list[str]) -> list[str]:
     parts = [part.strip() for text in texts for part in text.split(",")]
     if not all(parts):
         raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
@@ -235,32 +210,6 @@ def _draw(folder: Path, **options) -> list[Path]:
     from .report import report as make_report
 
     return make_report(folder, **options)
-
-
-def _print_estimates(job) -> None:
-    """A line a sample, and their sum."""
-    from .job import estimates
-
-    width = min(60, max(len(sample.id) for sample in job.read_samples()))
-    typer.echo(f"{'sample':<{width}} {'tokens':>8} {'rows':>10} {'GFLOP':>12} {'walks':>6} {'ratio':>7}")
-    total, failed = {"tokens": 0, "rows": 0, "flops": 0.0, "walks": 0}, 0
-    for sample_id, found in estimates(job):
-        if isinstance(found, str):
-            failed += 1
-            typer.echo(f"{sample_id:<{width}} failed: {' '.join(found.split())}")
-            continue
-        typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
-        total = {key: value + found[key] for key, value in total.items()}
-    typer.echo(_estimate_line("total", total, width))
-    typer.echo("rows: over all layers; ratio: to those of one clean forward. Nothing was run.")
-    if failed:
-        typer.echo(f"error: {failed} samples failed", err=True)
-        raise typer.Exit(1)
-
-
-def _estimate_line(name: str, values: dict, width: int) -> str:
-    numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
-    return f"{name:<{width}} {numbers}"
 
 
 def _close(folder: Path, outcome, files: list[Path]) -> None:
@@ -289,6 +238,10 @@ def _exit_by(outcome) -> None:
             f"error: {failed} of {asked} samples failed, see samples.jsonl; the same command tries them again", err=True
         )
         raise typer.Exit(1)
+
+
+cli_evict.add_to(app)
+cli_look.add_to(app)
 
 
 def main() -> None:

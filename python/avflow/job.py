@@ -22,8 +22,40 @@ from .results import Results
 from .runs import RunFolder
 
 
+class Source:
+    """What jobs over samples share: the fields model, device, dtype; samples, data, media_root, tasks, limit, ..."""
+
+    left_out: dict[str, int]  # rows that `data` does not take: why, how many
+
+    def check_counts(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}: give a number of samples, 1 or more")
+
+    def source_config(self) -> dict[str, Any]:
+        """The first values of config.yaml."""
+        from .data import is_hub, mapping_of
+
+        data = {} if self.data is None else {"data": mapping_of(self.data).to_dict()}
+        samples = str(self.samples) if is_hub(self.samples) else str(Path(self.samples).absolute())
+        return {"model": _absolute(self.model), "samples": samples, **data}
+
+    def read_samples(self) -> list:
+        """The samples asked for. Raises InputError where one is wrong, or two have one id."""
+        from .data import choose, is_hub, read
+
+        source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
+        found = read(source, self.data, self.media_root)
+        self.left_out = found.left_out
+        return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
+
+    def load(self):
+        from .models import load
+
+        return load(self.model, device=self.device, dtype=self.dtype)
+
+
 @dataclass
-class SweepJob:
+class SweepJob(Source):
     """What to sweep. Everything before `device` decides the numbers and so stands in config.yaml.
 
     `samples`, `data`, `media_root`: as avflow.data.read takes them. `layers`: centres of the windows, 0-based; None for
@@ -59,8 +91,7 @@ class SweepJob:
         from .presets import PRESETS, preset
         from .sweep import SweepRequest
 
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}: give a number of samples, 1 or more")
+        self.check_counts()
         if self.workers is not None and self.workers < 1:
             raise InputError(f"workers is {self.workers}: give a number of processes, 1 or more")
         self.request = SweepRequest(
@@ -75,13 +106,8 @@ class SweepJob:
 
     def config(self) -> dict[str, Any]:
         """The values of config.yaml. Local paths are made absolute: the folder may be resumed from elsewhere."""
-        from .data import is_hub, mapping_of
-
-        data = {} if self.data is None else {"data": mapping_of(self.data).to_dict()}
         return {
-            "model": _absolute(self.model),
-            "samples": str(self.samples) if is_hub(self.samples) else str(Path(self.samples).absolute()),
-            **data,
+            **self.source_config(),
             "knockouts": [k.name for k in self.request.knockouts],
             "window": self.window,
             "style": self.style,
@@ -91,20 +117,6 @@ class SweepJob:
             "dtype": self.dtype,
             **self.media,
         }
-
-    def read_samples(self) -> list:
-        """The samples asked for. Raises InputError where one is wrong, or two have one id."""
-        from .data import choose, is_hub, read
-
-        source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
-        found = read(source, self.data, self.media_root)
-        self.left_out = found.left_out
-        return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
-
-    def load(self):
-        from .models import load
-
-        return load(self.model, device=self.device, dtype=self.dtype)
 
 
 @dataclass
@@ -170,7 +182,7 @@ def prepared(model, sample, job: SweepJob) -> tuple[Any, Any, float]:
     try:
         return sample, model.prepare(sample, **job.media), start
     except Exception as error:
-        return sample, _failure(error, start, job.debug), start
+        return sample, failure(error, start, job.debug), start
 
 
 def swept_prompt(model, prompt, job: SweepJob, start: float, tick=None) -> dict[str, Any]:
@@ -182,10 +194,10 @@ def swept_prompt(model, prompt, job: SweepJob, start: float, tick=None) -> dict[
     try:
         return _record_of(sweep_prompts(model, [prompt], job.request, tick)[0], job.request.select)
     except Exception as error:
-        return _failure(error, start, job.debug)
+        return failure(error, start, job.debug)
 
 
-def _failure(error: Exception, start: float, debug: bool) -> dict[str, Any]:
+def failure(error: Exception, start: float, debug: bool) -> dict[str, Any]:
     """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, the run goes on."""
     if debug:
         raise error

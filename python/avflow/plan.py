@@ -1,4 +1,4 @@
-"""What a sweep is asked for, and which jobs and walks follow from it on given prompts. Runs nothing."""
+"""Which jobs and walks follow on given prompts from what is asked for, and what a sweep is asked for. Runs nothing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from .capture import columns_of
 from .compat import check_layers
 from .cost import walks_cost
 from .errors import InputError
-from .layout import Job, Layout, build_layout, first_cut_row, split_jobs
+from .layout import Layout, build_layout, split_jobs
 from .memory import available_bytes, fixed_bytes, max_rows, parse_bytes, row_bytes
 from .models.base import Model
 from .prompt import Prompt
 from .rules import SEMANTICS, Knockout, as_knockouts
+from .walk_jobs import Eviction, Job, first_cut_row, job_rows
 from .windows import layer_list, window
 
 SELECT = ("correct", "wrong", "all")
@@ -58,6 +59,9 @@ class SweepRequest:
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
 
+    def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
+        return Plan(model, prompts, self)
+
     def windows(self, model: Model) -> list[tuple[int, frozenset[int]]]:
         """(centre, layers) of every window, after a check against the model.
 
@@ -74,28 +78,83 @@ class SweepRequest:
         return [(c, window(c, self.window, self.style, model.n_layers)) for c in centres]
 
 
-class Plan:
-    """Jobs of a batch of prompts, and why some knockouts have none."""
+class Walks:
+    """Jobs of a batch of prompts, and the walks that run them.
+
+    memory: bytes for the packed rows; None: from what is free.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        knockouts: Sequence[Knockout] = (),
+        semantics: str = "renormalize",
+        memory: int | None = None,
+    ) -> None:
+        self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics
+        self.columns = [columns_of(model, p) for p in prompts]
+        self.groups = [c.group for c in self.columns]
+        self.lengths = [len(c) for c in self.columns]
+        self.jobs = list(dict.fromkeys(self._make_jobs()))
+        budget = available_bytes(model.device) if memory is None else memory
+        self.max_rows = max_rows(model, sum(self.lengths), budget)
+        if memory is not None:
+            self._check_budget(budget)
+
+    def _make_jobs(self) -> Iterator[Job | Eviction]:
+        """The jobs, asked for once the columns are there; they may repeat."""
+        raise NotImplementedError
+
+    def _job_rows(self) -> list[int]:
+        return [job_rows(job, self.lengths, self.groups) for job in self.jobs]
+
+    def _check_budget(self, budget: int) -> None:
+        tokens = sum(self.lengths)
+        least = tokens + max(self._job_rows(), default=0)
+        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
+        if need > budget:
+            raise InputError(
+                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
+                f"rows and one job take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
+            )
+
+    @property
+    def peak_rows(self) -> int:
+        return sum(self.lengths) + sum(self._job_rows())
+
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """One per walk."""
+        walks = split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
+        return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in walks]
+
+    @cached_property
+    def cost(self) -> dict[str, Any]:
+        """See cost.walks_cost."""
+        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))
+
+
+class Plan(Walks):
+    """The knockouts of a sweep, and why some have no job."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> None:
-        self.model, self.prompts, self.request = model, prompts, request
+        self.request = request
         self.windows = request.windows(model)
-        self.columns = [columns_of(model, p) for p in prompts]
-        self.lengths = [len(c) for c in self.columns]
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
         self.status: list[list[str]] = []
         self.starts: list[list[int | None]] = []
-        for columns in self.columns:
-            starts = [first_cut_row(k.cuts(model.groups), columns) for k in request.knockouts]
+        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory)
+
+    def _make_jobs(self) -> Iterator[Job]:
+        for prompt, columns in enumerate(self.columns):
+            starts = [first_cut_row(k.cuts(self.model.groups), columns) for k in self.knockouts]
             present = np.bincount(columns.group, minlength=64).astype(bool)
-            pairs = zip(request.knockouts, starts, strict=True)
+            pairs = zip(self.knockouts, starts, strict=True)
             self.starts.append(starts)
             self.status.append(["ok" if start is not None else self._why_none(present, k) for k, start in pairs])
-        self.jobs = list(dict.fromkeys(job for p in range(len(prompts)) for job in self._jobs(p) if job))
-        budget = available_bytes(model.device) if request.memory is None else request.memory
-        self.max_rows = max_rows(model, sum(self.lengths), budget)
-        if request.memory is not None:
-            self._check_budget(budget)
+            jobs = (self.job(prompt, k, layers) for k in range(len(self.knockouts)) for _, layers in self.windows)
+            yield from (job for job in jobs if job)
 
     def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:
         """Why a knockout cuts nothing, given which groups have a token (bool [64])."""
@@ -111,33 +170,3 @@ class Plan:
         """None where nothing is cut."""
         start = self.starts[prompt][knockout]
         return None if start is None or not layers else Job.of(prompt, knockout, start, layers)
-
-    def _jobs(self, prompt: int) -> Iterator[Job | None]:
-        for k in range(len(self.request.knockouts)):
-            for _, layers in self.windows:
-                yield self.job(prompt, k, layers)
-
-    def _check_budget(self, budget: int) -> None:
-        tokens = sum(self.lengths)
-        least = tokens + max((self.lengths[j.prompt] - j.start for j in self.jobs), default=0)
-        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
-        if need > budget:
-            raise InputError(
-                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
-                f"rows and one knockout take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
-            )
-
-    @property
-    def peak_rows(self) -> int:
-        return sum(self.lengths) + sum(self.lengths[j.prompt] - j.start for j in self.jobs)
-
-    @cached_property
-    def layouts(self) -> list[Layout]:
-        """One per walk."""
-        walks = split_jobs(self.lengths, self.jobs, self.max_rows)
-        return [build_layout(self.lengths, jobs, self.model.n_layers) for jobs in walks]
-
-    @cached_property
-    def cost(self) -> dict[str, Any]:
-        """See cost.walks_cost."""
-        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))

@@ -42,17 +42,19 @@ _META_KEY = b"avflow"
 _PATTERNS = {"correct": True, "wrong": False}
 
 
-def table_from_rows(rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> pa.Table:
-    """Table in SCHEMA from row dicts. Raises InputError naming a missing, an unknown or a wrongly typed column."""
+def table_from_rows(
+    rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None, schema: pa.Schema = SCHEMA
+) -> pa.Table:
+    """Table in `schema` from row dicts. Raises InputError naming a missing, an unknown or a wrongly typed column."""
     rows = list(rows)
-    names = SCHEMA.names
+    names = schema.names
     for index, row in enumerate(rows):
         if missing := [name for name in names if name not in row]:
             raise InputError(f"result row {index} lacks {missing}; a row has the columns {names}")
         if extra := [name for name in row if name not in names]:
             raise InputError(f"result row {index} has the unknown columns {extra}; a row has the columns {names}")
     columns = []
-    for column in SCHEMA:
+    for column in schema:
         values = [row[column.name] for row in rows]
         if pa.types.is_string(column.type):
             values = [None if value is None else str(value) for value in values]
@@ -60,7 +62,7 @@ def table_from_rows(rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] |
             columns.append(pa.array(values, column.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"column {column.name!r} must hold {column.type} values: {error}") from error
-    return with_meta(pa.table(columns, schema=SCHEMA), meta or {})
+    return with_meta(pa.table(columns, schema=schema), meta or {})
 
 
 def with_meta(table: pa.Table, meta: Mapping[str, Any]) -> pa.Table:
@@ -72,11 +74,11 @@ def meta_of(table: pa.Table) -> dict[str, Any]:
     return json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
 
 
-def checked(table: pa.Table) -> pa.Table:
-    """`table` with SCHEMA's columns in SCHEMA's order and types. Raises InputError if a column is missing."""
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """`table` with the schema's columns in its order and types. Raises InputError if a column is missing."""
+    if missing := [name for name in schema.names if name not in table.column_names]:
         raise InputError(f"not a result table: it lacks the columns {missing}")
-    return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+    return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
 
 
 @dataclass

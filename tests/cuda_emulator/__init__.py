@@ -29,6 +29,29 @@ class Args(ctypes.Structure):
     )
 
 
+class GatherArgs(ctypes.Structure):
+    """AvflowGatherRmsNorm of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("x", "weight", "keep", "kept", "normed")]
+        + [(name, ctypes.c_int64) for name in ("n", "m", "width", "x_row")]
+        + [("eps", ctypes.c_float), ("dtype", ctypes.c_int32), ("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
+class CompactArgs(ctypes.Structure):
+    """AvflowCompact of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("x", "keep", "out")]
+        + [(name, ctypes.c_int64) for name in ("batch", "heads", "n", "m")]
+        + [(name, ctypes.c_int64) for name in ("row_bytes", "x_batch", "x_head", "x_token")]
+        + [("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
 def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
     """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own."""
     library = folder / "emulator.so"
@@ -96,3 +119,49 @@ def attention(
     if status:
         raise RuntimeError(library.emulated_error().decode())
     return AttentionOutput(out, lse, mass), library.emulated_splits(ctypes.byref(args))
+
+
+def gather_rms_norm(library: ctypes.CDLL, x, weight, eps: float, keep, schedule: int = 0):
+    """`avflow_ext.gather_rms_norm` by the CUDA kernel, and how many elements a thread read at once."""
+    kept, normed = (torch.full((len(keep), x.shape[1]), torch.nan, dtype=x.dtype) for _ in range(2))
+    args = GatherArgs(
+        x=x.data_ptr(),
+        weight=weight.data_ptr(),
+        keep=keep.data_ptr(),
+        kept=kept.data_ptr(),
+        normed=normed.data_ptr(),
+        n=len(x),
+        m=len(keep),
+        width=x.shape[1],
+        x_row=x.stride(0),
+        eps=eps,
+        dtype=DTYPES[x.dtype],
+    )
+    wide = ctypes.c_int32()
+    if library.emulated_gather_rms_norm(ctypes.byref(args), schedule, ctypes.byref(wide)):
+        raise RuntimeError(library.emulated_error().decode())
+    return (kept, normed), wide.value
+
+
+def compact(library: ctypes.CDLL, x: torch.Tensor, keep: torch.Tensor):
+    """`avflow_ext.compact` by the CUDA kernel, and how many bytes a thread copied."""
+    batch, heads, n, d = x.shape
+    out = torch.full((batch, heads, keep.shape[1], d), torch.nan, dtype=x.dtype)
+    size = x.dtype.itemsize
+    args = CompactArgs(
+        x=x.data_ptr(),
+        keep=keep.data_ptr(),
+        out=out.data_ptr(),
+        batch=batch,
+        heads=heads,
+        n=n,
+        m=keep.shape[1],
+        row_bytes=d * size,
+        x_batch=x.stride(0) * size,
+        x_head=x.stride(1) * size,
+        x_token=x.stride(2) * size,
+    )
+    unit = ctypes.c_int32()
+    if library.emulated_compact(ctypes.byref(args), ctypes.byref(unit)):
+        raise RuntimeError(library.emulated_error().decode())
+    return out, unit.value

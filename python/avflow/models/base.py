@@ -21,6 +21,10 @@ class Family:
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
 
+    def serves(self, config: dict[str, Any]) -> bool:
+        """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
+        return True
+
     def thinker(self, hf: nn.Module) -> nn.Module:
         """The part that reads the prompt and predicts the answer: `hf` itself, or one of its parts."""
         return hf
@@ -46,6 +50,10 @@ class Family:
     def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
         """Attributes (object, name, value) to set while avflow runs the model: same results, less waiting."""
         return []
+
+    def positions(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Position ids and rope deltas of a forward's inputs; None: the model's own way (see `quicker`)."""
+        return None
 
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
@@ -78,6 +86,7 @@ class Model:
         self.norm = self.text_model.norm
         self.config = self.text_model.config
         self.groups = GroupTable()
+        self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
         self.lm_head = getattr(self.hf, "lm_head", None) if head is None else head
         if self.lm_head is None:
