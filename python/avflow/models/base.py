@@ -20,6 +20,7 @@ class Family:
     """What differs between model families. One small subclass each, registered with `models.register`."""
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
+    takes_candidates = False  # prepares interleaved items: several images and sounds in turns
 
     def serves(self, config: dict[str, Any]) -> bool:
         """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
@@ -125,8 +126,11 @@ class Model:
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
         """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
-        if sample.candidates is not None:
-            raise UnsupportedModelError(f"sample {sample.id!r} has candidates: interleaved items are not there yet")
+        if sample.candidates is not None and not self.family.takes_candidates:
+            raise UnsupportedModelError(
+                f"sample {sample.id!r} has candidates, images and sounds in turns, which {type(self.family).__name__} "
+                "does not lay out"
+            )
         if sample.start is not None or sample.end is not None:
             raise UnsupportedModelError(
                 f"sample {sample.id!r} is about a part of its video (start {sample.start}, end {sample.end}), which is "
