@@ -52,10 +52,6 @@ class Family:
         """Attributes (object, name, value) to set while avflow runs the model: same results, less waiting."""
         return []
 
-    def positions(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Position ids and rope deltas of a forward's inputs; None: the model's own way (see `quicker`)."""
-        return None
-
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
     ) -> tuple[list[str], list[int]]:
