@@ -31,6 +31,7 @@ def row(prompt="a", knockout="video->question", layer=0, change=-10.0, **other):
         "top_clean": "B",
         "top_knockout": None if change is None else "B",
         "correct": True,
+        "correct_knockout": None if change is None else True,
         "status": "ok" if change is not None else "no token: video",
         "kernel": "cpu-avx2",
         **other,

@@ -41,6 +41,7 @@ def rows_of(sample_id, layers=3, change=-10.0):
             "top_clean": "B",
             "top_knockout": "B",
             "correct": True,
+            "correct_knockout": True,
             "status": "ok",
             "kernel": "cpu-avx2",
         }

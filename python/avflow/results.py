@@ -34,6 +34,7 @@ SCHEMA = pa.schema(
         ("top_clean", pa.string()),  # most probable first token: its text, or its id where there is no tokenizer
         ("top_knockout", pa.string()),
         ("correct", pa.bool_()),  # is the clean run's answer right
+        ("correct_knockout", pa.bool_()),  # is the knocked-out run's; null where there is no value
         ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
         ("kernel", pa.string()),  # which path computed the row ("cpu-avx512")
     ]

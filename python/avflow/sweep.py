@@ -78,6 +78,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     "top_clean": text(clean.top[0]),
                     "top_knockout": None if logp is None else text(said.top[0]),
                     "correct": correct,
+                    "correct_knockout": None if logp is None else runner.correct(prompt, job),
                     "status": shown,
                     "kernel": kernel,
                 }
