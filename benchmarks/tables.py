@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md, docs/performance.md and docs/eviction.md, from the JSON files of one results folder.
+"""Writes the measured tables into README.md and the pages of docs/, from the JSON files of one results folder.
 
     python benchmarks/tables.py benchmarks/results/cpu-epyc-2core
 
