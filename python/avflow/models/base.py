@@ -127,11 +127,6 @@ class Model:
                 f"sample {sample.id!r} has candidates, images and sounds in turns, which {type(self.family).__name__} "
                 "does not lay out"
             )
-        if sample.start is not None or sample.end is not None:
-            raise UnsupportedModelError(
-                f"sample {sample.id!r} is about a part of its video (start {sample.start}, end {sample.end}), which is "
-                "not there yet: cut the clip and leave start and end out"
-            )
         return self.family.prepare(self, sample, **options)
 
     def text(self, ids: list[int]) -> str:

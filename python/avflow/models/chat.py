@@ -16,9 +16,11 @@ from .. import labels
 from ..errors import InputError, MediaError, UnsupportedModelError
 from ..prompt import Prompt
 from ..sample import LETTERS
+from ..sound import read_audio
 from .base import Family
 
 if TYPE_CHECKING:
+    from ..media import Video
     from ..sample import Sample
     from .base import Model
 
@@ -199,6 +201,16 @@ def wants_sound(sample: Sample, asked: bool | None) -> bool:
     if asked and sample.audio:
         raise InputError(f"sample {sample.id!r}: use_audio_in_video=True and an audio file: leave one of them out")
     return bool(sample.video) and not sample.audio and asked is not False
+
+
+def read_own_sound(sample: Sample, video: Video) -> Any:
+    """The sound of the sample's video from its first kept frame on, float32 [samples]; of a part no more than that.
+
+    Raises:
+        MediaError: it has none, or none that can be decoded.
+    """
+    check_has_sound(sample, video.has_sound)
+    return read_audio(sample.video, start=video.start, seconds=None if sample.end is None else video.duration)
 
 
 def check_has_sound(sample: Sample, has_sound: bool) -> None:

@@ -155,13 +155,12 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
         def size(frames: int, height: int, width: int) -> tuple[int, int]:
             return pictures.video_size(frames, height, width, factor, low, high)
 
-        video = read_video(sample.video, fps, min_frames, max_frames, size)
-        if own_sound:
-            chat.check_has_sound(sample, video.has_sound)
+        span = (sample.start, sample.end)
+        video = read_video(sample.video, fps, min_frames, max_frames, size, span=span)
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
         if own_sound:
-            sound = read_audio(sample.video, start=video.start)
+            sound = chat.read_own_sound(sample, video)
             media.sound, media.facts["sound"] = align_sound(sound, video.duration, sample.video)
     if sample.audio:
         media.sound = read_audio(sample.audio)
