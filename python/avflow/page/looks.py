@@ -29,7 +29,7 @@ def group_style(group: str) -> dict[str, Any]:
 
 
 def share_data(table: pa.Table) -> list[dict[str, Any]]:
-    """Of the last token, per task: samples, layers, groups: [{group, label, color, hatched, values}], shares per layer."""
+    """Of the last token, per task: samples, layers, groups: [{group, label, color, hatched, values}], shares."""
     out = []
     for task, rows in by_task(table.filter(pc.equal(table["token"], 0))):
         layers, groups = share_means(rows)

@@ -75,7 +75,8 @@ def media_of(sample: Sample) -> list[dict[str, Any]]:
 
 def write_shown(folder: str | Path, samples: list[dict[str, Any]], schedule: dict[str, int] | None = None) -> Path:
     """Write shown.json. samples: as `shown` gives them, each may have "answers" (see `answers`)."""
-    folder = make_folder(Path(folder)) or Path(folder)
+    folder = Path(folder)
+    make_folder(folder)
     value = {"format": "avflow-shown", "version": VERSION, "schedule": schedule, "samples": samples}
     write_whole(folder / FILE, json.dumps(value, ensure_ascii=False).encode())
     return folder / FILE

@@ -113,13 +113,14 @@ def lens_sentence(entry: dict[str, Any], base: int = 0) -> str:
     count = f"({_samples(entry['samples'])})"
     if true is None or false is None:
         end = lines["answer"][-1]
-        return f"After the last layer the answer has a mean probability of {end[1]:.2f} {count}."
+        return f"After the last layer the answer has a mean probability of {end[1]:.2g} {count}."
     leads = [t[1] > f[1] for t, f in zip(true, false, strict=True)]
     if not leads[-1]:
-        return f"The true option does not lead: {true[-1][1]:.2f} against {false[-1][1]:.2f} at the end {count}."
+        return f"The true option does not lead: {true[-1][1]:.2g} against {false[-1][1]:.2g} at the end {count}."
     at = len(leads) - leads[::-1].index(False) if False in leads else 0
     where = "in every layer" if at == 0 else f"from layer {true[at][0] + base} on"
-    return f"The true option leads {where} and ends at {true[-1][1]:.2f} against {false[-1][1]:.2f} for a false one {count}."
+    ends = f"{true[-1][1]:.2g} against {false[-1][1]:.2g} for a false one"
+    return f"The true option leads {where} and ends at {ends} {count}."
 
 
 def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
@@ -156,8 +157,8 @@ def _told(line: dict[str, Any], base: int) -> str:
     verb = "lowers" if mean < 0 else "raises"
     ends = sorted((abs(low), abs(high)))
     return (
-        f"{verb} the answer's probability most, by {abs(mean):.1f} % at layer {layer + base} (95 % interval {ends[0]:.1f} "
-        f"to {ends[1]:.1f}; half of that or more in {_layers(line, base)})"
+        f"{verb} the answer's probability most, by {abs(mean):.1f} % at layer {layer + base} (95 % interval "
+        f"{ends[0]:.1f} to {ends[1]:.1f}; half of that or more in {_layers(line, base)})"
     )
 
 
@@ -175,6 +176,6 @@ def _samples(n: int) -> str:
 
 
 def _few(n: int) -> str:
-    return (
-        f" ({n} samples are few: take it as a hint)" if 1 < n < FEW else " (one sample shows nothing)" if n == 1 else ""
-    )
+    if n == 1:
+        return " (one sample shows nothing)"
+    return f" ({n} samples are too few for a finding)" if n < FEW else ""
