@@ -40,7 +40,7 @@ def demo(
 
         typer.echo(f"making clips and a checkpoint in {folder} ...")
         made = make(folder)
-        note = RANDOM_NOTE if made.get("random", True) else ""
+        note = RANDOM_NOTE if made["random"] else ""
         found = run_demo(made, folder, typer.echo, debug=state["debug"])
         _draw(folder / "run", title="Demo", note=note)
         page = report_together(found.folders, folder, title="What a small model sees, hears and needs", note=note)
@@ -130,23 +130,31 @@ def sweep(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
+    runs: Annotated[list[Path], typer.Argument(help="Sweeps, finished or not; share and lens looks; a plan.")],
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
-    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("avflow-comparison"),
+    out: Annotated[Path, typer.Option(help="Where the page of several folders goes.")] = Path("avflow-comparison"),
     debug: Debug = False,
 ):
-    """Draw the figures and report.html again, from the rows alone; of several runs a comparison too."""
+    """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
     with told():
-        for folder in runs:
-            for path in _draw(folder, which=select, first_layer=first_layer, title=title):
+        from .comparison import compare
+        from .page import kind_of
+        from .report import report_together
+
+        sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
+        options = {"which": select, "first_layer": first_layer, "title": title}
+        for folder in sweeps:
+            for path in _draw(folder, **options):
+                typer.echo(path)
+        if len(sweeps) > 1:
+            for path in compare(sweeps, out, which=select, title=title):
                 typer.echo(path)
         if len(runs) > 1:
-            from .comparison import compare
-
-            for path in compare(runs, out, which=select, title=title):
-                typer.echo(path)
+            typer.echo(report_together(runs, out, **options))
+        elif not sweeps:
+            typer.echo(report_together(runs, runs[0], **options))
 
 
 @app.command()

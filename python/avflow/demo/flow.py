@@ -13,6 +13,7 @@ from ..schedule import EvictionSchedule
 
 RANDOM_NOTE = "The demo model's weights are random: the figures show that the tool runs, and no finding."
 PLAN_GROUPS = ("video", "audio", "question_text")
+ANSWER_TOKENS = 4
 
 
 @dataclass
@@ -20,41 +21,41 @@ class Demo:
     """What was made. outcome: of the sweep. folders: of the page. untold: why a part of the page is not there."""
 
     outcome: Any
-    folders: list[Path] = field(default_factory=list)
+    folders: list[Path]
     schedule: Path | None = None
     untold: list[str] = field(default_factory=list)
 
 
 def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], debug: bool = False) -> Demo:
-    """Everything but the making of the files and the page. made: as demo.make gives it.
+    """Everything but the making of the files and of the page. made: as demo.make gives it.
 
-    What a model cannot do (an eviction plan where it answers nothing right) is left out, with the reason.
+    An eviction plan needs a model that answers something right: where it does not, it is left out with the reason.
     """
     from ..job import SweepJob, run
     from ..looking import LookJob, run_look
-    from ..models import load
 
     model, samples = made["checkpoint"], Path(made["samples"])
-    say("sweep: every path cut at every layer ...")
+    say("sweep: every path, cut at every layer ...")
     # Every sample is swept, not only those answered correctly: a random model answers by chance.
-    job = SweepJob(model, samples, ["av_video"], window=made.get("window", 7), select="all")
+    job = SweepJob(model, samples, ["av_video"], window=made["window"], select="all")
     demo = Demo(run(job, folder / "run", debug=debug), [folder / "run"])
     if not demo.outcome.counts["ok"]:
         return demo
     for what in ("share", "lens"):
-        say(f"{what}: a clean pass a sample ...")
+        say(f"{what}: one clean pass a sample ...")
         if run_look(LookJob(model, samples, what), folder / what, debug=debug).table.num_rows:
             demo.folders.append(folder / what)
-    say("plan: every group dropped after every layer ...")
+    say("plan: every group, dropped after every layer ...")
+    schedule = None
     try:
         schedule = _plan(model, samples, folder, debug)
         demo.folders.append(folder / "plan")
         demo.schedule = folder / "schedule.json"
     except InputError as error:
-        schedule = None
         demo.untold.append(f"no eviction plan: {error}")
     say("answers: with the schedule and without ...")
-    demo.folders.append(_show(load(model, device="cpu", dtype="float32"), samples, folder / "shown", schedule))
+    show_samples(model, samples, folder / "shown", schedule)
+    demo.folders.append(folder / "shown")
     return demo
 
 
@@ -66,25 +67,26 @@ def _plan(model: str, samples: Path, folder: Path, debug: bool) -> EvictionSched
     return run_plan(job, folder / "plan", folder / "schedule.json", debug=debug).schedule
 
 
-def _show(model: Any, samples: Path, folder: Path, schedule: EvictionSchedule | None) -> Path:
-    """One sample of every task: its picture, its tokens, and its generated answers."""
+def show_samples(model: str, samples: Path, folder: Path, schedule: EvictionSchedule | None) -> None:
+    """One sample of every task into shown.json: its picture, its tokens, and its generated answers."""
     from ..generating import generate
+    from ..models import load
     from ..page.shown import answers, shown, write_shown
 
+    loaded = load(model, device="cpu", dtype="float32")
     first: dict[str, Sample] = {}
     for sample in Sample.read_jsonl(samples):
         first.setdefault(sample.task, sample)
     told = []
-    for number, sample in enumerate(first.values()):
-        prompt = model.prepare(sample)
-        entry = shown(prompt, model)
+    for sample in first.values():
+        prompt = loaded.prepare(sample)
+        told.append(shown(prompt, loaded))
         if schedule is not None and schedule.steps:
-            if number == 0:  # the first runs of a process are slow
-                generate(model, prompt, None, max_new_tokens=2)
-                generate(model, prompt, schedule, max_new_tokens=2)
-            pair = (generate(model, prompt, s, max_new_tokens=4) for s in (None, schedule))
-            entry["answers"] = answers(*pair)
-        told.append(entry)
+            if len(told) == 1:  # the first runs of a process are slow
+                generate(loaded, prompt, None, max_new_tokens=2)
+                generate(loaded, prompt, schedule, max_new_tokens=2)
+            told[-1]["answers"] = answers(
+                *(generate(loaded, prompt, s, max_new_tokens=ANSWER_TOKENS) for s in (None, schedule))
+            )
     steps = None if schedule is None else {step.group: step.after for step in schedule.steps}
     write_shown(folder, told, steps)
-    return folder

@@ -4,8 +4,8 @@ collect.py reads the folders into one dict of JSON values; words.py tells in sen
 into a page with page.css and the scripts beside it, which draw every chart from that dict and nothing else.
 """
 
-from .collect import collect
+from .collect import collect, kind_of
 from .html import page
 from .words import summary
 
-__all__ = ["collect", "page", "summary"]
+__all__ = ["collect", "kind_of", "page", "summary"]

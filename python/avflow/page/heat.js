@@ -2,7 +2,7 @@
 function heatMap(holder, lines, base, label) {
   const layers = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
   const width = Math.max(560, holder.clientWidth || 900);
-  const [left, right, top, row] = [190, 96, 6, 24];
+  const [left, right, top, row] = [212, 96, 6, 24];
   const height = top + row * lines.length + 40;
   const cell = (width - left - right) / layers.length;
   const bound = Math.max(...lines.flatMap((line) => line.points.map((p) => Math.abs(p[1])))) || 1;

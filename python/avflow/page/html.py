@@ -30,7 +30,7 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
     if len(drawn) > 1:
         parts += _COMPARED
     for key, section in (("share", _SHARE), ("lens", _LENS), ("plan", _PLAN), ("shown", _SHOWN)):
-        if key in found:
+        if key in found and (key != "shown" or found["shown"]["samples"]):
             parts += section
     parts += [*_tables(sweeps), *_folders(found["folders"])]
     # A sweep without a value has no chart: the scripts see those that have.
@@ -152,7 +152,7 @@ _COMPARED = _section(
 )
 _SHARE = _section(
     "Where the last token looks",
-    "Share of the attention of the token that predicts the answer, mean over heads and samples. Text is hatched.",
+    "Share of the attention of the token that predicts the answer, mean over heads and samples.",
     '<div class="chart" id="share"></div><ul class="legend" id="share-legend"></ul>',
 )
 _LENS = _section(

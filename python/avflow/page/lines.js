@@ -4,13 +4,15 @@
 function lineChart(holder, options) {
   const { lines, base, ylabel, label, marks = [], factor = 1, height = 260, form = shown } = options;
   const width = Math.max(260, holder.clientWidth || 340);
-  const [left, right, top, bottom] = [54, 10, 12, 38];
+  const [low, high] = options.y, marked = ticks(low, high);
+  // The widest number beside the axis decides how much room it has.
+  const left = (ylabel ? 30 : 14) + 7.2 * Math.max(...marked.map((value) => tickText(value).length));
+  const [right, top, bottom] = [10, 12, 38];
   const layers = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
-  const [low, high] = options.y;
   const x = scale(layers[0] ?? 0, layers.at(-1) ?? 1, left + 6, width - right - 6);
   const y = scale(low, high, height - bottom, top);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  for (const value of ticks(low, high)) {
+  for (const value of marked) {
     svg.append(draw("line", { class: value === 0 && options.zero ? "axis" : "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }),
       draw("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, tickText(value)));
   }

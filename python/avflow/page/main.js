@@ -39,9 +39,6 @@ function theme() {
   };
   button.addEventListener("click", () => { own = root.dataset.theme !== "dark"; apply(); });
   system.addEventListener("change", apply);
-  // Paper is white, whatever the screen was.
-  addEventListener("beforeprint", () => { root.dataset.theme = "light"; });
-  addEventListener("afterprint", apply);
   apply();
 }
 
@@ -145,7 +142,7 @@ function render() {
   if (data.sweeps?.length) { flowCharts(); if (data.sweeps.length > 1) compareCharts(); }
   lookCharts();
   if (data.plan) planCharts();
-  if (data.shown) sampleCharts();
+  if (data.shown?.samples.length) sampleCharts();
 }
 
 theme();
