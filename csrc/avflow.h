@@ -39,8 +39,8 @@ int32_t avflow_tile_rows(int32_t heads_per_kv_head);
 int64_t avflow_attention_workspace(const AvflowAttention* problem);
 void avflow_attention_cpu(const AvflowAttention* problem);
 
-// kept[i] = x[keep[i]] and normed[i] = its RMS norm times weight, as transformers' Qwen2RMSNorm rounds it: normalised in
-// float32, rounded to dtype, multiplied by weight. Rows where keep is no row of x are zero.
+// kept[i] = x[keep[i]] and normed[i] = its RMS norm times weight, as transformers' Qwen2RMSNorm rounds it: normalised
+// in float32, rounded to dtype, multiplied by weight. Rows where keep is no row of x are zero.
 typedef struct AvflowGatherRmsNorm {
     const void* x;        // [n, width], innermost stride 1
     const void* weight;   // [width], contiguous

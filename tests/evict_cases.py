@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import oracle
 import tiny
+import tiny_salmonn
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
@@ -15,7 +16,7 @@ import avflow
 
 SCHEDULE = {"video": 1, "audio+question": 2}
 NEVER = 99
-MODELS = ("omni", "vl", "qwen2", "qwen3")
+MODELS = ("omni", "salmonn", "vl", "qwen2", "qwen3")
 
 
 @dataclass
@@ -70,7 +71,7 @@ def vl(seed: int = 0):
 
 @lru_cache
 def model(name: str) -> avflow.Model:
-    make = {"omni": tiny.thinker, "vl": vl}
+    make = {"omni": tiny.thinker, "salmonn": tiny_salmonn.thinker, "vl": vl}
     return avflow.wrap(make[name]() if name in make else tiny.decoder(name))
 
 
@@ -80,8 +81,8 @@ def _media(prompt) -> dict:
 
 def prompt(name: str, seed: int = 1, size: int = 2) -> Case:
     """A prompt with media; `size` is seconds of video, or tens of tokens."""
-    if name == "omni":
-        made = tiny.av_prompt("interleaved", seconds=size, seed=seed)
+    if name in ("omni", "salmonn"):
+        made = (tiny if name == "omni" else tiny_salmonn).av_prompt("interleaved", seconds=size, seed=seed)
         inputs = _media(made)
     elif name == "vl":
         made = tiny.av_prompt("silent", seconds=size, seed=seed)

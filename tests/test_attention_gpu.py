@@ -124,6 +124,22 @@ def test_strided_inputs():
     assert torch.equal(attention(q, k, wide, problem).out, expected)
 
 
+def test_tensors_that_begin_between_16_bytes():
+    """They are copied: slices at odd places, rows at odd distances, contiguous ones that begin at an odd element."""
+    problem = rich_problem()
+    q, k, v = on_gpu(*qkv(problem, 8, 2, 64, dtype=torch.bfloat16))
+    expected = attention(q, k, v, problem).out
+    for start in (1, 3, 4):
+        odd = [
+            torch.zeros(*t.shape[:2], 72, dtype=t.dtype, device="cuda")[..., start : start + 64].copy_(t)
+            for t in (q, k, v)
+        ]
+        assert torch.equal(attention(*odd, problem).out, expected)
+    shifted = [torch.zeros(t.numel() + 1, dtype=t.dtype, device="cuda")[1:].view(t.shape).copy_(t) for t in (q, k, v)]
+    assert all(t.is_contiguous() and t.data_ptr() % 16 for t in shifted)
+    assert torch.equal(attention(*shifted, problem).out, expected)
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_cut_values_do_not_leak(poison):
     n = 300

@@ -368,7 +368,13 @@ def test_the_docs_name_every_option_and_column():
     options = {option for p in command.params for option in p.opts if option.startswith("--")}
     assert {o for o in options if o not in text} == set()
     assert {name for name in SCHEMA.names if f"`{name}`" not in text} == set()
-    for file in ("README.md", *(f"docs/{n}.md" for n in ("concepts", "sweep", "data", "runs", "the-op", "errors"))):
+    experiments = (Path(__file__).parent.parent / "docs" / "experiments.md").read_text()
+    from avflow.cli_look import OPTIONS
+    from avflow.presets import PRESETS
+
+    assert {what for what in OPTIONS if f"avflow look {what}" not in experiments} == set()
+    assert {name for name in PRESETS if f"`{name}`" not in experiments} == set()
+    for file in ("README.md", *(str(f) for f in (Path(__file__).parent.parent / "docs").glob("*.md"))):
         path = Path(__file__).parent.parent / file
         for link in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
             assert link.endswith(".png") or (path.parent / link).exists(), (file, link)

@@ -119,38 +119,21 @@ def test_few_rows_reach_the_output_matrix(name, how):
 @pytest.mark.parametrize("how", ["greedy", "beams", "static"])
 @pytest.mark.parametrize("sequences", [1, 2])
 def test_position_ids_by_the_family(monkeypatch, how, sequences):
-    """They replace the model's own loop, with the same tokens, in this turn and the next."""
+    """They replace the model's own loop, with the same tokens and the same memory of positions."""
     case = prompt("omni") if sequences == 1 else batch([prompt("omni", 1, 1), prompt("omni", 2, 3)])
     hf, calls = model("omni").hf, []
     owner = rope_owners(hf)[0]
-    index = type(hf).get_rope_index
-
-    def positions(self, wrapped, inputs):
-        return index(
-            hf,
-            inputs["input_ids"],
-            video_grid_thw=inputs["video_grid_thw"],
-            attention_mask=inputs["attention_mask"],
-            use_audio_in_video=inputs["use_audio_in_video"],
-            audio_seqlens=inputs["feature_attention_mask"].sum(-1),
-            second_per_grids=inputs["video_second_per_grid"],
+    for cls in {type(hf), type(owner)}:
+        monkeypatch.setattr(
+            cls, "get_rope_index", lambda *a, plain=cls.get_rope_index, **k: calls.append(1) or plain(*a, **k)
         )
-
-    def counted(self, *args, **kwargs):
-        calls.append(1)
-        return index(self, *args, **kwargs)
-
-    monkeypatch.setattr(type(hf), "get_rope_index", counted)
-    owner.rope_deltas = None
+    with evicting("omni", case):
+        ours, deltas = generate("omni", case, **SITUATIONS[how]), owner.rope_deltas
+    assert not calls
+    monkeypatch.setattr(type(model("omni").family), "quicker", lambda self, model: [])
     with evicting("omni", case):
         theirs = generate("omni", case, **SITUATIONS[how])
-        deltas = owner.rope_deltas
-        assert calls
-        calls.clear()
-        monkeypatch.setattr(type(model("omni").family), "positions", positions)
-        owner.rope_deltas = None
-        ours = generate("omni", case, **SITUATIONS[how])
-    assert not calls and torch.equal(owner.rope_deltas, deltas)
+    assert calls and torch.equal(owner.rope_deltas, deltas)
     assert ours.sequences.tolist() == theirs.sequences.tolist()
     assert all(torch.equal(a, b) for a, b in zip(ours.logits, theirs.logits, strict=True))
 
@@ -199,3 +182,26 @@ def test_without_a_cache():
         ours = generate("qwen3", case, use_cache=False)
     with dense("qwen3", cuts_of(leaves(case.groups, SCHEDULE), 8)):
         check(ours, generate("qwen3", case))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_boundary_norm_is_fused(monkeypatch, name):
+    """The op normalises what it gathers; a norm that computes something else is left to torch."""
+    from avflow import boundary
+
+    used, op = [], boundary.gather_rms_norm
+    monkeypatch.setattr(boundary, "gather_rms_norm", lambda *a: used.append(len(a[3])) or op(*a))
+    case = prompt(name)
+    gone = leaves(case.groups, SCHEDULE)
+    with evicting(name, case):
+        fused = model(name).hf(**case.inputs).logits
+    assert used == [int((gone > layer).sum()) for layer in (1, 2)]
+    for layer in model(name).layers:
+        norm = layer.input_layernorm
+        assert "forward" not in norm.__dict__
+        monkeypatch.setattr(norm, "forward", lambda x, plain=norm.forward: 2 * plain(x))
+    with evicting(name, case):
+        twice = model(name).hf(**case.inputs).logits
+    with dense(name, cuts_of(gone, 0)):
+        theirs = model(name).hf(**case.inputs).logits[:, gone[0] > 3]
+    assert len(used) == 2 and far(twice, theirs) < 1e-4 and far(twice, fused) > 1e-2

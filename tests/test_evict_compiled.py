@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evict_cases import SCHEDULE, batch, check, cuts_of, dense, evicting, generate, leaves, model, prompt
+from evict_cases import MODELS, SCHEDULE, batch, check, cuts_of, dense, evicting, generate, leaves, model, prompt
 from test_evict_turns import plus
 from transformers import CompileConfig, DynamicCache, StaticCache
 
@@ -31,12 +31,12 @@ def fresh():
     GRAPHS.clear()
     yield
     torch._dynamo.reset()
-    for name in ("omni", "vl", "qwen3"):
+    for name in MODELS:
         for attribute in ("_compiled_call", "_last_compile_config"):
             model(name).hf.__dict__.pop(attribute, None)
 
 
-@pytest.mark.parametrize("name, sequences", [("omni", 1), ("omni", 2), ("vl", 2), ("qwen3", 1)])
+@pytest.mark.parametrize("name, sequences", [("omni", 1), ("omni", 2), ("salmonn", 2), ("vl", 2), ("qwen3", 1)])
 def test_decode(fresh, name, sequences):
     case = prompt(name) if sequences == 1 else batch([prompt(name, 1, 1), prompt(name, 2, 3)])
     how = dict(cache_implementation="static", compile_config=compiled())

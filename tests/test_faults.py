@@ -155,6 +155,7 @@ print("kills", kills)
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_at_random_times_ends_with_the_rows_of_one_that_was_not(tmp_path):
     arguments = [sys.executable, "-c", KILLED, str(tmp_path), "20", "0"]
     done = subprocess.run(arguments, env=ENV, capture_output=True, text=True)

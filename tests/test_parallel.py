@@ -135,6 +135,7 @@ def test_two_workers_give_the_rows_of_one(tmp_path):
     assert run(tiny_job.job(path), tmp_path / "two", quiet=True).skipped == 5  # resumed by one process
 
 
+@pytest.mark.slow
 def test_killed_workers_lose_nothing(tmp_path):
     """One sample kills its worker once, another always; and a worker is killed from outside."""
     ids = ["once", "s1", "s22", "deadly", "s333", "slow1", "slow22", "s4444"]
@@ -158,6 +159,7 @@ def test_killed_workers_lose_nothing(tmp_path):
     assert not pool.pids
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_load_is_told(tmp_path):
     path = tiny_job.write(tmp_path / "samples.jsonl", ["s1", "s2"])
     with pytest.raises(InputError, match="no folder 'refused'"):

@@ -190,7 +190,7 @@ def test_one_call_gives_what_the_published_recipe_gives():
     frames = torch.randint(0, 256, (8, 3, 84, 112), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     sound = np.random.default_rng(0).normal(0, 0.1, 64000).astype(np.float32)
     text = "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>red?<|im_end|>\n"
-    ours = encode(processor, text, frames, 0.5, sound, interleaved=True)
+    ours = encode(processor, text, frames, 0.5, [sound], interleaved=True)
     if hasattr(type(processor), "load_audio_from_video"):
         spelling = {"load_audio_from_video": True, "audio_from_video_indices": [0]}
     else:

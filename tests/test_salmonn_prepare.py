@@ -255,3 +255,14 @@ def test_a_tokenizer_of_another_checkpoint_is_told(monkeypatch):
     monkeypatch.setattr(model().hf.config, "audio_token_id", 7)
     with pytest.raises(InputError, match=r"<\|audio_pad\|> as \d+, the model's config audio_token_id 7"):
         model().prepare(sample())
+
+
+def test_a_part_of_a_video_and_of_its_sound():
+    prompt = model().prepare(sample(start=1.0, end=3.0))  # 20 frames, 2 s of sound
+    assert prompt.groups.count("video") == 10 * 12 and prompt.media["sound_seconds"] == pytest.approx(2.0, abs=0.01)
+    assert prompt.media["video_seconds"] == pytest.approx(2.0, abs=0.1)
+    whole = model().prepare(sample())
+    assert prompt.groups.count("audio") == whole.groups.count("audio") == 60  # one piece, padded
+    part, frames = (p.model_inputs["pixel_values_videos"] for p in (prompt, whole))  # [steps x 48, 1176]
+    apart = [float((part - frames[at * 48 : (at + 10) * 48]).abs().mean()) for at in range(11)]
+    assert int(np.argmin(apart)) == 5  # 1 s into the clip

@@ -16,7 +16,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
     STD_TORCH_CHECK(q.is_cuda(), "q must lie on a CUDA device");
     const int32_t device = q.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
-    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order);
+    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order, avflow::dense_at_16_bytes);
     AvflowAttention& a = call.args;
     STD_TORCH_CHECK(a.head_dim == 64 || a.head_dim == 128, "head_dim ", a.head_dim,
                     ": the CUDA kernels have 64 and 128; pad q, k and v with zeros, or call on the CPU");

@@ -23,6 +23,7 @@ inline const Header& header_of(const Tensor& problem) {
 }
 
 // One call: the tensors stay alive as long as it does. `args` lacks the problem's address, the workspace and workers.
+// `usable` gives a tensor, or a copy of it that the kernels can read.
 struct AttentionCall {
     Tensor q, k, v, out, lse, mass;
     std::optional<Tensor> row_order;
@@ -30,8 +31,9 @@ struct AttentionCall {
     const Header& header;
 
     AttentionCall(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, const Tensor& problem, double scale,
-                  int64_t rows, int64_t groups, bool return_lse, const std::optional<Tensor>& order)
-        : q(dense(q_any)), k(dense(k_any)), v(dense(v_any)), header(header_of(problem)) {
+                  int64_t rows, int64_t groups, bool return_lse, const std::optional<Tensor>& order,
+                  Tensor (*usable)(const Tensor&))
+        : q(usable(q_any)), k(usable(k_any)), v(usable(v_any)), header(header_of(problem)) {
         STD_TORCH_CHECK(q.dim() == 3 && (k.dim() == 3 || k.dim() == 4) && v.dim() == k.dim(),
                         "q must be [rows, heads, head_dim], k and v [keys, kv_heads, head_dim] or [batch, slots, "
                         "kv_heads, head_dim]");

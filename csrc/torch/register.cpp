@@ -20,7 +20,7 @@ void check_orders(const avflow::Problem& p, const int32_t* order) {
 std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& problem,
                                              double scale, int64_t rows, int64_t groups, bool return_lse,
                                              const std::optional<Tensor>&, const std::optional<Tensor>& row_order) {
-    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order);
+    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order, avflow::dense);
     AvflowAttention& a = call.args;
     STD_TORCH_CHECK(a.head_dim > 0 && a.head_dim % 8 == 0 && a.head_dim <= 256, "head_dim ", a.head_dim,
                     ": multiples of 8 up to 256 are supported");

@@ -28,6 +28,21 @@ inline Tensor dense(const Tensor& t) {
     return t.dim() == 0 || t.stride(t.dim() - 1) == 1 ? t : torch::stable::contiguous(t);
 }
 
+// Does every row begin at a multiple of 16 bytes?
+inline bool begins_at_16_bytes(const Tensor& t) {
+    int64_t bytes = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.data_ptr()));
+    for (int64_t i = 0; i + 1 < t.dim(); ++i) {
+        if (t.size(i) > 1) bytes |= t.stride(i) * static_cast<int64_t>(t.element_size());
+    }
+    return bytes % 16 == 0;
+}
+
+// For kernels that move 16 bytes at a time; torch's allocator begins there, so a copy does.
+inline Tensor dense_at_16_bytes(const Tensor& t) {
+    if (t.dim() == 0 || (t.stride(t.dim() - 1) == 1 && begins_at_16_bytes(t))) return t;
+    return t.is_contiguous() ? torch::stable::clone(t) : torch::stable::contiguous(t);
+}
+
 // A dimension of one is never stepped along, and its stride may be anything.
 inline int64_t step(const Tensor& t, int64_t dim) { return t.size(dim) > 1 ? t.stride(dim) : 0; }
 

@@ -66,7 +66,7 @@ def sweep(
         list[str] | None,
         typer.Option(help='A preset or paths such as "video->question", with commas or repeated. [default: av_video]'),
     ] = None,
-    window: Annotated[int, typer.Option(help="Width of the window of cut layers.")] = 7,
+    window: Annotated[str, typer.Option(help="Width of the window of cut layers; several: 1,3,5,7.")] = "7",
     style: Annotated[str, typer.Option(help="center, inverse, top_down or bottom_up.")] = "center",
     layers: Annotated[str, typer.Option(help='Centres of the windows: "all", "0-11", "3,5,7-9".')] = "all",
     select: Annotated[str, typer.Option(help="Samples by the clean answer: correct, wrong or all.")] = "correct",
@@ -99,7 +99,7 @@ def sweep(
             model=model,
             samples=samples,
             knockouts=split_texts(knockouts or ["av_video"]),
-            window=window,
+            window=parse_widths(window),
             style=style,
             layers=parse_layers(layers),
             select=select,
@@ -204,6 +204,14 @@ def split_texts(texts: list[str]) -> list[str]:
     if not all(parts):
         raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
     return parts
+
+
+def parse_widths(text: str) -> int | list[int]:
+    """Width of "7", or widths of "1,3,5". Raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"window {text!r}: write a width, or several: 1,3,5,7")
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
 def parse_layers(text: str) -> list[int] | None:

@@ -45,7 +45,7 @@ def chosen_options(what: str, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: an unknown experiment, an option that belongs to another one, pathways without --keep.
     """
-    from .cli import parse_layers, split_texts
+    from .cli import parse_layers, parse_widths, split_texts
 
     if what not in OPTIONS:
         raise InputError(f"look {what!r}: pass one of {', '.join(OPTIONS)}")
@@ -56,6 +56,8 @@ def chosen_options(what: str, given: dict[str, Any]) -> dict[str, Any]:
             raise InputError(f"--{name.replace('_', '-')} is no option of `look {what}`, but of: {owners}")
     if "layers" in there:
         there["layers"] = parse_layers(there["layers"])
+    if "window" in there:
+        there["window"] = parse_widths(there["window"])
     if "knockouts" in there:
         names = split_texts(there["knockouts"])
         there["knockouts"] = names[0] if len(names) == 1 else names
@@ -87,7 +89,7 @@ def look(
     random: Annotated[int | None, typer.Option(help="pathways: controls with random edges. [default: 1]")] = None,
     seed: Annotated[int | None, typer.Option(help="pathways: of the controls. [default: 0]")] = None,
     knockouts: Annotated[list[str] | None, typer.Option(help="text: preset or paths. [default: av_video]")] = None,
-    window: Annotated[int | None, typer.Option(help="text: width of the window. [default: 7]")] = None,
+    window: Annotated[str | None, typer.Option(help="text: width of the window, or several. [default: 7]")] = None,
     style: Annotated[str | None, typer.Option(help="text: center, inverse, top_down, bottom_up.")] = None,
     semantics: Annotated[str | None, typer.Option(help="text: renormalize or zero.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="text: of every answer. [default: 32]")] = None,

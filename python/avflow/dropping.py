@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from avflow_ext import compact
+
 from .conversation import NEVER, Conversation
 from .errors import InputError
 
@@ -53,12 +55,6 @@ def take_back(layer: Any) -> None:
         layer.crop(-1)
 
 
-def compact(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """x [batch, heads, n, d], keep int64 [batch, m] -> [batch, heads, m, d]; zeros where keep is -1."""
-    index = keep.clamp(min=0)[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3])
-    return x.gather(2, index).masked_fill((keep < 0)[:, None, :, None], 0)
-
-
 def drop(cache: Any, state: Conversation) -> None:
     """Frees what left, and the padding, in all layers of the cache; `state` says afterwards what remains."""
     layers = cache.layers
@@ -72,7 +68,7 @@ def drop(cache: Any, state: Conversation) -> None:
         if most == columns.shape[1] and np.array_equal(stay, held):
             keeps.append(None)
             continue
-        keep = np.full((state.batch, most), -1, np.int64)
+        keep = np.full((state.batch, most), -1, np.int32)
         for b in range(state.batch):
             at = np.flatnonzero(stay[b])
             keep[b, most - len(at) :] = at

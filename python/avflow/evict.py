@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from .boundary import boundary_norm
 from .compat import attributes
 from .errors import InputError
 from .models.base import Model
@@ -67,7 +68,10 @@ def evict(
         try:
             for layer in model.layers[first:]:
                 handles.append(layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True))
-            with attributes([(tracker, "schedule", schedule), (tracker, "decode", decode)]):
+            norms = {end + 1: boundary_norm(model.layers[end + 1]) for end in schedule.layers}
+            norms = {layer: norm for layer, norm in norms.items() if norm is not None}
+            here = [(tracker, "schedule", schedule), (tracker, "decode", decode), (tracker, "norms", norms)]
+            with attributes([*here, *((norm.norm, "forward", norm) for norm in norms.values())]):
                 yield
         finally:
             for handle in handles:

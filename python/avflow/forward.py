@@ -11,6 +11,7 @@ from torch import nn
 from avflow_ext import AttentionProblem
 
 from .attention import attention
+from .boundary import gather_hidden, take
 from .conversation import STATE, Conversation
 from .dropping import check_cache, drop, take_back
 from .errors import InputError
@@ -36,14 +37,6 @@ def padding(mask: Any, what: str) -> torch.Tensor | None:
             f"attention_mask has shape {tuple(mask.shape)}: {what} takes a 2-D padding mask [batch, tokens]"
         )
     return mask.bool().cpu()
-
-
-def take(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    """Gathers along `dim` by index int64 [batch, m]; the batch is the dimension before it (its size may be 1)."""
-    batch, index = len(index), index.to(x.device)
-    x = x.movedim((dim - 1, dim), (0, 1))  # [batch or 1, n, ...]
-    row = torch.arange(batch, device=index.device)[:, None] if x.shape[0] > 1 else torch.zeros_like(index[:1, :1])
-    return x[row, index].movedim((0, 1), (dim - 1, dim))
 
 
 class Forward:
@@ -172,9 +165,7 @@ class Forward:
         if first and self.index[segment] is not None:
             index = self.index[segment]
             hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = take(hidden, index.clamp(min=0), 1)  # [batch, m, D]
-            if bool((index < 0).any()):
-                hidden = hidden.masked_fill((index < 0).to(hidden.device)[..., None], 0)
+            hidden = gather_hidden(self.tracker.norms.get(layer), hidden, index)  # [batch, m, D]
             if args:
                 args = (hidden, *args[1:])
             else:

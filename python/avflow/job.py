@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,28 @@ from .results import Results
 from .runs import RunFolder
 
 
+@dataclass
 class Source:
-    """What jobs over samples share: the fields model, device, dtype; samples, data, media_root, tasks, limit, ..."""
+    """What jobs over samples share: which model, which samples.
 
-    left_out: dict[str, int]  # rows that `data` does not take: why, how many
+    `samples`, `data`, `media_root`: as avflow.data.read takes them. `tasks`, `limit`, `shuffle_seed`: which samples, as
+    avflow.data.choose takes them. `media`: options for model.prepare, such as fps and max_pixels. `debug`: a sample's
+    exception ends the run.
+    """
+
+    model: str
+    samples: str | Path
+    _: KW_ONLY
+    dtype: str = "float32"
+    media: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    device: str = "cpu"
+    media_root: str | Path | None = None
+    tasks: list[str] = field(default_factory=list)
+    limit: int | None = None
+    shuffle_seed: int | None = None
+    debug: bool = False
+    left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
 
     def check_counts(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -56,36 +74,23 @@ class Source:
 
 @dataclass
 class SweepJob(Source):
-    """What to sweep. Everything before `device` decides the numbers and so stands in config.yaml.
+    """What to sweep. Source, knockouts, window, style, layers, select and semantics decide the numbers and so stand in
+    config.yaml.
 
-    `samples`, `data`, `media_root`: as avflow.data.read takes them. `layers`: centres of the windows, 0-based; None for
-    all. `media`: options for model.prepare, such as fps and max_pixels. `memory`: "8GB" or bytes for a walk; None: what
-    is free. `tasks`, `limit`, `shuffle_seed`: which samples, as avflow.data.choose takes them. `workers`: processes, or
-    Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or all slots of the cluster.
-    `debug`: a sample's exception ends the run.
+    `layers`: centres of the windows, 0-based; None for all. `memory`: "8GB" or bytes for a walk; None: what is free.
+    `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
+    all slots of the cluster.
     """
 
-    model: str
-    samples: str | Path
     knockouts: list[str]
-    window: int = 7
+    window: int | list[int] = 7
     style: str = "center"
     layers: list[int] | None = None
     select: str = "correct"
     semantics: str = "renormalize"
-    dtype: str = "float32"
-    media: dict[str, Any] = field(default_factory=dict)
-    data: str | None = None
-    device: str = "cpu"
     memory: int | str | None = None
-    media_root: str | Path | None = None
-    tasks: list[str] = field(default_factory=list)
-    limit: int | None = None
-    shuffle_seed: int | None = None
     workers: int | None = None
     ray: str | None = None
-    debug: bool = False
-    left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
 
     def __post_init__(self) -> None:
         from .presets import PRESETS, preset

@@ -73,22 +73,10 @@ EXPERIMENTS = {
 
 @dataclass
 class LookJob(Source):
-    """What to look at. `options`: keyword arguments of the experiment. The other fields are those of SweepJob."""
+    """What to look at. `options`: keyword arguments of the experiment."""
 
-    model: str
-    samples: str | Path
     experiment: str
     options: dict[str, Any] = field(default_factory=dict)
-    dtype: str = "float32"
-    media: dict[str, Any] = field(default_factory=dict)
-    data: str | None = None
-    device: str = "cpu"
-    media_root: str | Path | None = None
-    tasks: list[str] = field(default_factory=list)
-    limit: int | None = None
-    shuffle_seed: int | None = None
-    debug: bool = False
-    left_out: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.check_counts()

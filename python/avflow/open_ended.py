@@ -15,7 +15,7 @@ from .layout import build_layout, split_jobs
 from .memory import available_bytes, fixed_bytes, row_bytes
 from .models.base import Model
 from .observe import as_prompts
-from .plan import SweepRequest
+from .plan import SweepRequest, Window
 from .stream_decode import StreamKeys, decode
 from .walk import run_walk
 from .walk_jobs import Columns, Job, first_cut_row
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("knockout", pa.string()),
         ("layer", pa.int32()),
+        ("window", pa.int32()),
         ("first_layer", pa.int32()),
         ("last_layer", pa.int32()),
         ("text_clean", pa.string()),
@@ -46,7 +47,7 @@ def sweep_text(
     model: Model,
     prompts: Prompt | Sequence[Prompt],
     knockouts: Any = "av_video",
-    window: int = 7,
+    window: int | Sequence[int] = 7,
     style: str = "center",
     layers: Any = None,
     max_new_tokens: int = 32,
@@ -79,14 +80,14 @@ def sweep_text(
     for prompt in as_prompts(prompts):
         texts = _Texts(model, prompt, request, windows, max_new_tokens)
         for knockout in request.knockouts:
-            for centre, inside in windows:
-                rows.append(texts.row(knockout, centre, inside))
+            for one in windows:
+                rows.append(texts.row(knockout, one))
     columns = zip(*rows, strict=True)
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
 
 def separate(
-    columns: Columns, model: Model, knockouts: Sequence[Knockout], windows: Sequence[tuple[int, frozenset[int]]]
+    columns: Columns, model: Model, knockouts: Sequence[Knockout], windows: Sequence[Window]
 ) -> tuple[dict[tuple[str, frozenset[int]], Job], list[Knockout]]:
     """A job for every knockout and set of layers that cuts something, and the knockout of each job, by its number.
 
@@ -96,7 +97,7 @@ def separate(
     owners: list[Knockout] = []
     for knockout in knockouts:
         start = first_cut_row(knockout.cuts(model.groups), columns)
-        for inside in dict.fromkeys(layers for _, layers in windows if layers):
+        for inside in dict.fromkeys(one.layers for one in windows if one.layers):
             if start is not None:
                 jobs[knockout.name, inside] = Job.of(0, len(owners), start, inside)
                 owners.append(knockout)
@@ -106,7 +107,9 @@ def separate(
 class _Texts:
     """One prompt's answers: the clean one, and one for every job."""
 
-    def __init__(self, model: Model, prompt: Prompt, request: SweepRequest, windows: Sequence, count: int) -> None:
+    def __init__(
+        self, model: Model, prompt: Prompt, request: SweepRequest, windows: Sequence[Window], count: int
+    ) -> None:
         self.model, self.prompt = model, prompt
         # Answer tokens are rows too: a knockout of theirs alone begins behind the prompt.
         own = columns_of(model, prompt)
@@ -146,7 +149,8 @@ class _Texts:
         self.clean = made[0]
         self.said |= {job: made[stream] for job, stream in layout.stream_of.items()}
 
-    def row(self, knockout: Knockout, centre: int, inside: frozenset[int]) -> tuple:
+    def row(self, knockout: Knockout, window: Window) -> tuple:
+        inside = window.layers
         job = self.jobs.get((knockout.name, inside))
         cut = self.clean if job is None else self.said[job]
         status = "ok" if job else "no edge to cut" if inside else "no layer in the window"
@@ -154,7 +158,8 @@ class _Texts:
             self.prompt.id,
             self.prompt.task,
             knockout.name,
-            centre,
+            window.centre,
+            window.width,
             min(inside, default=None),
             max(inside, default=None),
             self.model.text(self.clean),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,13 +25,22 @@ from .windows import layer_list, window
 SELECT = ("correct", "wrong", "all")
 
 
+class Window(NamedTuple):
+    """Where a knockout is in force: around or from layer `centre` on, in `layers`; `width` as it was asked for."""
+
+    centre: int
+    layers: frozenset[int]
+    width: int
+
+
 @dataclass
 class SweepRequest:
     """What to cut and where to look.
 
     Args:
         knockouts: a preset's name, a text form, a Knockout, or several.
-        window: width of the window in layers. style: "center", "inverse", "top_down" or "bottom_up".
+        window: width of the window in layers, or several widths. style: "center", "inverse", "top_down" or "bottom_up"
+            (the last two take no notice of the width).
         layers: the windows' centres; None for all layers.
         select: prompts to sweep: those the clean model answers "correct"ly, "wrong"ly, or "all".
         semantics: "renormalize" (score -inf before the softmax) or "zero" (weight zeroed after it).
@@ -42,7 +51,7 @@ class SweepRequest:
     """
 
     knockouts: Any = "av_video"
-    window: int = 7
+    window: int | Sequence[int] = 7
     style: str = "center"
     layers: Any = None
     select: str = "correct"
@@ -51,7 +60,11 @@ class SweepRequest:
 
     def __post_init__(self) -> None:
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
-        window(0, self.window, self.style, 1)  # checks both
+        self.widths = [self.window] if isinstance(self.window, int) else list(self.window)
+        for width in self.widths or [None]:
+            window(0, width, self.style, 1)  # checks both
+        if len(set(self.widths)) < len(self.widths):
+            raise InputError(f"window = {self.window!r}: a width is given twice")
         if self.select not in SELECT:
             raise InputError(f"select = {self.select!r}: pass one of {', '.join(SELECT)}")
         if self.semantics not in SEMANTICS:
@@ -62,8 +75,8 @@ class SweepRequest:
     def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
         return Plan(model, prompts, self)
 
-    def windows(self, model: Model) -> list[tuple[int, frozenset[int]]]:
-        """(centre, layers) of every window, after a check against the model.
+    def windows(self, model: Model) -> list[Window]:
+        """Every window, after a check against the model.
 
         Raises:
             InputError: layers, heads or groups that the model does not have.
@@ -75,7 +88,7 @@ class SweepRequest:
             for source, target in knockout.edges:
                 model.groups.expand(source), model.groups.expand(target)
         centres = layer_list(self.layers, model.n_layers)
-        return [(c, window(c, self.window, self.style, model.n_layers)) for c in centres]
+        return [Window(c, window(c, w, self.style, model.n_layers), w) for w in self.widths for c in centres]
 
 
 class Walks:
@@ -153,7 +166,7 @@ class Plan(Walks):
             pairs = zip(self.knockouts, starts, strict=True)
             self.starts.append(starts)
             self.status.append(["ok" if start is not None else self._why_none(present, k) for k, start in pairs])
-            jobs = (self.job(prompt, k, layers) for k in range(len(self.knockouts)) for _, layers in self.windows)
+            jobs = (self.job(prompt, k, layers) for k in range(len(self.knockouts)) for _, layers, _ in self.windows)
             yield from (job for job in jobs if job)
 
     def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,9 @@ ROWS = pa.schema(
 
 @dataclass
 class PlanJob(Source):
-    """What to plan: `request` holds groups and tolerance. The other fields are those of SweepJob."""
+    """What to plan: `request` holds groups and tolerance."""
 
-    model: str
-    samples: str | Path
     request: PlanRequest
-    dtype: str = "float32"
-    media: dict[str, Any] = field(default_factory=dict)
-    data: str | None = None
-    device: str = "cpu"
-    media_root: str | Path | None = None
-    tasks: list[str] = field(default_factory=list)
-    limit: int | None = None
-    shuffle_seed: int | None = None
-    debug: bool = False
-    left_out: dict[str, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.check_counts()

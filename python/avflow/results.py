@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("knockout", pa.string()),
         ("layer", pa.int32()),  # centre of the window, 0-based
+        ("window", pa.int32()),  # its width, as it was asked for
         ("first_layer", pa.int32()),
         ("last_layer", pa.int32()),
         ("answer", pa.string()),
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
         ("top_clean", pa.string()),  # most probable first token: its text, or its id where there is no tokenizer
         ("top_knockout", pa.string()),
         ("correct", pa.bool_()),  # is the clean run's answer right
+        ("correct_knockout", pa.bool_()),  # is the knocked-out run's; null where there is no value
         ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
         ("kernel", pa.string()),  # which path computed the row ("cpu-avx512")
     ]
@@ -166,6 +168,27 @@ def paths_of(table: pa.Table) -> list[str]:
     return pc.unique(table["knockout"]).to_pylist()
 
 
+def widths_of(table: pa.Table) -> list[int]:
+    """The widths of the windows in the table, increasing."""
+    return sorted(pc.unique(table["window"]).to_pylist())
+
+
+def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
+    """The rows of windows of one width; None: the table's only one.
+
+    Raises:
+        InputError: it has several, or not this one.
+    """
+    there = widths_of(table)
+    if width is None and len(there) > 1:
+        raise InputError(f"the table has windows of {there} layers: choose one with avflow.results.one_width(table, 7)")
+    if width is None or there == [width]:
+        return table
+    if width not in there:
+        raise InputError(f"no window of {width} layers in the table: it has {there}")
+    return table.filter(pc.equal(table["window"], width))
+
+
 def mean_change(
     table: pa.Table, *, which: str = "all", confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pa.Table:
@@ -180,7 +203,7 @@ def mean_change(
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
     if resamples < 1:
         raise InputError(f"resamples is {resamples}: give at least 1 (2000 is usual)")
-    table = select(table, which)
+    table = one_width(select(table, which))
     out: dict[str, list] = {name: [] for name in ("knockout", "layer", "mean", "low", "high", "samples")}
     for knockout in paths_of(table):
         rows = table.filter(pc.equal(table["knockout"], knockout))

@@ -28,7 +28,18 @@ import yaml
 
 from .errors import InputError
 from .files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
-from .results import SCHEMA, Results, checked, mean_change, meta_of, paths_of, table_from_rows, with_meta
+from .results import (
+    SCHEMA,
+    Results,
+    checked,
+    mean_change,
+    meta_of,
+    one_width,
+    paths_of,
+    table_from_rows,
+    widths_of,
+    with_meta,
+)
 
 STATUSES = ("ok", "selected_out", "failed")
 
@@ -262,9 +273,11 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
     records = list(records)
     counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
     strongest: dict[str, Any] = {}
-    means = mean_change(table, resamples=1)
-    for path in paths_of(table):
+    widths = widths_of(table)
+    for width, path in ((w, p) for w in widths for p in paths_of(table)):
+        means = mean_change(one_width(table, width), resamples=1)
         rows = means.filter(pc.equal(means["knockout"], path)).to_pylist()
+        path = path if len(widths) == 1 else f"{path} (window {width})"
         if rows:
             row = max(rows, key=lambda r: abs(r["mean"]))
             strongest[path] = {"layer": row["layer"], "mean_change_percent": row["mean"], "samples": row["samples"]}

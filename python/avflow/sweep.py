@@ -53,7 +53,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
     rows = []
     for k, knockout in enumerate(plan.request.knockouts):
         status = plan.status[prompt][k]
-        for centre, layers in plan.windows:
+        for centre, layers, width in plan.windows:
             job, shown = plan.job(prompt, k, layers), status
             if status == "ok" and not layers:
                 shown = "no layer in the window"
@@ -65,6 +65,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     "task": p.task,
                     "knockout": knockout.name,
                     "layer": centre,
+                    "window": width,
                     "first_layer": min(layers, default=None),
                     "last_layer": max(layers, default=None),
                     "answer": answer,
@@ -77,6 +78,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     "top_clean": text(clean.top[0]),
                     "top_knockout": None if logp is None else text(said.top[0]),
                     "correct": correct,
+                    "correct_knockout": None if logp is None else runner.correct(prompt, job),
                     "status": shown,
                     "kernel": kernel,
                 }
@@ -186,7 +188,7 @@ def sweep(
     model: Model,
     prompts: Prompt | Iterable[Any],
     knockouts: Any = "av_video",
-    window: int = 7,
+    window: int | Sequence[int] = 7,
     style: str = "center",
     layers: Any = None,
     select: str = "correct",
@@ -225,7 +227,7 @@ def sweep(
             bar.finish(len(pack))
     meta = {
         "knockouts": [k.name for k in request.knockouts],
-        "window": window,
+        "window": window if isinstance(window, int) else list(window),
         "style": style,
         "layers": layer_list(layers, model.n_layers),
         "select": select,

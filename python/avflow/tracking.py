@@ -19,11 +19,13 @@ from torch import nn
 from avflow_ext import Cut
 
 from .attention import register
+from .boundary import BoundaryNorm
 from .compat import attention_name, attributes, check_layers, rope_owners
 from .conversation import STATE, Conversation
 from .decoding import Decoding, compiled_step, prepare
 from .errors import InputError
 from .forward import Forward, padding
+from .labelling import check_items, check_present, given_labels, labels_from_ids
 from .models.base import Model
 from .schedule import EvictionSchedule
 
@@ -63,6 +65,7 @@ class Tracker:
         self.rules: list[Rule] = []
         self.schedule: EvictionSchedule | None = None
         self.decode = "keep"
+        self.norms: dict[int, BoundaryNorm] = {}  # of layers before which rows leave
         self.given: tuple[np.ndarray, np.ndarray] | None = None
         self.prompt: _Prompt | None = None  # within generate
         self.next: Forward | Decoding | None = None  # labelled, and not yet taken up by the decoder
@@ -91,31 +94,6 @@ class Tracker:
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
-    def _from_ids(self, ids: torch.Tensor, mask: Any, grids: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
-        """Labels of whole sequences by the family, from ids [batch, N]; padding gets group 0, nobody sees it.
-
-        grids: int [videos, 3] of all rows in turn. Where their number is another one (an earlier turn had videos too),
-        the family does without, and tells no frame from the next.
-        """
-        ids = ids.cpu()
-        group, item = np.zeros(ids.shape, np.int32), np.full(ids.shape, -1, np.int32)
-        real = torch.ones_like(ids, dtype=torch.bool)
-        if isinstance(mask, torch.Tensor) and mask.dim() == 2:
-            real[:, : mask.shape[1]] = mask[:, : ids.shape[1]].bool().cpu()
-        family = self.model.family
-        videos = [family.count_videos(self.model, row[mine]) for row, mine in zip(ids, real, strict=True)]
-        if grids is not None and sum(videos) != len(grids):
-            grids = None
-        known: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # beams repeat rows
-        for b, row in enumerate(ids):
-            own = None if grids is None else grids[sum(videos[:b]) : sum(videos[: b + 1])].cpu()
-            key = (*row[real[b]].tolist(), None if own is None else tuple(own.reshape(-1).tolist()))
-            if key not in known:
-                names, numbers = family.label(self.model, row[real[b]], own)
-                known[key] = self.model.groups.ids(names), np.array(numbers, np.int32)
-            group[b, real[b].numpy()], item[b, real[b].numpy()] = known[key]
-        return group, item
-
     def _answers_only(self, past: int, new: int) -> bool:
         """Whether the next `new` tokens are all the answer's, so that nobody needs to look at them."""
         if not past or (self.given is not None and self.given[0].shape[1] > past):
@@ -142,32 +120,10 @@ class Tracker:
                 f"{self.what} cannot tell what the tokens are from inputs_embeds: pass input_ids, or groups=[...] "
                 "with one name per token"
             )
-        labels = self._from_ids(whole, mask, grids)
+        labels = labels_from_ids(self.model, whole, mask, grids)
         if self.prompt is not None:
             self.prompt.labels = labels
         return labels
-
-    def _check_items(self, group: np.ndarray, item: np.ndarray) -> None:
-        """A cut between items that nobody numbered would cut nothing, without a word."""
-        for knockout in sum((rule.knockouts for rule in self.rules), ()):
-            word = 0
-            for side in sum(knockout.edges, ()):
-                word |= self.model.groups.expand(side)
-            members = self.model.groups.table(word)[group]
-            if knockout.scope == "other_items" and members.any() and (item[members] < 0).all():
-                raise InputError(
-                    f"knockout {knockout.name!r} cuts between items, but the tokens of {knockout.source!r} have none: "
-                    "pass video_grid_thw to the model, or groups= and items= of model.prepare(sample)"
-                )
-
-    def _check_present(self, group: np.ndarray) -> None:
-        """A schedule for groups that the prompt lacks is most likely a mistake."""
-        for step in self.steps:
-            if not self.model.groups.table(self.model.groups.expand(step.group))[group].any():
-                raise InputError(
-                    f"the schedule drops {step.group!r} after layer {step.after}, but the prompt has no such token: "
-                    "leave the step out, or look at the labels (groups=)"
-                )
 
     def _label(
         self, old: Conversation, ids: torch.Tensor | None, kwargs: dict[str, Any], batch: int, new: int
@@ -175,9 +131,9 @@ class Tracker:
         """Group and item of the new tokens, [batch, new], and whether the prompt ends among them."""
         past = len(old)
         group, item = self._whole(old, ids, kwargs)
-        self._check_items(group, item)
+        check_items(self.model, sum((rule.knockouts for rule in self.rules), ()), group, item)
         if not past:
-            self._check_present(group)
+            check_present(self.model, self.steps, group)
         if batch % len(group):
             raise InputError(f"labels are given for {len(group)} sequences, the batch has {batch}")
         named = group.shape[1]
@@ -313,8 +269,6 @@ class Tracker:
             if past and state is not None and state.rope_deltas is not None:  # generate makes positions from them
                 for owner, deltas in zip(rope_owners(self.model.hf), state.rope_deltas, strict=True):
                     owner.rope_deltas = deltas
-            if not past:
-                kwargs |= self._positions(inputs, kwargs)
             self.prompt = _Prompt(ids, mask, count, kwargs.get("video_grid_thw"))
             try:
                 return run(inputs, *args, **kwargs) if inputs is not None else run(*args, **kwargs)
@@ -322,33 +276,6 @@ class Tracker:
                 self.prompt = self.logit_rows = None
 
         return wrapped
-
-    def _positions(self, inputs: torch.Tensor | None, kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """position_ids [4, batch, N] where the family makes them itself: the text's, then time, height and width."""
-        ids = kwargs.get("input_ids") if inputs is None else inputs
-        owners = rope_owners(self.model.hf)
-        if ids is None or kwargs.get("position_ids") is not None or len(owners) != 1:
-            return {}
-        mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None else mask
-        made = self.model.family.positions(self.model, {**kwargs, "input_ids": ids, "attention_mask": mask})
-        if made is None:
-            return {}
-        positions, owners[0].rope_deltas = made
-        text = (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)  # [batch, N]
-        return {"position_ids": torch.cat([text[None].to(positions), positions])}
-
-
-def _given(model: Model, groups: Sequence[Any], items: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
-    """The user's labels: group ids and items, [1 or batch, N]."""
-    rows = [list(groups)] if len(groups) and isinstance(groups[0], str) else [list(g) for g in groups]
-    if not rows or len({len(r) for r in rows}) != 1 or not rows[0]:
-        raise InputError("groups: pass one name per token, or one such list, padding included, per batch row")
-    group = np.stack([model.groups.ids(r) for r in rows])
-    item = np.full(group.shape, -1, np.int32) if items is None else np.atleast_2d(np.array(items, np.int32))
-    if item.shape != group.shape:
-        raise InputError(f"items has shape {item.shape}, groups {group.shape}: pass one item per token")
-    return group, item
 
 
 @contextmanager
@@ -360,7 +287,7 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
         handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
         handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
         handles.append(model.lm_head.register_forward_pre_hook(tracker.before_head))
-        replaced = [(model, "tracker", tracker)]
+        replaced = [(model, "tracker", tracker), *model.family.quicker(model)]
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
         with attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():
@@ -379,7 +306,7 @@ def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | 
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
     check_layers(model.text_model)
-    given = None if groups is None else _given(model, groups, items)
+    given = None if groups is None else given_labels(model, groups, items)
     with ExitStack() as stack:
         tracker = model.tracker
         if tracker is None:

@@ -133,7 +133,7 @@ def _read(model: Model, sample: Sample, sampling: tuple, limits: tuple) -> chat.
         def size(frames: int, height: int, width: int) -> tuple[int, int]:
             return pictures.video_size(frames, height, width, part.patch_size * part.merge_size, low, high)
 
-        video = read_video(sample.video, *sampling, size)
+        video = read_video(sample.video, *sampling, size, span=(sample.start, sample.end))
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
     return media

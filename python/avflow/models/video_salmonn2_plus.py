@@ -10,7 +10,7 @@ from torch import nn
 
 from .. import labels
 from ..errors import InputError
-from ..media import read_image, read_video
+from ..media import Video, read_image, read_video
 from ..pictures import smart_resize
 from ..prompt import Prompt
 from ..salmonn import processing
@@ -130,12 +130,14 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
     media.facts["processor"] = model.processor.avflow_info.path
     if sample.image:
         media.image = read_image(sample.image)
-    start = None
+    source = sample.audio or sample.video
     if sample.video:
-        start = _read_video(model, sample, own_sound, sampling, limits, media)
-    if own_sound or sample.audio:
-        source = sample.audio or sample.video
-        media.sound = read_audio(source, start=start if own_sound else None)
+        video = _read_video(model, sample, sampling, limits, media)
+        if own_sound:
+            media.sound = chat.read_own_sound(sample, video)
+    if sample.audio:
+        media.sound = read_audio(sample.audio)
+    if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     if media.sound is not None and media.frames is not None:
         part = model.processor.video_processor
@@ -146,10 +148,8 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
     return media
 
 
-def _read_video(
-    model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple, media: chat.Media
-) -> float:
-    """Decodes the sample's video into `media`; the container time of its first frame."""
+def _read_video(model: Model, sample: Sample, sampling: tuple, limits: tuple, media: chat.Media) -> Video:
+    """Decodes the sample's video into `media`."""
     fps, min_frames, max_frames = sampling
     if not 0 < fps < math.inf:
         raise InputError(f"fps is {fps}: sample more than 0 frames per second")
@@ -166,10 +166,9 @@ def _read_video(
         sample.video,
         size=size,
         choose=lambda total, seconds: processing.frame_numbers(total, seconds, fps, min_frames, max_frames),
+        span=(sample.start, sample.end),
     )
-    if own_sound:
-        chat.check_has_sound(sample, video.has_sound)
     media.frames = video.frames
     media.seconds_per_frame = 1 / (len(video.frames) / video.duration)  # in this order, as published: to the last bit
     media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
-    return video.start
+    return video

@@ -66,8 +66,8 @@ class ProcessPool:
         return events
 
     def close(self) -> None:
-        for process, _ in self._workers.values():
-            process.terminate()
+        for _, connection in self._workers.values():
+            connection.close()  # tells the worker to end
         for number in list(self._workers):
             self._end(number)
 
@@ -92,7 +92,7 @@ def _device(device: str, number: int) -> str:
 
 
 def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -> None:
-    """A worker process. It ends when the pipe does: workers do not outlive a killed run."""
+    """A worker process. It ends when the pipe does, at once in the middle of a sample: none outlives a killed run."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the parent, which ends its workers
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported: for the threads of media decoding too
     lock = threading.Lock()
@@ -114,17 +114,22 @@ def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -
 
     def sweep(sample: Any) -> None:
         try:
-            say("done", sample.id, worker.sweep(sample))
+            said = ("done", sample.id, worker.sweep(sample))
         except Exception as error:  # with debug a sample's exception ends the run
-            say("refused", None, as_told(error))
+            said = ("refused", None, as_told(error))
+        say(*said)
 
+    begun = []
     with ThreadPoolExecutor(IN_FLIGHT) as threads_of_samples:
         while True:
             try:
                 sample = pipe.recv()
             except (EOFError, OSError):
-                os._exit(0)
-            threads_of_samples.submit(sweep, sample)
+                if not all(future.done() for future in begun):
+                    os._exit(1)
+                return
+            begun = [future for future in begun if not future.done()]
+            begun.append(threads_of_samples.submit(sweep, sample))
 
 
 def as_told(error: BaseException) -> Exception:
