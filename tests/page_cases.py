@@ -24,12 +24,17 @@ def change(task, path, layer, number):
     return noise
 
 
-def sweep(folder, count=12, tasks=("color", "pitch"), finish=True, paths=PATHS, options=None):
-    config = {"model": "org/made-up", "knockouts": list(paths), "window": 3, **(options or {})}
+def sweep(folder, count=12, tasks=("color", "pitch"), finish=True, paths=PATHS, widths=(3,)):
+    config = {"model": "org/made-up", "knockouts": list(paths), "window": list(widths)}
     with RunFolder(folder, config) as run:
         for task in tasks:
             for number in range(count):
-                rows = [row(f"{task}-{number}", task, path, x, number) for path in paths for x in range(LAYERS)]
+                rows = [
+                    row(f"{task}-{number}", task, path, x, number) | {"window": width}
+                    for width in widths
+                    for path in paths
+                    for x in range(LAYERS)
+                ]
                 run.add(f"{task}-{number}", rows=rows, correct=number > 0, p_clean=0.5, seconds=0.1)
         if finish:
             run.finish(info={"versions": {"torch": "2.0", "avflow": "0"}})
@@ -39,9 +44,10 @@ def sweep(folder, count=12, tasks=("color", "pitch"), finish=True, paths=PATHS, 
 def row(prompt, task, path, layer, number):
     value = change(task, path, layer, number)
     p = 0.5 * (1 + value / 100)
-    same = dict(prompt=prompt, task=task, knockout=path, layer=layer, first_layer=max(0, layer - 1))
+    same = dict(prompt=prompt, task=task, knockout=path, layer=layer, window=3, first_layer=max(0, layer - 1))
     same |= dict(last_layer=min(LAYERS - 1, layer + 1), answer="A", p_clean=0.5, p_knockout=p)
     same |= dict(logp_clean=float(np.log(0.5)), logp_knockout=float(np.log(p)), change_percent=value, correct=True)
+    same |= dict(correct_knockout=True)
     return same | dict(top_clean="A", top_knockout="A", status="ok", kernel="cpu-avx2")
 
 

@@ -153,6 +153,13 @@ def test_several_sweeps_stand_side_by_side(folders, tmp_path):
     assert "other: this run is not finished" in text and "Information flow, other" in text
 
 
+def test_several_widths_of_one_run_stand_side_by_side_too(tmp_path):
+    folder = cases.sweep(tmp_path / "run", 3, widths=(1, 3))
+    files = report(folder)
+    assert [s["name"] for s in data_of(files[-1].read_text())["sweeps"]] == ["run, window 1", "run, window 3"]
+    assert {"flow_1.png", "flow_3.png", "heat_map_3.pdf"} <= {f.name for f in files}
+
+
 def test_what_cannot_be_shown(folders, tmp_path):
     with pytest.raises(InputError, match="second run of 'share'"):
         collect([folders[1], cases.share(tmp_path / "share")])

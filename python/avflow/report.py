@@ -15,7 +15,7 @@ from .files import make_folder, write_whole, writing
 from .page import collect, page
 from .page.html import html_table
 from .path_style import panel_of
-from .results import paths_of, read, select
+from .results import one_width, paths_of, read, select, widths_of
 from .runs import file_name
 
 __all__ = ["html_figure", "html_page", "html_table", "report", "report_together"]
@@ -41,10 +41,9 @@ def report(
     table = select(read(folder).table, which)
     made: list[Path] = []
     if pc.any(pc.is_valid(table["change_percent"])).as_py():
-        drawn = {"flow": _flow(table, title, first_layer)}
-        for task in _tasks(table):
-            drawn[f"flow_{file_name(task)}"] = _flow(table.filter(pc.equal(table["task"], task)), task, first_layer)
-        drawn["heat_map"] = plots.heat_map(table, title=title, first_layer=first_layer)[0]
+        drawn, widths = {}, widths_of(table)
+        for width in widths:
+            drawn |= _drawn(one_width(table, width), title, first_layer, f"_{width}" if len(widths) > 1 else "")
         with writing(folder / "figures"):
             for stem, figure in drawn.items():
                 made += plots.save(figure, folder / "figures" / stem)
@@ -71,6 +70,15 @@ def report_together(
     path = Path(out) / "report.html"
     write_whole(path, page(found, title, note, first_layer).encode())
     return path
+
+
+def _drawn(table: pa.Table, title: str, first_layer: int, end: str) -> dict[str, plots.Figure]:
+    """The figures of windows of one width. end: of their names, where there are several widths."""
+    drawn = {f"flow{end}": _flow(table, title, first_layer)}
+    for task in _tasks(table):
+        own = table.filter(pc.equal(table["task"], task))
+        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task, first_layer)
+    return drawn | {f"heat_map{end}": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 
 def _flow(table: pa.Table, title: str, first_layer: int) -> plots.Figure:

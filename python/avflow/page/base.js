@@ -1,5 +1,6 @@
 // Elements, scales, number forms, and the box that follows the pointer.
 const NS = "http://www.w3.org/2000/svg";
+const root = document.documentElement;
 const hue = (name) => `var(--${name})`;
 
 function make(name, attributes = {}, ...children) {
@@ -47,18 +48,21 @@ function everyLayer(layers, width) {
   return Math.max(1, Math.ceil((26 * layers.length) / width));
 }
 
-// A box beside the pointer, inside `holder`; x and y are pixels of the chart, `width` its width.
+// A box beside the pointer; x and y are pixels of the chart in `holder`, `width` its width. It may reach over its neighbours,
+// but not over the window's edge.
 function tipOf(holder) {
   const box = make("div", { class: "tip", role: "status", hidden: "" });
   holder.append(box);
   return {
     show(x, y, width, ...content) {
-      const factor = holder.clientWidth / width;
+      const factor = holder.clientWidth / width, from = holder.getBoundingClientRect().left;
       box.replaceChildren(...content);
       box.hidden = false;
-      const left = x * factor + 14;
-      box.style.left = `${left + box.offsetWidth > holder.clientWidth ? Math.max(0, x * factor - box.offsetWidth - 14) : left}px`;
-      box.style.top = `${Math.max(0, y * factor)}px`;
+      box.style.left = "0px";
+      const size = box.offsetWidth, right = x * factor + 14;
+      const left = from + right + size <= root.clientWidth - 4 ? right : x * factor - size - 14;
+      box.style.left = `${Math.max(4 - from, left)}px`;
+      box.style.top = `${y * factor}px`;
     },
     hide() { box.hidden = true; },
   };

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..lens import SCHEMA as LENS
-from ..results import checked, read, select
+from ..results import checked, one_width, read, select, widths_of
 from ..runs import read_config, read_records, summarize
 from ..share import SCHEMA as SHARE
 from .flow import flow_data
@@ -36,8 +36,8 @@ def kind_of(folder: str | Path) -> str:
 def collect(folders: Sequence[str | Path], which: str = "all") -> dict[str, Any]:
     """What the folders hold, as JSON values; a key is absent where no folder has it.
 
-    sweeps: [{name, flow (see flow_data), layers, finished, counts, failed, strongest, rows}], share, lens, plan, shown
-    (see looks.py and shown.py), folders: [{name, kind, config, versions}].
+    sweeps, one for every width of window: [{name, flow (see flow_data), layers, finished, counts, failed, strongest,
+    rows}]; share, lens, plan, shown (see looks.py and shown.py); folders: [{name, kind, config, versions}].
 
     Args:
         which: correct, wrong or all samples of the sweeps.
@@ -50,7 +50,7 @@ def collect(folders: Sequence[str | Path], which: str = "all") -> dict[str, Any]
     for folder, name in zip(map(Path, folders), names, strict=True):
         kind = kind_of(folder)
         if kind == "sweep":
-            found.setdefault("sweeps", []).append(_sweep(folder, name, which, found["folders"]))
+            found.setdefault("sweeps", []).extend(_sweeps(folder, name, which, found["folders"]))
             continue
         if kind not in _READERS:
             raise InputError(f"{folder} holds a run of {kind!r}: a report shows sweep, share, lens and plan runs")
@@ -71,20 +71,25 @@ def folder_names(folders: list[Path]) -> list[str]:
     raise InputError("a run folder is given twice: name each once")
 
 
-def _sweep(folder: Path, name: str, which: str, folders: list[dict[str, Any]]) -> dict[str, Any]:
+def _sweeps(folder: Path, name: str, which: str, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
     results, records = read(folder), read_records(folder)
-    table = select(results.table, which)
-    summary = summarize(table, records)
     config = results.meta.get("config") or {}
     folders.append({"name": name, "kind": "sweep", "config": config, "versions": results.meta.get("versions") or {}})
-    folders[-1]["kernels"] = summary["kernels"]
+    folders[-1]["kernels"] = sorted(set(results.table["kernel"].to_pylist()) - {None, ""})
+    table = select(results.table, which)
+    widths = widths_of(table)
+    if len(widths) < 2:
+        return [_sweep(table, records, name, results.meta)]
+    return [_sweep(one_width(table, w), records, f"{name}, window {w}", results.meta) for w in widths]
+
+
+def _sweep(table: pa.Table, records: list[dict[str, Any]], name: str, meta: dict[str, Any]) -> dict[str, Any]:
+    summary = summarize(table, records)
     return {
         "name": name,
-        "model": Path(str(config.get("model", ""))).name,
         "flow": flow_data(table, records),
         "layers": (pc.max(table["layer"]).as_py() or 0) + 1 if table.num_rows else 0,
-        "window": config.get("window"),
-        "finished": bool(results.meta.get("finished")),
+        "finished": bool(meta.get("finished")),
         "counts": summary["samples"] if records else {},
         "samples": len(pc.unique(table["prompt"])),
         "rows": table.num_rows,

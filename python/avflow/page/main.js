@@ -1,6 +1,5 @@
 // The page's state, its controls, and which chart shows what.
 const data = JSON.parse(document.getElementById("data").textContent);
-const root = document.documentElement;
 const place = (id) => document.getElementById(id);
 const state = { run: 0, task: "", base: Number(root.dataset.base), off: new Set(), sample: 0 };
 const taskName = (task) => task || "all tasks";
