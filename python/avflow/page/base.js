@@ -68,10 +68,10 @@ function tipOf(holder) {
   };
 }
 
-// Rows [colour name or null, label, value, more] as a small table under a heading.
+// Rows [colour name, swatch or null, label, value, more] as a small table under a heading.
 function tipTable(title, rows) {
   const body = rows.map(([color, label, value, more]) => make("tr", {},
-    make("td", {}, color ? make("i", { style: `background:${hue(color)}` }) : "", " ", label),
+    make("td", {}, color instanceof Node ? color : color ? make("i", { style: `background:${hue(color)}` }) : "", " ", label),
     make("td", { class: "number" }, value), make("td", { class: "soft number" }, more ? ` ${more}` : "")));
   return [make("b", {}, title), make("table", {}, ...body)];
 }

@@ -51,7 +51,7 @@ function lineChart(holder, options) {
     cross.setAttribute("x1", x(layer)); cross.setAttribute("x2", x(layer)); cross.setAttribute("visibility", "visible");
     const rows = lines.map((line) => [line, line.points.find((p) => p[0] === layer)]).filter(([, p]) => p)
       .sort((a, b) => b[1][1] - a[1][1])
-      .map(([line, p]) => [line.color, line.label, form(factor * p[1]),
+      .map(([line, p]) => [swatch(line), line.label, form(factor * p[1]),
         p[2] === null || p[2] === undefined ? "" : `${form(factor * p[2])} … ${form(factor * p[3])}`]);
     const samples = lines.map((line) => line.points.find((p) => p[0] === layer)).find((p) => p && p.length === 5);
     const count = samples ? `, ${samples[4]} sample${samples[4] === 1 ? "" : "s"}` : "";

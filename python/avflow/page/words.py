@@ -66,7 +66,8 @@ def flow_sentence(entry: dict[str, Any], base: int = 0) -> str:
     strong = [line for line in lines if matters(peak(line))]
     if not strong:
         top = lines[0]
-        text = f"no path mattered; the largest change is {_change(peak(top)[1])}, {top['label']}"
+        sure = "no path mattered" if abs(peak(top)[1]) < LEAST else "no path is sure to have mattered"
+        text = f"{sure}; the largest change is {_change(peak(top)[1])}, {top['label']}"
         return head + text + _few(entry["samples"]) + "."
     text = f"cutting {strong[0]['label']} {_told(strong[0], base)}"
     others = [f"{line['label']} ({_change(peak(line)[1])}, {_layers(line, base)})" for line in strong[1:4]]
@@ -87,7 +88,10 @@ def _silent(lines: list[dict[str, Any]]) -> list[str]:
         own = [line for line in lines if line["path"].startswith(medium) and "->" in line["path"]]
         if own and not any(matters(peak(line)) for line in own):
             most = max(abs(peak(line)[1]) for line in own)
-            out.append(f"no path out of {medium} mattered (at most {most:.1f} %)")
+            if most < LEAST:
+                out.append(f"no path out of {medium} mattered (at most {most:.1f} %)")
+            else:
+                out.append(f"none out of {medium} is sure to have mattered (up to {most:.1f} %, intervals with zero)")
     return out
 
 
