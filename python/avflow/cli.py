@@ -19,7 +19,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which tokens of an audio-visual LLM pass what to which, in which layers: attention knockout sweeps.",
 )
-RANDOM_NOTE = "The demo model's weights are random: the figure shows that the tool runs, and no finding."
 
 
 @app.callback()
@@ -32,21 +31,28 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
     debug: Debug = False,
 ):
-    """Make clips and a small random checkpoint, sweep them, draw the figure."""
+    """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""
     with told():
         from .demo import make
-        from .job import SweepJob, run
+        from .demo.flow import RANDOM_NOTE, run_demo
+        from .page import collect, summary
+        from .report import report_together
 
         typer.echo(f"making clips and a checkpoint in {folder} ...")
         made = make(folder)
-        # Random weights answer by chance, so every sample is swept, not only those answered correctly.
-        job = SweepJob(made["checkpoint"], Path(made["samples"]), ["av_video"], select="all")
-        outcome = run(job, folder / "run", debug=state["debug"])
-        files = _draw(folder / "run", title="Demo, random weights", note=RANDOM_NOTE)
-        typer.echo(f"checkpoint  {made['checkpoint']}\nquestions   {made['samples']}")
-        _close(folder / "run", outcome, files)
-        typer.echo(RANDOM_NOTE)
-        _exit_by(outcome)
+        note = RANDOM_NOTE if made["random"] else ""
+        found = run_demo(made, folder, typer.echo, debug=state["debug"])
+        _draw(folder / "run", title="Demo", note=note)
+        page = report_together(found.folders, folder, title="What a small model sees, hears and needs", note=note)
+        for part in summary(collect(found.folders)):
+            typer.echo("\n".join([f"\n{part['title']}", *(f"  {line}" for line in part["lines"])]))
+        typer.echo(f"\ncheckpoint  {made['checkpoint']}\nquestions   {made['samples']}")
+        _close(folder / "run", found.outcome, [folder / "run" / "figures" / "flow.png", page])
+        if found.schedule:
+            typer.echo(f"schedule    {found.schedule}")
+        for line in [*found.untold, *([note] if note else [])]:
+            typer.echo(line)
+        _exit_by(found.outcome)
 
 
 @app.command()
@@ -124,23 +130,31 @@ def sweep(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
+    runs: Annotated[list[Path], typer.Argument(help="Sweeps, finished or not; share and lens looks; a plan.")],
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
-    out: Annotated[Path, typer.Option(help="Where the comparison of several runs goes.")] = Path("avflow-comparison"),
+    out: Annotated[Path, typer.Option(help="Where the page of several folders goes.")] = Path("avflow-comparison"),
     debug: Debug = False,
 ):
-    """Draw the figures and report.html again, from the rows alone; of several runs a comparison too."""
+    """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
     with told():
-        for folder in runs:
-            for path in _draw(folder, which=select, first_layer=first_layer, title=title):
+        from .comparison import compare
+        from .page import kind_of
+        from .report import report_together
+
+        sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
+        options = {"which": select, "first_layer": first_layer, "title": title}
+        for folder in sweeps:
+            for path in _draw(folder, **options):
+                typer.echo(path)
+        if len(sweeps) > 1:
+            for path in compare(sweeps, out, which=select, title=title):
                 typer.echo(path)
         if len(runs) > 1:
-            from .comparison import compare
-
-            for path in compare(runs, out, which=select, title=title):
-                typer.echo(path)
+            typer.echo(report_together(runs, out, **options))
+        elif not sweeps:
+            typer.echo(report_together(runs, runs[0], **options))
 
 
 @app.command()

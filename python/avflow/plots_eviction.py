@@ -25,7 +25,7 @@ _MARKERS = "osD^vP*X"  # with the dashes they tell the groups apart without colo
 _DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (4, 1.5, 1.2, 1.5)), (0, (7, 2, 2, 2)))
 
 
-def _looks(groups: list[str]) -> dict[str, dict]:
+def group_looks(groups: list[str]) -> dict[str, dict]:
     """A group's usual colour where nobody else here has it; all groups together are black."""
     free, looks = list(_COLORS), {}
     together = [g for g in groups if "+" in g and set(g.split("+")) >= {h for h in groups if h != g}]
@@ -65,7 +65,7 @@ def eviction_lines(
         figure = Figure(figsize=(7.6, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
-        for group, look in _looks(groups).items():
+        for group, look in group_looks(groups).items():
             rows = table.filter(pc.equal(table["group"], group)).sort_by("layer")
             value = {n: pc.cast(rows[n], pa.float64()).to_numpy() for n in rows.column_names if n != "group"}
             clean = value["accuracy_clean"]
