@@ -13,17 +13,17 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="avflow-demo-")  # removed when the
 
 
 @functools.cache
-def demo() -> dict:
+def demo(family: str = "qwen2_5_omni") -> dict:
     """checkpoint folder, samples file, clips: two clips of 4 s."""
-    return make(Path(_FOLDER.name) / "demo", clips=2)
+    return make(Path(_FOLDER.name) / family, clips=2, family=family)
 
 
 @functools.cache
-def model():
+def model(family: str = "qwen2_5_omni"):
     """The demo's checkpoint, loaded by path with its processor."""
     import avflow
 
-    return avflow.load(demo()["checkpoint"])
+    return avflow.load(demo(family)["checkpoint"])
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import torch
 from demo_folder import demo, model
 
 from avflow.demo import make
-from avflow.demo.checkpoint import TinyOmni, build_checkpoint
+from avflow.demo.checkpoint import Tiny, build
 from avflow.demo.clips import COLORS, PITCHES, Clip, write_clip
 from avflow.demo.samples import QUESTIONS, make_clips, make_samples
 from avflow.media import read_video
@@ -72,14 +72,14 @@ def test_a_thinker_alone_loads_too(tmp_path):
 
 
 def test_making_again_keeps_what_is_there_and_mends_what_is_not(tmp_path):
-    made = make(tmp_path, clips=1, seconds=1.0, size=TinyOmni(layers=2, hidden=64))
+    made = make(tmp_path, clips=1, seconds=1.0, size=Tiny(layers=2, hidden=64))
     files = [Path(made["checkpoint"]) / "model.safetensors", Path(made["samples"]), *map(Path, made["clips"])]
     first = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
-    assert make(tmp_path, clips=1, seconds=1.0, size=TinyOmni(layers=2, hidden=64)) == made
+    assert make(tmp_path, clips=1, seconds=1.0, size=Tiny(layers=2, hidden=64)) == made
     assert all(file.stat().st_mtime_ns == first[file][0] for file in files)
     files[-1].unlink()
     files[0].write_bytes(b"half")
-    make(tmp_path, clips=1, seconds=1.0, size=TinyOmni(layers=2, hidden=64))
+    make(tmp_path, clips=1, seconds=1.0, size=Tiny(layers=2, hidden=64))
     for file in files:  # seeded: the same bytes
         assert file.read_bytes() == first[file][1], file.name
 
@@ -88,7 +88,7 @@ def test_sizes_can_be_chosen(tmp_path):
     """Seven query heads to one key head, as in the 7B."""
     import avflow
 
-    build_checkpoint(tmp_path, TinyOmni(layers=3, hidden=112, heads=7, kv_heads=1, intermediate=64))
+    build(tmp_path, size=Tiny(layers=3, hidden=112, heads=7, kv_heads=1, intermediate=64))
     tiny = avflow.load(str(tmp_path))
     assert (tiny.n_layers, tiny.n_heads, tiny.n_kv_heads, tiny.head_dim) == (3, 7, 1, 16)
     prompt = tiny.prepare(Sample.read_jsonl(demo()["samples"])[0])

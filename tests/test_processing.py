@@ -231,4 +231,4 @@ def test_video_limits_are_the_recipes_unless_the_checkpoint_has_its_own(tmp_path
     (folder / "processor_config.json").write_text(
         '{"video_processor": {"size": {"shortest_edge": 10, "longest_edge": 99}}}'
     )
-    assert processing._video_limits(str(folder)) == (10, 99)
+    assert processing.video_limits(str(folder)) == (10, 99)

@@ -107,8 +107,10 @@ def capture(model: Model, prompt: Prompt) -> Captured:
         ids = torch.tensor([prompt.answer_ids[:-1]], device=model.device)
         hidden = torch.cat([hidden, model.text_model.embed_tokens(ids).to(hidden.dtype)], 1)
         if positions is not None:
-            more = positions.max() + 1 + torch.arange(extra, device=positions.device)
-            positions = torch.cat([positions, more.expand(*positions.shape[:-1], -1)], -1)
+            # The model's own positions go on from the last one, as in its generate; that need not be the largest.
+            end = positions[..., -1:] if prompt.position_ids is None else positions.max()
+            more = (end + 1 + torch.arange(extra, device=positions.device)).expand(*positions.shape[:-1], -1)
+            positions = torch.cat([positions, more], -1)
     # The decoder's own forward makes the rotary tables, up to its first layer.
     with attention_name(model.text_model, register()):
         first = _until(

@@ -25,13 +25,16 @@ class Span:
 
 @dataclass(frozen=True)
 class MediaIds:
-    """Token ids of a model's media: the placeholders, and the marks around sound that is interleaved with video."""
+    """Token ids of a model's media: the placeholders, and the marks around sound that is interleaved with video.
+
+    None: the model has no such token.
+    """
 
     video: int
-    audio: int
     image: int
-    audio_start: int
-    audio_end: int
+    audio: int | None = None
+    audio_start: int | None = None
+    audio_end: int | None = None
 
 
 def label_text(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> tuple[list[str], list[int]]:
@@ -86,8 +89,17 @@ def expand(plain: Sequence[int], real: Sequence[int], media: MediaIds) -> list[i
     return source
 
 
+def patch_tokens(grid, merge: int) -> list[int] | None:
+    """Tokens of a temporal patch, per video: grid int [videos, 3] in patches that are merged `merge` x `merge`."""
+    return None if grid is None else [int(h) * int(w) // merge**2 for _, h, w in grid.tolist()]
+
+
 def label_media(
-    ids: Sequence[int], media: MediaIds, patch_tokens: Sequence[int] | None, segment_tokens: int
+    ids: Sequence[int],
+    media: MediaIds,
+    patch_tokens: Sequence[int] | None,
+    segment_tokens: int,
+    audio_by_step: bool = False,
 ) -> dict[int, tuple[str, int]]:
     """Group and item of every media token: {position: (group, item)}.
 
@@ -96,6 +108,8 @@ def label_media(
 
     Args:
         patch_tokens: per video, how many tokens a temporal patch has. None: not known, and video items are -1.
+        audio_by_step: sound within a video has the item of the temporal patch after which it stands, so that equal
+            items are equal times; sound alone keeps its segments.
     """
     names = {media.video: "video", media.audio: "audio", media.image: "image"}
     labels: dict[int, tuple[str, int]] = {}
@@ -104,11 +118,15 @@ def label_media(
     for block in _runs(ids, names):
         seen = dict.fromkeys(names.values(), 0)  # tokens so far, in this block
         base = dict(free)
+        by_step = audio_by_step and any(ids[position] == media.video for position in block)
+        if by_step:
+            base["video"] = base["audio"] = max(free["video"], free["audio"])
         for position in block:
             name = names[ids[position]]
-            if name == "video":
-                size = None if patch_tokens is None else patch_tokens[videos]
-                item = -1 if size is None else base[name] + seen[name] // size
+            if name == "video" or (name == "audio" and by_step):
+                # a step's sound follows its last video token, so the tokens before it fill whole steps
+                at = seen["video"] - (name == "audio")
+                item = -1 if patch_tokens is None else base[name] + max(at, 0) // patch_tokens[videos]
             else:
                 item = base[name] + (seen[name] // segment_tokens if name == "audio" else 0)
             labels[position] = (name, item)
@@ -146,7 +164,7 @@ def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
     Returns:
         the groups, and the position of the assistant header's final token, or None if the last turn is another's.
     """
-    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
     special = set(tokenizer.added_tokens_decoder)
     groups = ["question_text"] * len(ids)
     header = None
@@ -161,7 +179,8 @@ def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
             header = stop - 1 if role == "assistant" else None
             at = stop
             continue
-        if ids[at] in special or (at and ids[at - 1] == end and not tokenizer.decode([ids[at]]).strip()):
+        # a line's end after a turn's end or after a medium belongs to the layout
+        if ids[at] in special or (at and ids[at - 1] in special and not tokenizer.decode([ids[at]]).strip()):
             groups[at] = "template"
         elif header is not None:
             groups[at] = "answer"

@@ -24,7 +24,7 @@ GUESSED_LENGTH = ("mp3", "aac", "mpegts")  # formats whose stated length is an e
 class Video:
     """Sampled frames of a video.
 
-    frames: uint8 [T, 3, H, W], T even. times: seconds [T] after `start`, when each frame is shown.
+    frames: uint8 [T, 3, H, W]. times: seconds [T] after `start`, when each frame is shown.
     seconds_per_frame: duration / T, what one frame stands for. duration: seconds from first to after the last frame.
     start: container time of the first frame, in seconds. has_sound: there is a sound track, and it is not empty.
     """
@@ -65,40 +65,51 @@ def read_video(
     min_frames: int = 4,
     max_frames: int = 768,
     size: Callable[[int, int, int], tuple[int, int]] | None = None,
+    choose: Callable[[int, float], list[int]] | None = None,
 ) -> Video:
-    """Decode about `fps` frames per second, evenly spread from the first frame to the last.
+    """Decode about `fps` frames per second, an even number, evenly spread in time from the first frame to the last.
 
     Args:
+        choose: (frames in the file, seconds) -> rising numbers of those to keep, for a recipe with a rule of its own;
+            fps and the limits are then not used.
         size: (frames, height, width) -> (height, width); every kept frame is resized to it as it is decoded.
 
     Raises:
         MediaError: no such file, no or an empty video stream, truncated, or not decodable at some time.
         InputError: fps or frame limits that make no sense.
     """
-    if not fps > 0:
-        raise InputError(f"fps is {fps}: sample more than 0 frames per second")
-    if not 2 <= min_frames <= max_frames:
-        raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 2 <= min_frames <= max_frames")
+    if choose is None:
+        _check_sampling(fps, min_frames, max_frames)
     with open_media(path) as container:
         if _video_stream(container) is None:
             raise MediaError(f"{path} has no video stream: give it as audio= or image=, or another file")
         index = read_index(container, path)
     total = len(index.times)
-    if total < 2:
-        raise MediaError(f"{path}: its video has {total} frame(s), two are needed: give a still as image=")
-    n = frame_count(index.duration, total, fps, min_frames, max_frames)
-    targets = _spread(index.times, n)
+    least = 2 if choose is None else 1
+    if total < least:
+        raise MediaError(f"{path}: its video has {total} frame(s), {least} needed: give a still as image=")
+    if choose is None:
+        targets = _spread(index.times, frame_count(index.duration, total, fps, min_frames, max_frames))
+    else:
+        targets = index.times[choose(total, index.duration)]
     with open_media(path) as container:
         frames, times = _keep_frames(container, path, targets, 2 * index.duration / total, size)
     start = float(index.times[0])
     return Video(
         frames=frames,
         times=[t - start for t in times],
-        seconds_per_frame=index.duration / n,
+        seconds_per_frame=index.duration / len(targets),
         duration=index.duration,
         start=start,
         has_sound=bool(index.sound_packets),
     )
+
+
+def _check_sampling(fps: float, min_frames: int, max_frames: int) -> None:
+    if not fps > 0:
+        raise InputError(f"fps is {fps}: sample more than 0 frames per second")
+    if not 2 <= min_frames <= max_frames:
+        raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 2 <= min_frames <= max_frames")
 
 
 def read_image(path) -> torch.Tensor:

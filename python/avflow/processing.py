@@ -78,7 +78,7 @@ def load_processor(folder: str) -> Any:
         raise InputError(f"checkpoint {folder!r} lacks a processor file: {error}") from error
     if processor.chat_template is None:
         raise InputError(f"checkpoint {folder!r} has no chat template: it needs a chat_template.json")
-    processor.avflow_info = ProcessorInfo(path, *_video_limits(folder))
+    processor.avflow_info = ProcessorInfo(path, *video_limits(folder))
     return processor
 
 
@@ -166,7 +166,8 @@ def _crop_padding(inputs: dict[str, Any]) -> dict[str, Any]:
     return inputs
 
 
-def _file(folder: str, name: str) -> dict | None:
+def read_settings(folder: str, name: str) -> dict | None:
+    """A JSON file of a folder or the hub, or a .jinja as {"chat_template": text}; None where there is no such file."""
     from transformers.utils import cached_file
 
     silent = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
@@ -178,9 +179,9 @@ def _file(folder: str, name: str) -> dict | None:
     return json.loads(text) if name.endswith(".json") else {"chat_template": text}
 
 
-def _video_limits(folder: str) -> tuple[int, int]:
-    stated = _file(folder, "video_preprocessor_config.json")
-    stated = stated or (_file(folder, "processor_config.json") or {}).get("video_processor") or {}
+def video_limits(folder: str) -> tuple[int, int]:
+    stated = read_settings(folder, "video_preprocessor_config.json")
+    stated = stated or (read_settings(folder, "processor_config.json") or {}).get("video_processor") or {}
     size = stated.get("size") or {}
     low = stated.get("min_pixels") or size.get("shortest_edge") or VIDEO_MIN_PIXELS
     high = stated.get("max_pixels") or size.get("longest_edge") or VIDEO_MAX_PIXELS
@@ -197,10 +198,10 @@ def _without_torchvision(folder: str) -> Any:
             return super().check_argument_for_proper_class(argument_name, argument)
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    template = _file(folder, "chat_template.jinja") or _file(folder, "chat_template.json") or {}
-    settings = _file(folder, "preprocessor_config.json")
+    template = read_settings(folder, "chat_template.jinja") or read_settings(folder, "chat_template.json") or {}
+    settings = read_settings(folder, "preprocessor_config.json")
     if settings is None:
-        settings = (_file(folder, "processor_config.json") or {}).get("image_processor", {})
+        settings = (read_settings(folder, "processor_config.json") or {}).get("image_processor", {})
     return OmniProcessor(
         image_processor=TorchImages(settings),
         video_processor=TorchVideos(settings),

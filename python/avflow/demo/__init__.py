@@ -10,28 +10,36 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-VERSION = 2  # raise it when what is made changes: older folders are then made again
+VERSION = 3  # raise it when what is made changes: older folders are then made again
 
 
-def make(folder, clips: int = 6, seconds: float = 4.0, size: Any = None) -> dict[str, Any]:
+def make(
+    folder, clips: int = 6, seconds: float = 4.0, size: Any = None, family: str = "qwen2_5_omni"
+) -> dict[str, Any]:
     """Write the demo's files to `folder` and tell where they are. What is already there, and the same, is kept.
 
     Args:
-        clips: how many; each has two samples. seconds: length of each. size: a checkpoint.TinyOmni.
+        clips: how many; each has two samples. seconds: length of each. size: a checkpoint.Tiny.
+        family: of the checkpoint, one of checkpoint.FAMILIES.
 
     Returns:
         checkpoint: its folder. samples: the JSONL file. clips: list of mp4 files. All are paths as text.
     """
-    from .checkpoint import TinyOmni, build_checkpoint
+    from .checkpoint import Tiny, build
     from .clips import write_clip
     from .samples import make_clips, make_samples
 
-    size, folder = size or TinyOmni(), Path(folder)
+    size, folder = size or Tiny(), Path(folder)
     wanted = make_clips(clips, seconds)
     paths = [folder / "clips" / f"{clip.name}.mp4" for clip in wanted]
     found = {"checkpoint": str(folder / "checkpoint"), "samples": str(folder / "samples.jsonl")}
     found["clips"] = [str(path) for path in paths]
-    state = {"version": VERSION, "clips": [asdict(clip) for clip in wanted], "checkpoint": asdict(size)}
+    state = {
+        "version": VERSION,
+        "clips": [asdict(clip) for clip in wanted],
+        "checkpoint": asdict(size),
+        "family": family,
+    }
     stamp = folder / "demo.json"  # written last: a folder without it was left half way
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == json.dumps(state) and _all_there(found):
         return found
@@ -42,7 +50,7 @@ def make(folder, clips: int = 6, seconds: float = 4.0, size: Any = None) -> dict
     relative = [path.relative_to(folder) for path in paths]
     lines = [sample.to_json() for sample in make_samples(wanted, relative)]
     Path(found["samples"]).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    build_checkpoint(found["checkpoint"], size)
+    build(found["checkpoint"], family, size)
     stamp.write_text(json.dumps(state), encoding="utf-8")
     return found
 

@@ -21,6 +21,10 @@ class Family:
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
 
+    def serves(self, config: dict[str, Any]) -> bool:
+        """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
+        return True
+
     def thinker(self, hf: nn.Module) -> nn.Module:
         """The part that reads the prompt and predicts the answer: `hf` itself, or one of its parts."""
         return hf

@@ -1,0 +1,51 @@
+"""What a checkpoint folder is, before any weight of it is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, UnsupportedModelError
+
+# The published folders without `_full` are adapters; these hold whole models.
+SALMONN_COMPLETE = tuple(f"tsinghua-ee/video-SALMONN2_plus_{size}_full" for size in ("3B", "7B", "72B"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint folder.
+
+    Raises:
+        InputError: no such file, or not a JSON object.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint folder {str(path.parent)!r} has no {path.name}")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a checkpoint's {path.name}: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a checkpoint's {path.name}: it holds a {type(value).__name__}, not an object")
+    return value
+
+
+def check_adapter(folder: Path, name: str) -> None:
+    """Refuses a folder that holds a LoRA adapter. name: what the user called it.
+
+    Raises:
+        UnsupportedModelError: it does; the message names the checkpoint to load instead.
+    """
+    config = folder / "adapter_config.json"
+    found = [config] if config.is_file() else sorted(folder.glob("adapter_model.*"))
+    if not found:
+        return
+    base = read_json(config).get("base_model_name_or_path") if config.is_file() else None
+    names = f"{name} {base}"
+    if re.search("salmonn", names, re.IGNORECASE):
+        size = re.search(r"(?<!\d)(3|7|72)B", names, re.IGNORECASE)
+        complete = [n for n in SALMONN_COMPLETE if size and f"_{size[1]}B_" in n] or SALMONN_COMPLETE
+        mend = f"load the complete checkpoint {' or '.join(map(repr, complete))} instead"
+    else:
+        mend = f"merge it into its base model ({base or 'not named'}) and load the folder that gives"
+    raise UnsupportedModelError(f"checkpoint {name!r} holds a LoRA adapter ({found[0].name}), not a model: {mend}")

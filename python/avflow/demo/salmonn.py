@@ -1,0 +1,64 @@
+"""A small video-SALMONN 2+ checkpoint: flat config.json and the tensor names of a published folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .checkpoint import Tiny
+from .tokenizer import build_tokenizer, save_tokenizer
+from .vision import TOKENS, flat_config, save_model, save_pictures
+
+SOUND_TOKENS = TOKENS | {"audio_token": "<|audio_pad|>"}
+
+
+def write(folder: Path, size: Tiny) -> None:
+    """The whole checkpoint folder. It has no chat template: the published data code has its own."""
+    from ..salmonn import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
+
+    tokenizer = build_tokenizer(SOUND_TOKENS)
+    save_tokenizer(tokenizer, SOUND_TOKENS, None, folder)
+    config = flat_config(tokenizer, size, SOUND_TOKENS) | {"architectures": ["video_SALMONN2_plus"]}
+    config["audio_config"] = _audio_config(size)
+
+    def build():
+        return VideoSalmonn2PlusForConditionalGeneration(VideoSalmonn2PlusConfig.from_published(config))
+
+    save_model(folder, config, build, _published_name, size)
+    save_pictures(folder)
+
+
+def _audio_config(size: Tiny) -> dict:
+    return {
+        "model_type": "whisper",
+        "num_mel_bins": 128,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 128,
+        "d_model": 64,
+        "max_source_positions": 1500,
+        "activation_function": "gelu",
+        "scale_embedding": False,
+        "second_per_window": 0.5,
+        "second_stride": 0.5,
+        "qformer_config": {
+            "model_type": "bert",
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "cross_attention_freq": 1,
+            "encoder_width": 64,
+            "query_length": 1,
+            "out_hidden_size": size.hidden,
+        },
+    }
+
+
+def _published_name(key: str) -> str:
+    key = key.replace("audio.encoder.", "audio.", 1)
+    key = key.replace("audio.qformer.layernorm.", "audio.qformer.bert.embeddings.LayerNorm.", 1)
+    key = key.replace("audio.qformer.encoder.", "audio.qformer.bert.encoder.", 1)
+    return re.sub(r"^(audio\.qformer\..*attention)\.attention\.", r"\1.self.", key)

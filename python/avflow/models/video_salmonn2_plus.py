@@ -1,0 +1,159 @@
+"""video-SALMONN 2+: where its prompt has what, and how a sample becomes one. The model itself: avflow.salmonn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .. import labels
+from ..errors import InputError
+from ..media import read_image, read_video
+from ..pictures import smart_resize
+from ..prompt import Prompt
+from ..salmonn import processing
+from ..sound import SAMPLE_RATE, read_audio
+from . import chat, register
+
+if TYPE_CHECKING:
+    from ..sample import Sample
+    from .base import Model
+
+SYSTEM = "You are a helpful assistant."
+SEGMENT = 4  # audio tokens of an item where sound stands alone: 2 s, as long as Qwen2.5-Omni's
+
+
+@register
+class VideoSalmonn2Plus(chat.ChatFamily):
+    """The complete checkpoints, `..._3B_full` and `..._7B_full`; the folders without `_full` are LoRA adapters."""
+
+    model_types = ("video_salmonn2_plus", "qwen2_5_vl")  # saved from here; as published
+
+    def serves(self, config: dict[str, Any]) -> bool:
+        return "audio_config" in config  # plain Qwen2.5-VL has the same model_type
+
+    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+        from ..salmonn import load_model
+
+        return load_model(folder, dtype, device)
+
+    def load_processor(self, folder: str) -> Any:
+        return processing.SalmonnProcessor.from_pretrained(folder)
+
+    def prepare(
+        self,
+        model: Model,
+        sample: Sample,
+        *,
+        fps: float = processing.FPS,
+        min_frames: int = processing.MIN_FRAMES,
+        max_frames: int = processing.MAX_FRAMES,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        use_audio_in_video: bool | None = None,
+        question_first: bool = False,
+        system: str = SYSTEM,
+        instruction: str = chat.INSTRUCTION,
+    ) -> Prompt:
+        """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
+
+        Layout: system turn; user turn with image and video, or sound alone, each in a span of its own on its own
+        line, then question, options, `instruction`; with `question_first` the text comes before the media. Sound
+        stands within the video, after each temporal step the tokens of its time, after the last step all the rest.
+
+        Args:
+            fps, min_frames, max_frames: sampling of video, as published: 10 frames a second up to 768 frames, beyond
+                which they are spread evenly; an odd last frame counts twice.
+            min_pixels, max_pixels: limits per video frame, default 3136 and 61250. A video of fewer than `max_frames`
+                frames spends what the others would have had: up to 0.95 * max_frames / frames * max_pixels each. The
+                same two are the limits of an image if given, else the checkpoint's.
+            use_audio_in_video: read the video's own sound. None: what the sample says, and if it says nothing, yes,
+                unless the sample has a sound file, which then takes the place of the video's own, as published. A
+                video without sound is an error, never a silent change.
+            instruction: the line after the options; "" for none. Open-ended questions have none.
+
+        Items: video, the temporal step (2 frames); audio within a video, the step after which it stands, so that
+        equal items are equal times, save for the last step, which has the sound's tail and its padding to 30 s; audio
+        alone, the 2 s segment (4 tokens); options, their number. Marks, role names, ends of turns are "template".
+
+        Raises:
+            MediaError: a file that is missing, broken, without the sound that is asked for, or with sound so much
+                shorter than the video that the published layout does not exist. InputError: text that holds one of
+                the model's special tokens, limits that make no sense.
+        """
+        chat.tokenizer_of(model)
+        own_sound = chat.wants_sound(sample, use_audio_in_video)
+        limits = (min_pixels, max_pixels)
+        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
+
+        def encode(text: str) -> dict[str, Any]:
+            return processing.encode(
+                model.processor,
+                text,
+                frames=media.frames,
+                seconds_per_frame=media.seconds_per_frame,
+                sound=media.sound,
+                image=media.image,
+                image_pixels=chat.image_limits(model.processor, *limits),
+            )
+
+        return self.lay_out(model, sample, media, chat.Wording(system, instruction, question_first), encode)
+
+    def media_ids(self, model: Model) -> labels.MediaIds:
+        config = model.hf.config
+        return labels.MediaIds(video=config.video_token_id, image=config.image_token_id, audio=config.audio_token_id)
+
+    def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
+        patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)
+        return labels.label_media(ids, self.media_ids(model), patch_tokens, SEGMENT, audio_by_step=True)
+
+
+def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple) -> chat.Media:
+    media = chat.Media(interleaved=bool(sample.video))
+    media.facts["processor"] = model.processor.avflow_info.path
+    if sample.image:
+        media.image = read_image(sample.image)
+    start = None
+    if sample.video:
+        start = _read_video(model, sample, own_sound, sampling, limits, media)
+    if own_sound or sample.audio:
+        source = sample.audio or sample.video
+        media.sound = read_audio(source, start=start if own_sound else None)
+        media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
+    if media.sound is not None and media.frames is not None:
+        part = model.processor.video_processor
+        steps = -(-len(media.frames) // part.temporal_patch_size)
+        heard = processing.PIECE_TOKENS * processing.audio_pieces(len(media.sound))
+        seconds = media.seconds_per_frame * part.temporal_patch_size
+        processing.audio_counts(steps, seconds, heard, f"sample {sample.id!r}: the sound of {source}")
+    return media
+
+
+def _read_video(
+    model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple, media: chat.Media
+) -> float:
+    """Decodes the sample's video into `media`; the container time of its first frame."""
+    fps, min_frames, max_frames = sampling
+    if not fps > 0:
+        raise InputError(f"fps is {fps}: sample more than 0 frames per second")
+    if not 1 <= min_frames <= max_frames:
+        raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 1 <= min_frames <= max_frames")
+    low, high = chat.pixel_limits(*limits, processing.MIN_PIXELS, processing.MAX_PIXELS)
+    part = model.processor.video_processor
+
+    def size(frames: int, height: int, width: int) -> tuple[int, int]:
+        cap = processing.pixel_cap(frames, max_frames, high)
+        return smart_resize(height, width, part.patch_size * part.merge_size, low, cap)
+
+    video = read_video(
+        sample.video,
+        size=size,
+        choose=lambda total, seconds: processing.frame_numbers(total, seconds, fps, min_frames, max_frames),
+    )
+    if own_sound:
+        chat.check_has_sound(sample, video.has_sound)
+    media.frames = video.frames
+    media.seconds_per_frame = 1 / (len(video.frames) / video.duration)  # in this order, as published: to the last bit
+    media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
+    return video.start

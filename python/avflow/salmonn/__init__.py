@@ -1,0 +1,27 @@
+"""video-SALMONN 2+ (bytedance/video-SALMONN-2): the model, from transformers' own parts, and its checkpoints."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Public name -> module. Resolved on first use: transformers is imported then, and nothing is registered with it.
+_EXPORTS = {
+    "VideoSalmonn2PlusConfig": "config",
+    "VideoSalmonn2PlusForConditionalGeneration": "modeling",
+    "load_model": "checkpoint",
+    "register": "checkpoint",
+    "rope_index": "positions",
+}
+
+__all__ = sorted(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

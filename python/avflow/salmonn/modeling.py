@@ -1,0 +1,335 @@
+"""video-SALMONN 2+ as a composition of transformers' own modules.
+
+Children are named as in the published checkpoints: `visual` (Qwen2.5-VL's tower), `audio` (Whisper's encoder, a
+windowed Q-Former, a projection), `model` (Qwen2.5-VL's text decoder), `lm_head`. Architecture:
+bytedance/video-SALMONN-2, folder video_SALMONN2_plus; "video-SALMONN 2", arXiv:2506.15220.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.blip_2.modeling_blip_2 import Blip2QFormerModel
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
+    Qwen2_5_VisionTransformerPretrainedModel,
+    Qwen2_5_VLTextModel,
+)
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils.generic import can_return_tuple
+
+from ..errors import InputError
+from .config import VideoSalmonn2PlusConfig
+from .positions import AUDIO, IMAGE, TEXT, VIDEO, blocks, rope_index, token_kinds
+
+_MEDIA = ("pixel_values", "pixel_values_videos", "audio_features")
+_GRIDS = ("image_grid_thw", "video_grid_thw", "video_second_per_grid")
+
+
+class AudioTower(nn.Module):
+    """Mel spectrograms to audio tokens: each window of the encoder's frames is read by the Q-Former's queries."""
+
+    def __init__(self, config: VideoSalmonn2PlusConfig) -> None:
+        super().__init__()
+        width = config.qformer_config.hidden_size
+        self.mel_shape = (config.audio_config.num_mel_bins, 2 * config.audio_config.max_source_positions)
+        self.frames_per_window = config.frames_per_window
+        self.encoder = WhisperEncoder(config.audio_config)
+        self.q_tokens = nn.Parameter(torch.empty(1, config.query_length, width))
+        self.qformer = Blip2QFormerModel(config.qformer_config)
+        self.audio_proj = nn.Linear(width, config.text_config.hidden_size)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """features [pieces, mels, 3000] -> [tokens, hidden], 60 tokens a piece in the published models."""
+        if features.dim() != 3 or features.shape[1:] != self.mel_shape:
+            raise InputError(f"audio_features {tuple(features.shape)}: expected [pieces, *{self.mel_shape}]")
+        frames = self.encoder(features.to(self.q_tokens.dtype)).last_hidden_state  # [pieces, 1500, d]
+        windows = frames.reshape(-1, self.frames_per_window, frames.shape[-1])  # [pieces * 60, 25, d]
+        heard = self.qformer(
+            query_embeds=self.q_tokens.expand(len(windows), -1, -1), encoder_hidden_states=windows
+        ).last_hidden_state  # [pieces * 60, queries, width]
+        return self.audio_proj(heard).flatten(0, 1)
+
+
+class VideoSalmonn2PlusForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Reads text, video, images and sound; predicts text.
+
+    Attributes:
+        rope_deltas: int64 [batch, 1], what the last prefill found: the token after n tokens stands at n + delta.
+    """
+
+    config_class = VideoSalmonn2PlusConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "audio", "text")
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WhisperEncoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: VideoSalmonn2PlusConfig) -> None:
+        super().__init__(config)
+        self.visual = Qwen2_5_VisionTransformerPretrainedModel(config.vision_config)
+        self.audio = AudioTower(config)
+        self.model = Qwen2_5_VLTextModel(config.text_config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.rope_deltas: torch.Tensor | None = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AudioTower):
+            init.normal_(module.q_tokens, std=self.config.qformer_config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.embed_tokens = value
+
+    def get_visual_features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        """Patches [sum T H W, 1176] and grids [media, 3] of images or videos -> [tokens, hidden]."""
+        return self.visual(pixel_values.to(self.visual.dtype), grid_thw=grid_thw).pooler_output
+
+    def get_audio_features(self, audio_features: torch.Tensor) -> torch.Tensor:
+        """Mel spectrograms [pieces, mels, frames] -> [tokens, hidden]."""
+        return self.audio(audio_features)
+
+    def embed(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Embeddings [B, N, hidden] of ids [B, N], those of media in the media tokens' places, in order.
+
+        Raises:
+            InputError: the number of media tokens is not the number of embeddings.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        found: list[tuple[str, torch.Tensor]] = []
+        if pixel_values is not None:
+            found.append(("image", self.get_visual_features(pixel_values, image_grid_thw)))
+        if pixel_values_videos is not None:
+            found.append(("video", self.get_visual_features(pixel_values_videos, video_grid_thw)))
+        if audio_features is not None:
+            found.append(("audio", self.get_audio_features(audio_features)))
+        for name, features in found:
+            place = input_ids == getattr(self.config, f"{name}_token_id")  # [B, N]
+            if int(place.sum()) != len(features):
+                raise InputError(f"input_ids hold {int(place.sum())} {name} tokens, the {name}s given {len(features)}")
+            embeds = embeds.masked_scatter(place[..., None], features.to(embeds))
+        return embeds
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        video_second_per_grid: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits [B, N or logits_to_keep, vocab].
+
+        Args:
+            input_ids: int64 [B, N], media as runs of their tokens. attention_mask: [B, N], 0 for padding.
+            position_ids: [3, B, N], or [4, B, N] with text positions first. None: by `positions.rope_index` from ids
+                and grids; counted on with `rope_deltas` after a cache; one by one where there are only inputs_embeds.
+            pixel_values, pixel_values_videos: patches [sum T H W, 1176].
+            image_grid_thw, video_grid_thw: int [media, 3].
+            video_second_per_grid: [videos], seconds; position layout "trained" only.
+            audio_features: [pieces, mels, 3000], pieces of 30 s in the order of the batch.
+            inputs_embeds: [B, N, hidden] in place of input_ids and media; see `embed`.
+            kwargs: for the decoder.
+
+        Raises:
+            InputError: media, ids, grids that do not fit together; media after a cache without position_ids.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise InputError("pass either input_ids or inputs_embeds")
+        media = (pixel_values, pixel_values_videos, audio_features)
+        if position_ids is None:
+            position_ids = self._positions(
+                input_ids,
+                inputs_embeds,
+                attention_mask,
+                past_key_values,
+                image_grid_thw,
+                video_grid_thw,
+                video_second_per_grid,
+                any(m is not None for m in media),
+            )
+        if inputs_embeds is None:
+            self._check_media(input_ids, past_key_values, media)
+            inputs_embeds = self.embed(
+                input_ids, pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, audio_features
+            )
+        outputs = self.model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def _positions(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        past_key_values: Any,
+        image_grid_thw: torch.Tensor | None,
+        video_grid_thw: torch.Tensor | None,
+        video_second_per_grid: torch.Tensor | None,
+        has_media: bool,
+    ) -> torch.Tensor:
+        """Positions [3, B, N] where the caller gives none."""
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
+        if past == 0 and input_ids is not None:
+            positions, self.rope_deltas = rope_index(
+                input_ids, self.config, image_grid_thw, video_grid_thw, video_second_per_grid, mask
+            )
+            return positions
+        if has_media:
+            raise InputError("media after a cache: their positions follow from the whole prompt; pass position_ids")
+        batch, n = given.shape[:2]
+        if past == 0:
+            self.rope_deltas = torch.zeros(batch, 1, dtype=torch.int64, device=given.device)
+        if mask is None:
+            line = torch.arange(past, past + n, device=given.device).expand(batch, -1)  # [B, N]
+        else:
+            line = (mask.long().cumsum(-1) - 1).clamp_min(0)[:, -n:]
+        if self.rope_deltas is not None:
+            deltas = self.rope_deltas.to(line.device)
+            line = line + deltas.repeat_interleave(batch // len(deltas), 0)
+        return line.expand(3, -1, -1)
+
+    def _check_media(self, input_ids: torch.Tensor, past_key_values: Any, media: tuple) -> None:
+        """Media tokens whose media were not given would be read as words."""
+        one = input_ids.shape[1] == 1
+        if one or None not in media or (past_key_values is not None and int(past_key_values.get_seq_length())):
+            return
+        for name, given in zip(("image", "video", "audio"), media, strict=True):
+            count = 0 if given is not None else int((input_ids == getattr(self.config, f"{name}_token_id")).sum())
+            if count:
+                raise InputError(f"input_ids hold {count} {name} tokens, but no {name} is given")
+
+    # What generate() asks of a model whose positions have three axes and whose media have no batch dimension.
+
+    def _prepare_position_ids_for_generation(
+        self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """Positions [4, B, N], text positions first; or [1, B, N] that go on after a cache."""
+        text = super()._prepare_position_ids_for_generation(inputs_tensor, model_kwargs)  # [B or 1, N]
+        ids = model_kwargs.get("input_ids")
+        if ids is None or ids.shape[1] == 0:
+            ids = inputs_tensor if inputs_tensor.dim() == 2 else None  # embeddings have 3
+        cache = model_kwargs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if past and self.rope_deltas is not None:
+            if ids is not None and any(model_kwargs.get(name) is not None for name in _MEDIA):
+                new = ids[:, past:] if ids.shape[1] > past else ids
+                if bool((token_kinds(new, self.config) != TEXT).any()):
+                    raise InputError("media after a cache: pass position_ids, or generate without the cache")
+            return text[None] + self.rope_deltas
+        if ids is None:
+            self.rope_deltas = torch.zeros(len(inputs_tensor), 1, dtype=torch.int64, device=inputs_tensor.device)
+            return text.expand(4, len(inputs_tensor), -1)
+        grids = {name: model_kwargs.get(name) for name in (*_GRIDS, "attention_mask")}
+        positions, self.rope_deltas = rope_index(ids, self.config, **grids)
+        return torch.cat([text.expand(1, len(ids), -1), positions])
+
+    def prepare_inputs_for_generation(
+        self, input_ids: torch.Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        inputs = super().prepare_inputs_for_generation(input_ids, is_first_iteration=is_first_iteration, **kwargs)
+        encoded = inputs.get("inputs_embeds") is not None  # they hold the media already
+        if encoded or (not is_first_iteration and kwargs.get("use_cache", True)):
+            for name in (*_MEDIA, *_GRIDS):
+                inputs.pop(name, None)
+        return inputs
+
+    def _expand_inputs_for_generation(
+        self,
+        expand_size: int = 1,
+        is_encoder_decoder: bool = False,
+        input_ids: torch.Tensor | None = None,
+        **model_kwargs: Any,
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Repeats each prompt for beams or several answers; media have no batch dimension, so by prompt, not by row."""
+        media = {name: model_kwargs.pop(name, None) for name in (*_MEDIA, *_GRIDS)}
+        given = model_kwargs.get("input_ids") if input_ids is None else input_ids
+        if expand_size > 1 and given is not None:
+            media = _repeat_media(media, token_kinds(given, self.config).cpu(), expand_size, self.config)
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+            expand_size, is_encoder_decoder, input_ids, **model_kwargs
+        )
+        return input_ids, model_kwargs | {name: value for name, value in media.items() if value is not None}
+
+
+def _repeat_media(
+    media: dict[str, torch.Tensor | None], kinds: torch.Tensor, times: int, config: VideoSalmonn2PlusConfig
+) -> dict[str, torch.Tensor | None]:
+    """Media of kinds [B, N], repeated prompt by prompt."""
+    counts = {kind: [] for kind in (IMAGE, VIDEO, AUDIO)}  # per prompt: images, videos, pieces of sound
+    for row in kinds:
+        held = [row[start:stop] for start, stop in blocks(row)]
+        for kind in (IMAGE, VIDEO):
+            counts[kind].append(sum(bool((block == kind).any()) for block in held))
+        counts[AUDIO].append(int((row == AUDIO).sum()) // config.audio_tokens_per_piece)
+
+    def repeat(value: torch.Tensor | None, sizes: list[int]) -> torch.Tensor | None:
+        if value is None:
+            return None
+        parts = torch.as_tensor(value).split(sizes)
+        return torch.cat([part for part in parts for _ in range(times)])
+
+    def patches(grid: torch.Tensor | None, sizes: list[int]) -> list[int]:
+        return [] if grid is None else [int(part.prod(-1).sum()) for part in grid.split(sizes)]
+
+    images, videos = media["image_grid_thw"], media["video_grid_thw"]
+    return {
+        "pixel_values": repeat(media["pixel_values"], patches(images, counts[IMAGE])),
+        "pixel_values_videos": repeat(media["pixel_values_videos"], patches(videos, counts[VIDEO])),
+        "audio_features": repeat(media["audio_features"], counts[AUDIO]),
+        "image_grid_thw": repeat(images, counts[IMAGE]),
+        "video_grid_thw": repeat(videos, counts[VIDEO]),
+        "video_second_per_grid": repeat(media["video_second_per_grid"], counts[VIDEO]),
+    }

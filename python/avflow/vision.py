@@ -1,0 +1,129 @@
+"""Processors of models that see pictures and need no torchvision: tokenizer, chat text, patches, placeholders filled.
+
+Patches come from pictures.py, the same arithmetic as transformers' processors (tests compare them bit for bit). A
+transformers processor that the caller made (Qwen2_5_VLProcessor) works in `pixels` and `fill` as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .pictures import TorchImages, TorchVideos
+from .processing import ProcessorInfo, read_settings, video_limits
+
+
+@dataclass
+class VisionProcessor:
+    """What a checkpoint folder says about text and pictures. `settings`: its preprocessor_config.json."""
+
+    tokenizer: Any
+    image_processor: TorchImages
+    video_processor: TorchVideos
+    settings: dict[str, Any]
+    chat_template: str | None = None
+    avflow_info: ProcessorInfo = ProcessorInfo("avflow")
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> VisionProcessor:
+        """From a checkpoint folder or a hub name. Raises InputError where it lacks a file."""
+        from transformers import AutoTokenizer
+
+        settings = read_settings(folder, "preprocessor_config.json")
+        if settings is None:
+            settings = (read_settings(folder, "processor_config.json") or {}).get("image_processor")
+        if settings is None:
+            raise InputError(f"checkpoint {folder!r} lacks a processor file: it needs a preprocessor_config.json")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise InputError(f"checkpoint {folder!r} has no tokenizer that loads: {error}") from error
+        pictures = TorchImages(settings), TorchVideos(settings)
+        info = ProcessorInfo("avflow", *video_limits(folder))
+        return cls(tokenizer, *pictures, settings, cls._template(folder, tokenizer), info)
+
+    @classmethod
+    def _template(cls, folder: str, tokenizer: Any) -> str | None:
+        found = read_settings(folder, "chat_template.jinja") or read_settings(folder, "chat_template.json") or {}
+        template = found.get("chat_template", tokenizer.chat_template)
+        if template is None:
+            raise InputError(f"checkpoint {folder!r} has no chat template: it needs a chat_template.json")
+        return template
+
+    def save_pretrained(self, folder) -> None:
+        """The files that `from_pretrained` reads."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(folder)
+        files = {"preprocessor_config.json": self.settings}
+        if self.chat_template is not None:
+            files["chat_template.json"] = {"chat_template": self.chat_template}
+        for name, value in files.items():
+            (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+    def apply_chat_template(self, chat: list[dict], tokenize: bool = False, add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat, chat_template=self.chat_template, tokenize=tokenize, add_generation_prompt=add_generation_prompt
+        )
+
+
+def pixels(
+    processor: Any,
+    frames: torch.Tensor | None,
+    image: torch.Tensor | None,
+    image_pixels: tuple[int, int] | None = None,
+) -> dict[str, torch.Tensor]:
+    """Patches of a video and an image.
+
+    Args:
+        frames: uint8 [T, 3, H, W] at their final size; an odd last one is repeated. image: uint8 [3, H, W].
+        image_pixels: (min, max) pixels of the image, default the checkpoint's.
+
+    Returns:
+        pixel_values_videos float32 [patches, 1176], video_grid_thw int64 [1, 3]; pixel_values, image_grid_thw.
+    """
+    out: dict[str, torch.Tensor] = {}
+    if frames is not None:
+        area = frames.shape[-2] * frames.shape[-1]
+        size = {"shortest_edge": area, "longest_edge": area}
+        out |= processor.video_processor(videos=[frames], do_sample_frames=False, size=size, return_tensors="pt")
+    if image is not None:
+        size = None if image_pixels is None else {"shortest_edge": image_pixels[0], "longest_edge": image_pixels[1]}
+        more = {} if size is None else {"size": size}
+        out |= processor.image_processor(images=[image], return_tensors="pt", **more)
+    names = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw")
+    return {name: out[name] for name in names if name in out}
+
+
+def tokens(grid: torch.Tensor, merge: int) -> tuple[int, int]:
+    """Temporal steps, and tokens of each, of one grid [3] = (t, h, w) in patches that are merged `merge` x `merge`."""
+    t, h, w = grid.tolist()
+    return t, h * w // merge**2
+
+
+def fill(tokenizer: Any, text: str, runs: dict[int, Sequence[list[int]]]) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask int64 [1, N] of a chat text whose placeholders give way to their runs.
+
+    Args:
+        runs: placeholder id -> the ids that its first, second ... occurrence becomes.
+
+    Raises:
+        InputError: not as many placeholders in the text as runs.
+    """
+    ids: list[int] = []
+    left = {token: list(found) for token, found in runs.items()}
+    for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        ids += left[token].pop(0) if left.get(token) else [token]
+    unused = {token for token, found in left.items() if found}
+    if unused:
+        raise InputError(
+            f"the chat text lacks the placeholder {tokenizer.decode(sorted(unused)[:1])!r}: chat template, tokenizer "
+            "and config.json of the checkpoint do not belong together"
+        )
+    return {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.long)}
