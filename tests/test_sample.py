@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from avflow.errors import InputError
+from avflow.errors import InputError, UnsupportedModelError
 from avflow.sample import Sample
 
 LINE = {"id": "1", "question": "Which color?", "options": ["red", "green"], "answer": "B", "video": "clips/a.mp4"}
@@ -79,6 +79,12 @@ def test_options_that_carry_their_letters_lose_them():
         ({"use_audio_in_video": "yes"}, "use true, false or null"),
         ({"use_audio_in_video": True, "audio": "a.wav"}, "leave one of them out"),
         ({"use_audio_in_video": True, "video": None, "audio": "a.wav"}, "there is no video"),
+        ({"options": ["A", "B", "C"], "answer": "B"}, "are the letters .* without a text"),
+        ({"options": ["A.", "B."], "answer": "B"}, "option A is empty"),
+        ({"start": -1}, "start is -1"),
+        ({"start": 3, "end": 2}, "end 2.0 s is not after start 3.0 s"),
+        ({"end": "soon"}, "end is 'soon'"),
+        ({"start": 3, "video": None, "image": "a.png"}, "start is set, but there is no video"),
     ],
 )
 def test_a_bad_sample_says_what_is_wrong(change, says):
@@ -118,3 +124,48 @@ def test_separators_inside_strings_do_not_split_lines(tmp_path):
     path = tmp_path / "s.jsonl"
     path.write_text("\ufeff" + json.dumps(LINE | {"question": "a\u2028b\x85?"}, ensure_ascii=False), encoding="utf-8")
     assert Sample.read_jsonl(path)[0].question == "a\u2028b\x85?"
+
+
+ITEM = {"id": "i", "question": "Which sounds like it?", "answer": "c", "reference": "r.wav"}
+IMAGES = ["1.png", "2.jpg", "3.webp"]
+
+
+def test_an_interleaved_item_has_candidates_a_reference_and_letters(tmp_path):
+    sample = Sample(**ITEM, candidates=IMAGES)
+    assert (sample.options, sample.answer, sample.answer_index) == (["A", "B", "C"], "C", 2)
+    assert sample.candidate_kind == "image"
+    assert (
+        Sample(**ITEM | {"reference": "r.png", "candidates": ["1.wav", "2.MP3"], "answer": "A"}).candidate_kind
+        == "audio"
+    )
+    (read,) = Sample.read_jsonl(write(tmp_path, ITEM | {"candidates": IMAGES}))
+    assert read.candidates == [str(tmp_path / name) for name in IMAGES] and read.reference == str(tmp_path / "r.wav")
+    assert Sample.read_jsonl(write(tmp_path, read.to_json())) == [read]
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"candidates": None}, "come together"),
+        ({"reference": None}, "come together"),
+        ({"video": "v.mp4"}, "candidates and video: an item has either"),
+        ({"candidates": ["1.png"]}, "1 candidates: give 2 to 26"),
+        ({"candidates": "1.png"}, "must be a list of paths"),
+        ({"candidates": ["1.png", ""]}, "must be a list of paths"),
+        ({"candidates": ["1.png", "2.wav"]}, "of two kinds"),
+        ({"candidates": ["1.wav", "2.wav"]}, "both of kind audio: give an image"),
+        ({"candidates": ["1.png", "2.txt"]}, "candidate 2 is '2.txt': name an image or a sound"),
+        ({"options": ["dog", "cat", "cow"]}, "leave options out"),
+        ({"answer": "D"}, "neither a letter A to C"),
+    ],
+)
+def test_a_bad_interleaved_item_says_what_is_wrong(change, says):
+    with pytest.raises(InputError, match=says):
+        Sample(**(ITEM | {"candidates": IMAGES} | change))
+
+
+def test_what_no_family_reads_yet_is_refused(omni):
+    with pytest.raises(UnsupportedModelError, match="'i' has candidates: .* not there yet"):
+        omni.prepare(Sample(**ITEM, candidates=IMAGES))
+    with pytest.raises(UnsupportedModelError, match="part of its video .start 1.0, end None.* not there yet"):
+        omni.prepare(Sample(**LINE, start=1))

@@ -12,6 +12,8 @@ from .errors import InputError
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MEDIA = ("video", "audio", "image")
+IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma")
 _PREFIX = re.compile(r"^\s*\(?([A-Za-z])\s*[.):]\s*")  # "A. red", "(B) green", "C: blue"
 
 
@@ -29,6 +31,11 @@ class Sample:
         task: a name to group results by.
         use_audio_in_video: True or None: a video's own sound is read with it, interleaved by time, unless `audio` is
             given. False: frames only.
+        candidates: an interleaved item instead of the media above: 2 to 26 images, or as many sounds, to choose from.
+            Each has a letter, and the letters are the options: leave `options` out, and give `answer` as a letter.
+        reference: of an interleaved item, what the candidates are compared with: a sound if they are images, an image
+            if they are sounds.
+        start, end: seconds of the video that the question is about; None: from its start, to its end.
 
     Raises:
         InputError: anything missing, of the wrong type, or an answer that is none of the options.
@@ -43,6 +50,10 @@ class Sample:
     image: str | None = None
     task: str = ""
     use_audio_in_video: bool | None = None
+    candidates: list[str] | None = None
+    reference: str | None = None
+    start: float | None = None
+    end: float | None = None
 
     def __post_init__(self) -> None:
         self.id = str(self.id)
@@ -52,7 +63,10 @@ class Sample:
         self.task = self._text("task", empty=True)
         for name in MEDIA:
             setattr(self, name, self._path(name))
-        if not any(getattr(self, name) for name in MEDIA):
+        self.reference = self._path("reference")
+        if self.candidates is not None or self.reference:
+            self._check_interleaved()
+        elif not any(getattr(self, name) for name in MEDIA):
             raise self._say("no video, audio or image: name the file that the question is about")
         if self.use_audio_in_video not in (None, True, False):
             raise self._say(f"use_audio_in_video is {self.use_audio_in_video!r}: use true, false or null")
@@ -60,7 +74,8 @@ class Sample:
             raise self._say("use_audio_in_video is set, but there is no video")
         if self.use_audio_in_video and self.audio:
             raise self._say("use_audio_in_video=True and an audio file: leave one of them out")
-        if self.options is not None:
+        self._check_span()
+        if self.options is not None and self.candidates is None:
             self.options = self._options()
         self.answer = self._answer()
 
@@ -68,6 +83,11 @@ class Sample:
     def answer_index(self) -> int | None:
         """Number of the correct option, from 0, or None for an open-ended question."""
         return None if self.options is None else LETTERS.index(self.answer)
+
+    @property
+    def candidate_kind(self) -> str | None:
+        """What the candidates are: "image" or "audio"; None where there are none. The reference is the other kind."""
+        return None if self.candidates is None else self._kind("candidate 1", self.candidates[0])
 
     @classmethod
     def read_jsonl(cls, path) -> list[Sample]:
@@ -128,6 +148,49 @@ class Sample:
             raise self._say(f"{name} must be one path, got {value!r}")
         return str(value)
 
+    def _check_interleaved(self) -> None:
+        """Candidates and a reference, of the two kinds; the options become the candidates' letters."""
+        if self.candidates is None or not self.reference:
+            raise self._say("candidates and reference come together: give both, or a video, audio or image")
+        if given := [name for name in MEDIA if getattr(self, name)]:
+            raise self._say(f"candidates and {given[0]}: an item has either")
+        if not isinstance(self.candidates, (list, tuple)) or not all(
+            isinstance(c, (str, Path)) and str(c).strip() for c in self.candidates
+        ):
+            raise self._say(f"candidates must be a list of paths, got {self.candidates!r}")
+        if not 2 <= len(self.candidates) <= len(LETTERS):
+            raise self._say(f"{len(self.candidates)} candidates: give 2 to {len(LETTERS)}")
+        self.candidates = [str(c) for c in self.candidates]
+        kinds = [self._kind(f"candidate {n}", c) for n, c in enumerate(self.candidates, start=1)]
+        if len(set(kinds)) > 1:
+            raise self._say(f"the candidates are of two kinds ({', '.join(kinds)}): give images only, or sounds only")
+        if self._kind("the reference", self.reference) == kinds[0]:
+            other = "a sound" if kinds[0] == "image" else "an image"
+            raise self._say(f"the candidates and the reference are both of kind {kinds[0]}: give {other} as reference")
+        letters = list(LETTERS[: len(self.candidates)])
+        if self.options is not None and list(self.options) != letters:
+            raise self._say(f"candidates and the options {self.options!r}: leave options out, the letters are they")
+        self.options = letters
+
+    def _kind(self, what: str, path: str) -> str:
+        suffix = Path(path).suffix.lower()
+        if suffix in IMAGE_FILES or suffix in SOUND_FILES:
+            return "image" if suffix in IMAGE_FILES else "audio"
+        raise self._say(f"{what} is {path!r}: name an image or a sound ({', '.join(IMAGE_FILES + SOUND_FILES)})")
+
+    def _check_span(self) -> None:
+        for name in ("start", "end"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise self._say(f"{name} is {value!r}: give seconds, 0 or more")
+            if not self.video:
+                raise self._say(f"{name} is set, but there is no video")
+            setattr(self, name, float(value))
+        if self.end is not None and self.end <= (self.start or 0.0):
+            raise self._say(f"end {self.end} s is not after start {self.start or 0.0} s")
+
     def _options(self) -> list[str]:
         options = self.options
         if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
@@ -135,6 +198,8 @@ class Sample:
         if not 2 <= len(options) <= len(LETTERS):
             raise self._say(f"{len(options)} options: give 2 to {len(LETTERS)}, or leave options out")
         options = _without_letters([o.strip() for o in options])
+        if options == list(LETTERS[: len(options)]):
+            raise self._say(f"the options are the letters {options} without a text: write what each stands for")
         if not all(options):
             raise self._say(f"option {LETTERS[options.index('')]} is empty")
         twice = sorted({o for o in options if options.count(o) > 1})
@@ -187,10 +252,12 @@ def _record(line: str, folder: Path) -> dict[str, Any]:
         raise InputError(f"id must be a text or an integer, got {record['id']!r}")
     known = {f.name for f in fields(Sample)}
     values = {k: v for k, v in record.items() if k in known and v is not None}
-    for name in MEDIA:
+    for name in (*MEDIA, "reference"):
         if isinstance(values.get(name), str) and values[name]:
             values[name] = str(folder / values[name])
-    if not any(values.get(name) for name in MEDIA):
+    if isinstance(values.get("candidates"), list):
+        values["candidates"] = [str(folder / c) if isinstance(c, str) and c else c for c in values["candidates"]]
+    if not any(values.get(name) for name in (*MEDIA, "candidates", "reference")):
         raise InputError(f"sample {record['id']!r}: no video, audio or image among its keys {sorted(record)}")
     return values
 

@@ -120,6 +120,13 @@ class Model:
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
         """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
+        if sample.candidates is not None:
+            raise UnsupportedModelError(f"sample {sample.id!r} has candidates: interleaved items are not there yet")
+        if sample.start is not None or sample.end is not None:
+            raise UnsupportedModelError(
+                f"sample {sample.id!r} is about a part of its video (start {sample.start}, end {sample.end}), which is "
+                "not there yet: cut the clip and leave start and end out"
+            )
         return self.family.prepare(self, sample, **options)
 
     def text(self, ids: list[int]) -> str:

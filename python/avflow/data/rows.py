@@ -1,0 +1,173 @@
+"""Rows of a data set, whatever it is kept in: JSON, JSONL, CSV, TSV, Parquet, a folder of these, Hugging Face."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..errors import InputError
+from .mapping import DataMapping
+
+FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
+HUB = "hf:"
+
+
+def is_hub(source: str | Path) -> bool:
+    """Is it a Hugging Face data set ("hf:owner/name")?"""
+    return str(source).startswith(HUB)
+
+
+def read_rows(source: str | Path, mapping: DataMapping) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of every row: `where` names it in messages. Rows are read as they are asked for.
+
+    Raises:
+        InputError: nothing there, or not of the format that its ending promises.
+    """
+    if is_hub(source):
+        yield from _hub_rows(str(source)[len(HUB) :], mapping)
+        return
+    path = Path(source)
+    if path.is_dir() and any((path / n).is_file() for n in ("dataset_info.json", "dataset_dict.json")):
+        yield from _saved_rows(path, mapping)
+        return
+    for file in _files(path):
+        for number, row in enumerate(_file_rows(file, mapping)):
+            where = f"{file}, row {number}"
+            if not isinstance(row, dict):
+                raise InputError(f"{where} holds {type(row).__name__}, not an object with columns")
+            yield where, {"_file": file.stem, "_row": number, **row}
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in FILES)
+        if not found:
+            raise InputError(f"the folder {path} holds no file of samples ({', '.join(FILES)})")
+        return found
+    if not path.is_file():
+        raise InputError(f"cannot read the samples {path}: no such file or folder (a data set of the hub: {HUB}{path})")
+    if path.suffix.lower() not in FILES:
+        raise InputError(f"cannot read the samples {path}: its ending is none of {', '.join(FILES)}")
+    return [path]
+
+
+def _file_rows(path: Path, mapping: DataMapping) -> Iterator[Any]:
+    kind = path.suffix.lower()
+    try:
+        if kind == ".parquet":
+            yield from _parquet_rows(path, mapping)
+            return
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise InputError(f"cannot read the samples {path}: {error}") from error
+    if kind in (".csv", ".tsv"):
+        csv.field_size_limit(2**27)
+        yield from csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if kind == ".tsv" else ",")
+        return
+    try:
+        if kind == ".json":
+            yield from _json_rows(json.loads(text), path, mapping)
+            return
+        line = 0
+        for line, part in enumerate(text.split("\n")):  # noqa: B007 (told below)
+            if part.strip():
+                yield json.loads(part)
+    except json.JSONDecodeError as error:
+        number = error.lineno if kind == ".json" else line + 1
+        raise InputError(f"{path}: not JSON ({error.msg}, line {number}, column {error.colno})") from error
+
+
+def _json_rows(value: Any, path: Path, mapping: DataMapping) -> Iterator[Any]:
+    """Rows of a list of objects, or of objects under keys, with rows nested in them or not."""
+    if isinstance(value, list):
+        yield from value
+        return
+    if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
+        raise InputError(f"{path} holds {type(value).__name__}: write a list of objects, or objects under keys")
+    number = 0
+    for key, outer in value.items():
+        if mapping.nested is None:
+            yield {mapping.key: key, **outer}
+            continue
+        inner = {k: v for k, v in outer.items() if k.startswith(mapping.nested) and isinstance(v, dict)}
+        shared = {k: v for k, v in outer.items() if k not in inner}
+        for row in inner.values():
+            yield {mapping.key: key, "index": number, **shared, **row}
+            number += 1
+
+
+def _parquet_rows(path: Path, mapping: DataMapping) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(path)
+    # Only what is read: data sets carry whole videos in columns that a mapping may not want.
+    columns = _wanted(file.schema_arrow.names, mapping, str(path))
+    for batch in file.iter_batches(batch_size=32, columns=columns):
+        yield from batch.to_pylist()
+
+
+def _wanted(there: list[str], mapping: DataMapping, where: str) -> list[str]:
+    """The columns that the mapping reads. Raises InputError for one that is missing."""
+    asked = mapping.columns()
+    if missing := sorted(name for name in asked if name not in (*there, "_file", "_row") and not name.endswith("?")):
+        raise InputError(f"{where}: no column {missing[0]!r}: there are {sorted(there)}")
+    return [name for name in there if name in {column.removesuffix("?") for column in asked}]
+
+
+def _datasets():
+    try:
+        import datasets
+    except ImportError as error:
+        raise InputError(
+            "Hugging Face data sets need the package datasets, which is not installed: pip install 'avflow[data]'"
+        ) from error
+    return datasets
+
+
+def _hub_rows(name: str, mapping: DataMapping) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of "owner/name[/config][:split]"; without a split, that called test, or the only one."""
+    datasets = _datasets()
+    name, _, split = name.partition(":") if not Path(name).exists() else (name, "", "")
+    owner_name, config = (name, None) if Path(name).is_dir() else _with_config(name)
+    try:
+        found = datasets.load_dataset(owner_name, config, split=split or None)
+    except Exception as error:  # its own errors share no base class
+        raise InputError(f"cannot load the data set {HUB}{name}: {' '.join(str(error).split())}") from error
+    yield from _split_rows(found, f"{HUB}{name}", mapping)
+
+
+def _with_config(name: str) -> tuple[str, str | None]:
+    parts = name.split("/")
+    if not 2 <= len(parts) <= 3 or not all(parts):
+        raise InputError(f"{HUB}{name}: write {HUB}owner/name, {HUB}owner/name/config or {HUB}owner/name:split")
+    return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None
+
+
+def _saved_rows(path: Path, mapping: DataMapping) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        found = _datasets().load_from_disk(str(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the data set {path}: {' '.join(str(error).split())}") from error
+    yield from _split_rows(found, str(path), mapping)
+
+
+def _split_rows(found: Any, where: str, mapping: DataMapping) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(found, dict):
+        if "test" not in found and len(found) > 1:
+            raise InputError(f"{where} has the splits {sorted(found)}: name one, as {HUB}owner/name:split")
+        found = found["test"] if "test" in found else next(iter(found.values()))
+    columns = _wanted(found.column_names, mapping, where)
+    # As arrow: media columns stay files, nothing is decoded here.
+    found = found.select_columns(columns).with_format("arrow")
+    stem = Path(where.removeprefix(HUB)).name
+    number = 0
+    for batch in found.iter(batch_size=32):
+        for row in batch.to_pylist():
+            yield f"{where}, row {number}", {"_file": stem, "_row": number, **row}
+            number += 1
