@@ -6,17 +6,16 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from network import SIDE, TEXTS
 from torch.utils.data import DataLoader, Dataset
 
+from avflow.models.chat import _user_text
 from avflow.pictures import TorchVideos
 from avflow.sample import LETTERS, Sample
-from avflow.models.chat import _user_text
-from avflow.synthetic import TASKS, Question, answer, ask, frames_read, make_scene, waveform
+from avflow.synthetic import TASKS, Question, ask, frames_read, make_scene, waveform
 from avflow.synthetic import picture as pictures
 from avflow.synthetic import sound as sounds
 from avflow.synthetic.scene import COLORS, LEVELS, SHAPES, Scene
-
-from network import SIDE, TEXTS
 
 TASK_NAMES = list(TASKS)
 AUDIO_TOKENS = 100  # 4 s at 25 a second

@@ -56,6 +56,25 @@ def make_thinker(tokenizer, sizes: dict):
     return thinker
 
 
+def deepen(shallow, deep, times: int) -> None:
+    """Give `deep` the weights of `shallow`: each layer becomes `times` layers, each of which adds its share.
+
+    Nearly the same function, spread over more layers, so that a window of layers means something (growing a trained
+    stack: Du et al. 2024, arXiv 2405.15319; here each copy's output is divided, so that training goes on from there).
+    """
+    weights = {}
+    for name, value in shallow.state_dict().items():
+        head, found, rest = name.partition(".language_model.layers.")
+        if not found:
+            weights[name] = value
+            continue
+        number, rest = rest.split(".", 1)
+        share = times if rest in ("self_attn.o_proj.weight", "mlp.down_proj.weight") else 1
+        for copy in range(times):
+            weights[f"{head}{found}{int(number) * times + copy}.{rest}"] = value / share
+    deep.load_state_dict(weights)
+
+
 @dataclass(frozen=True)
 class Head:
     """What all prompts begin with: everything up to the end of the media. ids [P], positions [3, P] (t, h, w)."""
@@ -155,7 +174,14 @@ class Packed(nn.Module):
         color, shape, number, place = self.eyes(video).split([6, 4, 4, 2], -1)
         pitch, kind, onset = self.ears(audio).split([6, 4, 2], -1)
         labels = batch["labels"]
-        pairs = ((color, "color"), (shape, "shape"), (number, "number"), (pitch, "pitch"), (kind, "kind"), (onset, "onset"))
+        pairs = (
+            (color, "color"),
+            (shape, "shape"),
+            (number, "number"),
+            (pitch, "pitch"),
+            (kind, "kind"),
+            (onset, "onset"),
+        )
         loss = sum(F.cross_entropy(found.flatten(0, 1), labels[name].flatten()) for found, name in pairs)
         off = (place - labels["place"]).square().sum(-1) * labels["alone"]
         return loss + 4 * off.sum() / labels["alone"].sum().clamp(min=1)

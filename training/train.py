@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import tempfile
@@ -26,7 +25,7 @@ declare_torchvision()
 sys.path.insert(0, str(Path(__file__).parent))
 
 from batches import TASK_NAMES, Batches, Blocks, stream  # noqa: E402
-from network import SIDE, Head, Packed, make_thinker, make_tokenizer  # noqa: E402
+from network import SIDE, Head, Packed, deepen, make_thinker, make_tokenizer  # noqa: E402
 
 from avflow.demo import omni  # noqa: E402
 from avflow.demo.tokenizer import save_tokenizer  # noqa: E402
@@ -44,32 +43,49 @@ def save_folder(thinker, tokenizer, folder: Path) -> None:
     omni.save_thinker(thinker, tokenizer, folder, torch.bfloat16)
 
 
-def build(config: dict, out: Path) -> tuple[Packed, Blocks, dict]:
-    """The model with its first weights, and how questions are laid out, learned from one prepared clip."""
-    torch.manual_seed(config["seed"])
+def layout(config: dict, out: Path) -> tuple[Blocks, Head, dict]:
+    """How questions are laid out, learned from one clip as model.prepare gives it; what makes batches."""
     tokenizer, data = make_tokenizer(), config["data"]
     save_folder(make_thinker(tokenizer, config["model"]), tokenizer, out / "start")
     model = avflow.load(out / "start")
     with tempfile.TemporaryDirectory() as folder:
         path = write_items(make_items("train", 1), folder)
         prompt = model.prepare(avflow.Sample.read_jsonl(path)[0])
-    torch.manual_seed(config["seed"])
-    thinker = make_thinker(tokenizer, config["model"])  # again, not rounded to bfloat16
-    model.hf = thinker
     blocks = Blocks(tokenizer, data["choices"], data["open"])
-    packed = Packed(thinker, Head.of(model, prompt), blocks.lengths, blocks.counts)
-    return packed, blocks, {"extractor": model.processor.feature_extractor, "picture": FRAME}
+    return blocks, Head.of(model, prompt), {"extractor": model.processor.feature_extractor, "picture": FRAME}
 
 
-def rates(config: dict, step: int) -> tuple[float, float, float]:
-    """Learning rates of towers and decoder at this step, and the share of the whole run's second stage that is done."""
+def build(config: dict, blocks: Blocks, head: Head, step: int) -> Packed:
+    """The model of this step's stage, with its first weights."""
+    torch.manual_seed(config["seed"])
+    sizes, stages = config["model"], config["stages"]
+    if step < stages["towers"] + stages["shallow"]:
+        sizes = sizes | {"layers": stages["shallow_layers"]}
+    return Packed(make_thinker(blocks.tokenizer, sizes), head, blocks.lengths, blocks.counts)
+
+
+def grow(config: dict, shallow: Packed, blocks: Blocks, head: Head, step: int) -> Packed:
+    """The whole model, from the shallow one."""
+    packed = build(config, blocks, head, step)
+    deepen(shallow.thinker, packed.thinker, config["model"]["layers"] // config["stages"]["shallow_layers"])
+    packed.eyes.load_state_dict(shallow.eyes.state_dict())
+    packed.ears.load_state_dict(shallow.ears.state_dict())
+    return packed
+
+
+def rates(config: dict, step: int) -> tuple[float, float]:
+    """Learning rates of towers and decoder at this step."""
     stages, o = config["stages"], config["optimizer"]
-    if step < stages["towers"]:
-        return o["towers_rate"] * min(1.0, (step + 1) / o["warmup"]), 0.0, 0.0
-    at = step - stages["towers"]
-    share = at / stages["whole"]
-    rate = o["decoder_rate"] * min(1.0, (at + 1) / o["warmup"]) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
-    return rate / 3, rate, share
+    starts = (0, stages["towers"], stages["towers"] + stages["shallow"])
+    stage = sum(step >= s for s in starts) - 1
+    at = step - starts[stage]
+    warm = min(1.0, (at + 1) / o["warmup"])
+    if stage == 0:
+        return o["towers_rate"] * warm, 0.0
+    rate = warm * o["shallow_rate" if stage == 1 else "whole_rate"]
+    if stage == 2:
+        rate *= min(1.0, (stages["whole"] - at) / stages["fall"])
+    return rate / 3, rate
 
 
 def make_optimizer(packed: Packed, config: dict):
@@ -86,16 +102,15 @@ def make_optimizer(packed: Packed, config: dict):
 
 
 @torch.no_grad()
-def evaluate(packed: Packed, batches: Batches, count: int) -> dict[str, float]:
+def evaluate(packed: Packed, batches: list[dict], choices: int) -> dict[str, float]:
     """Share of right answers per task: multiple choice (letter of the three or two), and open ("color (open)")."""
     packed.eval()
     hits: dict[str, list] = {}
-    for number in range(count):
-        batch = batches[number]
+    for batch in batches:
         logits = packed.answers(batch, *packed.see_and_hear(batch))  # [B, questions, vocab]
         right = logits.argmax(-1) == batch["targets"]
         for column in range(right.shape[1]):
-            kind = "" if column < batches.blocks.counts[0] else " (open)"
+            kind = "" if column < choices else " (open)"
             for row in range(right.shape[0]):
                 task = TASK_NAMES[int(batch["tasks"][row, column])]
                 hits.setdefault(task + kind, []).append(bool(right[row, column]))
@@ -106,25 +121,31 @@ def evaluate(packed: Packed, batches: Batches, count: int) -> dict[str, float]:
 def train(config: dict, out: Path, workers: int | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config["threads"])
-    packed, blocks, parts = build(config, out)
     stages, data, o = config["stages"], config["data"], config["optimizer"]
-    total = stages["towers"] + stages["whole"]
-    held_blocks = Blocks(blocks.tokenizer, *blocks.counts)
-    held = Batches(held_blocks, **parts, split="heldout", seed=config["seed"] + 1, scenes=16, balanced=True)
-    optimizer = make_optimizer(packed, config)
-    state_file, step, seconds = out / "state.pt", 0, 0.0
+    deep_from = stages["towers"] + stages["shallow"]
+    total = deep_from + stages["whole"]
+    blocks, head, parts = layout(config, out)
+    held = Batches(blocks, **parts, split="heldout", seed=config["seed"] + 1, scenes=16, balanced=True)
+    held = [held[i] for i in range(config["evaluate"]["scenes"] // held.scenes)]
+    state_file, state = out / "state.pt", {"step": 0, "seconds": 0.0}
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
+        _cut_log(out / "log.jsonl", state["step"])
+    step, seconds = state["step"], state["seconds"]
+    packed = build(config, blocks, head, step - 1)  # a state at the stage's border is still the shallow model
+    optimizer = make_optimizer(packed, config)
+    if "model" in state:
         packed.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        step, seconds = state["step"], state["seconds"]
-        _cut_log(out / "log.jsonl", step)
     batches = Batches(blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"])
     source = stream(batches, range(step, total), data["workers"])
     begin, running = time.perf_counter() - seconds, {}
     for step in range(step, total):
+        if step == deep_from:
+            packed = grow(config, packed, blocks, head, step)
+            optimizer = make_optimizer(packed, config)
         batch = next(source)
-        low, high, _ = rates(config, step)
+        low, high = rates(config, step)
         for group in optimizer.param_groups:
             group["lr"] = low if group["tower"] else high
         video, audio = packed.see_and_hear(batch)
@@ -151,7 +172,7 @@ def train(config: dict, out: Path, workers: int | None = None) -> None:
             line = {"step": done, "seconds": round(time.perf_counter() - begin, 1), "rate": high or low}
             line |= {"train": {k: round(sum(v) / len(v), 4) for k, v in sorted(running.items())}}
             if done > stages["towers"]:
-                line["heldout"] = evaluate(packed, held, config["evaluate"]["scenes"] // held.scenes)
+                line["heldout"] = evaluate(packed, held, blocks.counts[0])
             running = {}
             with open(out / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")

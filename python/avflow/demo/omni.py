@@ -116,7 +116,9 @@ def save_thinker(thinker, tokenizer, folder: Path, dtype=None) -> None:
     from safetensors.torch import save_file
 
     # transformers >= 5.21 holds the Thinker's parts one level deeper than the published files name them.
-    tensors = {f"thinker.{_published_name(k)}": v.to(dtype or v.dtype).contiguous() for k, v in thinker.state_dict().items()}
+    tensors = {
+        f"thinker.{_published_name(k)}": v.to(dtype or v.dtype).contiguous() for k, v in thinker.state_dict().items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", _full_config(thinker.config))
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
