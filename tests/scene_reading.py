@@ -1,4 +1,4 @@
-"""Reads answers back from a clip's pixels and sound alone, by plain image and signal processing: an independent oracle."""
+"""Reads answers back from a clip's pixels and sound alone, by plain image and signal processing."""
 
 from __future__ import annotations
 

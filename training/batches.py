@@ -102,7 +102,7 @@ def labels_of(scene: Scene) -> dict[str, np.ndarray]:
 
 
 class Batches(Dataset):
-    """Batch number -> tensors. frames: as model.prepare's, without the codec; mel: by the checkpoint's own extractor."""
+    """Batch number -> tensors, as model.prepare gives them but for the codec's noise. picture: its settings."""
 
     def __init__(self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, balanced=False):
         self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
@@ -142,4 +142,8 @@ class Batches(Dataset):
 
 def stream(batches: Batches, numbers: range, workers: int) -> Iterator[dict]:
     """The batches of `numbers` in order."""
-    return iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4))
+    return iter(
+        DataLoader(
+            batches, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+        )
+    )

@@ -102,7 +102,7 @@ class Head:
 
 
 def _packed(module, query, key, value, attention_mask, scaling=None, packing=None, **_):
-    """Attention of packed rows: the head causally, each block over the head and itself. q [B, H, N, d] -> [B, N, H, d]."""
+    """The head attends causally, each block to the head and itself. q [B, H, N, d] -> [B, N, H, d]."""
     p, groups = packing
     out = [F.scaled_dot_product_attention(*(x[:, :, :p] for x in (query, key, value)), is_causal=True, enable_gqa=True)]
     at = p
@@ -174,14 +174,7 @@ class Packed(nn.Module):
         color, shape, number, place = self.eyes(video).split([6, 4, 4, 2], -1)
         pitch, kind, onset = self.ears(audio).split([6, 4, 2], -1)
         labels = batch["labels"]
-        pairs = (
-            (color, "color"),
-            (shape, "shape"),
-            (number, "number"),
-            (pitch, "pitch"),
-            (kind, "kind"),
-            (onset, "onset"),
-        )
-        loss = sum(F.cross_entropy(found.flatten(0, 1), labels[name].flatten()) for found, name in pairs)
+        found = {"color": color, "shape": shape, "number": number, "pitch": pitch, "kind": kind, "onset": onset}
+        loss = sum(F.cross_entropy(f.flatten(0, 1), labels[name].flatten()) for name, f in found.items())
         off = (place - labels["place"]).square().sum(-1) * labels["alone"]
         return loss + 4 * off.sum() / labels["alone"].sum().clamp(min=1)

@@ -118,7 +118,7 @@ def evaluate(packed: Packed, batches: list[dict], choices: int) -> dict[str, flo
     return {k: round(sum(v) / len(v), 4) for k, v in sorted(hits.items())}
 
 
-def train(config: dict, out: Path, workers: int | None = None) -> None:
+def train(config: dict, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config["threads"])
     stages, data, o = config["stages"], config["data"], config["optimizer"]
@@ -131,16 +131,16 @@ def train(config: dict, out: Path, workers: int | None = None) -> None:
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         _cut_log(out / "log.jsonl", state["step"])
-    step, seconds = state["step"], state["seconds"]
-    packed = build(config, blocks, head, step - 1)  # a state at the stage's border is still the shallow model
+    first, seconds = state["step"], state["seconds"]
+    packed = build(config, blocks, head, first - 1)  # a state at the stage's border is still the shallow model
     optimizer = make_optimizer(packed, config)
     if "model" in state:
         packed.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     batches = Batches(blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"])
-    source = stream(batches, range(step, total), data["workers"])
+    source = stream(batches, range(first, total), data["workers"])
     begin, running = time.perf_counter() - seconds, {}
-    for step in range(step, total):
+    for step in range(first, total):
         if step == deep_from:
             packed = grow(config, packed, blocks, head, step)
             optimizer = make_optimizer(packed, config)

@@ -83,7 +83,7 @@ def write_clip(clip: Clip, path, sound: np.ndarray | None | bool = True) -> Path
 
 
 def write_media(path, frames, fps: int, sound: np.ndarray | None) -> Path:
-    """Write uint8 [H, W, 3] frames (RGB, sides even) and float32 [samples] at SAMPLE_RATE, or None for no sound track."""
+    """Write RGB frames, uint8 [H, W, 3], sides even; sound: float32 [samples] at SAMPLE_RATE, None for no track."""
     import av
 
     path = Path(path)

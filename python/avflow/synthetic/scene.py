@@ -2,8 +2,8 @@
 
 A scene pairs a picture (one shape crossing it; one that turns into another half way; one to four shapes) with a sound
 (two tones, a glide; beeps; a rhythm; a tone in one half of the clip). `content` is all of it but `jitter`, the number
-that sets place, size, shade, loudness and timing. The split follows from a hash of the content, so a held-out clip shows
-and lets hear a combination that no training clip has, whatever its jitter.
+that sets place, size, shade, loudness and timing. The split follows from a hash of the content, so a held-out clip
+shows and lets hear a combination that no training clip has, whatever its jitter.
 """
 
 from __future__ import annotations
