@@ -46,16 +46,16 @@ def test_packed_questions_get_the_logits_of_their_own_prompts(start, tmp_path):
     for item, sample, prompt in zip(items, samples, prompts, strict=True):
         other = questions_of(item.scene, np.random.default_rng(0), 1)
         questions = [item.question, *other, item.question]  # two with options, one to be answered with a word
-        ids, last, targets = blocks.pack(questions)
+        row = blocks.pack(questions)
+        targets = row["targets"]
         batch = {
             "patches": prompt.model_inputs["pixel_values_videos"],
             "grid": prompt.model_inputs["video_grid_thw"],
             "mel": prompt.model_inputs["input_features"],
-            "ids": torch.tensor([ids]),
-            "last": torch.tensor([last]),
+            **{k: torch.tensor([v]) for k, v in row.items()},
         }
         with torch.no_grad():
-            ours = packed.answers(batch, *packed.see_and_hear(batch))[0]  # [3, vocab]
+            ours = packed.answers(batch, *packed.see_and_hear(batch))[0][0]  # [3, vocab]
             theirs = model.hf(**prompt.model_inputs).logits[0, -1]
             word = avflow.Sample("w", sample.question, answer=item.question.answer, video=sample.video)
             open_prompt = model.prepare(word)
@@ -64,6 +64,8 @@ def test_packed_questions_get_the_logits_of_their_own_prompts(start, tmp_path):
         torch.testing.assert_close(ours[2], open_logits, atol=2e-5, rtol=1e-4)
         assert [targets[0]] == prompt.answer_ids and [targets[2]] == open_prompt.answer_ids
         assert blocks.letters[: len(sample.options)] == prompt.option_ids
+        words = [model.text([row["ids"][at]]) for at in row["options"][0] if at >= 0]
+        assert words == [f" {o}" for o in sample.options] and sample.answer_index == row["right"][0]
 
 
 def test_batches_are_what_prepare_gives_but_for_the_codec(start, tmp_path):
@@ -97,8 +99,8 @@ def test_a_deeper_model_starts_near_the_shallow_one(start):
     assert len(deep.thinker.model.language_model.layers) == 4
     assert len(shallow.thinker.model.language_model.layers) == 2
     with torch.no_grad():
-        near, fresh = (p.answers(batch, *p.see_and_hear(batch)) for p in (deep, train.build(TINY, blocks, head, 10)))
-        goal = shallow.answers(batch, *shallow.see_and_hear(batch))
+        near, fresh = (p.answers(batch, *p.see_and_hear(batch))[0] for p in (deep, train.build(TINY, blocks, head, 10)))
+        goal, _ = shallow.answers(batch, *shallow.see_and_hear(batch))
     assert (near - goal).norm() < 0.5 * (fresh - goal).norm()
 
 

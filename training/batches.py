@@ -42,16 +42,23 @@ class Blocks:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def pack(self, questions: list[Question]) -> tuple[list[int], list[int], list[int]]:
-        """ids of all blocks, where each one's last token is, and the token that answers it. Choices come first."""
-        ids, last, targets = [], [], []
+    def pack(self, questions: list[Question]) -> dict[str, list]:
+        """ids of all blocks, `last`: where each one's last token is, `targets`: the token that answers it.
+
+        Choices come first. options: where the options' words are [choices][3], -1 for none; right: the right one.
+        """
+        ids, last, targets, options, right = [], [], [], [], []
         for i, q in enumerate(questions):
             choice = i < self.counts[0]
             found, length = self._ids(block_text(q, choice)), self.lengths[not choice]
             last.append(len(ids) + len(found) - 1)
+            if choice:
+                words = [len(ids) + found.index(self._ids(f" {o}")[0]) for o in q.options]
+                options.append(words + [-1] * (3 - len(words)))
+                right.append(q.options.index(q.answer))
             ids += found + [self.pad] * (length - len(found))
             targets.append(self.letters[q.options.index(q.answer)] if choice else self.words[q.answer])
-        return ids, last, targets
+        return {"ids": ids, "last": last, "targets": targets, "options": options, "right": right}
 
 
 def training_scene(rng: np.random.Generator, split: str) -> Scene:
@@ -133,9 +140,7 @@ class Batches(Dataset):
             "grid": video["video_grid_thw"],
             "mel": mel.contiguous(),
             "labels": {k: torch.from_numpy(np.stack([f[k] for f in found])) for k in found[0]},
-            "ids": torch.tensor([r[0] for r in rows]),
-            "last": torch.tensor([r[1] for r in rows]),
-            "targets": torch.tensor([r[2] for r in rows]),
+            **{k: torch.tensor([row[k] for row in rows]) for k in rows[0]},
             "tasks": torch.tensor(tasks),
         }
 

@@ -123,6 +123,11 @@ def _blocks(x: torch.Tensor, at: int, count: int, length: int) -> torch.Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
+def _at(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Rows `index` [B, n] of x [B, N, hidden]: [B, n, hidden]."""
+    return torch.gather(x, 1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
 class Packed(nn.Module):
     """A Thinker's forward over packed rows, and the towers' probes."""
 
@@ -141,6 +146,7 @@ class Packed(nn.Module):
         self.positions = torch.cat(parts, 1)  # [3, N]
         self.packing = (p, groups)
         hidden = thinker.config.text_config.hidden_size
+        self.choice = nn.Linear(hidden, 1)
         self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2), nn.Linear(hidden, 6 + 4 + 2)
 
     def see_and_hear(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -151,8 +157,12 @@ class Packed(nn.Module):
         audio = inner.audio_tower(mel.transpose(0, 1).flatten(1), feature_lens=lengths, aftercnn_lens=lengths // 2)
         return video.view(b, -1, video.shape[-1]), audio.last_hidden_state.view(b, -1, video.shape[-1])
 
-    def answers(self, batch: dict, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
-        """Logits [B, questions, vocab] at the last token of every block."""
+    def answers(self, batch: dict, video: torch.Tensor, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, questions, vocab] at the last token of every block; loss of which option is right, read linearly.
+
+        The latter off the options' words half way through the layers: it teaches to compare them with what is seen and
+        heard while the last layers still guess letters.
+        """
         b = video.shape[0]
         ids = torch.cat([self.head.ids.expand(b, -1), batch["ids"]], 1)  # [B, N]
         x = self.thinker.get_input_embeddings()(ids)
@@ -165,9 +175,14 @@ class Packed(nn.Module):
             attention_mask=torch.zeros(1, 1, 1, 1),
             packing=self.packing,
             use_cache=False,
-        ).last_hidden_state
-        last = batch["last"] + len(self.head.ids)  # [B, questions]
-        return self.thinker.lm_head(torch.gather(out, 1, last[..., None].expand(-1, -1, out.shape[-1])))
+            output_hidden_states=True,
+        )
+        layers = len(self.thinker.model.language_model.layers)
+        last = _at(out.last_hidden_state, batch["last"] + len(self.head.ids))  # [B, questions, hidden]
+        options = batch["options"]  # [B, choices, 3]
+        words = _at(out.hidden_states[layers // 2], options.clamp(min=0).flatten(1) + len(self.head.ids))
+        scores = self.choice(F.rms_norm(words, words.shape[-1:])).view(options.shape).masked_fill(options < 0, -1e4)
+        return self.thinker.lm_head(last), F.cross_entropy(scores.flatten(0, 1), batch["right"].flatten())
 
     def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         """What every video token's frames show and every audio token's 40 ms let hear, read off linearly."""

@@ -68,8 +68,8 @@ def grow(config: dict, shallow: Packed, blocks: Blocks, head: Head, step: int) -
     """The whole model, from the shallow one."""
     packed = build(config, blocks, head, step)
     deepen(shallow.thinker, packed.thinker, config["model"]["layers"] // config["stages"]["shallow_layers"])
-    packed.eyes.load_state_dict(shallow.eyes.state_dict())
-    packed.ears.load_state_dict(shallow.ears.state_dict())
+    for name in ("eyes", "ears", "choice"):
+        getattr(packed, name).load_state_dict(getattr(shallow, name).state_dict())
     return packed
 
 
@@ -107,7 +107,7 @@ def evaluate(packed: Packed, batches: list[dict], choices: int) -> dict[str, flo
     packed.eval()
     hits: dict[str, list] = {}
     for batch in batches:
-        logits = packed.answers(batch, *packed.see_and_hear(batch))  # [B, questions, vocab]
+        logits, _ = packed.answers(batch, *packed.see_and_hear(batch))  # [B, questions, vocab]
         right = logits.argmax(-1) == batch["targets"]
         for column in range(right.shape[1]):
             kind = "" if column < choices else " (open)"
@@ -153,10 +153,11 @@ def train(config: dict, out: Path) -> None:
         if step < stages["towers"]:
             loss = probe
         else:
-            logits = packed.answers(batch, video, audio)
+            logits, choice = packed.answers(batch, video, audio)
             answer = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
-            loss = answer + o["probe_weight"] * probe
+            loss = answer + o["choice_weight"] * choice + o["probe_weight"] * probe
             _note(running, "loss", answer.item())
+            _note(running, "choice", choice.item())
             right = logits.argmax(-1) == batch["targets"]
             for column in range(right.shape[1]):
                 kind = "" if column < blocks.counts[0] else " (open)"
