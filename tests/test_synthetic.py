@@ -16,7 +16,7 @@ from avflow.synthetic.picture import draw, frames
 from avflow.synthetic.questions import NUMBERS
 from avflow.synthetic.scene import PICTURES, SOUNDS
 
-ITEMS = make_items("train", 240, seed=3)
+ITEMS = make_items("train", 270, seed=3)
 
 
 def test_items_follow_from_the_seed_and_their_number():
@@ -26,7 +26,7 @@ def test_items_follow_from_the_seed_and_their_number():
     scene = again[5].scene
     assert np.array_equal(waveform(scene), waveform(scene)) and np.array_equal(draw(scene, 1.3), draw(scene, 1.3))
     assert len({item.id for item in ITEMS}) == len(ITEMS)
-    assert [item.question.task for item in ITEMS[:8]] == list(TASKS)
+    assert [item.question.task for item in ITEMS[: len(TASKS)]] == list(TASKS)
 
 
 def test_train_and_held_out_share_no_scene():
@@ -67,6 +67,7 @@ def test_answers_are_seen_and_heard_in_the_clip(task):
                 "color": lambda: read.color(first),  # noqa: B023
                 "shape": lambda: shown[0],  # noqa: B023
                 "direction": lambda: read.direction(first, last),  # noqa: B023
+                "number": lambda: NUMBERS[len(read.shapes_in(first)) - 1],  # noqa: B023
                 "pitch": lambda: read.pitch(sound),  # noqa: B023
                 "rhythm": lambda: read.rhythm(sound),  # noqa: B023
                 "count": lambda: NUMBERS[beeps - 1],  # noqa: B023
@@ -110,7 +111,7 @@ def test_a_task_needs_the_scenes_it_is_about():
 
 
 def test_clips_hold_what_the_scene_says(tmp_path):
-    items = make_items("heldout", 8, seed=2)
+    items = make_items("heldout", len(TASKS), seed=2)
     path = write_items(items, tmp_path)
     samples = Sample.read_jsonl(path)
     assert [s.task for s in samples] == list(TASKS)

@@ -1,4 +1,4 @@
-"""The model that comes with the package: it loads everywhere, sees and hears, and needs the media that a task is about."""
+"""The model that comes with the package: it loads everywhere, sees and hears, and needs what a task is about."""
 
 import sys
 from pathlib import Path

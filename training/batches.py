@@ -15,10 +15,11 @@ from avflow.sample import LETTERS, Sample
 from avflow.synthetic import TASKS, Question, ask, frames_read, make_scene, waveform
 from avflow.synthetic import picture as pictures
 from avflow.synthetic import sound as sounds
-from avflow.synthetic.scene import COLORS, LEVELS, SHAPES, Scene
+from avflow.synthetic.scene import COLORS, DIRECTIONS, LEVELS, SHAPES, Scene
 
 TASK_NAMES = list(TASKS)
 AUDIO_TOKENS = 100  # 4 s at 25 a second
+LATE = ("number",)  # tasks that join later in the run
 HARD = {"tone_shape": 3.0, "match": 3.0, "count": 2.0, "pitch": 2.0, "rhythm": 2.0, "direction": 1.5}
 
 
@@ -71,16 +72,18 @@ def training_scene(rng: np.random.Generator, split: str) -> Scene:
     return make_scene(rng, split)
 
 
-def questions_of(scene: Scene, rng: np.random.Generator, count: int) -> list[Question]:
+def questions_of(scene: Scene, rng: np.random.Generator, count: int, without: tuple[str, ...] = ()) -> list[Question]:
     """`count` questions that fit the scene, the harder tasks more often."""
-    names = [name for name in TASK_NAMES if TASKS[name].fits(scene)]
+    names = [name for name in TASK_NAMES if TASKS[name].fits(scene) and name not in without]
     chance = np.array([HARD.get(name, 1.0) for name in names])
     return [ask(scene, str(rng.choice(names, p=chance / chance.sum())), rng) for _ in range(count)]
 
 
 def labels_of(scene: Scene) -> dict[str, np.ndarray]:
     """For the probes: of every video token [16] and every audio token [100]."""
-    out: dict[str, list] = {k: [] for k in ("color", "shape", "number", "place", "alone", "pitch", "kind", "onset")}
+    out: dict[str, list] = {
+        k: [] for k in ("color", "shape", "number", "motion", "place", "alone", "pitch", "kind", "onset")
+    }
     for patch in range(4):
         seen = pictures.places(scene, patch + 0.5)
         shape, x, y, _ = seen[0]
@@ -89,6 +92,7 @@ def labels_of(scene: Scene) -> dict[str, np.ndarray]:
             out["color"].append(list(COLORS).index(scene.color))
             out["shape"].append(SHAPES.index(shape))
             out["number"].append(len(seen) - 1)
+            out["motion"].append(DIRECTIONS.index(scene.direction) if scene.direction else -100)
             out["place"].append(place)
             out["alone"].append(float(scene.picture != "crowd"))
     spans = sounds.spans(scene)
@@ -111,9 +115,11 @@ def labels_of(scene: Scene) -> dict[str, np.ndarray]:
 class Batches(Dataset):
     """Batch number -> tensors, as model.prepare gives them but for the codec's noise. picture: its settings."""
 
-    def __init__(self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, balanced=False):
+    def __init__(
+        self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0, balanced=False
+    ):
         self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
-        self.videos, self.balanced = TorchVideos(picture), balanced
+        self.videos, self.late, self.balanced = TorchVideos(picture), late, balanced
 
     def __getitem__(self, number: int) -> dict:
         rng = np.random.default_rng([self.seed, self.split == "train", number])
@@ -126,7 +132,7 @@ class Batches(Dataset):
                 questions = [ask(scene, task.name, rng) for _ in range(count)]
             else:
                 scene = training_scene(rng, self.split)
-                questions = questions_of(scene, rng, count)
+                questions = questions_of(scene, rng, count, LATE if number < self.late else ())
             rows.append(self.blocks.pack(questions))
             tasks.append([TASK_NAMES.index(q.task) for q in questions])
             scenes.append(scene)

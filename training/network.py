@@ -26,7 +26,8 @@ TEXTS = {"system": "You see and hear.", "instruction": "Answer with the letter."
 def make_tokenizer():
     """Byte-level BPE in which every word of the question set is one token."""
     words = {a for task in TASKS.values() for a in task.answers}
-    corpus = [t for task in TASKS.values() for t in (task.question, f"{task.question}\n")]
+    asked = [t.question for t in TASKS.values() if t.name != "number"]  # which is asked in words of the others
+    corpus = [t for question in asked for t in (question, f"{question}\n")]
     corpus += [*words, *(f"A. {w}\nB. {w}\nC. {w}\n" for w in words), *TEXTS.values(), "system\nuser\nassistant\n"]
     return build_tokenizer(MEDIA_TOKENS, vocab_size=520, corpus=sorted(corpus))
 
@@ -147,7 +148,7 @@ class Packed(nn.Module):
         self.packing = (p, groups)
         hidden = thinker.config.text_config.hidden_size
         self.choice = nn.Linear(hidden, 1)
-        self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2), nn.Linear(hidden, 6 + 4 + 2)
+        self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2 + 4), nn.Linear(hidden, 6 + 4 + 2)
 
     def see_and_hear(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Video [B, V, hidden] and audio [B, A, hidden] as the decoder gets them."""
@@ -184,12 +185,16 @@ class Packed(nn.Module):
         scores = self.choice(F.rms_norm(words, words.shape[-1:])).view(options.shape).masked_fill(options < 0, -1e4)
         return self.thinker.lm_head(last), F.cross_entropy(scores.flatten(0, 1), batch["right"].flatten())
 
-    def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
-        """What every video token's frames show and every audio token's 40 ms let hear, read off linearly."""
-        color, shape, number, place = self.eyes(video).split([6, 4, 4, 2], -1)
+    def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor, motion: bool) -> torch.Tensor:
+        """What every video token's frames show and every audio token's 40 ms let hear, read off linearly.
+
+        motion: also where the shape is moving to, from one of the token's two frames to the other.
+        """
+        color, shape, number, place, way = self.eyes(video).split([6, 4, 4, 2, 4], -1)
         pitch, kind, onset = self.ears(audio).split([6, 4, 2], -1)
         labels = batch["labels"]
         found = {"color": color, "shape": shape, "number": number, "pitch": pitch, "kind": kind, "onset": onset}
+        found |= {"motion": way} if motion and (labels["motion"] >= 0).any() else {}
         loss = sum(F.cross_entropy(f.flatten(0, 1), labels[name].flatten()) for name, f in found.items())
         off = (place - labels["place"]).square().sum(-1) * labels["alone"]
         return loss + 4 * off.sum() / labels["alone"].sum().clamp(min=1)

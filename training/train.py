@@ -85,7 +85,7 @@ def rates(config: dict, step: int) -> tuple[float, float]:
     rate = warm * o["shallow_rate" if stage == 1 else "whole_rate"]
     if stage == 2:
         rate *= min(1.0, (stages["whole"] - at) / stages["fall"])
-    return rate / 3, rate
+    return rate, rate
 
 
 def make_optimizer(packed: Packed, config: dict):
@@ -137,7 +137,7 @@ def train(config: dict, out: Path) -> None:
     if "model" in state:
         packed.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    batches = Batches(blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"])
+    batches = Batches(blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"], late=stages["later"])
     source = stream(batches, range(first, total), data["workers"])
     begin, running = time.perf_counter() - seconds, {}
     for step in range(first, total):
@@ -149,7 +149,7 @@ def train(config: dict, out: Path) -> None:
         for group in optimizer.param_groups:
             group["lr"] = low if group["tower"] else high
         video, audio = packed.see_and_hear(batch)
-        probe = packed.probe_loss(batch, video, audio)
+        probe = packed.probe_loss(batch, video, audio, motion=step >= stages["later"])
         if step < stages["towers"]:
             loss = probe
         else:

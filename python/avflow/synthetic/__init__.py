@@ -1,6 +1,6 @@
 """A question set that needs eyes and ears: short synthetic clips, made from a seed, as many as asked for.
 
-    items = make_items("heldout", 80)          # scene and question; tasks in turn
+    items = make_items("heldout", 90)          # scene and question; tasks in turn
     path = write_items(items, "folder")        # mp4 clips with sound, and samples.jsonl
 
 Every clip has a picture and a sound. A visual question's sound is a distraction, and the reverse. Train and held-out

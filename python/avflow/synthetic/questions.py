@@ -38,6 +38,7 @@ TASKS = {
         Task("color", "visual", "Which color is shown?", tuple(COLORS)),
         Task("shape", "visual", "Which shape is shown?", SHAPES, pictures=("single", "crowd")),
         Task("direction", "visual", "Which way does the shape move?", DIRECTIONS, pictures=("single", "change")),
+        Task("number", "visual", "How many shapes are seen?", NUMBERS, pictures=("crowd",)),
         Task("pitch", "audio", "How does the pitch change?", PITCH, sounds=("pair",)),
         Task("rhythm", "audio", "How does the rhythm change?", RHYTHMS, sounds=("rhythm",)),
         Task("count", "audio", "How many beeps are heard?", NUMBERS, sounds=("beeps",)),
@@ -79,6 +80,8 @@ def answer(scene: Scene, task: str) -> str:
         return scene.shapes[0]
     if task == "direction":
         return scene.direction
+    if task == "number":
+        return NUMBERS[scene.number - 1]
     if task == "pitch":
         first, second = scene.levels
         return PITCH[0 if second > first else 1 if second < first else 2]
