@@ -22,7 +22,7 @@ CONFIG = yaml.safe_load((Path(__file__).parents[1] / "training" / "config.yaml")
 TINY = CONFIG | {
     "model": {"layers": 4, "hidden": 32, "heads": 2, "kv_heads": 1, "intermediate": 32, "towers": 16},
     "data": {"scenes": 2, "choices": 2, "open": 1, "workers": 0},
-    "stages": {"towers": 2, "shallow": 2, "shallow_layers": 2, "later": 3, "whole": 2, "fall": 1},
+    "stages": {"towers": 2, "shallow": 2, "shallow_layers": 2, "later": 3, "shallow_fall": 1, "whole": 2, "fall": 1},
     "evaluate": {"every": 2, "scenes": 16},
     "save_every": 1,
 }

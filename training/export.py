@@ -61,6 +61,7 @@ def card(model, config: dict, seconds: float, clips: int, seed: int) -> str:
         minutes=seconds / 60,
         threads=config["threads"],
         shallow=stages["shallow_layers"],
+        later=stages["later"],
         split=model.n_layers // stages["shallow_layers"],
         clips=clips,
         seed=seed,
@@ -81,6 +82,7 @@ def main() -> None:
     config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
     if not a.card_only:
         shutil.copytree(a.run / "checkpoint", a.to, dirs_exist_ok=True)
+        (a.to / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
         shutil.copyfile(a.run / "log.jsonl", HERE / "log.jsonl")
     seconds = json.loads((HERE / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["seconds"]
     text = card(avflow.load(a.to), config, seconds, a.clips, a.seed)

@@ -82,9 +82,11 @@ def rates(config: dict, step: int) -> tuple[float, float]:
     warm = min(1.0, (at + 1) / o["warmup"])
     if stage == 0:
         return o["towers_rate"] * warm, 0.0
-    rate = warm * o["shallow_rate" if stage == 1 else "whole_rate"]
-    if stage == 2:
-        rate *= min(1.0, (stages["whole"] - at) / stages["fall"])
+    if stage == 1:
+        left = min(1.0, (stages["shallow"] - at) / stages["shallow_fall"])
+        rate = warm * (o["whole_rate"] + left * (o["shallow_rate"] - o["whole_rate"]))
+    else:
+        rate = warm * o["whole_rate"] * min(1.0, (stages["whole"] - at) / stages["fall"])
     return rate, rate
 
 
