@@ -22,16 +22,7 @@ CONFIG = yaml.safe_load((Path(__file__).parents[1] / "training" / "config.yaml")
 TINY = CONFIG | {
     "model": {"layers": 4, "hidden": 32, "heads": 2, "kv_heads": 1, "intermediate": 32, "towers": 16},
     "data": {"scenes": 2, "choices": 2, "open": 1, "workers": 0},
-    "stages": {
-        "towers": 2,
-        "shallow": 2,
-        "shallow_layers": 2,
-        "later": 3,
-        "focus": 4,
-        "shallow_fall": 1,
-        "whole": 2,
-        "fall": 1,
-    },
+    "stages": {"towers": 2, "shallow": 2, "shallow_layers": 2, "later": 3, "shallow_fall": 1, "whole": 2, "fall": 1},
     "evaluate": {"every": 2, "scenes": 16},
     "save_every": 1,
 }
@@ -62,7 +53,6 @@ def test_packed_questions_get_the_logits_of_their_own_prompts(start, tmp_path):
             "grid": prompt.model_inputs["video_grid_thw"],
             "mel": prompt.model_inputs["input_features"],
             **{k: torch.tensor([v]) for k, v in row.items()},
-            "sums": torch.full((1, 2, 2), -100),
         }
         with torch.no_grad():
             ours = packed.answers(batch, *packed.see_and_hear(batch))[0][0]  # [3, vocab]
@@ -98,8 +88,7 @@ def test_batches_are_what_prepare_gives_but_for_the_codec(start, tmp_path):
 
 def test_training_scenes_are_of_their_split():
     rng = np.random.default_rng(0)
-    for split in ("train", "heldout"):
-        assert all(training_scene(rng, split, focus).split == split for focus in (False, True) for _ in range(25))
+    assert all(training_scene(rng, split).split == split for split in ("train", "heldout") for _ in range(50))
 
 
 def test_a_deeper_model_starts_near_the_shallow_one(start):

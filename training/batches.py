@@ -20,7 +20,6 @@ from avflow.synthetic.scene import COLORS, DIRECTIONS, LEVELS, SHAPES, Scene
 TASK_NAMES = list(TASKS)
 AUDIO_TOKENS = 100  # 4 s at 25 a second
 LATE = ("number",)  # tasks that join later in the run
-FOCUS = 6.0
 HARD = {"tone_shape": 3.0, "match": 3.0, "count": 2.0, "pitch": 2.0, "rhythm": 2.0, "direction": 1.5}
 
 
@@ -48,9 +47,8 @@ class Blocks:
         """ids of all blocks, `last`: where each one's last token is, `targets`: the token that answers it.
 
         Choices come first. options: where the options' words are [choices][3], -1 for none; right: the right one.
-        asked: where the question's own last token is, of the choices.
         """
-        ids, last, targets, options, right, asked = [], [], [], [], [], []
+        ids, last, targets, options, right = [], [], [], [], []
         for i, q in enumerate(questions):
             choice = i < self.counts[0]
             found, length = self._ids(block_text(q, choice)), self.lengths[not choice]
@@ -59,31 +57,25 @@ class Blocks:
                 words = [len(ids) + found.index(self._ids(f" {o}")[0]) for o in q.options]
                 options.append(words + [-1] * (3 - len(words)))
                 right.append(q.options.index(q.answer))
-                asked.append(len(ids) + len(self._ids(f"{q.text}\n")) - 1)
             ids += found + [self.pad] * (length - len(found))
             targets.append(self.letters[q.options.index(q.answer)] if choice else self.words[q.answer])
-        return {"ids": ids, "last": last, "targets": targets, "options": options, "right": right, "asked": asked}
+        return {"ids": ids, "last": last, "targets": targets, "options": options, "right": right}
 
 
-def training_scene(rng: np.random.Generator, split: str, focus: bool) -> Scene:
-    """Scenes with a question for both senses make up half of the training set, and the rest is any pair.
-
-    focus: half of all are of the kind that the hardest task asks about.
-    """
+def training_scene(rng: np.random.Generator, split: str) -> Scene:
+    """Scenes with a question for both senses make up half of the training set, and the rest is any pair."""
     kind = rng.random()
     if kind < 0.25:
         return make_scene(rng, split, "change", "halves")
-    if kind < (0.75 if focus else 0.5):
+    if kind < 0.5:
         return make_scene(rng, split, "crowd", "beeps")
     return make_scene(rng, split)
 
 
-def questions_of(
-    scene: Scene, rng: np.random.Generator, count: int, without: tuple[str, ...] = (), focus: bool = False
-) -> list[Question]:
-    """`count` questions that fit the scene, the harder tasks more often, with `focus` the hardest most often."""
+def questions_of(scene: Scene, rng: np.random.Generator, count: int, without: tuple[str, ...] = ()) -> list[Question]:
+    """`count` questions that fit the scene, the harder tasks more often."""
     names = [name for name in TASK_NAMES if TASKS[name].fits(scene) and name not in without]
-    chance = np.array([FOCUS if focus and name == "match" else HARD.get(name, 1.0) for name in names])
+    chance = np.array([HARD.get(name, 1.0) for name in names])
     return [ask(scene, str(rng.choice(names, p=chance / chance.sum())), rng) for _ in range(count)]
 
 
@@ -124,23 +116,14 @@ class Batches(Dataset):
     """Batch number -> tensors, as model.prepare gives them but for the codec's noise. picture: its settings."""
 
     def __init__(
-        self,
-        blocks: Blocks,
-        extractor,
-        picture: dict,
-        split: str,
-        seed: int,
-        scenes: int,
-        late: int = 0,  # number of the batch from which the LATE tasks are asked
-        focus: int = 2**31,  # and from which the hardest is asked most often
-        balanced: bool = False,
+        self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0, balanced=False
     ):
         self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
-        self.videos, self.late, self.focus, self.balanced = TorchVideos(picture), late, focus, balanced
+        self.videos, self.late, self.balanced = TorchVideos(picture), late, balanced
 
     def __getitem__(self, number: int) -> dict:
         rng = np.random.default_rng([self.seed, self.split == "train", number])
-        rows, scenes, tasks, sums = [], [], [], []
+        rows, scenes, tasks = [], [], []
         for i in range(self.scenes):
             count = sum(self.blocks.counts)
             if self.balanced:  # for evaluation: every task as often, one question of a scene counts
@@ -148,13 +131,10 @@ class Batches(Dataset):
                 scene = make_scene(rng, self.split, str(rng.choice(task.pictures)), str(rng.choice(task.sounds)))
                 questions = [ask(scene, task.name, rng) for _ in range(count)]
             else:
-                focus = number >= self.focus
-                scene = training_scene(rng, self.split, focus)
-                questions = questions_of(scene, rng, count, LATE if number < self.late else (), focus)
+                scene = training_scene(rng, self.split)
+                questions = questions_of(scene, rng, count, LATE if number < self.late else ())
             rows.append(self.blocks.pack(questions))
             tasks.append([TASK_NAMES.index(q.task) for q in questions])
-            both = (scene.beeps - 1, scene.number - 1)
-            sums.append([both if q.task == "match" else (-100, -100) for q in questions[: self.blocks.counts[0]]])
             scenes.append(scene)
         mel = self.extractor(
             [waveform(s) for s in scenes], sampling_rate=16000, padding="max_length", return_tensors="pt"
@@ -168,7 +148,6 @@ class Batches(Dataset):
             "labels": {k: torch.from_numpy(np.stack([f[k] for f in found])) for k in found[0]},
             **{k: torch.tensor([row[k] for row in rows]) for k in rows[0]},
             "tasks": torch.tensor(tasks),
-            "sums": torch.tensor(sums),
         }
 
 

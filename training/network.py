@@ -149,7 +149,6 @@ class Packed(nn.Module):
         hidden = thinker.config.text_config.hidden_size
         self.choice = nn.Linear(hidden, 1)
         self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2 + 4), nn.Linear(hidden, 6 + 4 + 2)
-        self.sums = nn.Linear(hidden, 8)
 
     def see_and_hear(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Video [B, V, hidden] and audio [B, A, hidden] as the decoder gets them."""
@@ -163,8 +162,7 @@ class Packed(nn.Module):
         """Logits [B, questions, vocab] at the last token of every block; loss of which option is right, read linearly.
 
         The latter off the options' words half way through the layers: it teaches to compare them with what is seen and
-        heard while the last layers still guess letters. Where beeps and shapes are to be compared, both numbers are
-        read off the question's end too (`sums`, -100 elsewhere).
+        heard while the last layers still guess letters.
         """
         b = video.shape[0]
         ids = torch.cat([self.head.ids.expand(b, -1), batch["ids"]], 1)  # [B, N]
@@ -185,13 +183,7 @@ class Packed(nn.Module):
         options = batch["options"]  # [B, choices, 3]
         words = _at(out.hidden_states[layers // 2], options.clamp(min=0).flatten(1) + len(self.head.ids))
         scores = self.choice(F.rms_norm(words, words.shape[-1:])).view(options.shape).masked_fill(options < 0, -1e4)
-        helped = F.cross_entropy(scores.flatten(0, 1), batch["right"].flatten())
-        sums = batch["sums"]  # [B, choices, 2]
-        if (sums >= 0).any():
-            asked = _at(out.hidden_states[layers // 2], batch["asked"] + len(self.head.ids))
-            counts = self.sums(F.rms_norm(asked, asked.shape[-1:])).unflatten(-1, (2, 4))  # beeps, shapes: one to four
-            helped = helped + F.cross_entropy(counts.flatten(0, 2), sums.flatten())
-        return self.thinker.lm_head(last), helped
+        return self.thinker.lm_head(last), F.cross_entropy(scores.flatten(0, 1), batch["right"].flatten())
 
     def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor, motion: bool) -> torch.Tensor:
         """What every video token's frames show and every audio token's 40 ms let hear, read off linearly.

@@ -68,7 +68,7 @@ def grow(config: dict, shallow: Packed, blocks: Blocks, head: Head, step: int) -
     """The whole model, from the shallow one."""
     packed = build(config, blocks, head, step)
     deepen(shallow.thinker, packed.thinker, config["model"]["layers"] // config["stages"]["shallow_layers"])
-    for name in ("eyes", "ears", "choice", "sums"):
+    for name in ("eyes", "ears", "choice"):
         getattr(packed, name).load_state_dict(getattr(shallow, name).state_dict())
     return packed
 
@@ -139,15 +139,7 @@ def train(config: dict, out: Path) -> None:
     if "model" in state:
         packed.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    batches = Batches(
-        blocks,
-        **parts,
-        split="train",
-        seed=config["seed"],
-        scenes=data["scenes"],
-        late=stages["later"],
-        focus=stages["focus"],
-    )
+    batches = Batches(blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"], late=stages["later"])
     source = stream(batches, range(first, total), data["workers"])
     begin, running = time.perf_counter() - seconds, {}
     for step in range(first, total):
