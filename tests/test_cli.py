@@ -316,7 +316,7 @@ def test_demo_ends_on_one_page_and_says_that_it_shows_no_finding(model, tmp_path
         samples = write_samples(path / "samples.jsonl", ["s1", "s22"])
         return {"checkpoint": str(path / "checkpoint"), "samples": str(samples), "window": 3, "random": True}
 
-    monkeypatch.setattr(avflow.demo, "make", make)
+    monkeypatch.setattr(avflow.demo, "held_out", make)
     # Its media are made up, so nothing can be shown of them; tests/test_page.py shows a real sample.
     monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, s, folder, schedule: write_shown(folder, []))
     result = avflow_("demo", "--out", folder)

@@ -33,13 +33,13 @@ def demo(
 ):
     """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""
     with told():
-        from .demo import make
+        from .demo import held_out
         from .demo.flow import RANDOM_NOTE, run_demo
         from .page import collect, summary
         from .report import report_together
 
-        typer.echo(f"making clips and a checkpoint in {folder} ...")
-        made = make(folder)
+        typer.echo(f"making held-out clips in {folder} ...")
+        made = held_out(folder)
         note = RANDOM_NOTE if made["random"] else ""
         found = run_demo(made, folder, typer.echo, debug=state["debug"])
         _draw(folder / "run", title="Demo", note=note)

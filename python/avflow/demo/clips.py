@@ -78,23 +78,30 @@ def write_clip(clip: Clip, path, sound: np.ndarray | None | bool = True) -> Path
 
     `sound`: True = the clip's own tone, False or None = no sound track, or float32 [samples] at SAMPLE_RATE.
     """
+    sound = tone(clip) if sound is True else None if sound is False else sound
+    return write_media(path, (draw(clip, i / clip.fps) for i in range(clip.frames)), clip.fps, sound)
+
+
+def write_media(path, frames, fps: int, sound: np.ndarray | None) -> Path:
+    """Write RGB frames, uint8 [H, W, 3], sides even; sound: float32 [samples] at SAMPLE_RATE, None for no track."""
     import av
 
     path = Path(path)
-    sound = tone(clip) if sound is True else None if sound is False else sound
     webm = path.suffix == ".webm"
     with av.open(str(path), "w") as out:
-        video = out.add_stream(_video_codec(webm), rate=clip.fps)
-        video.width, video.height, video.pix_fmt = clip.width, clip.height, "yuv420p"
-        video.time_base = Fraction(1, clip.fps)
-        video.options = _video_options(video.codec.name)
-        video.thread_count = 1  # one thread: the same bytes on every machine
-        audio = None if sound is None else out.add_stream(*_audio_codec(webm))
-        if audio is not None:
-            audio.layout, audio.bit_rate = "mono", 128_000
-        for i in range(clip.frames):
-            frame = av.VideoFrame.from_ndarray(draw(clip, i / clip.fps), format="rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, clip.fps)
+        video = audio = None
+        for i, pixels in enumerate(frames):
+            if video is None:
+                video = out.add_stream(_video_codec(webm), rate=fps)
+                video.height, video.width, video.pix_fmt = *pixels.shape[:2], "yuv420p"
+                video.time_base = Fraction(1, fps)
+                video.options = _video_options(video.codec.name)
+                video.thread_count = 1  # one thread: the same bytes on every machine
+                audio = None if sound is None else out.add_stream(*_audio_codec(webm))
+                if audio is not None:
+                    audio.layout, audio.bit_rate = "mono", 128_000
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = i, Fraction(1, fps)
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
         if audio is not None:

@@ -36,7 +36,7 @@ def write(folder: Path, size: Tiny) -> None:
     """The whole checkpoint folder."""
     tokenizer = build_tokenizer(MEDIA_TOKENS)
     save_tokenizer(tokenizer, MEDIA_TOKENS, CHAT_TEMPLATE, folder)
-    _save_preprocessors(folder)
+    save_preprocessors(folder)
     _save_model(tokenizer, size, folder)
 
 
@@ -98,7 +98,6 @@ def build_config(tokenizer, size: Tiny):
 
 def _save_model(tokenizer, size: Tiny, folder: Path) -> None:
     import torch
-    from safetensors.torch import save_file
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
     config = build_config(tokenizer, size)
@@ -106,10 +105,22 @@ def _save_model(tokenizer, size: Tiny, folder: Path) -> None:
         torch.manual_seed(size.seed)
         thinker = Qwen2_5OmniThinkerForConditionalGeneration(config)
         scale_weights(thinker, size)
+    save_thinker(thinker, tokenizer, folder)
+
+
+def save_thinker(thinker, tokenizer, folder: Path, dtype=None) -> None:
+    """model.safetensors, config.json and generation_config.json of a Thinker, named as in a folder of the full model.
+
+    dtype: that the weights are stored in; None: as they are.
+    """
+    from safetensors.torch import save_file
+
     # transformers >= 5.21 holds the Thinker's parts one level deeper than the published files name them.
-    tensors = {f"thinker.{_published_name(k)}": v.contiguous() for k, v in thinker.state_dict().items()}
+    tensors = {
+        f"thinker.{_published_name(k)}": v.to(dtype or v.dtype).contiguous() for k, v in thinker.state_dict().items()
+    }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", _full_config(config))
+    write_json(folder / "config.json", _full_config(thinker.config))
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
     generation = {"bos_token_id": pad, "pad_token_id": pad, "eos_token_id": [end, pad], "do_sample": False}
     write_json(folder / "generation_config.json", generation)
@@ -136,14 +147,15 @@ def _published_name(key: str) -> str:
     return key.replace("model.language_model.", "model.", 1)
 
 
-def _save_preprocessors(folder: Path) -> None:
+def save_preprocessors(folder: Path, picture: dict = PICTURE, seconds: int = 300) -> None:
+    """picture: settings of images and video frames. seconds: the longest sound that is heard."""
     sound = dict(
         feature_extractor_type="WhisperFeatureExtractor", feature_size=128, sampling_rate=16000, hop_length=160,
-        n_fft=400, chunk_length=300, n_samples=4_800_000, nb_max_frames=30_000, padding_side="right",
-        padding_value=0.0, dither=0.0, return_attention_mask=True,
+        n_fft=400, chunk_length=seconds, n_samples=seconds * 16_000, nb_max_frames=seconds * 100,
+        padding_side="right", padding_value=0.0, dither=0.0, return_attention_mask=True,
     )  # fmt: skip
     processor = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5OmniProcessor"}
-    write_json(folder / "preprocessor_config.json", {**PICTURE, **sound, **processor})
+    write_json(folder / "preprocessor_config.json", {**picture, **sound, **processor})
     # Published folders have no such file (their videos follow the recipe's limits); here it keeps prompts short.
     video = {"video_processor_type": "Qwen2VLVideoProcessor", "processor_class": "Qwen2_5OmniProcessor"}
-    write_json(folder / "video_preprocessor_config.json", {**PICTURE, **video})
+    write_json(folder / "video_preprocessor_config.json", {**picture, **video})

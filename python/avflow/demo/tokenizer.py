@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 SYSTEM = (
@@ -18,8 +19,8 @@ CORPUS = [
 ]
 
 
-def build_tokenizer(special: dict[str, str], vocab_size: int = 600):
-    """Byte-level BPE trained on CORPUS, wrapped as the Qwen2Tokenizer that a published folder gives.
+def build_tokenizer(special: dict[str, str], vocab_size: int = 600, corpus: Sequence[str] = CORPUS):
+    """Byte-level BPE trained on `corpus`, wrapped as the Qwen2Tokenizer that a published folder gives.
 
     special: attribute of the tokenizer -> token, in the order of their ids.
     """
@@ -38,7 +39,7 @@ def build_tokenizer(special: dict[str, str], vocab_size: int = 600):
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
     )
-    bpe.train_from_iterator(CORPUS * 2, trainer)
+    bpe.train_from_iterator([*corpus, *corpus], trainer)
     model = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
     return Qwen2Tokenizer(

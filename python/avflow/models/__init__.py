@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import weights
 from ..checkpoints import check_adapter, read_json
 from ..compat import declare_torchvision
 from ..errors import InputError, UnsupportedModelError
@@ -59,13 +60,13 @@ def wrap(hf: nn.Module, processor: Any = None) -> Model:
 
 
 def load(name: str | Path, device: str = "cpu", dtype: str | torch.dtype = "float32") -> Model:
-    """A checkpoint folder, or a name on the hub, with its processor.
+    """A checkpoint folder, the name of a model in the package ("tiny-omni"), or one on the hub, with its processor.
 
     Raises:
         InputError: no such folder, no config.json, an unknown dtype.
         UnsupportedModelError: a checkpoint of no supported family, or an adapter without its model.
     """
-    name = str(name)
+    name = str(weights.folder(name)) if name in weights.NAMES else str(name)
     if isinstance(dtype, str):
         if dtype not in _DTYPES:
             raise InputError(f"dtype {dtype!r}: pass one of {', '.join(_DTYPES)}")
@@ -86,7 +87,10 @@ def _config(name: str) -> dict[str, Any]:
         check_adapter(folder, name)
         return read_json(folder / "config.json")
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise InputError(f"no folder {name!r}: pass a checkpoint folder, or a hub name such as 'Qwen/Qwen2.5-Omni-3B'")
+        raise InputError(
+            f"no folder {name!r}: pass a checkpoint folder, or a hub name such as 'Qwen/Qwen2.5-Omni-3B', "
+            f"or {' or '.join(map(repr, weights.NAMES))} of the package"
+        )
     declare_torchvision()
     from transformers import PretrainedConfig
     from transformers.utils import cached_file

@@ -55,8 +55,8 @@ class Qwen25Omni(chat.ChatFamily):
         max_pixels: int | None = None,
         use_audio_in_video: bool | None = None,
         question_first: bool = False,
-        system: str = SYSTEM,
-        instruction: str = chat.INSTRUCTION,
+        system: str | None = None,
+        instruction: str | None = None,
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -71,7 +71,9 @@ class Qwen25Omni(chat.ChatFamily):
                 video_preprocessor_config.json, else 128 and 768 tokens as published; for images the checkpoint's.
             use_audio_in_video: read the video's own sound. None: what the sample says, and if it says nothing, yes,
                 unless it has a sound file of its own. A video without sound is then an error, never a silent change.
-            instruction: the line after the options; "" for none. Open-ended questions have none.
+            system: the system text. None: what the checkpoint was trained with, if its config.json says so in
+                `prompt_texts`, else the published model's.
+            instruction: the line after the options; "" for none. Open-ended questions have none. None: as for system.
 
         Items: video, the temporal patch (2 frames); audio, the 2 s segment (interleaved: the chunk); options, their
         number. Marks around media, role names, ends of turns are "template".
@@ -80,6 +82,9 @@ class Qwen25Omni(chat.ChatFamily):
             MediaError: a file that is missing, broken, without the sound that is asked for, or with sound of another
                 length. InputError: text that holds one of the model's special tokens, limits that make no sense.
         """
+        texts = {"system": SYSTEM, "instruction": chat.INSTRUCTION} | getattr(model.hf.config, "prompt_texts", {})
+        system = texts["system"] if system is None else system
+        instruction = texts["instruction"] if instruction is None else instruction
         wording = chat.Wording(system, instruction, question_first)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)

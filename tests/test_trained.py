@@ -1,0 +1,82 @@
+"""The model that comes with the package: it loads everywhere, sees and hears, and needs what a task is about."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import avflow
+from avflow.synthetic import TASKS, make_items, write_items
+from avflow.weights import folder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+from export import accuracy  # noqa: E402
+
+FOLDER = folder("tiny-omni")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return avflow.load("tiny-omni")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    """Six fresh held-out clips per task, as files."""
+    return write_items(make_items("heldout", 6 * len(TASKS), seed=2024), tmp_path_factory.mktemp("heldout"))
+
+
+def test_the_folder_is_small_and_says_what_it_is():
+    assert sum(f.stat().st_size for f in FOLDER.iterdir()) < 8e6
+    card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert all(f"| {task} |" in card for task in TASKS) and "What it is not" in card
+
+
+def test_it_is_deep_enough_for_windows(model):
+    assert model.n_layers >= 12 and model.text_model.config.rope_parameters["rope_theta"] == 100.0
+
+
+def test_plain_transformers_loads_it_too(model, samples):
+    from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
+
+    sample = avflow.Sample.read_jsonl(samples)[0]
+    prompt = model.prepare(sample)
+    plain = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    with torch.no_grad():
+        ours, theirs = (m(**prompt.model_inputs).logits for m in (model.hf, plain))
+    assert torch.equal(ours, theirs)
+    text = AutoTokenizer.from_pretrained(FOLDER).decode(prompt.input_ids)
+    assert "You see and hear." in text and sample.question in text
+
+
+def test_it_answers_fresh_held_out_clips(model, samples):
+    found = accuracy(model, samples)
+    letters, words = (sum(found[t][kind] for t in TASKS) / len(TASKS) for kind in (0, 1))
+    assert letters > 0.85 and words > 0.85, found
+
+
+def test_it_generates_the_answer(model, samples):
+    sample = avflow.Sample.read_jsonl(samples)[0]
+    prompt = model.prepare(sample)
+    out = model.hf.generate(**prompt.model_inputs, max_new_tokens=1, do_sample=False)
+    assert model.text([int(out[0, -1])]) == sample.answer
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["video", "audio"])
+def test_cutting_a_medium_hurts_the_tasks_about_it_and_no_others(model, samples, source):
+    """Edges medium -> all other tokens, in every layer: the tasks that need it fall, those about the other stay."""
+    lost = {"visual": [], "audio": [], "both": []}
+    other = "audio" if source == "video" else "video"
+    everything = f"{source}->{other}+text"  # the medium itself may still mix within itself
+    for sample in avflow.Sample.read_jsonl(samples):
+        prompt = model.prepare(sample)
+        with torch.no_grad():
+            clean = model.hf(**prompt.model_inputs).logits[0, -1].softmax(-1)[prompt.answer_ids[0]]
+            with avflow.knockout(model, everything, layers=range(model.n_layers)):
+                cut = model.hf(**prompt.model_inputs).logits[0, -1].softmax(-1)[prompt.answer_ids[0]]
+        lost[TASKS[sample.task].needs].append(float(clean - cut))
+    mean = {k: sum(v) / len(v) for k, v in lost.items()}
+    own, foreign = ("visual", "audio") if source == "video" else ("audio", "visual")
+    assert mean[own] > 0.3 and mean["both"] > 0.2 and abs(mean[foreign]) < 0.1, mean

@@ -1,0 +1,130 @@
+"""Training of the small model: it trains on what model.prepare gives, and a killed run ends as an unbroken one."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+import network  # noqa: E402
+import train  # noqa: E402
+from batches import Batches, questions_of, training_scene  # noqa: E402
+
+import avflow  # noqa: E402
+from avflow.synthetic import make_items, write_items  # noqa: E402
+
+CONFIG = yaml.safe_load((Path(__file__).parents[1] / "training" / "config.yaml").read_text(encoding="utf-8"))
+TINY = CONFIG | {
+    "model": {"layers": 4, "hidden": 32, "heads": 2, "kv_heads": 1, "intermediate": 32, "towers": 16},
+    "data": {"scenes": 2, "choices": 2, "open": 1, "workers": 0},
+    "stages": {"towers": 2, "shallow": 2, "shallow_layers": 2, "later": 3, "shallow_fall": 1, "whole": 2, "fall": 1},
+    "evaluate": {"every": 2, "scenes": 16},
+    "save_every": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Layout and parts of a tiny run, and the folder of its first weights."""
+    out = tmp_path_factory.mktemp("start")
+    return (*train.layout(TINY, out), out / "start")
+
+
+def test_packed_questions_get_the_logits_of_their_own_prompts(start, tmp_path):
+    blocks, head, _, folder = start
+    model = avflow.load(folder)
+    items = make_items("heldout", 2, seed=5, tasks=["tone_shape", "match"])
+    samples = avflow.Sample.read_jsonl(write_items(items, tmp_path))
+    prompts = [model.prepare(s) for s in samples]
+    thinker = copy.deepcopy(model.hf)
+    packed = network.Packed(thinker, head, blocks.lengths, blocks.counts).eval()
+    for item, sample, prompt in zip(items, samples, prompts, strict=True):
+        other = questions_of(item.scene, np.random.default_rng(0), 1)
+        questions = [item.question, *other, item.question]  # two with options, one to be answered with a word
+        row = blocks.pack(questions)
+        targets = row["targets"]
+        batch = {
+            "patches": prompt.model_inputs["pixel_values_videos"],
+            "grid": prompt.model_inputs["video_grid_thw"],
+            "mel": prompt.model_inputs["input_features"],
+            **{k: torch.tensor([v]) for k, v in row.items()},
+        }
+        with torch.no_grad():
+            ours = packed.answers(batch, *packed.see_and_hear(batch))[0][0]  # [3, vocab]
+            theirs = model.hf(**prompt.model_inputs).logits[0, -1]
+            word = avflow.Sample("w", sample.question, answer=item.question.answer, video=sample.video)
+            open_prompt = model.prepare(word)
+            open_logits = model.hf(**open_prompt.model_inputs).logits[0, -1]
+        torch.testing.assert_close(ours[0], theirs, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(ours[2], open_logits, atol=2e-5, rtol=1e-4)
+        assert [targets[0]] == prompt.answer_ids and [targets[2]] == open_prompt.answer_ids
+        assert blocks.letters[: len(sample.options)] == prompt.option_ids
+        words = [model.text([row["ids"][at]]) for at in row["options"][0] if at >= 0]
+        assert words == [f" {o}" for o in sample.options] and sample.answer_index == row["right"][0]
+
+
+def test_batches_are_what_prepare_gives_but_for_the_codec(start, tmp_path):
+    blocks, _, parts, folder = start
+    batches = Batches(blocks, **parts, split="heldout", seed=0, scenes=8, balanced=True)
+    batch, again = batches[0], batches[0]
+    assert all(torch.equal(batch[k], again[k]) for k in ("patches", "mel", "ids", "targets"))
+    assert not torch.equal(batch["mel"], batches[1]["mel"])
+    from avflow.synthetic import frames_read, waveform
+
+    item = make_items("heldout", 1, seed=7)[0]
+    prompt = avflow.load(folder).prepare(avflow.Sample.read_jsonl(write_items([item], tmp_path))[0])
+    mel = parts["extractor"]([waveform(item.scene)], sampling_rate=16000, padding="max_length", return_tensors="pt")
+    read, made = prompt.model_inputs["input_features"][0], mel["input_features"][0][..., :400]
+    assert read.shape == made.shape and np.corrcoef(read[:60].ravel(), made[:60].ravel())[0, 1] > 0.9
+    video = batches.videos([frames_read(item.scene, network.SIDE)], {"shortest_edge": 3136, "longest_edge": 3136})
+    read, made = prompt.model_inputs["pixel_values_videos"], video["pixel_values_videos"]
+    assert read.shape == made.shape and (read - made).abs().mean() < 0.06  # of a standard deviation of all pictures
+
+
+def test_training_scenes_are_of_their_split():
+    rng = np.random.default_rng(0)
+    assert all(training_scene(rng, split).split == split for split in ("train", "heldout") for _ in range(50))
+
+
+def test_a_deeper_model_starts_near_the_shallow_one(start):
+    blocks, head, parts, _ = start
+    batch = Batches(blocks, **parts, split="train", seed=0, scenes=2)[0]
+    shallow = train.build(TINY, blocks, head, 0)
+    deep = train.grow(TINY, shallow, blocks, head, 10)
+    assert len(deep.thinker.model.language_model.layers) == 4
+    assert len(shallow.thinker.model.language_model.layers) == 2
+    with torch.no_grad():
+        near, fresh = (p.answers(batch, *p.see_and_hear(batch))[0] for p in (deep, train.build(TINY, blocks, head, 10)))
+        goal, _ = shallow.answers(batch, *shallow.see_and_hear(batch))
+    assert (near - goal).norm() < 0.5 * (fresh - goal).norm()
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+    train.train(TINY, tmp_path / "whole")
+    wanted = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)["model"]
+    for kill in (1, 3, 5):  # within each stage
+        out, count, save = tmp_path / f"killed{kill}", 0, torch.save
+
+        def stop(*args, kill=kill, save=save):
+            nonlocal count
+            count += 1
+            if count > kill:
+                raise KeyboardInterrupt
+            save(*args)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(torch, "save", stop)
+            train.train(TINY, out)
+        train.train(TINY, out)
+        state = torch.load(out / "state.pt", weights_only=True)
+        assert state["step"] == 6
+        assert all(torch.equal(state["model"][k], wanted[k]) for k in wanted)
+        lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [2, 4, 6]
+    assert avflow.load(tmp_path / "whole" / "checkpoint").n_layers == 4

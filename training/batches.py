@@ -1,0 +1,160 @@
+"""Batches of packed scenes, made in the background. Batch i of a split is the same whenever it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from network import SIDE, TEXTS
+from torch.utils.data import DataLoader, Dataset
+
+from avflow.models.chat import _user_text
+from avflow.pictures import TorchVideos
+from avflow.sample import LETTERS, Sample
+from avflow.synthetic import TASKS, Question, ask, frames_read, make_scene, waveform
+from avflow.synthetic import picture as pictures
+from avflow.synthetic import sound as sounds
+from avflow.synthetic.scene import COLORS, DIRECTIONS, LEVELS, SHAPES, Scene
+
+TASK_NAMES = list(TASKS)
+AUDIO_TOKENS = 100  # 4 s at 25 a second
+LATE = ("number",)  # tasks that join later in the run
+HARD = {"tone_shape": 3.0, "match": 3.0, "count": 2.0, "pitch": 2.0, "rhythm": 2.0, "direction": 1.5}
+
+
+def block_text(question: Question, options: bool) -> str:
+    """What follows the media in the prompt of this question; without options, an open-ended question."""
+    sample = Sample("x", question.text, list(question.options) if options else None, question.answer, video="x.mp4")
+    return f"{_user_text(sample, TEXTS['instruction'])[0]}<|im_end|>\n<|im_start|>assistant\n"
+
+
+class Blocks:
+    """Questions as token ids, padded to one length per kind."""
+
+    def __init__(self, tokenizer, choices: int, open_: int) -> None:
+        self.tokenizer, self.counts = tokenizer, (choices, open_)
+        self.pad = tokenizer.pad_token_id
+        self.letters = [self._ids(letter)[0] for letter in LETTERS[:4]]
+        self.words = {a: self._ids(a)[0] for task in TASKS.values() for a in task.answers}
+        longest = [Question(t.name, t.question, t.answers[: t.shown], t.answers[0]) for t in TASKS.values()]
+        self.lengths = tuple(max(len(self._ids(block_text(q, o))) for q in longest) for o in (True, False))
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def pack(self, questions: list[Question]) -> dict[str, list]:
+        """ids of all blocks, `last`: where each one's last token is, `targets`: the token that answers it.
+
+        Choices come first. options: where the options' words are [choices][3], -1 for none; right: the right one.
+        """
+        ids, last, targets, options, right = [], [], [], [], []
+        for i, q in enumerate(questions):
+            choice = i < self.counts[0]
+            found, length = self._ids(block_text(q, choice)), self.lengths[not choice]
+            last.append(len(ids) + len(found) - 1)
+            if choice:
+                words = [len(ids) + found.index(self._ids(f" {o}")[0]) for o in q.options]
+                options.append(words + [-1] * (3 - len(words)))
+                right.append(q.options.index(q.answer))
+            ids += found + [self.pad] * (length - len(found))
+            targets.append(self.letters[q.options.index(q.answer)] if choice else self.words[q.answer])
+        return {"ids": ids, "last": last, "targets": targets, "options": options, "right": right}
+
+
+def training_scene(rng: np.random.Generator, split: str) -> Scene:
+    """Scenes with a question for both senses make up half of the training set, and the rest is any pair."""
+    kind = rng.random()
+    if kind < 0.25:
+        return make_scene(rng, split, "change", "halves")
+    if kind < 0.5:
+        return make_scene(rng, split, "crowd", "beeps")
+    return make_scene(rng, split)
+
+
+def questions_of(scene: Scene, rng: np.random.Generator, count: int, without: tuple[str, ...] = ()) -> list[Question]:
+    """`count` questions that fit the scene, the harder tasks more often."""
+    names = [name for name in TASK_NAMES if TASKS[name].fits(scene) and name not in without]
+    chance = np.array([HARD.get(name, 1.0) for name in names])
+    return [ask(scene, str(rng.choice(names, p=chance / chance.sum())), rng) for _ in range(count)]
+
+
+def labels_of(scene: Scene) -> dict[str, np.ndarray]:
+    """For the probes: of every video token [16] and every audio token [100]."""
+    out: dict[str, list] = {
+        k: [] for k in ("color", "shape", "number", "motion", "place", "alone", "pitch", "kind", "onset")
+    }
+    for patch in range(4):
+        seen = pictures.places(scene, patch + 0.5)
+        shape, x, y, _ = seen[0]
+        place = (2 * x / pictures.SIDE - 1, 2 * y / pictures.SIDE - 1)
+        for _token in range(4):
+            out["color"].append(list(COLORS).index(scene.color))
+            out["shape"].append(SHAPES.index(shape))
+            out["number"].append(len(seen) - 1)
+            out["motion"].append(DIRECTIONS.index(scene.direction) if scene.direction else -100)
+            out["place"].append(place)
+            out["alone"].append(float(scene.picture != "crowd"))
+    spans = sounds.spans(scene)
+    for token in range(AUDIO_TOKENS):
+        t = 0.04 * token + 0.02
+        span = next((s for s in spans if s.start <= t <= s.stop), None)
+        kind, pitch = 0, 5
+        if span is not None:
+            kind = 1 + ("tone", "sweep", "noise").index(span.kind)
+            if span.kind != "noise":
+                share = (t - span.start) / (span.stop - span.start)
+                f = span.low * ((span.high or span.low) / span.low) ** share
+                pitch = int(np.argmin(abs(np.log(np.array(LEVELS) / f))))
+        out["pitch"].append(pitch)
+        out["kind"].append(kind)
+        out["onset"].append(int(any(0 <= t - s.start < 0.08 for s in spans)))
+    return {k: np.array(v, np.float32 if k in ("place", "alone") else np.int64) for k, v in out.items()}
+
+
+class Batches(Dataset):
+    """Batch number -> tensors, as model.prepare gives them but for the codec's noise. picture: its settings."""
+
+    def __init__(
+        self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0, balanced=False
+    ):
+        self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
+        self.videos, self.late, self.balanced = TorchVideos(picture), late, balanced
+
+    def __getitem__(self, number: int) -> dict:
+        rng = np.random.default_rng([self.seed, self.split == "train", number])
+        rows, scenes, tasks = [], [], []
+        for i in range(self.scenes):
+            count = sum(self.blocks.counts)
+            if self.balanced:  # for evaluation: every task as often, one question of a scene counts
+                task = TASKS[TASK_NAMES[(number * self.scenes + i) % len(TASK_NAMES)]]
+                scene = make_scene(rng, self.split, str(rng.choice(task.pictures)), str(rng.choice(task.sounds)))
+                questions = [ask(scene, task.name, rng) for _ in range(count)]
+            else:
+                scene = training_scene(rng, self.split)
+                questions = questions_of(scene, rng, count, LATE if number < self.late else ())
+            rows.append(self.blocks.pack(questions))
+            tasks.append([TASK_NAMES.index(q.task) for q in questions])
+            scenes.append(scene)
+        mel = self.extractor(
+            [waveform(s) for s in scenes], sampling_rate=16000, padding="max_length", return_tensors="pt"
+        )["input_features"][..., :400]
+        video = self.videos([frames_read(s, SIDE) for s in scenes], {"shortest_edge": SIDE**2, "longest_edge": SIDE**2})
+        found = [labels_of(s) for s in scenes]
+        return {
+            "patches": video["pixel_values_videos"],
+            "grid": video["video_grid_thw"],
+            "mel": mel.contiguous(),
+            "labels": {k: torch.from_numpy(np.stack([f[k] for f in found])) for k in found[0]},
+            **{k: torch.tensor([row[k] for row in rows]) for k in rows[0]},
+            "tasks": torch.tensor(tasks),
+        }
+
+
+def stream(batches: Batches, numbers: range, workers: int) -> Iterator[dict]:
+    """The batches of `numbers` in order."""
+    return iter(
+        DataLoader(
+            batches, batch_size=None, sampler=numbers, num_workers=workers, prefetch_factor=4 if workers else None
+        )
+    )

@@ -1,0 +1,200 @@
+"""The small Thinker, its first weights, and its forward over packed questions.
+
+Questions about one scene share its picture and sound: media stand before the question, so their states do not depend on
+it. A row of a batch is the shared prompt up to the end of the media, then blocks of one question each. A block sees the
+shared part and itself, at the positions it would have if it stood alone: the same numbers, at a third of the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+
+from avflow.demo.checkpoint import Tiny
+from avflow.demo.omni import MEDIA_TOKENS, build_config
+from avflow.demo.tokenizer import build_tokenizer
+from avflow.synthetic import TASKS
+
+SIDE = 56  # pixels of a frame as the model reads it: 2 x 2 tokens
+TEXTS = {"system": "You see and hear.", "instruction": "Answer with the letter."}
+
+
+def make_tokenizer():
+    """Byte-level BPE in which every word of the question set is one token."""
+    words = {a for task in TASKS.values() for a in task.answers}
+    asked = [t.question for t in TASKS.values() if t.name != "number"]  # which is asked in words of the others
+    corpus = [t for question in asked for t in (question, f"{question}\n")]
+    corpus += [*words, *(f"A. {w}\nB. {w}\nC. {w}\n" for w in words), *TEXTS.values(), "system\nuser\nassistant\n"]
+    return build_tokenizer(MEDIA_TOKENS, vocab_size=520, corpus=sorted(corpus))
+
+
+def make_thinker(tokenizer, sizes: dict):
+    """The exact Thinker architecture in small, with weights for training from scratch (torch's own random state)."""
+    towers = sizes["towers"]
+    decoder = Tiny(**{k: v for k, v in sizes.items() if k != "towers"})
+    config = build_config(tokenizer, decoder).to_dict()
+    # A base of 1e6 turns by under 0.001 per row and column at this head size: the decoder could not tell them apart.
+    half = decoder.hidden // decoder.heads // 2
+    part = half // 3
+    config["text_config"]["rope_parameters"] |= {"rope_theta": 100.0, "mrope_section": [half - 2 * part, part, part]}
+    config["vision_config"] |= {"hidden_size": towers, "intermediate_size": 2 * towers}
+    config["audio_config"] |= {"d_model": towers, "encoder_ffn_dim": 2 * towers}
+    config["prompt_texts"] = TEXTS
+    thinker = Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig(**config))
+    with torch.no_grad():
+        for name, p in thinker.named_parameters():
+            if p.ndim >= 2:
+                small = (2 * decoder.layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                p.normal_(0.0, small / p[0].numel() ** 0.5)
+            elif name.endswith("bias"):
+                p.zero_()
+        thinker.get_input_embeddings().weight.normal_(0.0, 0.7)
+        thinker.lm_head.weight.normal_(0.0, 0.02)
+    return thinker
+
+
+def deepen(shallow, deep, times: int) -> None:
+    """Give `deep` the weights of `shallow`: each layer becomes `times` layers, each of which adds its share.
+
+    Nearly the same function, spread over more layers, so that a window of layers means something (growing a trained
+    stack: Du et al. 2024, arXiv 2405.15319; here each copy's output is divided, so that training goes on from there).
+    """
+    weights = {}
+    for name, value in shallow.state_dict().items():
+        head, found, rest = name.partition(".language_model.layers.")
+        if not found:
+            weights[name] = value
+            continue
+        number, rest = rest.split(".", 1)
+        share = times if rest in ("self_attn.o_proj.weight", "mlp.down_proj.weight") else 1
+        for copy in range(times):
+            weights[f"{head}{found}{int(number) * times + copy}.{rest}"] = value / share
+    deep.load_state_dict(weights)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What all prompts begin with: everything up to the end of the media. ids [P], positions [3, P] (t, h, w)."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    video_id: int
+    audio_id: int
+
+    @classmethod
+    def of(cls, model, prompt) -> Head:
+        """From one prompt of the question set, as model.prepare gives it: all its clips are alike in length."""
+        inputs = prompt.model_inputs
+        config, ids = model.hf.config, prompt.input_ids
+        positions, _ = model.hf.model.get_rope_index(
+            input_ids=inputs["input_ids"],
+            video_grid_thw=inputs["video_grid_thw"],
+            attention_mask=inputs["attention_mask"],
+            use_audio_in_video=True,
+            audio_seqlens=inputs["feature_attention_mask"].sum(-1),
+            second_per_grids=inputs["video_second_per_grid"],
+        )
+        p = int((ids == config.vision_end_token_id).nonzero()[0]) + 1
+        return cls(ids[:p], positions[:, 0, :p].long(), config.video_token_id, config.audio_token_id)
+
+
+def _packed(module, query, key, value, attention_mask, scaling=None, packing=None, **_):
+    """The head attends causally, each block to the head and itself. q [B, H, N, d] -> [B, N, H, d]."""
+    p, groups = packing
+    out = [F.scaled_dot_product_attention(*(x[:, :, :p] for x in (query, key, value)), is_causal=True, enable_gqa=True)]
+    at = p
+    for count, length, mask in groups:
+        q, k, v = (_blocks(x, at, count, length) for x in (query, key, value))
+        k, v = (torch.cat([x[:, None, :, :p].expand(-1, count, -1, -1, -1).flatten(0, 1), own], 2)
+                for x, own in ((key, k), (value, v)))  # fmt: skip
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)  # [B * count, H, length, d]
+        found = found.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)
+        out.append(found)
+        at += count * length
+    return torch.cat(out, 2).transpose(1, 2), None
+
+
+def _blocks(x: torch.Tensor, at: int, count: int, length: int) -> torch.Tensor:
+    """[B, H, N, d] -> [B * count, H, length, d]"""
+    x = x[:, :, at : at + count * length].unflatten(2, (count, length))
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _at(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Rows `index` [B, n] of x [B, N, hidden]: [B, n, hidden]."""
+    return torch.gather(x, 1, index[..., None].expand(-1, -1, x.shape[-1]))
+
+
+class Packed(nn.Module):
+    """A Thinker's forward over packed rows, and the towers' probes."""
+
+    def __init__(self, thinker, head: Head, lengths: tuple[int, int], counts: tuple[int, int]) -> None:
+        super().__init__()
+        self.thinker, self.head = thinker, head
+        AttentionInterface.register("avflow_packed", _packed)
+        thinker.set_attn_implementation({"text_config": "avflow_packed"})
+        p = len(head.ids)
+        start = int(head.positions.max()) + 1
+        parts, groups = [head.positions], []
+        for length, count in zip(lengths, counts, strict=True):
+            parts.append((start + torch.arange(length)).repeat(count).expand(3, -1))
+            own = torch.ones(length, length, dtype=torch.bool).tril()
+            groups.append((count, length, torch.cat([torch.ones(length, p, dtype=torch.bool), own], 1)))
+        self.positions = torch.cat(parts, 1)  # [3, N]
+        self.packing = (p, groups)
+        hidden = thinker.config.text_config.hidden_size
+        self.choice = nn.Linear(hidden, 1)
+        self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2 + 4), nn.Linear(hidden, 6 + 4 + 2)
+
+    def see_and_hear(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Video [B, V, hidden] and audio [B, A, hidden] as the decoder gets them."""
+        b, inner = batch["mel"].shape[0], self.thinker.model
+        video = inner.visual(batch["patches"], grid_thw=batch["grid"]).pooler_output
+        mel, lengths = batch["mel"], torch.full((b,), batch["mel"].shape[-1])
+        audio = inner.audio_tower(mel.transpose(0, 1).flatten(1), feature_lens=lengths, aftercnn_lens=lengths // 2)
+        return video.view(b, -1, video.shape[-1]), audio.last_hidden_state.view(b, -1, video.shape[-1])
+
+    def answers(self, batch: dict, video: torch.Tensor, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, questions, vocab] at the last token of every block; loss of which option is right, read linearly.
+
+        The latter off the options' words half way through the layers: it teaches to compare them with what is seen and
+        heard while the last layers still guess letters.
+        """
+        b = video.shape[0]
+        ids = torch.cat([self.head.ids.expand(b, -1), batch["ids"]], 1)  # [B, N]
+        x = self.thinker.get_input_embeddings()(ids)
+        x = x.masked_scatter((ids == self.head.video_id)[..., None], video.to(x.dtype))
+        x = x.masked_scatter((ids == self.head.audio_id)[..., None], audio.to(x.dtype))
+        # A mask of four dimensions is passed on as it is; nothing looks at it.
+        out = self.thinker.model.language_model(
+            inputs_embeds=x,
+            position_ids=self.positions[:, None].expand(-1, b, -1),
+            attention_mask=torch.zeros(1, 1, 1, 1),
+            packing=self.packing,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        layers = len(self.thinker.model.language_model.layers)
+        last = _at(out.last_hidden_state, batch["last"] + len(self.head.ids))  # [B, questions, hidden]
+        options = batch["options"]  # [B, choices, 3]
+        words = _at(out.hidden_states[layers // 2], options.clamp(min=0).flatten(1) + len(self.head.ids))
+        scores = self.choice(F.rms_norm(words, words.shape[-1:])).view(options.shape).masked_fill(options < 0, -1e4)
+        return self.thinker.lm_head(last), F.cross_entropy(scores.flatten(0, 1), batch["right"].flatten())
+
+    def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor, motion: bool) -> torch.Tensor:
+        """What every video token's frames show and every audio token's 40 ms let hear, read off linearly.
+
+        motion: also where the shape is moving to, from one of the token's two frames to the other.
+        """
+        color, shape, number, place, way = self.eyes(video).split([6, 4, 4, 2, 4], -1)
+        pitch, kind, onset = self.ears(audio).split([6, 4, 2], -1)
+        labels = batch["labels"]
+        found = {"color": color, "shape": shape, "number": number, "pitch": pitch, "kind": kind, "onset": onset}
+        found |= {"motion": way} if motion and (labels["motion"] >= 0).any() else {}
+        loss = sum(F.cross_entropy(f.flatten(0, 1), labels[name].flatten()) for name, f in found.items())
+        off = (place - labels["place"]).square().sum(-1) * labels["alone"]
+        return loss + 4 * off.sum() / labels["alone"].sum().clamp(min=1)
