@@ -86,7 +86,7 @@ class ChatFamily(Family):
 
         encode: rendered chat text, one placeholder per medium -> keyword arguments of the model's forward.
         """
-        text: list[Part] = [Text(*line) for line in _user_lines(sample, wording.instruction)]
+        text: list[Part] = [Text(*line) for line in user_lines(sample, wording.instruction)]
         kinds: list[Part] = list(media.kinds)
         parts = text + kinds if wording.question_first else kinds + text
         prompt = self._prompt(model, sample, parts, None, wording, encode)
@@ -253,7 +253,7 @@ def _check_length(model: Model, n: int, sample: Sample) -> None:
         )
 
 
-def _user_lines(sample: Sample, instruction: str) -> list[tuple[str, str, int]]:
+def user_lines(sample: Sample, instruction: str) -> list[tuple[str, str, int]]:
     """(text, group, item) of question, options, instruction; a line's end belongs to the line."""
     lines = [(sample.question, "question_text", -1)]
     for number, option in enumerate(sample.options or ()):
