@@ -39,6 +39,7 @@ wheel: $(VENV)/.installed
 bench: ext
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/evict.py
 
 clean:
 	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,7 @@
-"""Structured attention: packed, variable length, masked by token columns instead of an N x N mask."""
+"""Structured attention, masked by token columns instead of an N x N mask, and the gathers of an eviction."""
 
 from .attention import attention, capabilities
+from .gather import compact, compact_reference, gather_rms_norm, gather_rms_norm_reference
 from .problem import AttentionOutput, AttentionProblem
 from .reference import attention_reference
 from .tokens import ALL, Cut, Streams, Tokens, mask_of
@@ -15,5 +16,9 @@ __all__ = [
     "attention",
     "attention_reference",
     "capabilities",
+    "compact",
+    "compact_reference",
+    "gather_rms_norm",
+    "gather_rms_norm_reference",
     "mask_of",
 ]

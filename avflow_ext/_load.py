@@ -14,9 +14,20 @@ __all__ = ["_C"]
 
 
 @torch.library.register_fake("avflow::attention")
-def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse, problem_on_device=None):
+def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse, problem_on_device=None, row_order=None):
     heads, d = q.shape[1], q.shape[2]
     out = q.new_empty((rows, heads, d))
     lse = q.new_empty((rows if return_lse else 0, heads), dtype=torch.float32)
     mass = q.new_empty((rows if groups else 0, heads, groups), dtype=torch.float32)
     return out, lse, mass
+
+
+@torch.library.register_fake("avflow::gather_rms_norm")
+def _gather_rms_norm_fake(x, weight, eps, keep):
+    shape = (keep.shape[0], x.shape[1])
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+@torch.library.register_fake("avflow::compact")
+def _compact_fake(x, keep):
+    return x.new_empty((x.shape[0], x.shape[1], keep.shape[1], x.shape[3]))

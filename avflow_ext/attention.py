@@ -18,19 +18,26 @@ def attention(
     semantics: str = "renormalize",
     return_lse: bool = False,
     return_group_mass: bool = False,
+    row_order: torch.Tensor | None = None,
 ) -> AttentionOutput:
     """Softmax attention in which token columns decide who sees whom; `attention_reference` without its N x N tensors.
 
     Args:
         q: [rows, heads, d] float32, bfloat16 or float16; any strides. d a multiple of 8, at most 256; at most 64 heads.
             On CUDA: bfloat16 or float16, d 64 or 128.
-        k, v: [keys, kv_heads, d], dtype and device of q; heads is a multiple of kv_heads.
+        k, v: [keys, kv_heads, d], dtype and device of q; heads is a multiple of kv_heads. Or, so that a cache goes in
+            as it is, [batch, slots, kv_heads, d], any strides: key j of the problem is then slot j % capacity of batch
+            j // capacity, where capacity = problem.n_keys // batch. Slots that the tensors do not hold (capacity >
+            slots) are absent: nobody sees them, whatever the problem says.
         problem: rows, keys, streams, cuts and keep lists, see `AttentionProblem`.
         scale: factor of the scores before the softmax; default d ** -0.5.
         semantics: "renormalize": a cut score is -inf before the softmax; "zero": its weight is set to zero after the
             softmax and the others stay as they are.
         return_lse: also the log-sum-exp of each row's scores (in "zero" semantics, of the cut ones too).
         return_group_mass: also the share of attention that each token group received.
+        row_order: int32 [kept rows] on q's device, with a problem that has latest_order and only with one: the rows'
+            orders in this call, between those the problem was built with and latest_order. On the CPU that is checked;
+            on CUDA it is not, since that would wait for the device, and orders beyond see too much or too little.
 
     Returns:
         AttentionOutput: out [kept rows, heads, d] in q's dtype, lse [kept rows, heads] float32 or None, group_mass
@@ -40,7 +47,7 @@ def attention(
         ValueError, TypeError: shapes, dtypes or devices that do not fit; the message names them.
         NotImplementedError: tensors on a device without a kernel, or inputs that require a gradient.
     """
-    scale = check_inputs(q, k, v, problem, scale, semantics)
+    scale = check_inputs(q, k, v, problem, scale, semantics, row_order)
     on_cuda = q.device.type == "cuda"
     if not torch.compiler.is_compiling():
         if on_cuda:
@@ -49,23 +56,34 @@ def attention(
             raise NotImplementedError(f"no attention kernel for device {q.device}: move q, k, v to the CPU or to CUDA")
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
-    ratio = q.shape[1] // k.shape[1]
+    ratio = q.shape[1] // k.shape[-2]
     packed = problem.packed(ratio, semantics, q.device.type)
     copy = problem.packed_on(q.device, ratio, semantics) if on_cuda else None
     groups = problem.groups if return_group_mass else 0
-    out, lse, mass = torch.ops.avflow.attention(q, k, v, packed, scale, len(problem.rows), groups, return_lse, copy)
+    rows = len(problem.rows)
+    out, lse, mass = torch.ops.avflow.attention(q, k, v, packed, scale, rows, groups, return_lse, copy, row_order)
     return AttentionOutput(out, lse if return_lse else None, mass if return_group_mass else None)
 
 
 def capabilities() -> dict:
-    """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda"}.
+    """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda", "ops"}.
+
+    "ops" names the path of each op by device type, None where it has none there: {"attention": {"cpu": "avx512",
+    "cuda": "sm90"}, ...}; `compact` only copies memory, so its path on the CPU is "memcpy".
 
     "cuda" is None in a build without CUDA, else {"archs", "runtime", "devices", "path", "why"}: `path` is what the
     current device runs, such as "sm90"; where it is None, `why` says what is missing.
     """
+    cpu, cuda = _C.cpu_isa(), cuda_capabilities()
+    on_cuda = cuda["path"] if cuda else None
     return {
-        "cpu": _C.cpu_isa(),
+        "cpu": cpu,
         "cpu_built": _C.cpu_isas(),
-        "cuda": cuda_capabilities(),
+        "cuda": cuda,
         "threads": torch.get_num_threads(),
+        "ops": {
+            "attention": {"cpu": cpu, "cuda": on_cuda},
+            "gather_rms_norm": {"cpu": cpu, "cuda": on_cuda},
+            "compact": {"cpu": "memcpy", "cuda": on_cuda},
+        },
     }

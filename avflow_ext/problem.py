@@ -60,6 +60,8 @@ class AttentionProblem:
         cuts: what is cut in this layer.
         keep_rows, keep_keys: int lists; only these rows / keys take part, gathered as they are read.
         groups: columns of `group_mass`; default 1 + the largest group among the keys.
+        latest_order: the rows' orders come with each call, as its `row_order`: anything from `rows.order` to this. The
+            plan holds whatever such an order may need, so that one problem serves while a sequence grows.
 
     Raises:
         ValueError, IndexError: columns or lists that do not fit together; the message names the value.
@@ -74,6 +76,7 @@ class AttentionProblem:
         keep_rows=None,
         keep_keys=None,
         groups: int | None = None,
+        latest_order: int | None = None,
     ) -> None:
         keys = rows if keys is None else keys
         self.n_rows, self.n_keys = len(rows), len(keys)  # of q and of k, v as they are passed
@@ -96,6 +99,13 @@ class AttentionProblem:
         self.groups = max(seen, 1) if groups is None else groups
         if not seen <= self.groups <= 64:
             raise ValueError(f"groups = {groups}: the keys hold group {seen - 1}, and 64 groups are the most")
+        self.latest_order = latest_order
+        first = [int(self.rows.order.max())] if len(self.rows) else []
+        if latest_order is not None and not max([-(2**31), *first]) <= latest_order < 2**31:
+            raise ValueError(
+                f"latest_order = {latest_order}: rows begin at {first[0] if first else 'no'} order, and int32 ends at "
+                f"{2**31 - 1}; pass the largest order that any row may have"
+            )
         self._packed: dict[tuple[int, str, bool], torch.Tensor] = {}
         self._copies: dict[tuple[int, str, int], DeviceCopy] = {}
 
@@ -131,6 +141,7 @@ class AttentionProblem:
                 groups=self.groups,
                 tile_rows=_C.tile_rows(heads_per_kv_head, cuda=device_type == "cuda"),
                 zero=semantics == "zero",
+                latest_order=self.latest_order,
             )
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]
@@ -145,35 +156,59 @@ class AttentionProblem:
 
 
 def check_inputs(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, problem: AttentionProblem, scale: float | None, semantics: str
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    problem: AttentionProblem,
+    scale: float | None,
+    semantics: str,
+    row_order: torch.Tensor | None = None,
 ) -> float:
     """The scale to use, or an error that names what does not fit."""
-    if q.dim() != 3 or k.dim() != 3:
+    if q.dim() != 3 or k.dim() not in (3, 4):
         raise ValueError(
-            f"q is {tuple(q.shape)}, k is {tuple(k.shape)}: pass q [rows, heads, d], k [keys, kv_heads, d]"
+            f"q is {tuple(q.shape)}, k is {tuple(k.shape)}: pass q [rows, heads, d], k [keys, kv_heads, d] or "
+            "[batch, slots, kv_heads, d]"
         )
     if k.shape != v.shape:
         raise ValueError(f"k is {tuple(k.shape)}, v is {tuple(v.shape)}: they must have one shape")
-    if q.shape[2] != k.shape[2]:
-        raise ValueError(f"head_dim of q is {q.shape[2]}, of k is {k.shape[2]}: they must agree")
+    if q.shape[2] != k.shape[-1]:
+        raise ValueError(f"head_dim of q is {q.shape[2]}, of k is {k.shape[-1]}: they must agree")
     if q.shape[2] == 0 or q.shape[2] % 8 or q.shape[2] > 256:
         raise ValueError(f"head_dim {q.shape[2]}: multiples of 8 up to 256 are supported")
-    if k.shape[1] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(f"{q.shape[1]} query heads do not divide among {k.shape[1]} key heads")
+    if k.shape[-2] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[-2]:
+        raise ValueError(f"{q.shape[1]} query heads do not divide among {k.shape[-2]} key heads")
     if q.shape[1] > MAX_HEADS:
         raise ValueError(f"{q.shape[1]} query heads: {MAX_HEADS} are the most")
-    if q.shape[0] != problem.n_rows or k.shape[0] != problem.n_keys:
+    if q.shape[0] != problem.n_rows or (k.dim() == 3 and k.shape[0] != problem.n_keys):
         raise ValueError(
             f"q has {q.shape[0]} rows and k {k.shape[0]} keys, "
             f"the problem {problem.n_rows} rows and {problem.n_keys} keys"
         )
+    if k.dim() == 4:
+        batch, slots = k.shape[:2]
+        if batch == 0 or problem.n_keys % batch or problem.n_keys // batch < slots:
+            raise ValueError(
+                f"k is {tuple(k.shape)}: the problem's {problem.n_keys} keys must be {batch} batches of one capacity, "
+                f"{slots} slots or more"
+            )
     if not (q.dtype == k.dtype == v.dtype) or q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise TypeError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: pass one of float32, bfloat16, float16 for all")
     if not (q.device == k.device == v.device):
         raise ValueError(f"q, k, v lie on {q.device}, {k.device}, {v.device}: pass them on one device")
     if semantics not in SEMANTICS:
         raise ValueError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
+    if (row_order is None) != (problem.latest_order is None):
+        raise ValueError("row_order and the problem's latest_order belong together: pass both or neither")
+    if row_order is not None:
+        if row_order.dtype != torch.int32 or row_order.shape != (len(problem.rows),):
+            raise ValueError(
+                f"row_order is {row_order.dtype} {tuple(row_order.shape)}: pass int32 [{len(problem.rows)}], one order "
+                "per kept row"
+            )
+        if row_order.device != q.device:
+            raise ValueError(f"row_order lies on {row_order.device}, q on {q.device}: pass them on one device")
     scale = q.shape[2] ** -0.5 if scale is None else float(scale)
-    if not math.isfinite(scale):
+    if not abs(scale) < math.inf:  # a comparison, which a trace with symbolic sizes understands
         raise ValueError(f"scale = {scale}: pass a finite number")
     return scale

@@ -23,9 +23,15 @@ def edge_hash(seed: int, order_row: torch.Tensor, order_key: torch.Tensor) -> to
     return _mix(row[:, None] ^ ((order_key.long() * 0x85EBCA77) & 0xFFFFFFFF)[None, :])
 
 
-def visible(problem: AttentionProblem) -> torch.Tensor:
+def rows_at(problem: AttentionProblem, row_order: torch.Tensor | None) -> Tokens:
+    """The kept rows, with the orders that a call says."""
+    rows = problem.rows
+    return rows if row_order is None else Tokens(row_order, rows.group, rows.item, rows.stream)
+
+
+def visible(problem: AttentionProblem, row_order: torch.Tensor | None = None) -> torch.Tensor:
     """Causality and streams: bool [rows, keys], before any cut."""
-    rows, keys, streams = problem.rows, problem.keys, problem.streams
+    rows, keys, streams = rows_at(problem, row_order), problem.keys, problem.streams
     parent, start = streams.parent.long(), streams.start
     row_stream, key_stream = rows.stream.long(), keys.stream.long()
     alive = (row_stream >= 0)[:, None] & (key_stream >= 0)[None, :]
@@ -55,13 +61,24 @@ def cut_edges(cut: Cut, rows: Tokens, keys: Tokens) -> torch.Tensor:
     return edge
 
 
-def cut_mask(problem: AttentionProblem, heads: int) -> torch.Tensor:
+def cut_mask(problem: AttentionProblem, heads: int, row_order: torch.Tensor | None = None) -> torch.Tensor:
     """All cuts: bool [heads, rows, keys]."""
+    rows = rows_at(problem, row_order)
     mask = torch.zeros(heads, len(problem.rows), len(problem.keys), dtype=torch.bool)
     for cut in problem.cuts:
         chosen = torch.tensor([cut.heads is None or bool(cut.heads >> h & 1) for h in range(heads)])
-        mask[chosen] |= cut_edges(cut, problem.rows, problem.keys)
+        mask[chosen] |= cut_edges(cut, rows, problem.keys)
     return mask
+
+
+def by_key(cache: torch.Tensor, problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys or values [batch, slots, kv_heads, d] as [keys, kv_heads, d], zero where absent; bool [keys]: present."""
+    batch, slots = cache.shape[:2]
+    capacity = problem.n_keys // batch
+    whole = cache.new_zeros(batch, capacity, *cache.shape[2:])
+    whole[:, :slots] = cache
+    present = (torch.arange(capacity) < slots).repeat(batch)
+    return whole.flatten(0, 1), present
 
 
 def attention_reference(
@@ -73,20 +90,26 @@ def attention_reference(
     semantics: str = "renormalize",
     return_lse: bool = False,
     return_group_mass: bool = False,
+    row_order: torch.Tensor | None = None,
 ) -> AttentionOutput:
     """Same signature and result as `avflow_ext.attention`; memory O(heads x rows x keys)."""
-    scale = check_inputs(q, k, v, problem, scale, semantics)
+    scale = check_inputs(q, k, v, problem, scale, semantics, row_order)
+    present = torch.ones(problem.n_keys, dtype=torch.bool)
+    if k.dim() == 4:
+        k, present = by_key(k, problem)
+        v, _ = by_key(v, problem)
     if problem.keep_rows is not None:
         q = q[problem.keep_rows.long()]  # [rows, heads, d]
     if problem.keep_keys is not None:
-        k, v = k[problem.keep_keys.long()], v[problem.keep_keys.long()]  # [keys, kv_heads, d]
+        kept = problem.keep_keys.long()
+        k, v, present = k[kept], v[kept], present[kept]  # [keys, kv_heads, d], [keys]
     heads, kv_heads = q.shape[1], k.shape[1]
     q32 = q.detach().float().transpose(0, 1)  # [heads, rows, d]
     k32 = k.detach().float().transpose(0, 1).repeat_interleave(heads // kv_heads, 0)  # [heads, keys, d]
     v32 = v.detach().float().transpose(0, 1).repeat_interleave(heads // kv_heads, 0)
 
-    seen = visible(problem)[None]  # [1, rows, keys]
-    cut = cut_mask(problem, heads)  # [heads, rows, keys]
+    seen = (visible(problem, row_order) & present)[None]  # [1, rows, keys]
+    cut = cut_mask(problem, heads, row_order)  # [heads, rows, keys]
     scored = seen & ~cut if semantics == "renormalize" else seen.expand_as(cut)
     score = (q32 @ k32.transpose(1, 2) * scale).masked_fill(~scored, float("-inf"))  # [heads, rows, keys]
     lse = torch.logsumexp(score, -1)  # [heads, rows]; -inf where a row sees nothing

@@ -4,7 +4,7 @@
 #
 #     benchmarks/gpu.sh OUTPUT_FOLDER
 #
-# The folder receives summary.txt, a log per stage and attention.json. PYTHON names another interpreter;
+# The folder receives summary.txt, a log per stage, and gather, attention, sweep-3b and sweep-7b .json. PYTHON names another interpreter;
 # AVFLOW_CUDA_ARCHS (default 90) the architecture.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -40,7 +40,7 @@ stage() {
     return "$code"
 }
 
-rm -f "$out"/{build,tests,sanitizer,attention}.log "$out/attention.json"
+rm -f "$out"/{build,tests,sanitizer,gather,attention,sweep}.log "$out"/{gather,attention,sweep-3b,sweep-7b}.json
 SHOWN=20 stage build 110 build.log "$python" setup.py -q build_ext --inplace || {
     echo "nothing else can run" | tee -a "$out/summary.txt"
     exit 1
@@ -63,8 +63,15 @@ else
     done
 fi
 
-SHOWN=60 stage "attention benchmark" 200 attention.log "$python" benchmarks/attention.py --device cuda \
+SHOWN=30 stage "gather benchmark" 25 gather.log "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
+    --json "$out/gather.json"
+# What is stopped keeps the figures it has: they are written one by one.
+SHOWN=30 stage "sweep benchmark, 3B" 60 sweep.log "$python" benchmarks/sweep.py --device cuda --shape 3b \
+    --json "$out/sweep-3b.json"
+SHOWN=60 stage "attention benchmark" 150 attention.log "$python" benchmarks/attention.py --device cuda \
     --json "$out/attention.json"
+SHOWN=30 stage "sweep benchmark, 7B" 120 sweep.log "$python" benchmarks/sweep.py --device cuda --shape 7b \
+    --json "$out/sweep-7b.json"
 echo "== summary, $SECONDS s"
 cat "$out/summary.txt"
 exit "$failed"

@@ -10,7 +10,18 @@ from __future__ import annotations
 
 import torch
 
-from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference
+from avflow_ext import (
+    AttentionProblem,
+    Cut,
+    Streams,
+    Tokens,
+    attention,
+    attention_reference,
+    compact,
+    compact_reference,
+    gather_rms_norm,
+    gather_rms_norm_reference,
+)
 
 EVERYTHING = dict(return_lse=True, return_group_mass=True)
 
@@ -38,6 +49,51 @@ def cases():
         yield f"{rows} rows, 1500 keys", AttentionProblem(some, keys, cuts=[Cut(0b10, 0b1000)]), "renormalize"
 
 
+def decode_step() -> float:
+    """Two sequences in a cache that is written in part, of which the tensors hold less than the problem has."""
+    capacity, slots, d = 900, 700, 128
+    at, stream = torch.arange(capacity).repeat(2), torch.arange(2).repeat_interleave(capacity)
+    problem = AttentionProblem(
+        Tokens([300, 300], [0, 0], None, [0, 1]),
+        Tokens(at, at // 400, None, stream),
+        Streams.roots(2),
+        [Cut(0b10, 0b1, heads=3)],
+        latest_order=capacity - 1,
+    )
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 16, d, generator=g).bfloat16()
+    k, v = (torch.randn(2, 2, slots, d, generator=g).bfloat16().transpose(1, 2) for _ in range(2))
+    worst = 0.0
+    for last in (300, 699, 899):
+        order = torch.tensor([last, 310], dtype=torch.int32)
+        expected = attention_reference(q.float(), k.float(), v.float(), problem, row_order=order)
+        ours = attention(q.cuda(), k.cuda(), v.cuda(), problem, row_order=order.cuda())
+        worst = max(worst, float((ours.out.cpu().float() - expected.out).abs().max()))
+    assert worst < 0.05, worst
+    return worst
+
+
+def gathers() -> float:
+    """Rows in pieces of 16 bytes and of 2; positions of padding and beyond the end."""
+    g = torch.Generator().manual_seed(0)
+    keep = torch.tensor([3, -1, 0, 49, 3, 50, 7], dtype=torch.int32)
+    inside = torch.where(keep < 50, keep, -1)
+    worst = 0.0
+    for dtype in (torch.bfloat16, torch.float16):
+        for width in (2048, 3584, 8192, 65):
+            x, weight = (torch.randn(*shape, generator=g).to(dtype) for shape in ((50, width), (width,)))
+            kept, normed = gather_rms_norm(x.cuda(), weight.cuda(), 1e-6, keep.cuda())
+            expected = gather_rms_norm_reference(x, weight, 1e-6, inside)
+            assert torch.equal(kept.cpu(), expected[0])
+            worst = max(worst, float((normed.cpu().float() - expected[1].float()).abs().max()))
+        for d in (128, 20, 7):
+            cache = torch.randn(1, 2, 50, d, generator=g).to(dtype)
+            ours = compact(cache.cuda(), keep[None].cuda()).cpu()
+            assert torch.equal(ours, compact_reference(cache, inside[None]))
+    assert worst < 0.1, worst
+    return worst
+
+
 def main() -> None:
     worst = 0.0
     for name, problem, semantics in cases():
@@ -52,7 +108,9 @@ def main() -> None:
                 worst = max(worst, error)
                 assert error < 0.05, (name, heads, d, field, error)
             print(f"{name}, {heads}/{kv_heads} heads, d {d}, {dtype}: fine")
-    print(f"largest difference {worst:.1e}")
+    print(f"attention: largest difference {worst:.1e}")
+    print(f"a cache that fills: largest difference {decode_step():.1e}")
+    print(f"gather_rms_norm and compact: largest difference {gathers():.1e}")
 
 
 if __name__ == "__main__":

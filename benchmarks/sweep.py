@@ -3,6 +3,8 @@
     python benchmarks/sweep.py [--json FILE] [--shape 12x512x2048 ...] [--repeats 5]
     python benchmarks/sweep.py --media           knockouts whose targets lie in the media instead of after it
     python benchmarks/sweep.py --memory          peak memory at 8k, 16k and 32k tokens
+    python benchmarks/sweep.py --device cuda --shape 3b 7b --tokens 8192 16384 --json FILE
+                                                 decoders of Qwen2.5's sizes in bf16: sweep_cuda.py
 
 Random weights, random embeddings, fp32, in one process; repeats are interleaved and the best of each is taken. Peers:
 (a) transformers' own decoder with sdpa, and lm_head on the last row only;
@@ -189,10 +191,17 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
     parser.add_argument("--shape", nargs="+", default=SHAPES, metavar="LAYERSxHIDDENxTOKENS")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tokens", type=int, nargs="+", default=(8192, 16384), help="of the shapes 3b and 7b")
     parser.add_argument("--media", action="store_true", help="targets in the media: every run re-runs the media rows")
     parser.add_argument("--memory", action="store_true", help="peak memory at 8k, 16k and 32k tokens instead")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.device == "cuda" or not all(shape[0].isdigit() and "x" in shape for shape in args.shape):
+        import sweep_cuda
+
+        shapes = ("3b", "7b") if args.shape is SHAPES else args.shape
+        sys.exit(sweep_cuda.main(args.device, shapes, args.tokens, args.json))
     if args.peak_of:
         return peak_memory(args.peak_of)
     if args.memory:

@@ -1,4 +1,4 @@
-"""Writes the measured tables into README.md and docs/performance.md, from the JSON files of one results folder.
+"""Writes the measured tables into README.md and the pages of docs/, from the JSON files of one results folder.
 
     python benchmarks/tables.py benchmarks/results/cpu-epyc-2core
 
@@ -48,6 +48,24 @@ def memory_table(data: dict) -> str:
     return "\n".join(lines)
 
 
+def evict_table(data: dict) -> str:
+    lines = [
+        "| media leave | FLOPs saved | prefill saved | of ideal | against sdpa | dense mask / evict | indexing / evict "
+        "| decode step, keep / drop | KV bytes, keep / drop |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in data["results"]:
+        step, kv = r["decode_step_seconds"], r["kv_bytes"]
+        lines.append(
+            f"| {r['schedule'].removeprefix('media ')} | {100 * r['flops_saved']:.1f} % | "
+            f"**{100 * r['saved_of_no_schedule']:.1f} %** | {100 * r['share_of_ideal']:.0f} % | "
+            f"{100 * r['saved_of_plain']:.1f} % | {r['dense_mask_over_evict']:.2f} | {r['indexing_over_evict']:.2f} | "
+            f"{step['keep'] / step['plain']:.2f} / {step['drop'] / step['plain']:.2f} | "
+            f"{kv['keep'] / kv['plain']:.2f} / {kv['drop'] / kv['plain']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
 def machine_line(data: dict) -> str:
     m = data["machine"]
     return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
@@ -77,8 +95,9 @@ def main() -> None:
     put(page, "sweep", sweep_table(read("sweep")))
     put(page, "sweep-media", sweep_table(read("sweep-media")))
     put(page, "memory", memory_table(read("memory")))
+    put(ROOT / "docs" / "eviction.md", "evict", evict_table(read("evict")))
     put(ROOT / "README.md", "sweep", sweep_table(read("sweep")))
-    print(f"tables of {folder} written to README.md and docs/performance.md")
+    print(f"tables of {folder} written to README.md and docs/")
 
 
 if __name__ == "__main__":

@@ -13,16 +13,18 @@ enum AvflowDtype { AVFLOW_FLOAT32 = 0, AVFLOW_BFLOAT16 = 1, AVFLOW_FLOAT16 = 2 }
 typedef void (*AvflowParallel)(void* context, int64_t workers, void (*body)(void* arg, int64_t worker), void* arg);
 
 typedef struct AvflowAttention {
-    const void* q;           // [rows, heads, d], innermost stride 1
-    const void* k;           // [keys, kv_heads, d]
-    const void* v;           // [keys, kv_heads, d]
-    void* out;               // [kept rows, heads, d], contiguous
-    float* lse;              // [kept rows, heads] or null
-    float* group_mass;       // [kept rows, heads, groups] or null
-    const int32_t* problem;  // the packed problem of core/problem.h
-    int64_t q_row, q_head;   // strides in elements
-    int64_t k_row, k_head;
-    int64_t v_row, v_head;
+    const void* q;      // [rows, heads, d], innermost stride 1
+    const void* k;      // [batch, slots, kv_heads, d]; key j of the problem is slot j % capacity of batch j / capacity
+    const void* v;      // the same
+    void* out;          // [kept rows, heads, d], contiguous
+    float* lse;         // [kept rows, heads] or null
+    float* group_mass;  // [kept rows, heads, groups] or null
+    const int32_t* problem;    // the packed problem of core/problem.h
+    const int32_t* row_order;  // [kept rows] orders, where the problem was packed for a range of them; else null
+    int64_t q_row, q_head;     // strides in elements
+    int64_t k_batch, k_row, k_head;
+    int64_t v_batch, v_row, v_head;
+    int32_t capacity, slots;  // of a batch: in the problem, >= 1, and in the tensors, capacity at most
     int32_t heads, kv_heads, head_dim;
     int32_t dtype;  // AvflowDtype
     float scale;    // of the scores, natural-log softmax
@@ -37,6 +39,40 @@ int32_t avflow_tile_rows(int32_t heads_per_kv_head);
 int64_t avflow_attention_workspace(const AvflowAttention* problem);
 void avflow_attention_cpu(const AvflowAttention* problem);
 
+// kept[i] = x[keep[i]] and normed[i] = its RMS norm times weight, as transformers' Qwen2RMSNorm rounds it: normalised
+// in float32, rounded to dtype, multiplied by weight. Rows where keep is no row of x are zero.
+typedef struct AvflowGatherRmsNorm {
+    const void* x;        // [n, width], innermost stride 1
+    const void* weight;   // [width], contiguous
+    const int32_t* keep;  // [m]
+    void* kept;           // [m, width], contiguous
+    void* normed;         // [m, width], contiguous
+    int64_t n, m, width;
+    int64_t x_row;  // stride in elements
+    float eps;
+    int32_t dtype;
+    int32_t workers;
+    AvflowParallel parallel;
+    void* parallel_context;
+} AvflowGatherRmsNorm;
+
+void avflow_gather_rms_norm_cpu(const AvflowGatherRmsNorm* call);
+
+// out[b, h, i] = x[b, h, keep[b, i]], zero where keep is no row of x.
+typedef struct AvflowCompact {
+    const void* x;        // [batch, heads, n, d], innermost stride 1
+    const int32_t* keep;  // [batch, m], contiguous
+    void* out;            // [batch, heads, m, d], contiguous
+    int64_t batch, heads, n, m;
+    int64_t row_bytes;                 // of d elements
+    int64_t x_batch, x_head, x_token;  // strides in bytes
+    int32_t workers;
+    AvflowParallel parallel;
+    void* parallel_context;
+} AvflowCompact;
+
+void avflow_compact_cpu(const AvflowCompact* call);
+
 // "avx512", "avx2" or "portable": what this processor runs.
 const char* avflow_cpu_isa(void);
 // Forces a path (for tests and measurements). Returns 0 if this processor or this build cannot run it.
@@ -50,6 +86,9 @@ int64_t avflow_attention_cuda_workspace(const AvflowAttention* problem, const in
 // is allocated. Returns a cudaError_t as int: 0, or cudaErrorInvalidValue (1) for what the kernel does not take.
 int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* problem_on_host, void* stream);
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head);
+// The same with device pointers; gather_rms_norm takes bfloat16 and float16.
+int32_t avflow_gather_rms_norm_cuda(const AvflowGatherRmsNorm* call, void* stream);
+int32_t avflow_compact_cuda(const AvflowCompact* call, void* stream);
 const char* avflow_cuda_archs(void);  // compiled in, such as "80,90,100,120"
 
 #ifdef __cplusplus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from avflow.compat import declare_torchvision
+from avflow_ext import capabilities
+from avflow_ext._load import _C
 
 sys.path.insert(0, str(Path(__file__).parent))
 declare_torchvision()  # before transformers: tests import it directly
@@ -38,3 +41,26 @@ def qwen3():
     import avflow
 
     return avflow.wrap(tiny.decoder("qwen3"))
+
+
+@pytest.fixture(params=capabilities()["cpu_built"])
+def isa(request):
+    """Each path that this build has and this processor runs."""
+    before = _C.cpu_isa()
+    try:
+        _C.set_cpu_isa(request.param)
+    except ValueError:
+        pytest.skip(f"this processor does not run {request.param}")
+    yield request.param
+    _C.set_cpu_isa(before)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """The CUDA kernels compiled for the host, on the emulator of tests/cuda_emulator."""
+    import cuda_emulator
+
+    compiler = shutil.which("g++")
+    if not compiler or sys.platform != "linux":
+        pytest.skip("the emulator needs Linux and g++")
+    return cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+
 import torch
 from hypothesis import strategies as st
 
@@ -100,3 +103,73 @@ def assert_same(ours, expected, tolerance: float = 2e-5, **own: float):
         assert torch.equal(torch.isneginf(a), torch.isneginf(b)), f"{name}: -inf elsewhere"
         a, b = a.float().nan_to_num(neginf=0.0), b.float().nan_to_num(neginf=0.0)
         assert (a - b).abs().max() <= bound, f"{name}: {(a - b).abs().max():.2e} > {bound:.2e}"
+
+
+@st.composite
+def cache_problems(draw, heads: int = 8, most: int = 150, ranged: bool | None = None):
+    """(problem, slots, row_order): a batch of sequences in one cache, of which `slots` of each are filled.
+
+    Sequences of unlike lengths, padded on the left; rows are their last tokens, perhaps with orders that come later.
+    """
+    batch, capacity = draw(st.integers(1, 3)), draw(st.integers(1, most))
+    slots = draw(st.one_of(st.just(capacity), st.integers(0, capacity)))
+    run = draw(st.sampled_from([1, 7, 20, 64]))
+    step = draw(st.sampled_from([1, 1, 3]))
+    at = torch.arange(capacity)
+    columns = []
+    for b in range(batch):
+        padding = draw(st.integers(0, capacity - 1))
+        stream = torch.where(at < padding, -1, b)
+        columns.append(torch.stack([at * step, (at + 5 * b) // run % GROUPS, at // 10 % 5 - 1, stream], 1))
+    keys = Tokens(*torch.cat(columns).T)
+    chosen = []
+    for b in range(batch):
+        rows = draw(st.integers(0, min(capacity, 40)))
+        chosen.append(b * capacity + torch.arange(capacity - rows, capacity))
+    rows = keys.select(torch.cat(chosen))
+    latest, order = None, None
+    if draw(st.booleans()) if ranged is None else ranged:
+        back = draw(st.integers(0, 60))  # the orders that the plan is made for begin this much earlier
+        latest = step * capacity
+        true = rows.order
+        rows = Tokens(true - back, rows.group, rows.item, rows.stream)
+        seed = draw(st.integers(0, 2**16))
+        order = true - torch.randint(0, back + 1, true.shape, generator=torch.Generator().manual_seed(seed))
+        order = order.to(torch.int32)
+    some = draw(st.lists(cuts(batch, heads), max_size=3))
+    keep_rows, keep_keys = keep_list(draw, len(rows)), keep_list(draw, len(keys))
+    problem = AttentionProblem(
+        rows, keys, Streams.roots(batch), some, keep_rows, keep_keys, groups=GROUPS, latest_order=latest
+    )
+    if order is not None and keep_rows is not None:
+        order = order[keep_rows.long()]
+    return problem, batch, slots, order
+
+
+def cache_qkv(problem: AttentionProblem, batch: int, slots: int, shape, seed: int = 0, dtype=torch.float32):
+    """q [rows, heads, d]; k and v [batch, slots, kv_heads, d] as views of a cache [batch, kv_heads, longer, d]."""
+    heads, kv_heads, d = shape
+    g = torch.Generator().manual_seed(seed)
+    q = torch.randn(problem.n_rows, heads, d, generator=g) * 1.5
+    k, v = (torch.randn(batch, kv_heads, slots + 3, d, generator=g).to(dtype) for _ in range(2))
+    k[:, :, slots:], v[:, :, slots:] = torch.nan, torch.nan  # what lies behind the last slot is never read
+    return q.to(dtype), k[:, :, :slots].transpose(1, 2), v[:, :, :slots].transpose(1, 2)
+
+
+def guarded(shape: tuple[int, ...], readable: int, dtype: torch.dtype) -> torch.Tensor:
+    """A random tensor whose memory ends the process if more than its first `readable` elements are touched.
+
+    Those end at the end of a page, and the pages behind may not be read.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    page, size = mmap.PAGESIZE, dtype.itemsize
+    count = torch.Size(shape).numel()
+    before = -(-readable * size // page) * page
+    after = (-(-(count - readable) * size // page) + 1) * page
+    memory = mmap.mmap(-1, before + after)
+    whole = torch.frombuffer(memory, dtype=dtype)  # keeps the mapping alive
+    start = before // size - readable
+    whole[start : start + readable] = torch.randn(readable, generator=torch.Generator().manual_seed(0)).to(dtype)
+    address = ctypes.c_void_p(whole.data_ptr() + before)
+    assert libc.mprotect(address, ctypes.c_size_t(after), 0) == 0
+    return whole[start : start + count].view(shape)

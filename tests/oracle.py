@@ -105,13 +105,15 @@ def dense(hf, cuts: dict[int, torch.Tensor], semantics: str = "renormalize"):
 
 
 @torch.no_grad()
-def answer_logp(hf, prompt, knockout=None, layers=(), semantics: str = "renormalize") -> tuple[float, int]:
-    """Log-probability of the prompt's answer (all tokens teacher-forced), and the most probable first token."""
+def answer_logp(hf, prompt, knockout=None, layers=(), semantics: str = "renormalize", cuts=None) -> tuple[float, int]:
+    """Log-probability of the prompt's answer (all tokens teacher-forced), and the most probable first token.
+
+    A knockout in some layers, or `cuts` as `dense` takes them."""
     extra = prompt.answer_ids[:-1]
     heads = find_text_model(hf).config.num_attention_heads
     groups = [*prompt.groups, *["answer"] * len(extra)]
     items = [*prompt.items, *[-1] * len(extra)]
-    cuts = {}
+    cuts = cuts or {}
     if knockout is not None:
         cut = cut_edges(knockout, groups, items, heads)[None]
         cuts = {layer: cut for layer in layers}

@@ -10,10 +10,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_cases import assert_same, problems, qkv, tokens_and_streams
+from op_cases import assert_same, cache_problems, cache_qkv, problems, qkv, tokens_and_streams
 from test_attention_op import EVERYTHING, causal, rich_problem
 
-from avflow_ext import AttentionProblem, Cut, Tokens, attention, attention_reference, capabilities
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference, capabilities
 from avflow_ext.device import why_not_cuda
 from avflow_ext.problem import AttentionOutput
 
@@ -124,6 +124,22 @@ def test_strided_inputs():
     assert torch.equal(attention(q, k, wide, problem).out, expected)
 
 
+def test_tensors_that_begin_between_16_bytes():
+    """They are copied: slices at odd places, rows at odd distances, contiguous ones that begin at an odd element."""
+    problem = rich_problem()
+    q, k, v = on_gpu(*qkv(problem, 8, 2, 64, dtype=torch.bfloat16))
+    expected = attention(q, k, v, problem).out
+    for start in (1, 3, 4):
+        odd = [
+            torch.zeros(*t.shape[:2], 72, dtype=t.dtype, device="cuda")[..., start : start + 64].copy_(t)
+            for t in (q, k, v)
+        ]
+        assert torch.equal(attention(*odd, problem).out, expected)
+    shifted = [torch.zeros(t.numel() + 1, dtype=t.dtype, device="cuda")[1:].view(t.shape).copy_(t) for t in (q, k, v)]
+    assert all(t.is_contiguous() and t.data_ptr() % 16 for t in shifted)
+    assert torch.equal(attention(*shifted, problem).out, expected)
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_cut_values_do_not_leak(poison):
     n = 300
@@ -165,6 +181,43 @@ def test_empty_inputs():
     assert attention(q[:0], k, k, AttentionProblem(Tokens([], []))).out.shape == (0, 4, 64)
     k = torch.randn(3, 2, 64, device="cuda", dtype=torch.bfloat16)
     assert (attention(q, k, k, AttentionProblem(causal(3), keep_keys=[])).out == 0).all()
+
+
+# ---------------------------------------------------------------- caches by slot, orders on the device
+
+
+@given(case=cache_problems(), shape=st.sampled_from(SHAPES), semantics=st.sampled_from(["renormalize", "zero"]))
+@few
+def test_caches_equal_the_reference(case, shape, semantics):
+    problem, batch, slots, order = case
+    q, k, v = cache_qkv(problem, batch, slots, shape, dtype=torch.bfloat16)
+    options = dict(semantics=semantics, **EVERYTHING)
+    expected = attention_reference(q.float(), k.float(), v.float(), problem, row_order=order, **options)
+    order = None if order is None else order.cuda()
+    assert_near(attention(*on_gpu(q, k, v), problem, row_order=order, **options), expected, torch.bfloat16)
+
+
+def test_a_captured_decode_step_serves_all_orders():
+    """One graph: the orders change in their tensor, and NaN lies behind what is written."""
+    n = 700
+    keys = Tokens(torch.arange(n).repeat(2), [0] * 2 * n, None, torch.arange(2).repeat_interleave(n))
+    problem = AttentionProblem(Tokens([100] * 2, [0] * 2, None, [0, 1]), keys, Streams.roots(2), latest_order=n - 1)
+    k, v = (torch.full((2, n, 2, 64), torch.nan, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    q = torch.randn(2, 8, 64, device="cuda").bfloat16()
+    order = torch.full((2,), 100, dtype=torch.int32, device="cuda")
+    attention(q, k, v, problem, row_order=order)  # uploads the problem
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = attention(q, k, v, problem, row_order=order).out
+    for last in (100, 101, 400, n - 1):
+        for t in (k, v):
+            t[:, : last + 1] = torch.randn(2, last + 1, 2, 64, device="cuda").bfloat16()
+        order.fill_(last)
+        graph.replay()
+        expected = attention_reference(
+            *(t.cpu().float() for t in (q, k, v)), problem, row_order=order.cpu(), return_lse=True
+        )
+        assert (captured.cpu().float() - expected.out).abs().max() < 0.02
 
 
 # ---------------------------------------------------------------- streams, graphs, compilation

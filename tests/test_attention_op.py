@@ -8,23 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_cases import HEAD_SHAPES, assert_same, problems, qkv, tokens_and_streams
 
-from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference, capabilities, mask_of
-from avflow_ext._load import _C
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference, mask_of
 
 EVERYTHING = dict(return_lse=True, return_group_mass=True)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-
-@pytest.fixture(params=capabilities()["cpu_built"])
-def isa(request):
-    """Each path that this build has and this processor runs."""
-    before = _C.cpu_isa()
-    try:
-        _C.set_cpu_isa(request.param)
-    except ValueError:
-        pytest.skip(f"this processor does not run {request.param}")
-    yield request.param
-    _C.set_cpu_isa(before)
 
 
 def causal(n: int, **columns) -> Tokens:

@@ -171,7 +171,7 @@ def test_a_decoder_without_head_is_refused(qwen3):
     with pytest.raises(avflow.UnsupportedModelError, match="Qwen3Model has no lm_head"):
         avflow.wrap(qwen3.text_model)
     with pytest.raises(avflow.UnsupportedModelError, match="TextFamily prepares no samples"):
-        qwen3.prepare(None)
+        qwen3.prepare(avflow.Sample(id="0", question="What?", answer="a dog", video="x.mp4"))
 
 
 def test_labels_that_do_not_fit_the_models_tokens(omni):

@@ -12,7 +12,7 @@ from op_cases import qkv
 from test_attention_op import rich_problem
 from test_packaging import ALLOWED, compiled_module, run
 
-from avflow_ext import AttentionProblem, Tokens, attention, capabilities
+from avflow_ext import AttentionProblem, Streams, Tokens, attention, capabilities
 from avflow_ext._load import _C
 from avflow_ext.device import DeviceCopy, arch_for, check_cuda
 
@@ -245,6 +245,30 @@ def test_fullgraph_compile_of_the_wrapper_with_fake_cuda_tensors():
     with mode:
         out = compiled(q, k, v, problem)
     assert out.shape == (len(problem.rows), 8, 64) and out.device.type == "cuda"
+
+
+def test_fullgraph_compile_of_a_decode_step_with_fake_cuda_tensors():
+    """A cache by slot, not all of it held, and orders on the device."""
+    keys = Tokens(torch.arange(300).repeat(2), [0] * 600, None, torch.arange(2).repeat_interleave(300))
+    rows = Tokens([100, 100], [0, 0], None, [0, 1])
+    problem = AttentionProblem(rows, keys, Streams.roots(2), latest_order=299)
+    packed = problem.packed(4, device_type="cuda")
+    mode = torch._subclasses.FakeTensorMode()
+    with mode:
+        q = torch.empty(2, 8, 64, dtype=torch.bfloat16, device="cuda:0")
+        k = torch.empty(2, 2, 200, 64, dtype=torch.bfloat16, device="cuda:0").transpose(1, 2)
+        order = torch.empty(2, dtype=torch.int32, device="cuda:0")
+        uploaded = DeviceCopy.__new__(DeviceCopy)
+        uploaded.tensor = torch.empty(packed.shape, dtype=packed.dtype, device="cuda:0")
+        problem._packed[4, "renormalize", True] = mode.from_tensor(packed)
+        problem._copies[4, "renormalize", 0] = uploaded
+        step = torch.compile(
+            lambda q, k, v, order: attention(q, k, v, problem, row_order=order).out * 2,
+            fullgraph=True,
+            backend="aot_eager",
+        )
+        out = step(q, k, k, order)
+    assert out.shape == (2, 8, 64) and out.device.type == "cuda"
 
 
 def test_the_operator_with_a_copy_of_the_problem_passes_opcheck():

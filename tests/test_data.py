@@ -334,3 +334,49 @@ def test_choosing_tasks_a_limit_and_an_order():
     assert choose(samples[:20], limit=50, shuffle_seed=1) == [s for s in mixed if int(s.id) < 20]
     with pytest.raises(InputError, match=r"no sample is of the task 'prime': there are \['even', 'odd'\]"):
         choose(samples, tasks=["odd", "prime"])
+
+
+def test_a_sweep_over_a_data_set_is_extended_by_a_larger_limit(tmp_path, capsys):
+    import tiny_job
+
+    from avflow.job import run
+    from avflow.results import read as read_run
+    from avflow.runs import read_config
+
+    task = {"question": "What?", "candidates": ["A. a bell", "B. a horn"], "answer": "B", "task_type": "Recognition"}
+    videos = {f"v{n}": {"domain": "Music", "task0": task, "task1": task | {"task_type": "Counting"}} for n in range(6)}
+    path = tmp_path / "worldsense_qa.json"
+    path.write_text(json.dumps(videos))
+    options = dict(data="worldsense", tasks=["Counting"], shuffle_seed=3)
+    run(tiny_job.job(path, limit=2, **options), tmp_path / "run", quiet=True)
+    first = read_run(tmp_path / "run").table
+    outcome = run(tiny_job.job(path, limit=4, **options), tmp_path / "run", quiet=True)
+    table = read_run(tmp_path / "run").table
+    assert outcome.skipped == 2 and table.slice(0, first.num_rows).equals(first)
+    assert set(table["task"].to_pylist()) == {"Counting"} and len(table["prompt"].unique()) == 4
+    config = read_config(tmp_path / "run")
+    assert config["data"]["video"] == "videos/{video}.mp4" and "limit" not in config
+    with pytest.raises(InputError, match="another configuration .data"):
+        path.write_text(json.dumps([task | {"index": 0, "video": "v0"}]))
+        mine = tmp_path / "mine.yaml"
+        mine.write_text(yaml.safe_dump(MAPPINGS["worldsense"].to_dict() | {"video": "clips/{video}.mp4"}))
+        run(tiny_job.job(path, data=str(mine)), tmp_path / "run", quiet=True)
+
+
+def test_the_command_line_reads_data_sets(tmp_path, monkeypatch):
+    import tiny_job
+    from typer.testing import CliRunner
+
+    import avflow.models
+    from avflow import cli
+
+    loaded = tiny_job.job(tmp_path).load()
+    monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: loaded)
+    item = odyssey(1, 4, 1, ["A: image 2", "B: image 1", "C: image 3", "D: image 4"])
+    parquet(tmp_path / "a.parquet", [item, odyssey(2, 1, 1, ["A: 1", "B: 2", "C: 3", "D: 4"])])
+    arguments = [str(tmp_path / "a.parquet"), "--data", "av-odyssey", "--out", str(tmp_path / "run"), "--select", "all"]
+    said = CliRunner().invoke(cli.app, ["sweep", "m", *arguments, "--knockouts", "video->last", "--task", "Tone"])
+    assert said.exit_code == 0 and "1 swept" in said.stdout, said.output
+    assert "1 rows are left out: 1 images and 1 sounds" in said.stderr
+    said = CliRunner().invoke(cli.app, ["sweep", "m", *arguments, "--task", "tone"])
+    assert said.exit_code == 2 and "no sample is of the task 'tone': there are ['Tone']" in said.stderr

@@ -15,6 +15,7 @@ from avflow.demo import make
 from avflow.demo.checkpoint import Tiny, build
 from avflow.demo.clips import COLORS, PITCHES, Clip, write_clip
 from avflow.demo.samples import QUESTIONS, make_clips, make_samples
+from avflow.errors import InputError
 from avflow.media import read_video
 from avflow.sample import Sample
 from avflow.sound import read_audio
@@ -46,6 +47,40 @@ def test_the_checkpoint_has_the_files_and_names_of_a_published_one():
         "thinker.lm_head.weight",
     ):
         assert name in names
+
+
+FLAT = {  # tensors of published folders: of the decoder and the vision tower, and what only one family has
+    "qwen2_5_vl": ("chat_template.json",),
+    "video_salmonn2_plus": (
+        "audio.q_tokens",
+        "audio.conv1.weight",
+        "audio.layers.0.self_attn.q_proj.weight",
+        "audio.qformer.bert.embeddings.LayerNorm.weight",
+        "audio.qformer.bert.encoder.layer.0.crossattention.self.key.weight",
+        "audio.qformer.bert.encoder.layer.1.output_query.dense.weight",
+        "audio.audio_proj.bias",
+    ),
+}
+
+
+@pytest.mark.parametrize("family", FLAT)
+def test_the_other_families_have_flat_folders(family):
+    from safetensors import safe_open
+
+    folder = Path(demo(family)["checkpoint"])
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_vl" and config["num_hidden_layers"] == 8 and "text_config" not in config
+    assert ("audio_config" in config) == (family == "video_salmonn2_plus")
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        names = {*file.keys(), *(path.name for path in folder.iterdir())}
+    assert names >= {"model.layers.0.self_attn.q_proj.weight", "visual.blocks.0.attn.proj.weight", "lm_head.weight"}
+    assert names >= set(FLAT[family]) and not [n for n in names if "language_model" in n or "audio.encoder" in n]
+    assert (Path(folder) / "chat_template.json").is_file() == (family == "qwen2_5_vl")
+
+
+def test_unknown_families_are_told(tmp_path):
+    with pytest.raises(InputError, match="family 'qwen9': pass one of qwen2_5_omni, qwen2_5_vl, video_salmonn2_plus"):
+        build(tmp_path, family="qwen9")
 
 
 def test_transformers_loads_every_tensor():

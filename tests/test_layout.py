@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avflow.layout import Columns, Job, build_layout, first_cut_row, split_jobs
+from avflow.layout import build_layout, split_jobs
+from avflow.walk_jobs import Columns, Eviction, Job, first_cut_row, job_rows
 from avflow_ext import AttentionProblem, Cut, Tokens
 from avflow_ext.reference import cut_mask, visible
 
@@ -115,6 +116,79 @@ def test_splitting_keeps_every_job_once_and_within_the_limit(case, max_rows):
         assert rows <= max_rows or len(walk) <= 1
     if jobs and len(walks) > 1:
         assert build_layout(lengths, jobs, n_layers).rows[-1] > max_rows
+
+
+@st.composite
+def eviction_sets(draw):
+    """Prompts of groups 0..3, the last token in a group 4 that never leaves; some knockouts ride along."""
+    n_layers = draw(st.integers(2, 6))
+    groups = draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=7), min_size=1, max_size=3))
+    groups = [np.array([*g, 4], np.int32) for g in groups]
+    jobs = []
+    for _ in range(draw(st.integers(1, 10))):
+        prompt = draw(st.integers(0, len(groups) - 1))
+        there = st.sampled_from(sorted({1 << int(g) for g in groups[prompt] if g < 4}))
+        leave = draw(st.dictionaries(st.integers(0, n_layers - 2), there, min_size=1, max_size=3))
+        jobs.append(Eviction.of(prompt, leave))
+    for _ in range(draw(st.integers(0, 3))):
+        layers = draw(st.sets(st.integers(0, n_layers - 1), min_size=1))
+        jobs.append(Job.of(0, 0, 0, frozenset(layers)))
+    return groups, list(dict.fromkeys(jobs)), n_layers
+
+
+def dense_eviction(job, group, n_layers):
+    """What each kept row has seen in every layer: nested hashes of the keys' states."""
+    states = {order: hash((job.prompt, order)) for order in range(len(group))}
+    for layer in range(n_layers):
+        gone = 0
+        for after, word in job.steps:
+            gone = word if layer > after else gone
+        states = {o: s for o, s in states.items() if not gone >> int(group[o]) & 1}
+        states = {o: hash((s, tuple(v for k, v in states.items() if k <= o))) for o, s in states.items()}
+    return states
+
+
+@settings(max_examples=200, deadline=None)
+@given(eviction_sets())
+def test_every_eviction_ends_with_rows_that_saw_what_was_kept(case):
+    groups, jobs, n_layers = case
+    lengths = [len(g) for g in groups]
+    layout = build_layout(lengths, jobs, n_layers, groups)
+    states = [hash((p, order)) for p, n in enumerate(lengths) for order in range(n)]
+    for layer in range(n_layers):
+        states += [states[i] for i in layout.joins[layer]]
+        before, states = states, []
+        for row, own in enumerate(before):
+            stream = layout.stream[row]
+            parent, start = layout.parent[stream], layout.start[stream]
+            shared = [s for r, s in enumerate(before) if layout.stream[r] == parent and layout.order[r] < start]
+            mine = [
+                s for r, s in enumerate(before) if layout.stream[r] == stream and layout.order[r] <= layout.order[row]
+            ]
+            states.append(hash((own, tuple(shared + mine))))
+    for job in jobs:
+        if isinstance(job, Eviction):
+            expected = dense_eviction(job, groups[job.prompt], n_layers)
+            stream = layout.stream_of[job]
+            rows = np.flatnonzero(layout.stream == stream)
+            found = {int(layout.order[r]): states[r] for r in rows}
+            found |= {o: states[layout.first_row[job.prompt] + o] for o in range(layout.start[stream])}
+            assert found == expected
+    walks = split_jobs(lengths, jobs, 20, groups)
+    assert sorted(map(repr, jobs)) == sorted(repr(j) for walk in walks for j in walk)
+    most = sum(lengths) + sum(job_rows(j, lengths, groups) for j in jobs)
+    assert layout.rows[-1] <= most
+
+
+def test_an_eviction_costs_the_rows_after_its_first_token():
+    """100 text, 1000 media, 50 text rows: dropping the media after layer 1 of 4 adds 50 rows to the upper layers."""
+    group = np.repeat([0, 1, 2], [100, 1000, 50]).astype(np.int32)
+    one, other = Eviction.of(0, {1: 2}), Eviction.of(0, {1: 2, 2: 4 + 8})
+    assert build_layout([1150], [one], 4, [group]).rows == [1150, 1150, 1200, 1200]
+    # The second goes its own way after layer 2 only; it has no row of its own left.
+    group[-1] = 5
+    layout = build_layout([1150], [one, other], 4, [group])
+    assert layout.rows == [1150, 1150, 1200, 1201] and layout.ratio == pytest.approx(4701 / 4600)
 
 
 def test_nested_windows_share_rows():

@@ -262,3 +262,44 @@ def test_damage_inside_a_file_is_found(tmp_path):
         read_video(tmp_path / "d.mp4")
     with pytest.raises(MediaError, match="audio cannot be decoded after"):
         read_audio(tmp_path / "d.mp4")
+
+
+def test_a_recipe_may_choose_the_frames_itself(tmp_path):
+    clip = Clip()  # 48 frames, 12 a second
+    path = write_clip(clip, tmp_path / "c.mp4")
+    told = []
+
+    def choose(total, seconds):
+        told.append((total, seconds))
+        return [0, 5, 6, 47]
+
+    video = read_video(path, fps=-1.0, choose=choose)  # its own rule: fps and limits are not looked at
+    assert told == [(48, pytest.approx(4.0))]
+    assert video.times == pytest.approx([0, 5 / 12, 0.5, 47 / 12]) and video.seconds_per_frame == pytest.approx(1.0)
+    whole = read_video(path, fps=12.0)
+    assert torch.equal(video.frames, whole.frames[[0, 5, 6, 47]])
+
+
+def test_a_part_of_a_video(tmp_path):
+    """The same as a file that holds only this part: frames of its time, counts of its length."""
+    path = clip_file(CLIP)  # 4 s
+    part = read_video(path, fps=2.0, span=(1.0, 3.0))
+    assert len(part.frames) == 4 and part.duration == pytest.approx(2.0, abs=1 / CLIP.fps)
+    assert part.start == pytest.approx(read_video(path).start + 1.0, abs=1 / CLIP.fps)
+    assert_frames_show(CLIP, part.frames, [t + 1.0 for t in part.times])
+    assert read_video(path, fps=2.0, span=(2.0, None)).duration == pytest.approx(2.0, abs=1 / CLIP.fps)
+    assert read_video(path, fps=2.0, span=(None, 3.0)).duration == pytest.approx(3.0, abs=1 / CLIP.fps)
+    whole = read_video(path, fps=2.0)
+    assert torch.equal(read_video(path, fps=2.0, span=(0.0, 99.0)).frames, whole.frames)
+    with pytest.raises(MediaError, match="no frame from 9.00 s to its end: it lasts 4.0"):
+        read_video(path, span=(9.0, None))
+    with pytest.raises(MediaError, match="1 frame"):
+        read_video(path, span=(1.0, 1.05))
+
+
+def test_sound_may_end_early():
+    path = clip_file(CLIP)
+    whole = read_audio(path)
+    assert np.array_equal(read_audio(path, seconds=1.5), whole[:24000]) and len(read_audio(path, seconds=99)) == len(
+        whole
+    )

@@ -322,3 +322,19 @@ def test_the_full_model_is_wrapped_by_its_thinker():
     full = Qwen2_5OmniForConditionalGeneration(config)
     wrapped = avflow.wrap(full, model().processor)
     assert wrapped.hf is full.thinker and wrapped.n_layers == 8
+
+
+def test_a_part_of_a_video_and_of_its_sound():
+    """1 s to 3 s of the clip: two of its four patches, and 2 s of its sound."""
+    prompt = model().prepare(sample(start=1.0, end=3.0))
+    assert of(prompt, "video", "audio") == [("video", 0, 12), ("video", 1, 12), ("audio", 0, 50)]
+    whole = model().prepare(sample(start=0.0))
+    assert torch.equal(whole.input_ids, model().prepare(sample()).input_ids)
+    mel = model().prepare(sample()).model_inputs["input_features"][0]
+    part = prompt.model_inputs["input_features"][0]
+    inner = part[:, 10:190]  # a window's edges see what was cut
+    assert torch.corrcoef(torch.stack([inner.flatten(), mel[:, 110:290].flatten()]))[0, 1] > 0.99
+    with pytest.raises(MediaError, match="no frame from 7.00 s"):
+        model().prepare(sample(start=7.0))
+    open_end = model().prepare(sample(start=2.0))
+    assert of(open_end, "video", "audio") == [("video", 0, 12), ("video", 1, 12), ("audio", 0, 50)]

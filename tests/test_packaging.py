@@ -68,7 +68,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
     source = {
         f"{package}/{path.relative_to(folder)}"
         for package, folder in (("avflow", ROOT / "python/avflow"), ("avflow_ext", ROOT / "avflow_ext"))
-        for path in folder.rglob("*.py")
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".js", ".css") or folder / "weights" in path.parents
+        if path.is_file() and path.suffix != ".pyc"
     }
     module = f"avflow_ext/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     shipped = {name for name in names if ".dist-info/" not in name}

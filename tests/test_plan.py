@@ -56,3 +56,17 @@ def test_the_packed_problem_is_linear():
         return AttentionProblem(tokens, cuts=[Cut(1, 2), Cut(4, 4, scope="other_items")]).packed(8).numel()
 
     assert words(32768) < 9 * words(4096)
+
+
+def test_many_pairs_are_planned_in_stretches():
+    """Millions of pairs of tiles are shared among threads; each pair gets what its tokens say, in the tiles' order."""
+    n = 12288
+    group = torch.zeros(n, dtype=torch.int32)
+    group[640:1280], group[9000:] = 1, 2
+    problem = AttentionProblem(Tokens(torch.arange(n), group), cuts=[Cut(0b010, 0b100)])
+    kinds = torch.from_numpy(_C.tile_kinds(problem.packed(96).numpy()))  # one row a tile
+    assert kinds.shape == (n, n // 64)
+    row, tile = torch.arange(n)[:, None], torch.arange(n // 64)[None]
+    expected = (tile * 64 <= row).int() + ((tile + 1) * 64 - 1 <= row).int()
+    expected[9000:, 10:20] = 0
+    assert torch.equal(kinds, expected)

@@ -153,3 +153,24 @@ def test_saved_as_png_and_pdf_the_same_each_time(table, tmp_path):
     assert first[0].read_bytes()[:4] == b"\x89PNG" and first[1].read_bytes()[:4] == b"%PDF"
     second = plots.save(plots.flow(table)[0], tmp_path / "again", dpi=50)
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
+
+def test_the_width_ablation_draws_a_line_per_width():
+    rows = [
+        row(f"s{s}", "video->question", layer, -w * (layer + 1.0) - s, window=w)
+        for w in (1, 3, 7)
+        for s in range(3)
+        for layer in range(4)
+    ]
+    table = table_from_rows([*rows, row("s0", "audio->last", 0, -1.0)])
+    figure, ax = plots.widths(table, "video->question", first_layer=1)
+    lines = lines_of(ax)
+    assert list(lines) == ["1 layer", "3 layers", "7 layers"]
+    for label, w in zip(lines, (1, 3, 7), strict=True):
+        np.testing.assert_allclose(lines[label].get_xdata(), [1, 2, 3, 4])
+        np.testing.assert_allclose(lines[label].get_ydata(), [-w * x - 1.0 for x in (1, 2, 3, 4)])
+    assert len({str(line._unscaled_dash_pattern) for line in lines.values()}) == 3  # told apart without colour
+    with pytest.raises(InputError, match="windows of"):
+        plots.flow(table)
+    with pytest.raises(InputError, match="no rows of"):
+        plots.widths(table, "video->last")

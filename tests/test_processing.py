@@ -82,7 +82,8 @@ def test_the_path_taken_is_visible():
     assert info(object()).path == "object"
 
 
-def test_without_torchvision_everything_is_the_same(tmp_path):
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen2_5_vl", "video_salmonn2_plus"])
+def test_without_torchvision_everything_is_the_same(family, tmp_path):
     """A fresh process in which torchvision does not exist: the same ids, features and pixels, from the same files."""
     clip, image = clip_file(Clip()), write_png(Clip(), tmp_path / "a.png")
     program = f"""
@@ -95,7 +96,7 @@ def test_without_torchvision_everything_is_the_same(tmp_path):
         found = importlib.util.find_spec
         importlib.util.find_spec = lambda n, p=None: None if n.split(".")[0] == "torchvision" else found(n, p)
         import torch, avflow
-        model = avflow.load({demo()["checkpoint"]!r})
+        model = avflow.load({demo(family)["checkpoint"]!r})
         samples = [dict(video={str(clip)!r}), dict(image={str(image)!r})]
         made = [model.prepare(avflow.Sample(id="0", question="Which?", answer="red", **s)) for s in samples]
         assert [p.media["processor"] for p in made] == ["avflow", "avflow"]
@@ -105,7 +106,7 @@ def test_without_torchvision_everything_is_the_same(tmp_path):
     for inputs, medium in zip(
         torch.load(tmp_path / "inputs.pt"), ({"video": str(clip)}, {"image": str(image)}), strict=True
     ):
-        ours = model().prepare(Sample(id="0", question="Which?", answer="red", **medium)).model_inputs
+        ours = model(family).prepare(Sample(id="0", question="Which?", answer="red", **medium)).model_inputs
         assert ours.keys() == inputs.keys()
         for name, value in ours.items():
             torch.testing.assert_close(inputs[name], value, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
@@ -189,7 +190,7 @@ def test_one_call_gives_what_the_published_recipe_gives():
     frames = torch.randint(0, 256, (8, 3, 84, 112), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     sound = np.random.default_rng(0).normal(0, 0.1, 64000).astype(np.float32)
     text = "<|im_start|>user\n<|vision_bos|><|VIDEO|><|vision_eos|>red?<|im_end|>\n"
-    ours = encode(processor, text, frames, 0.5, sound, interleaved=True)
+    ours = encode(processor, text, frames, 0.5, [sound], interleaved=True)
     if hasattr(type(processor), "load_audio_from_video"):
         spelling = {"load_audio_from_video": True, "audio_from_video_indices": [0]}
     else:

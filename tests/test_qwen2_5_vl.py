@@ -69,7 +69,7 @@ def positions(parts, seconds):
     inputs |= {f"{kind}_grid_thw": torch.tensor(found) for kind, found in grids.items() if found}
     if grids.get("video"):
         inputs["second_per_grid_ts"] = torch.tensor(seconds)
-    found, delta = model().family.positions(model(), inputs)
+    found, delta = model().family.position_ids(model(), inputs)
     return found[:, 0], int(delta)
 
 
@@ -118,7 +118,7 @@ def test_padded_batches_have_the_rows_of_single_prompts():
         "video_grid_thw": torch.tensor([video[1]] * 2),
         "second_per_grid_ts": torch.tensor([1.0, 1.0]),
     }
-    found, delta = family.positions(model(), inputs)
+    found, delta = family.position_ids(model(), inputs)
     for row, parts in enumerate(([[2], video, [3]], [[4], video, [5]])):
         single, own = positions(parts, [1.0])
         assert torch.equal(found[:, row, mask[row].bool()], single) and int(delta[row]) == own
@@ -127,7 +127,7 @@ def test_padded_batches_have_the_rows_of_single_prompts():
 
 def test_pictures_without_a_grid_are_told():
     with pytest.raises(InputError, match="token 2 is a picture's, and there is no grid left"):
-        model().family.positions(model(), {"input_ids": torch.tensor([ids_of(2, ("video", (1, 4, 4)))])})
+        model().family.position_ids(model(), {"input_ids": torch.tensor([ids_of(2, ("video", (1, 4, 4)))])})
 
 
 def test_the_layout_token_by_token():
@@ -164,20 +164,6 @@ def test_an_image_and_a_video(tmp_path):
             assert torch.isfinite(model().hf(**p.model_inputs).logits).all()
 
 
-def test_generate_takes_the_prompts_positions():
-    """Greedy generation equals one forward after another, new tokens at 1 + the largest position and so on."""
-    prompt = model().prepare(sample())
-    with torch.no_grad():
-        made = model().hf.generate(**prompt.model_inputs, max_new_tokens=5, do_sample=False)[0, len(prompt) :]
-        inputs = dict(prompt.model_inputs)
-        for token in made:
-            assert int(model().hf(**inputs).logits[0, -1].argmax()) == int(token)
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], token.view(1, 1)], 1)
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-            after = inputs["position_ids"].max() + 1
-            inputs["position_ids"] = torch.cat([inputs["position_ids"], after.expand(3, 1, 1)], 2)
-
-
 def test_sweeps_equal_dense_masks():
     prompt = model().prepare(sample(), fps=1.0)
     knockouts = as_knockouts(["video->question", "video->last", "question->last", "cross:video"])
@@ -207,6 +193,21 @@ def test_a_transformers_processor_of_the_callers(tmp_path):
     assert small.groups == ours.groups
     for name, value in ours.model_inputs.items():
         torch.testing.assert_close(small.model_inputs[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_folder_saved_by_transformers(tmp_path):
+    """Its newer versions write processor_config.json and chat_template.jinja instead of the published files."""
+    pytest.importorskip("torchvision")
+    from transformers import Qwen2_5_VLProcessor
+
+    from avflow.vision import VisionProcessor
+
+    Qwen2_5_VLProcessor.from_pretrained(demo("qwen2_5_vl")["checkpoint"]).save_pretrained(tmp_path)
+    made = avflow.wrap(model().hf, VisionProcessor.from_pretrained(str(tmp_path)))
+    limits = {"min_pixels": 4 * 784, "max_pixels": 64 * 784}
+    ours, theirs = model().prepare(sample(), **limits), made.prepare(sample(), **limits)
+    for name, value in ours.model_inputs.items():
+        assert torch.equal(theirs.model_inputs[name], value), name
 
 
 def test_the_folder_is_one_that_transformers_reads():

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avflow.errors import InputError
-from avflow.results import SCHEMA, Results, mean_change, read, select, table_from_rows
+from avflow.results import SCHEMA, Results, mean_change, one_width, read, select, table_from_rows, widths_of
 
 
 def row(prompt="a", knockout="video->question", layer=0, change=-10.0, **other):
@@ -19,6 +19,7 @@ def row(prompt="a", knockout="video->question", layer=0, change=-10.0, **other):
         "task": "color",
         "knockout": knockout,
         "layer": layer,
+        "window": 7,
         "first_layer": max(0, layer - 3),
         "last_layer": layer + 3,
         "answer": "B",
@@ -30,6 +31,7 @@ def row(prompt="a", knockout="video->question", layer=0, change=-10.0, **other):
         "top_clean": "B",
         "top_knockout": None if change is None else "B",
         "correct": True,
+        "correct_knockout": None if change is None else True,
         "status": "ok" if change is not None else "no token: video",
         "kernel": "cpu-avx2",
         **other,
@@ -153,3 +155,13 @@ def test_mean_change_refuses_what_makes_no_sense():
         mean_change(table_from_rows([row()]), resamples=0)
     assert mean_change(table_from_rows([])).num_rows == 0
     assert mean_change(table_from_rows([row("a", change=None), row("b", change=None)])).num_rows == 0
+
+
+def test_widths_are_told_apart():
+    table = table_from_rows([row(window=w, change=-10.0 * w) for w in (1, 3)])
+    assert widths_of(table) == [1, 3]
+    with pytest.raises(InputError, match=r"windows of \[1, 3\] layers"):
+        mean_change(table)
+    assert mean_change(one_width(table, 3))["mean"].to_pylist() == [-30.0]
+    with pytest.raises(InputError, match="no window of 5 layers"):
+        one_width(table, 5)

@@ -29,6 +29,7 @@ def rows_of(sample_id, layers=3, change=-10.0):
             "task": "",
             "knockout": "video->question",
             "layer": layer,
+            "window": 7,
             "first_layer": 0,
             "last_layer": layer,
             "answer": "B",
@@ -40,6 +41,7 @@ def rows_of(sample_id, layers=3, change=-10.0):
             "top_clean": "B",
             "top_knockout": "B",
             "correct": True,
+            "correct_knockout": True,
             "status": "ok",
             "kernel": "cpu-avx2",
         }

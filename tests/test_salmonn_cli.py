@@ -1,4 +1,4 @@
-"""`avflow sweep` on a video-SALMONN 2+ checkpoint folder and real mp4 files with sound: the whole way, nothing faked."""
+"""`avflow sweep` on checkpoint folders of other families and real mp4 files: the whole way, nothing faked."""
 
 from __future__ import annotations
 

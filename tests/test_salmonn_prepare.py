@@ -186,7 +186,7 @@ def test_shorter_sound_that_the_padding_covers_is_as_published(tmp_path):
 
 
 def test_several_videos_are_told():
-    with pytest.raises(InputError, match="video"):
+    with pytest.raises(InputError, match="video must be one path"):
         sample(video=[str(clip_file(CLIP)), str(clip_file(CLIP))])
 
 
@@ -223,18 +223,6 @@ def test_items_of_several_blocks():
     assert in_order[16:] == [("video", 6), ("video", 7)]
 
 
-def test_generation_goes_on_from_a_prompt():
-    """generate equals one forward after another over the growing ids."""
-    prompt = model().prepare(sample())
-    with torch.no_grad():
-        made = model().hf.generate(**prompt.model_inputs, max_new_tokens=4, do_sample=False)[0, len(prompt) :]
-        inputs = dict(prompt.model_inputs)
-        for token in made:
-            assert int(model().hf(**inputs).logits[0, -1].argmax()) == int(token)
-            inputs["input_ids"] = torch.cat([inputs["input_ids"], token.view(1, 1)], 1)
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-
-
 def test_sweeps_equal_dense_masks():
     prompt = model().prepare(sample(), fps=2.0, min_frames=2)
     knockouts = as_knockouts(["video->question", "audio->last", "audio<->video", "cross:video"])
@@ -258,3 +246,23 @@ def test_models_without_a_processor_say_so():
     bare = avflow.wrap(model().hf)
     with pytest.raises(UnsupportedModelError, match="no processor"):
         bare.prepare(sample())
+    other = avflow.wrap(model().hf, model_of("qwen2_5_vl").processor)
+    with pytest.raises(InputError, match=r"cannot use a VisionProcessor: load the model with avflow\.load"):
+        other.prepare(sample())
+
+
+def test_a_tokenizer_of_another_checkpoint_is_told(monkeypatch):
+    monkeypatch.setattr(model().hf.config, "audio_token_id", 7)
+    with pytest.raises(InputError, match=r"<\|audio_pad\|> as \d+, the model's config audio_token_id 7"):
+        model().prepare(sample())
+
+
+def test_a_part_of_a_video_and_of_its_sound():
+    prompt = model().prepare(sample(start=1.0, end=3.0))  # 20 frames, 2 s of sound
+    assert prompt.groups.count("video") == 10 * 12 and prompt.media["sound_seconds"] == pytest.approx(2.0, abs=0.01)
+    assert prompt.media["video_seconds"] == pytest.approx(2.0, abs=0.1)
+    whole = model().prepare(sample())
+    assert prompt.groups.count("audio") == whole.groups.count("audio") == 60  # one piece, padded
+    part, frames = (p.model_inputs["pixel_values_videos"] for p in (prompt, whole))  # [steps x 48, 1176]
+    apart = [float((part - frames[at * 48 : (at + 10) * 48]).abs().mean()) for at in range(11)]
+    assert int(np.argmin(apart)) == 5  # 1 s into the clip

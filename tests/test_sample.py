@@ -164,8 +164,6 @@ def test_a_bad_interleaved_item_says_what_is_wrong(change, says):
         Sample(**(ITEM | {"candidates": IMAGES} | change))
 
 
-def test_what_no_family_reads_yet_is_refused(omni):
-    with pytest.raises(UnsupportedModelError, match="'i' has candidates: .* not there yet"):
-        omni.prepare(Sample(**ITEM, candidates=IMAGES))
-    with pytest.raises(UnsupportedModelError, match="part of its video .start 1.0, end None.* not there yet"):
-        omni.prepare(Sample(**LINE, start=1))
+def test_what_a_family_does_not_read_is_refused(qwen3):
+    with pytest.raises(UnsupportedModelError, match="'i' has candidates, .* which TextFamily does not lay out"):
+        qwen3.prepare(Sample(**ITEM, candidates=IMAGES))

@@ -91,6 +91,45 @@ def test_window_styles(omni, style, width):
     oracle.check_rows(omni.hf, prompt, knockouts, rows, window=width, style=style)
 
 
+def test_several_widths_are_one_sweep(omni):
+    prompt = tiny.av_prompt("interleaved", seconds=2, seed=6)
+    knockouts = as_knockouts(["video->question", "question->last"])
+    rows = sweep_rows(omni, prompt, knockouts, window=[1, 3, 4])
+    assert len(rows) == 3 * 4 * 2 and {r["window"] for r in rows} == {1, 3, 4}
+    for width in (1, 3, 4):
+        own = [r for r in rows if r["window"] == width]
+        oracle.check_rows(omni.hf, prompt, knockouts, own, window=width)
+    request = avflow.SweepRequest(knockouts, window=[1, 3, 4], select="all")
+    apart = sum(
+        avflow.estimate(omni, prompt, avflow.SweepRequest(knockouts, w, select="all"))["rows"] for w in (1, 3, 4)
+    )
+    assert avflow.estimate(omni, prompt, request)["rows"] < apart - 2 * len(prompt)  # the clean rows ran once
+    for wrong in ([], [3, 3], [0], "7"):
+        with pytest.raises(avflow.InputError, match="width"):
+            avflow.SweepRequest(knockouts, window=wrong)
+
+
+def test_whether_the_knocked_out_answer_is_right(omni):
+    prompt = tiny.av_prompt("interleaved", seconds=2, seed=6)
+    knockouts = as_knockouts(["video->question", "question->last", "all->last", "image->last"])
+    prompt.option_ids = list(range(3, 40))
+    seen = set()
+    for answer in range(3, 40):
+        prompt.answer_ids = [answer]
+        rows = sweep_rows(omni, prompt, knockouts, window=1)
+        if not seen:
+            tops = {r["layer"]: None for r in rows}
+        for row in rows:
+            if row["knockout"] == "image->last":
+                assert row["correct_knockout"] is None
+            elif row["correct_knockout"]:
+                key = (row["knockout"], row["layer"])
+                assert key not in seen  # one option alone has the highest logit
+                seen.add(key)
+                assert row["correct"] or row["p_knockout"] != row["p_clean"]
+    assert len(seen) == 3 * len(tops)
+
+
 def test_many_windows_of_deeper_model():
     model = avflow.wrap(tiny.thinker(layers=9, heads=2, kv_heads=1))
     prompt = tiny.av_prompt("interleaved", seconds=2)

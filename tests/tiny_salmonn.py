@@ -32,6 +32,8 @@ def thinker(
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
+            bos_token_id=0,
+            eos_token_id=0,
             rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": section},
         ),
         vision_config=dict(

@@ -3,11 +3,15 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <thread>
 
 #include "mask.h"
 
 namespace avflow {
 namespace {
+
+constexpr int64_t kPairsAThread = 1 << 20;  // a thread starts in 50 us, and judges this many pairs in some 0.2 s
+constexpr int64_t kMostThreads = 16;
 
 enum class Kind { kSkip, kPartial, kFull };
 
@@ -35,6 +39,8 @@ struct Builder {
     std::vector<Span> spans;
     std::vector<Summary> key_summary;
     std::vector<int32_t> first_tile, last_tile;  // of each stream's keys
+    std::vector<int32_t> plain_end;              // last tile of the stretch that add_plain takes from here
+    std::vector<int32_t> tile_first;             // smallest order of a key that is no padding
     Header header{};
     Problem problem{};
 
@@ -46,6 +52,7 @@ struct Builder {
     void find_runs() {
         run_begin.assign(1, 0);
         key_summary.resize(key_tiles);
+        tile_first.assign(key_tiles, INT32_MAX);
         first_tile.assign(in.streams.size(), INT32_MAX);
         last_tile.assign(in.streams.size(), -1);
         for (int32_t tile = 0; tile < key_tiles; ++tile) {
@@ -55,6 +62,7 @@ struct Builder {
                 const Token& key = in.keys[base + j];
                 key_summary[tile].add(key, j == 0);
                 if (key.stream >= 0) {
+                    tile_first[tile] = std::min(tile_first[tile], key.order);
                     first_tile[key.stream] = std::min(first_tile[key.stream], tile);
                     last_tile[key.stream] = tile;
                 }
@@ -69,6 +77,20 @@ struct Builder {
             }
             run_begin.push_back(static_cast<int32_t>(runs.size()));
         }
+        plain_end.resize(key_tiles);
+        for (int32_t tile = key_tiles - 1; tile >= 0; --tile) {
+            plain_end[tile] = is_plain(tile) ? tile : tile - 1;
+            const bool goes_on = is_plain(tile) && tile + 1 < key_tiles && is_plain(tile + 1) &&
+                                 key_summary[tile].stream == key_summary[tile + 1].stream &&
+                                 key_summary[tile].last_order < key_summary[tile + 1].first_order;
+            if (goes_on) plain_end[tile] = plain_end[tile + 1];
+        }
+    }
+
+    // 64 keys of one stream. Their orders increase, so they are the summary's first to last.
+    bool is_plain(int32_t tile) const {
+        const bool whole = static_cast<size_t>(tile + 1) * kKeyTile <= in.keys.size();
+        return whole && key_summary[tile].one_stream && key_summary[tile].stream >= 0;
     }
 
     void index_cuts() {
@@ -87,21 +109,54 @@ struct Builder {
         return false;
     }
 
+    // row_words for a row of any order in its range: `seen` by one order at least; `open` unless cut in every order.
+    Words possible_words(Token row, int32_t tile) const {
+        const Token* tile_keys = in.keys.data() + static_cast<int64_t>(tile) * kKeyTile;
+        const int32_t earliest = row.order;
+        row.order = *in.latest_order;
+        Words words = {0, 0};
+        for (int32_t r = run_begin[tile]; r < run_begin[tile + 1]; ++r) {
+            const Run& run = runs[r];
+            const uint64_t seen = seen_bits(problem, row, run, tile_keys);
+            const int32_t before = earliest == INT32_MIN ? 0 : keys_up_to(run, tile_keys, earliest - 1);
+            // Keys that are the row's own in some order.
+            const uint64_t own = run.stream == row.stream ? seen & ~(low_bits(before) << run.begin) : 0;
+            uint64_t open = seen;
+            for (int32_t c = cut_begin[row.stream]; seen && c < cut_begin[row.stream + 1]; ++c) {
+                const CutRule& cut = in.cuts[cut_ids[c]];
+                const bool sure = cut.threshold >= kAllEdges && cut.heads == kAllHeads && concerns(cut, row, run);
+                if (sure) open &= cut.cut_self ? 0 : own;
+            }
+            words.seen |= seen;
+            words.open |= open;
+        }
+        return words;
+    }
+
+    // Does the row see all 64 keys, and is none of them cut, whatever its order?
+    bool surely_open(const Token& row, int32_t tile) const {
+        for (int32_t r = run_begin[tile]; r < run_begin[tile + 1]; ++r) {
+            for (int32_t c = cut_begin[row.stream]; c < cut_begin[row.stream + 1]; ++c) {
+                if (concerns(in.cuts[cut_ids[c]], row, runs[r])) return false;
+            }
+        }
+        return row_words(problem, row, tile, kEveryHead).open == ~uint64_t{0};
+    }
+
+    // Every row of a stream sees a stream's keys of orders <= the first, none sees orders > the second.
+    std::pair<int32_t, int32_t> limits(const Summary& rows, int32_t key_stream) const {
+        const Stream& stream = in.streams[rows.stream];
+        if (key_stream == rows.stream) return {rows.first_order, in.latest_order.value_or(rows.last_order)};
+        if (key_stream >= 0 && key_stream == stream.parent) return {stream.start - 1, stream.start - 1};
+        return {INT32_MIN, INT32_MIN};
+    }
+
     Kind judge(int32_t row_first, int32_t row_last, const Summary& rows, int32_t tile) const {
         const Summary& keys = key_summary[tile];
         const bool whole = static_cast<size_t>(tile + 1) * kKeyTile <= in.keys.size();
         if (rows.one_stream && keys.one_stream) {
             if (rows.stream < 0 || keys.stream < 0) return Kind::kSkip;
-            const Stream& stream = in.streams[rows.stream];
-            int32_t least, most;  // every row sees orders <= least, none sees orders > most
-            if (keys.stream == rows.stream) {
-                least = rows.first_order;
-                most = rows.last_order;
-            } else if (keys.stream == stream.parent) {
-                least = most = stream.start - 1;
-            } else {
-                return Kind::kSkip;
-            }
+            const auto [least, most] = limits(rows, keys.stream);
             if (keys.first_order > most) return Kind::kSkip;
             if (!some_cut_concerns(rows.stream, rows.groups, keys.groups)) {
                 return whole && keys.last_order <= least ? Kind::kFull : Kind::kPartial;
@@ -110,11 +165,17 @@ struct Builder {
         // Token by token, as the kernels do it, so that the answer is exact.
         bool any = false, all = whole;
         for (int32_t r = row_first; r < row_last; ++r) {
-            const Words words = row_words(problem, in.rows[r], tile, kAnyHead);
+            const Token& row = in.rows[r];
+            if (row.stream < 0) {
+                all = false;
+                continue;
+            }
+            const Words words = in.latest_order ? possible_words(row, tile) : row_words(problem, row, tile, kAnyHead);
             any = any || (in.zero ? words.seen : words.open);
-            if (all) {
-                const uint64_t open =
-                    header.head_cuts ? row_words(problem, in.rows[r], tile, kEveryHead).open : words.open;
+            if (all && in.latest_order) {
+                all = surely_open(row, tile);
+            } else if (all) {
+                const uint64_t open = header.head_cuts ? row_words(problem, row, tile, kEveryHead).open : words.open;
                 all = open == ~uint64_t{0};
             }
             if (any && !all) return Kind::kPartial;
@@ -122,49 +183,94 @@ struct Builder {
         return !any ? Kind::kSkip : all ? Kind::kFull : Kind::kPartial;
     }
 
-    void add_tile(int32_t tile, Kind kind) {
-        const int32_t code = kind == Kind::kFull ? kFull : kPartial;
-        const bool extends = static_cast<int32_t>(spans.size()) > span_begin.back() && spans.back().kind == code &&
-                             spans.back().first + spans.back().count == tile;
-        if (extends) {
-            ++spans.back().count;
-        } else {
-            spans.push_back({tile, 1, code});
+    // What one row tile reads, appended to a list that may hold those of other row tiles before.
+    struct Reads {
+        std::vector<Span>& spans;
+        const size_t begin = spans.size();
+        int64_t tiles = 0;
+
+        void add(int32_t first, int32_t count, Kind kind) {
+            if (kind == Kind::kSkip || count == 0) return;
+            const int32_t code = kind == Kind::kFull ? kFull : kPartial;
+            tiles += count;
+            if (spans.size() > begin && spans.back().kind == code && spans.back().first + spans.back().count == first) {
+                spans.back().count += count;
+            } else {
+                spans.push_back({first, count, code});
+            }
         }
+    };
+
+    // Where no cut concerns the rows and the key tiles first .. last are whole tiles of one stream, one after the
+    // other, their kinds change at two places only: full, then partial, then skipped.
+    void add_plain(const Summary& rows, int32_t first, int32_t last, Reads& reads) const {
+        const auto [least, most] = limits(rows, key_summary[first].stream);
+        const auto begin = key_summary.begin() + first, end = key_summary.begin() + last + 1;
+        const auto full = std::partition_point(begin, end, [least = least](auto& s) { return s.last_order <= least; });
+        const auto seen = std::partition_point(full, end, [most = most](auto& s) { return s.first_order <= most; });
+        reads.add(first, static_cast<int32_t>(full - begin), Kind::kFull);
+        reads.add(first + static_cast<int32_t>(full - begin), static_cast<int32_t>(seen - full), Kind::kPartial);
     }
 
-    void find_spans() {
-        span_begin.assign(1, 0);
-        std::vector<int64_t> cost(row_tiles, 0);
+    int64_t find_reads(int32_t row_tile, std::vector<Span>& spans) const {
+        const int32_t first = row_tile * in.tile_rows;
+        const int32_t last = std::min<int32_t>(first + in.tile_rows, static_cast<int32_t>(in.rows.size()));
+        Summary rows;
         std::vector<std::pair<int32_t, int32_t>> ranges;
-        for (int32_t t = 0; t < row_tiles; ++t) {
-            const int32_t first = t * in.tile_rows;
-            const int32_t last = std::min<int32_t>(first + in.tile_rows, static_cast<int32_t>(in.rows.size()));
-            Summary rows;
-            ranges.clear();
-            int32_t previous = -1;
-            for (int32_t r = first; r < last; ++r) {
-                rows.add(in.rows[r], r == first);
-                const int32_t s = in.rows[r].stream;
-                if (s < 0 || s == previous) continue;
-                previous = s;
-                for (const int32_t of : {s, in.streams[s].parent}) {
-                    if (of >= 0 && last_tile[of] >= 0) ranges.emplace_back(first_tile[of], last_tile[of]);
-                }
+        int32_t previous = -1;
+        for (int32_t r = first; r < last; ++r) {
+            rows.add(in.rows[r], r == first);
+            const int32_t s = in.rows[r].stream;
+            if (s < 0 || s == previous) continue;
+            previous = s;
+            for (const int32_t of : {s, in.streams[s].parent}) {
+                if (of >= 0 && last_tile[of] >= 0) ranges.emplace_back(first_tile[of], last_tile[of]);
             }
-            std::sort(ranges.begin(), ranges.end());
-            int32_t next = 0;
-            for (const auto& range : ranges) {
-                for (int32_t tile = std::max(range.first, next); tile <= range.second; ++tile) {
-                    const Kind kind = judge(first, last, rows, tile);
-                    if (kind == Kind::kSkip) continue;
-                    add_tile(tile, kind);
-                    ++cost[t];
-                }
-                next = std::max(next, range.second + 1);
-            }
-            span_begin.push_back(static_cast<int32_t>(spans.size()));
         }
+        std::sort(ranges.begin(), ranges.end());
+        const bool plain =
+            rows.one_stream && rows.stream >= 0 && !some_cut_concerns(rows.stream, rows.groups, ~uint64_t{0});
+        Reads reads{spans};
+        int32_t next = 0;
+        for (const auto& range : ranges) {
+            for (int32_t tile = std::max(range.first, next); tile <= range.second; ++tile) {
+                const int32_t end = plain ? std::min(plain_end[tile], range.second) : tile;
+                if (end > tile) {
+                    add_plain(rows, tile, end, reads);
+                    tile = end;
+                } else {
+                    reads.add(tile, 1, judge(first, last, rows, tile));
+                }
+            }
+            next = std::max(next, range.second + 1);
+        }
+        return reads.tiles;
+    }
+
+    // A hundred streams of a long prompt are tens of millions of pairs of tiles in every layer: more than one thread
+    // keeps the plan out of a fast device's way. Each takes a stretch of row tiles, so the result is the same.
+    void find_spans() {
+        const int64_t pairs = static_cast<int64_t>(row_tiles) * key_tiles;
+        const int64_t cores = std::min<int64_t>(std::thread::hardware_concurrency(), kMostThreads);
+        const int64_t parts = std::clamp<int64_t>(pairs / kPairsAThread, 1, std::max<int64_t>(cores, 1));
+        std::vector<std::vector<Span>> found(parts);
+        std::vector<int64_t> cost(row_tiles, 0);
+        std::vector<int32_t> counts(row_tiles, 0);
+        const auto work = [&](int64_t part) {
+            for (int64_t t = row_tiles * part / parts; t < row_tiles * (part + 1) / parts; ++t) {
+                const size_t before = found[part].size();
+                cost[t] = find_reads(static_cast<int32_t>(t), found[part]);
+                counts[t] = static_cast<int32_t>(found[part].size() - before);
+            }
+        };
+        {
+            std::vector<std::jthread> threads;
+            for (int64_t part = 1; part < parts; ++part) threads.emplace_back(work, part);
+            work(0);
+        }
+        for (const auto& part : found) spans.insert(spans.end(), part.begin(), part.end());
+        span_begin.assign(1, 0);
+        for (const int32_t count : counts) span_begin.push_back(span_begin.back() + count);
         tile_order.resize(row_tiles);
         std::iota(tile_order.begin(), tile_order.end(), 0);
         std::stable_sort(tile_order.begin(), tile_order.end(), [&](int32_t a, int32_t b) { return cost[a] > cost[b]; });
@@ -187,6 +293,8 @@ struct Builder {
         header.row_tiles = row_tiles;
         header.key_tiles = key_tiles;
         header.zero = in.zero;
+        header.order_range = in.latest_order.has_value();
+        header.latest_order = in.latest_order.value_or(0);
         for (const CutRule& cut : in.cuts) header.head_cuts |= cut.heads != kAllHeads;
         find_runs();
         index_cuts();
@@ -225,6 +333,7 @@ struct Builder {
         header.tile_order = append(tile_order);
         if (in.keeps_rows) header.keep_rows = append(in.keep_rows);
         if (in.keeps_keys) header.keep_keys = append(in.keep_keys);
+        if (in.latest_order) header.tile_first = append(tile_first);
         header.words = static_cast<int32_t>(words.size());
         std::memcpy(words.data(), &header, sizeof(header));
         return words;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "problem.h"
@@ -18,11 +19,12 @@ struct Layout {
     int32_t q_rows = 0, k_rows = 0, groups = 1;
     int32_t tile_rows = 1;
     bool zero = false;
+    std::optional<int32_t> latest_order;  // a row's order is its token's at least and this at most
 };
 
 // Skip iff no row of the tile sees an open key (in "zero" semantics: a seen key); full iff every row sees all 64 keys
 // with nothing cut for any head; partial otherwise. Both are exact but for one case: cuts limited to heads are judged
-// together.
+// together. Where rows have a range of orders: skip iff so for all of them, full only if so for all of them.
 std::vector<int32_t> pack(const Layout& layout);
 
 }  // namespace avflow

@@ -58,12 +58,15 @@ struct Header {
     int32_t q_rows, k_rows;  // of the tensors passed in, before keep lists
     int32_t streams, cuts, groups;
     int32_t tile_rows, row_tiles, key_tiles;
-    int32_t zero;       // semantics "zero": cut edges still count in the denominator
-    int32_t head_cuts;  // some cut names heads
+    int32_t zero;         // semantics "zero": cut edges still count in the denominator
+    int32_t head_cuts;    // some cut names heads
+    int32_t order_range;  // rows' orders are those of the tokens at least, `latest_order` at most; each call says which
+    int32_t latest_order;
     int32_t row_tokens, key_tokens, stream_table, cut_table, cut_begin, cut_ids;
     int32_t run_begin, runs, span_begin, spans, tile_order;
     int32_t keep_rows, keep_keys;  // 0: all
     int32_t max_tiles, total_tiles;
+    int32_t tile_first;  // where the plan is for a range of orders, else 0
 };
 
 // Typed pointers into the buffer.
@@ -82,6 +85,7 @@ struct Problem {
     const int32_t* tile_order;  // [row_tiles] heavy tiles first
     const int32_t* keep_rows;   // [rows] or null
     const int32_t* keep_keys;   // [keys] or null
+    const int32_t* tile_first;  // [key_tiles] smallest order of a key that anybody may see, or null
 };
 
 AVFLOW_HD Problem view(const int32_t* words) {
@@ -101,6 +105,7 @@ AVFLOW_HD Problem view(const int32_t* words) {
     p.tile_order = words + h->tile_order;
     p.keep_rows = h->keep_rows ? words + h->keep_rows : nullptr;
     p.keep_keys = h->keep_keys ? words + h->keep_keys : nullptr;
+    p.tile_first = h->tile_first ? words + h->tile_first : nullptr;
     return p;
 }
 

@@ -1,52 +1,12 @@
 // Cuts an attention call into tasks and runs them on the instruction set chosen at run time.
 #include <algorithm>
-#include <atomic>
-#include <cstring>
 
 #include "avflow.h"
+#include "cpu/dispatch.h"
 #include "cpu/tasks.h"
 
 namespace avflow::cpu {
 namespace {
-
-struct Isa {
-    const char* name;
-    void (*pack_tile)(const Plan&, int64_t);
-    void (*attend)(const Plan&, int64_t, int64_t);
-    void (*merge)(const Plan&, int64_t, int64_t);
-    bool (*runs_here)();
-};
-
-const Isa kIsas[] = {
-// best first
-#ifdef AVFLOW_HAVE_AVX512
-    {"avx512", avx512::pack_tile, avx512::attend, avx512::merge,
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("fma");
-     }},
-#endif
-#ifdef AVFLOW_HAVE_AVX2
-    {"avx2", avx2::pack_tile, avx2::attend, avx2::merge,
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
-#endif
-    {"portable", portable::pack_tile, portable::attend, portable::merge, [] { return true; }},
-};
-
-std::atomic<const Isa*> chosen{nullptr};
-
-const Isa& isa() {
-    const Isa* now = chosen.load();
-    if (now) return *now;
-    for (const Isa& candidate : kIsas) {
-        if (candidate.runs_here()) {
-            chosen.store(&candidate);
-            return candidate;
-        }
-    }
-    return kIsas[std::size(kIsas) - 1];
-}
 
 // Below this many (row tile, kv head) pairs the keys are split too. The split depends on the shape alone, never on the
 // number of workers, so results do not either.
@@ -54,8 +14,10 @@ constexpr int kFewUnits = 16;
 constexpr int kSplitTasks = 32;
 constexpr int kLeastTilesASplit = 4;
 
-// Packing pays from this many row tiles on: a panel is written once and read by each.
+// Packing pays from this many row tiles on, if they read the same tiles: a panel is written once and read by each. Rows
+// of a batch that decode each read keys of their own, and then a panel would be a copy for nothing.
 constexpr int kPackFrom = 3;
+constexpr int kReadersToPack = 2;
 
 int32_t live_tiles(const Problem& p, int32_t row_tile) {
     int32_t tiles = 0;
@@ -96,6 +58,20 @@ void make_tasks(Plan& plan) {
     }
 }
 
+// Key tiles that some row tile reads.
+std::vector<int32_t> tiles_in_use(const Problem& p) {
+    std::vector<int32_t> change(p.header->key_tiles + 1, 0), live;
+    for (int32_t s = 0; s < p.span_begin[p.header->row_tiles]; ++s) {
+        ++change[p.spans[s].first];
+        --change[p.spans[s].first + p.spans[s].count];
+    }
+    for (int32_t tile = 0, readers = 0; tile < p.header->key_tiles; ++tile) {
+        readers += change[tile];
+        if (readers) live.push_back(tile);
+    }
+    return live;
+}
+
 // Fills in the plan and returns the bytes of workspace it needs; with a workspace, also places everything in it.
 int64_t make_plan(const AvflowAttention& a, Plan& plan) {
     plan.a = a;
@@ -105,7 +81,8 @@ int64_t make_plan(const AvflowAttention& a, Plan& plan) {
     plan.width = static_cast<int>(round_up(a.head_dim, 16));
     plan.groups = a.group_mass ? h.groups : 0;
     plan.tile_heads = static_cast<int64_t>(h.tile_rows) * (a.heads / a.kv_heads);
-    plan.packed = h.row_tiles >= kPackFrom;
+    plan.live = tiles_in_use(plan.p);
+    plan.packed = h.row_tiles >= kPackFrom && h.total_tiles >= kReadersToPack * static_cast<int64_t>(plan.live.size());
     make_tasks(plan);
     int32_t parts = 0;
     for (const Merge& merge : plan.merges) parts += merge.parts;
@@ -130,35 +107,6 @@ int64_t make_plan(const AvflowAttention& a, Plan& plan) {
     return used;
 }
 
-// Workers take the next index as they come free.
-template <typename Body>
-void for_each(const AvflowAttention& a, int64_t count, const Body& body) {
-    struct Job {
-        const Body& body;
-        std::atomic<int64_t> next;
-        int64_t count;
-    } job{body, {0}, count};
-    const auto run = [](void* arg, int64_t worker) {
-        Job& mine = *static_cast<Job*>(arg);
-        for (int64_t i = mine.next++; i < mine.count; i = mine.next++) mine.body(i, worker);
-    };
-    if (count) a.parallel(a.parallel_context, std::min<int64_t>(a.workers, count), run, &job);
-}
-
-// Key tiles that some row tile reads.
-std::vector<int32_t> tiles_in_use(const Problem& p) {
-    std::vector<int32_t> change(p.header->key_tiles + 1, 0), live;
-    for (int32_t s = 0; s < p.span_begin[p.header->row_tiles]; ++s) {
-        ++change[p.spans[s].first];
-        --change[p.spans[s].first + p.spans[s].count];
-    }
-    for (int32_t tile = 0, readers = 0; tile < p.header->key_tiles; ++tile) {
-        readers += change[tile];
-        if (readers) live.push_back(tile);
-    }
-    return live;
-}
-
 }  // namespace
 }  // namespace avflow::cpu
 
@@ -180,28 +128,15 @@ void avflow_attention_cpu(const AvflowAttention* problem) {
     make_plan(*problem, plan);
     const Isa& path = isa();
     if (plan.packed) {
-        const std::vector<int32_t> live = tiles_in_use(plan.p);
         const int32_t kv_heads = plan.a.kv_heads;
-        for_each(plan.a, static_cast<int64_t>(live.size()) * kv_heads, [&](int64_t i, int64_t) {
-            path.pack_tile(plan, static_cast<int64_t>(live[i / kv_heads]) * kv_heads + i % kv_heads);
+        for_each(plan.a, static_cast<int64_t>(plan.live.size()) * kv_heads, [&](int64_t i, int64_t) {
+            path.pack_tile(plan, static_cast<int64_t>(plan.live[i / kv_heads]) * kv_heads + i % kv_heads);
         });
     }
     for_each(plan.a, static_cast<int64_t>(plan.tasks.size()),
              [&](int64_t i, int64_t worker) { path.attend(plan, i, worker); });
     for_each(plan.a, static_cast<int64_t>(plan.merges.size()),
              [&](int64_t i, int64_t worker) { path.merge(plan, i, worker); });
-}
-
-const char* avflow_cpu_isa(void) { return isa().name; }
-
-int32_t avflow_set_cpu_isa(const char* name) {
-    for (const Isa& candidate : kIsas) {
-        if (std::strcmp(candidate.name, name) == 0 && candidate.runs_here()) {
-            chosen.store(&candidate);
-            return 1;
-        }
-    }
-    return 0;
 }
 
 }  // extern "C"

@@ -22,7 +22,8 @@ namespace avflow::cpu::AVFLOW_ISA {
 namespace {
 
 #include "cpu/vec.h"
-// (order matters: the next two use vec.h)
+// (order matters: the next three use vec.h)
+#include "cpu/convert.h"
 #include "cpu/gemm.h"
 #include "cpu/pack.h"
 
@@ -77,17 +78,29 @@ void load_queries(const Plan& plan, const Tile& tile, float* q) {
     }
 }
 
+// Which keys of the tile are held.
+uint64_t held_bits(const Plan& plan, int key_tile) {
+    if (all_held(plan.p, plan.slots(), key_tile)) return ~uint64_t{0};
+    uint64_t bits = 0;
+    for (int j = 0; j < keys_in_tile(plan.p, key_tile); ++j) {
+        bits |= uint64_t{is_held(plan.p, plan.slots(), key_tile * kKeyTile + j)} << j;
+    }
+    return bits;
+}
+
 void fill_words(const Plan& plan, const Tile& tile, int key_tile, int slot, Scratch& w) {
+    const uint64_t held = held_bits(plan, key_tile);
     for (int r = 0; r < tile.rows; ++r) {
-        const Token& row = plan.p.rows[tile.first_row + r];
+        Token row = plan.p.rows[tile.first_row + r];
+        if (plan.a.row_order) row.order = plan.a.row_order[tile.first_row + r];
         Words words = {0, 0};
         for (int h = 0; h < tile.heads; ++h) {
             if (h == 0 || plan.p.header->head_cuts) {
                 words = row_words(plan.p, row, key_tile, tile.kv_head * tile.heads + h);
             }
             const int at = (r * tile.heads + h) * kBatch + slot;
-            w.seen[at] = words.seen;
-            w.open[at] = words.open;
+            w.seen[at] = words.seen & held;
+            w.open[at] = words.open & held;
         }
     }
 }
@@ -137,24 +150,6 @@ AVFLOW_INLINE void softmax_row(float* s, int tiles, const uint64_t* scored, cons
     }
 }
 
-// mass [count, groups] += weights of each run of keys in each tile of the batch.
-void add_mass(const Plan& plan, int count, const int* tiles, int batch, Scratch& w) {
-    const int groups = plan.groups;
-    for (int m = 0; m < count; ++m) {
-        float* mass = w.mass + static_cast<int64_t>(m) * groups;
-        for (int g = 0; g < groups; ++g) mass[g] *= w.alpha[m];
-        for (int t = 0; t < batch; ++t) {
-            const float* weights = w.s + (static_cast<int64_t>(m) * kBatch + t) * kKeyTile;
-            for (int r = plan.p.run_begin[tiles[t]]; r < plan.p.run_begin[tiles[t] + 1]; ++r) {
-                const Run& run = plan.p.runs[r];
-                float share = 0.0f;
-                for (int j = run.begin; j < run.begin + run.count; ++j) share += weights[j];
-                mass[run.group] += share;
-            }
-        }
-    }
-}
-
 // o += weights x values of a tile with NaN or infinite values: only where the weight is not exactly 0.
 void add_values_carefully(const float* s, const Values& values, int count, int width, float* o) {
     for (int m = 0; m < count; ++m) {
@@ -166,17 +161,64 @@ void add_values_carefully(const float* s, const Values& values, int count, int w
     }
 }
 
+// Key tiles that are multiplied together, and the packed rows first .. last - 1 that have a score in one of them.
 struct Batch {
-    int count = 0;
+    int count = 0, first = 0, last = 0;
     int tiles[kBatch];
-    bool full[kBatch];
 };
 
-// Where a tile's keys or values lie, if the kernel can read them there: [64, width] floats, `stride` apart. Else null.
-const float* in_place(const Plan& plan, const void* base, int64_t row, int64_t head, int tile, int kv_head) {
+// Takes the tile in, unless no row has a score there (its order, or slots that are not held, may close it).
+void add_tile(const Plan& plan, const Tile& tile, int key_tile, bool full, Batch& batch, Scratch& w) {
+    const int count = tile.count(), slot = batch.count;
+    int first = 0, last = count;
+    if (none_held(plan.p, plan.slots(), key_tile)) return;
+    if (full && all_held(plan.p, plan.slots(), key_tile)) {
+        for (int m = 0; m < count; ++m) w.seen[m * kBatch + slot] = w.open[m * kBatch + slot] = ~uint64_t{0};
+    } else {
+        fill_words(plan, tile, key_tile, slot, w);
+        const uint64_t* scored = plan.p.header->zero ? w.seen : w.open;
+        while (first < last && !scored[first * kBatch + slot]) ++first;
+        while (first < last && !scored[(last - 1) * kBatch + slot]) --last;
+        if (first == last) return;
+    }
+    batch.first = slot ? std::min(batch.first, first) : first;
+    batch.last = slot ? std::max(batch.last, last) : last;
+    batch.tiles[batch.count++] = key_tile;
+}
+
+// mass [rows, groups] += weights of each run of keys in each tile of the batch.
+void add_mass(const Plan& plan, const Batch& batch, Scratch& w) {
+    const int groups = plan.groups;
+    for (int m = batch.first; m < batch.last; ++m) {
+        float* mass = w.mass + static_cast<int64_t>(m) * groups;
+        for (int g = 0; g < groups; ++g) mass[g] *= w.alpha[m];
+        for (int t = 0; t < batch.count; ++t) {
+            const float* weights = w.s + (static_cast<int64_t>(m) * kBatch + t) * kKeyTile;
+            for (int r = plan.p.run_begin[batch.tiles[t]]; r < plan.p.run_begin[batch.tiles[t] + 1]; ++r) {
+                const Run& run = plan.p.runs[r];
+                float share = 0.0f;
+                for (int j = run.begin; j < run.begin + run.count; ++j) share += weights[j];
+                mass[run.group] += share;
+            }
+        }
+    }
+}
+
+// Can the kernel read the tile's keys and values where they lie: 64 rows of floats in one batch?
+bool in_place(const Plan& plan, int tile) {
     const bool whole = (tile + 1) * kKeyTile <= plan.p.header->keys;
-    if (plan.a.dtype != AVFLOW_FLOAT32 || !whole || plan.p.keep_keys || plan.width != plan.depth) return nullptr;
-    return static_cast<const float*>(base) + int64_t{tile} * kKeyTile * row + kv_head * head;
+    if (plan.a.dtype != AVFLOW_FLOAT32 || !whole || plan.p.keep_keys || plan.width != plan.depth) return false;
+    return place_of(plan.slots(), tile * kKeyTile).slot + kKeyTile <= plan.a.slots;
+}
+
+// One tile's keys or values, or null where they are not in place.
+const float* keys_in_place(const Plan& plan, int tile, int kv_head) {
+    if (!in_place(plan, tile)) return nullptr;
+    return static_cast<const float*>(plan.a.k) + plan.key_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
+}
+const float* values_in_place(const Plan& plan, int tile, int kv_head) {
+    if (!in_place(plan, tile)) return nullptr;
+    return static_cast<const float*>(plan.a.v) + plan.value_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
 }
 
 void prefetch(const float* at, int64_t stride, int width) {
@@ -188,21 +230,22 @@ void prefetch(const float* at, int64_t stride, int width) {
 // Packs one tile that nobody packed beforehand. With a row or two against many keys, memory is what takes the time: the
 // values are on their way while the keys are packed, and the next tile's keys while these are multiplied.
 Values pack_here(const Plan& plan, int tile, int kv_head, float* panel) {
-    const AvflowAttention& a = plan.a;
-    Values values{in_place(plan, a.v, a.v_row, a.v_head, tile, kv_head), a.v_row, 0};
+    Values values{values_in_place(plan, tile, kv_head), plan.a.v_row, 0};
     prefetch(values.at, values.stride, plan.width);
-    pack_keys(a, plan.p, tile, kv_head, panel);
-    prefetch(in_place(plan, a.k, a.k_row, a.k_head, tile + 1, kv_head), a.k_row, plan.width);
+    pack_keys(plan, tile, kv_head, panel);
+    prefetch(keys_in_place(plan, tile + 1, kv_head), plan.a.k_row, plan.width);
     if (!values.at) {
         float* packed = panel + kKeyTile * plan.depth;
-        pack_values(a, plan.p, tile, kv_head, plan.width, packed);
+        pack_values(plan, tile, kv_head, plan.width, packed);
         values = {packed, plan.width, 0};
     }
     return values;
 }
 
 void process_batch(const Plan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
-    const int count = tile.count(), width = plan.width;
+    const int begin = batch.first, count = batch.last - begin, width = plan.width;
+    float* const o = w.o + static_cast<int64_t>(begin) * width;
+    float* const s = w.s + static_cast<int64_t>(begin) * kBatch * kKeyTile;
     Values finite[kBatch], broken[kBatch];
     int finites = 0, brokens = 0;
     for (int t = 0; t < batch.count; ++t) {
@@ -221,23 +264,18 @@ void process_batch(const Plan& plan, const Tile& tile, const Batch& batch, Scrat
             fine = all_finite(values.at, values.stride, width);
         }
         (fine ? finite[finites++] : broken[brokens++]) = values;
-        scores(w.q, count, keys, plan.depth, w.s + t * kKeyTile, kBatch * kKeyTile);
-        if (batch.full[t]) {
-            for (int m = 0; m < count; ++m) w.seen[m * kBatch + t] = w.open[m * kBatch + t] = ~uint64_t{0};
-        } else {
-            fill_words(plan, tile, batch.tiles[t], t, w);
-        }
+        scores(w.q + static_cast<int64_t>(begin) * plan.depth, count, keys, plan.depth, s + t * kKeyTile,
+               kBatch * kKeyTile);
     }
     const bool zero = plan.p.header->zero;
-    for (int m = 0; m < count; ++m) {
+    for (int m = begin; m < batch.last; ++m) {
         const uint64_t* open = w.open + m * kBatch;
         softmax_row(w.s + static_cast<int64_t>(m) * kBatch * kKeyTile, batch.count, zero ? w.seen + m * kBatch : open,
                     open, zero, w.top[m], w.sum[m], w.alpha[m]);
     }
-    if (plan.a.group_mass) add_mass(plan, count, batch.tiles, batch.count, w);
-    accumulate(w.s, kBatch * kKeyTile, count, finite, finites, width, w.o, w.alpha);
-    for (int t = 0; t < brokens; ++t)
-        add_values_carefully(w.s + broken[t].slot * kKeyTile, broken[t], count, width, w.o);
+    if (plan.a.group_mass) add_mass(plan, batch, w);
+    accumulate(s, kBatch * kKeyTile, count, finite, finites, width, o, w.alpha + begin);
+    for (int t = 0; t < brokens; ++t) add_values_carefully(s + broken[t].slot * kKeyTile, broken[t], count, width, o);
 }
 
 // Writes a finished tile: out = o / sum, lse and mass beside it.
@@ -273,8 +311,7 @@ void run_task(const Plan& plan, const Task& task, Scratch& w) {
         const Span& span = plan.p.spans[s];
         const int first = std::max(task.begin - at, 0), last = std::min(task.end - at, span.count);
         for (int i = first; i < last; ++i) {
-            batch.tiles[batch.count] = span.first + i;
-            batch.full[batch.count++] = span.kind == kFull;
+            add_tile(plan, tile, span.first + i, span.kind == kFull, batch, w);
             if (batch.count == kBatch) {
                 process_batch(plan, tile, batch, w);
                 batch.count = 0;
@@ -331,9 +368,9 @@ void run_merge(const Plan& plan, const Merge& merge, Scratch& w) {
 
 void pack_tile(const Plan& plan, int64_t index) {
     const int tile = static_cast<int>(index / plan.a.kv_heads), kv_head = static_cast<int>(index % plan.a.kv_heads);
-    pack_keys(plan.a, plan.p, tile, kv_head, plan.key_panel(tile, kv_head));
+    pack_keys(plan, tile, kv_head, plan.key_panel(tile, kv_head));
     float* values = plan.value_panel(tile, kv_head);
-    pack_values(plan.a, plan.p, tile, kv_head, plan.width, values);
+    pack_values(plan, tile, kv_head, plan.width, values);
     plan.finite[index] = all_finite(values, plan.width, plan.width);
 }
 

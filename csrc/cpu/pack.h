@@ -1,44 +1,5 @@
-// Reading q, k and v in their storage type into fp32 panels; keep lists are applied here, so packing is also the
+// Reading k and v in their storage type into fp32 panels; keep lists are applied here, so packing is also the
 // gather. Included by attention_isa.cpp only, inside its per-instruction-set namespace.
-
-// to[0:n] = from[0:n] * factor
-static void load_row(const void* base, int64_t offset, int dtype, int n, float factor, float* to) {
-    if (dtype == AVFLOW_FLOAT32) {
-        const float* from = static_cast<const float*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = from[i] * factor;
-    } else if (dtype == AVFLOW_BFLOAT16) {
-        const uint16_t* from = static_cast<const uint16_t*>(base) + offset;
-        for (int i = 0; i < n; ++i) {
-            const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
-            float x;
-            std::memcpy(&x, &bits, 4);
-            to[i] = x * factor;
-        }
-    } else {
-        const _Float16* from = static_cast<const _Float16*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = static_cast<float>(from[i]) * factor;
-    }
-}
-
-static void store_row(void* base, int64_t offset, int dtype, int n, const float* from, float factor) {
-    if (dtype == AVFLOW_FLOAT32) {
-        float* to = static_cast<float*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = from[i] * factor;
-    } else if (dtype == AVFLOW_BFLOAT16) {
-        uint16_t* to = static_cast<uint16_t*>(base) + offset;
-        for (int i = 0; i < n; ++i) {
-            const float x = from[i] * factor;
-            uint32_t bits;
-            std::memcpy(&bits, &x, 4);
-            const bool nan = x != x;
-            bits += 0x7FFF + ((bits >> 16) & 1);  // to nearest, ties to even
-            to[i] = nan ? 0x7FC0 : static_cast<uint16_t>(bits >> 16);
-        }
-    } else {
-        _Float16* to = static_cast<_Float16*>(base) + offset;
-        for (int i = 0; i < n; ++i) to[i] = static_cast<_Float16>(from[i] * factor);
-    }
-}
 
 // to[c, 0:8] = rows[0:8][c] for c in 0..7, with rows of stride `to_stride` in `to`.
 AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int to_stride) {
@@ -61,23 +22,30 @@ AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int t
     for (int c = 0; c < 8; ++c) std::memcpy(to + c * to_stride, &s[c], 32);
 }
 
+// Where key j of a tile lies; slot -1 for a key beyond the last, or one that is not held.
+static Place place_in(const Plan& plan, int tile, int j) {
+    const int index = tile * kKeyTile + j;
+    if (index >= plan.p.header->keys) return {0, -1};
+    const Place at = place_of(plan.slots(), plan.p.keep_keys ? plan.p.keep_keys[index] : index);
+    return at.slot < plan.a.slots ? at : Place{0, -1};
+}
+
 // Keys of one tile and one kv head, transposed: panel [d, 64]; absent keys are zero.
-static void pack_keys(const AvflowAttention& a, const Problem& p, int tile, int kv_head, float* panel) {
-    const int d = a.head_dim, base = tile * kKeyTile;
-    const int count = std::min(kKeyTile, p.header->keys - base);
+static void pack_keys(const Plan& plan, int tile, int kv_head, float* panel) {
+    const AvflowAttention& a = plan.a;
+    const int d = a.head_dim;
     alignas(64) float staging[8][256];
     alignas(64) static const float nothing[256] = {};
     const float* rows[kKeyTile];
     const bool direct = a.dtype == AVFLOW_FLOAT32;
     for (int j = 0; j < kKeyTile; ++j) {
-        const int64_t key = j >= count ? 0 : p.keep_keys ? p.keep_keys[base + j] : base + j;
-        const int64_t offset = key * a.k_row + kv_head * a.k_head;
-        if (j >= count) {
+        const Place at = place_in(plan, tile, j);
+        if (at.slot < 0) {
             rows[j] = nothing;
         } else if (direct) {
-            rows[j] = static_cast<const float*>(a.k) + offset;
+            rows[j] = static_cast<const float*>(a.k) + plan.key_offset(at, kv_head);
         } else {
-            load_row(a.k, offset, a.dtype, d, 1.0f, staging[j % 8]);
+            load_row(a.k, plan.key_offset(at, kv_head), a.dtype, d, 1.0f, staging[j % 8]);
             rows[j] = staging[j % 8];
         }
         if (!direct && j % 8 == 7) {
@@ -110,17 +78,17 @@ static bool all_finite(const float* values, int64_t stride, int width) {
 }
 
 // Values of one tile and one kv head: panel [64, width], zero beyond head_dim and beyond the last key.
-static void pack_values(const AvflowAttention& a, const Problem& p, int tile, int kv_head, int width, float* panel) {
-    const int d = a.head_dim, base = tile * kKeyTile;
-    const int count = std::min(kKeyTile, p.header->keys - base);
+static void pack_values(const Plan& plan, int tile, int kv_head, int width, float* panel) {
+    const AvflowAttention& a = plan.a;
+    const int d = a.head_dim;
     for (int j = 0; j < kKeyTile; ++j) {
         float* to = panel + j * width;
-        if (j >= count) {
+        const Place at = place_in(plan, tile, j);
+        if (at.slot < 0) {
             std::memset(to, 0, sizeof(float) * width);
             continue;
         }
-        const int64_t key = p.keep_keys ? p.keep_keys[base + j] : base + j;
-        load_row(a.v, key * a.v_row + kv_head * a.v_head, a.dtype, d, 1.0f, to);
+        load_row(a.v, plan.value_offset(at, kv_head), a.dtype, d, 1.0f, to);
         for (int c = d; c < width; ++c) to[c] = 0.0f;
     }
 }

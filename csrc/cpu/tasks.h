@@ -7,6 +7,7 @@
 
 #include "avflow.h"
 #include "core/problem.h"
+#include "core/slots.h"
 
 namespace avflow::cpu {
 
@@ -41,13 +42,22 @@ struct Plan {
     int64_t tile_heads;  // room for rows x query heads of a tile
     bool packed;         // keys and values are packed beforehand, since several row tiles read them
     char* scratch;
-    int64_t scratch_bytes;  // of one worker
-    float* panels;          // [key_tiles, kv_heads, 64 * (depth + width)]
-    uint8_t* finite;        // [key_tiles, kv_heads] values hold no NaN and no infinity
-    float* parts;           // [parts, part_floats()]
+    int64_t scratch_bytes;      // of one worker
+    float* panels;              // [key_tiles, kv_heads, 64 * (depth + width)]
+    uint8_t* finite;            // [key_tiles, kv_heads] values hold no NaN and no infinity
+    float* parts;               // [parts, part_floats()]
+    std::vector<int32_t> live;  // key tiles that some row tile reads
     std::vector<Task> tasks;
     std::vector<Merge> merges;
 
+    Slots slots() const { return {a.capacity, a.slots}; }
+    // Where one kv head's keys begin, in elements; `row` counts slots.
+    int64_t key_offset(Place at, int kv_head) const {
+        return at.batch * a.k_batch + at.slot * a.k_row + kv_head * a.k_head;
+    }
+    int64_t value_offset(Place at, int kv_head) const {
+        return at.batch * a.v_batch + at.slot * a.v_row + kv_head * a.v_head;
+    }
     int64_t panel_floats() const { return static_cast<int64_t>(kKeyTile) * (depth + width); }
     int64_t part_floats() const { return tile_heads * (2 + width + groups); }
     float* key_panel(int tile, int kv_head) const {
@@ -62,20 +72,5 @@ struct Plan {
         return {first, left < p.header->tile_rows ? left : p.header->tile_rows, a.heads / a.kv_heads, kv_head};
     }
 };
-
-#define AVFLOW_DECLARE_ISA(isa)                                  \
-    namespace isa {                                              \
-    void pack_tile(const Plan& plan, int64_t index);             \
-    void attend(const Plan& plan, int64_t task, int64_t worker); \
-    void merge(const Plan& plan, int64_t index, int64_t worker); \
-    }
-AVFLOW_DECLARE_ISA(portable)
-#ifdef AVFLOW_HAVE_AVX2
-AVFLOW_DECLARE_ISA(avx2)
-#endif
-#ifdef AVFLOW_HAVE_AVX512
-AVFLOW_DECLARE_ISA(avx512)
-#endif
-#undef AVFLOW_DECLARE_ISA
 
 }  // namespace avflow::cpu

@@ -46,7 +46,7 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
 }
 
-int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return std::max(1, kTileHeads / heads_per_kv_head); }
+int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }
 
 const char* avflow_cuda_archs(void) {
 #ifdef AVFLOW_CUDA_ARCHS

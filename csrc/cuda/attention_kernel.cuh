@@ -79,6 +79,9 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
     if (whole && split) return;
     Walk now = walk_from(p, row_tile, split * c.split_tiles, c.split_tiles);
     if (split && ended(now)) return;
+    const int32_t latest = latest_seen(c, p, tile);
+    pass_closed(c, p, latest, now);
+    bool next_full = !ended(now) && is_whole(c, p, now);
 
     float* const mass = reinterpret_cast<float*>(&shared + 1) + warp * 16 * c.mass_groups;
     for (int i = lane & 3; i < c.mass_groups; i += 4) {  // by the thread that owns the cell, see add_mass
@@ -89,7 +92,7 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
     load_queries<kDepth>(c, p, tile, tiles + 2 * kTileBytes);
     if (!ended(now)) {
         load_keys<kDepth>(c, p, kv_head, key_tile(now), tiles, tiles + kTileBytes);
-        if (!is_full(now)) fill_words(p, tile, key_tile(now), shared.words[0]);
+        if (!next_full) fill_words(c, p, tile, key_tile(now), shared.words[0]);
     }
     copy_commit();
     copy_wait<0>();
@@ -123,12 +126,14 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
         copy_wait<0>();
         sync_block();
         const int32_t this_tile = key_tile(now);
-        const bool full = is_full(now);
+        const bool full = next_full;
         advance(now);
+        pass_closed(c, p, latest, now);
         if (!ended(now)) {
             const uint32_t next = tiles + (stage ^ 1) * 2 * kTileBytes;
             load_keys<kDepth>(c, p, kv_head, key_tile(now), next, next + kTileBytes);
-            if (!is_full(now)) fill_words(p, tile, key_tile(now), shared.words[stage ^ 1]);
+            next_full = is_whole(c, p, now);
+            if (!next_full) fill_words(c, p, tile, key_tile(now), shared.words[stage ^ 1]);
         }
         copy_commit();
 

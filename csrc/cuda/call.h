@@ -7,12 +7,15 @@
 
 #include "avflow.h"
 #include "core/mask.h"
+#include "core/slots.h"
 
 namespace avflow::cuda {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileHeads = 16 * kWarps;  // packed rows (rows x query heads of a kv head) of a tile: 16 a warp
+
+inline int32_t tile_rows(int32_t heads_per_kv_head) { return std::max(1, kTileHeads / heads_per_kv_head); }
 
 struct Call {
     const uint16_t* q;
@@ -23,7 +26,9 @@ struct Call {
     float* group_mass;
     float* parts;  // [row_tiles, kv_heads, splits, part_floats()] where splits > 1
     const int32_t* problem;
-    int64_t q_row, q_head, k_row, k_head, v_row, v_head;
+    const int32_t* row_order;  // [rows] or null
+    int64_t q_row, q_head, k_batch, k_row, k_head, v_batch, v_row, v_head;
+    Slots slots;
     int32_t heads, kv_heads, group;  // group: query heads of a kv head
     int32_t depth, mass_groups;      // mass_groups: 0 where no mass is asked for
     int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
@@ -48,7 +53,7 @@ inline bool accepts(const AvflowAttention& a, const Header& header) {
     const bool dtype = a.dtype == AVFLOW_BFLOAT16 || a.dtype == AVFLOW_FLOAT16;
     const bool heads = a.kv_heads > 0 && a.heads % a.kv_heads == 0 &&
                        static_cast<int64_t>(header.tile_rows) * (a.heads / a.kv_heads) <= kTileHeads;
-    int64_t misplaced = a.q_row | a.q_head | a.k_row | a.k_head | a.v_row | a.v_head;
+    int64_t misplaced = a.q_row | a.q_head | a.k_batch | a.k_row | a.k_head | a.v_batch | a.v_row | a.v_head;
     for (const void* at : {a.q, a.k, a.v, static_cast<const void*>(a.out)}) {
         misplaced |= static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) / 2;
     }
@@ -66,9 +71,11 @@ inline Call make_call(const AvflowAttention& a, const Header& header) {
     c.group_mass = a.group_mass;
     c.parts = static_cast<float*>(a.workspace);
     c.problem = a.problem;
+    c.row_order = a.row_order;
     c.q_row = a.q_row, c.q_head = a.q_head;
-    c.k_row = a.k_row, c.k_head = a.k_head;
-    c.v_row = a.v_row, c.v_head = a.v_head;
+    c.k_batch = a.k_batch, c.k_row = a.k_row, c.k_head = a.k_head;
+    c.v_batch = a.v_batch, c.v_row = a.v_row, c.v_head = a.v_head;
+    c.slots = {a.capacity, a.slots};
     c.heads = a.heads;
     c.kv_heads = a.kv_heads;
     c.group = a.heads / a.kv_heads;
@@ -103,13 +110,12 @@ struct Broken {
 };
 
 // What a block shares besides keys and values.
-struct Shared {
+struct alignas(16) Shared {
     Words words[2][kTileHeads];  // of the partial tile in each stage, by row or by packed row
     uint64_t used[kTileHeads];
     Broken broken;
     Problem problem;
 };
-static_assert(sizeof(Shared) % 16 == 0);
 
 // Dynamic shared memory of a block: two stages of keys and values, what else it shares, then the mass.
 inline int64_t shared_bytes(const Call& c) {

@@ -82,6 +82,18 @@ AVFLOW_DEVICE void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_
     }
 }
 
+// The value of 16 bits.
+template <bool kBf16>
+AVFLOW_DEVICE float widen(uint16_t bits) {
+    if constexpr (kBf16) {
+        return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+    } else {
+        float x;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(bits));
+        return x;
+    }
+}
+
 // Two floats rounded to 16 bits, the first in the low half.
 template <bool kBf16>
 AVFLOW_DEVICE uint32_t round_pair(float low, float high) {

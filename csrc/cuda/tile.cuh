@@ -60,6 +60,34 @@ AVFLOW_DEVICE Walk walk_from(const Problem& p, int32_t row_tile, int32_t begin, 
     return w;
 }
 
+// The latest order of a key that some row of the tile may see; any where the orders are the problem's own.
+AVFLOW_DEVICE int32_t latest_seen(const Call& c, const Problem& p, const Extent& tile) {
+    if (!c.row_order) return INT32_MAX;
+    int32_t latest = INT32_MIN;
+    for (int r = tile.first_row; r < tile.first_row + tile.rows; ++r) {
+        if (p.rows[r].stream < 0) continue;
+        const Stream stream = p.streams[p.rows[r].stream];
+        int32_t order = c.row_order[r];
+        if (stream.parent >= 0 && stream.start - 1 > order) order = stream.start - 1;
+        if (order > latest) latest = order;
+    }
+    return latest;
+}
+
+// Passes by tiles that this call closes to all rows: they come after `latest`, or none of their slots is held.
+AVFLOW_DEVICE void pass_closed(const Call& c, const Problem& p, int32_t latest, Walk& w) {
+    while (!ended(w)) {
+        const int32_t tile = key_tile(w);
+        const bool later = p.tile_first && p.tile_first[tile] > latest;
+        if (!later && !none_held(p, c.slots, tile)) return;
+        advance(w);
+    }
+}
+
+AVFLOW_DEVICE bool is_whole(const Call& c, const Problem& p, const Walk& w) {
+    return is_full(w) && all_held(p, c.slots, key_tile(w));
+}
+
 // Tiles lie in shared memory as [64, depth] with 16-byte chunk c of row r at place c ^ (r % 8): the eight rows that
 // ldmatrix reads at once then lie in different banks.
 template <int kDepth>
@@ -81,7 +109,7 @@ AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& t
     }
 }
 
-// Starts the copy of a tile of keys and values; keys beyond the last become zero.
+// Starts the copy of a tile of keys and values; keys beyond the last and keys that are not held become zero.
 template <int kDepth>
 AVFLOW_DEVICE void load_keys(const Call& c, const Problem& p, int32_t kv_head, int32_t tile, uint32_t k, uint32_t v) {
     constexpr int kChunks = kDepth / 8;
@@ -89,19 +117,23 @@ AVFLOW_DEVICE void load_keys(const Call& c, const Problem& p, int32_t kv_head, i
     const int32_t base = tile * kKeyTile, left = p.header->keys - base;
     const uint16_t* from_k = c.k + kv_head * c.k_head + chunk * 8;
     const uint16_t* from_v = c.v + kv_head * c.v_head + chunk * 8;
+    constexpr int kStep = kThreads / kChunks;
+    const int first = threadIdx.x / kChunks;
+    Place at = place_of(c.slots, base + first);
 #pragma unroll 4
-    for (int j = threadIdx.x / kChunks; j < kKeyTile; j += kThreads / kChunks) {
-        const bool valid = j < left;
-        int64_t key = valid ? base + j : base;
-        if (p.keep_keys) key = p.keep_keys[key];
-        copy_async(k + chunk_at<kDepth>(j, chunk), from_k + key * c.k_row, valid);
-        copy_async(v + chunk_at<kDepth>(j, chunk), from_v + key * c.v_row, valid);
+    for (int j = first; j < kKeyTile; j += kStep) {
+        Place from = at;
+        if (p.keep_keys) from = place_of(c.slots, p.keep_keys[j < left ? base + j : base]);
+        const bool valid = j < left && from.slot < c.slots.held;
+        copy_async(k + chunk_at<kDepth>(j, chunk), from_k + from.batch * c.k_batch + from.slot * c.k_row, valid);
+        copy_async(v + chunk_at<kDepth>(j, chunk), from_v + from.batch * c.v_batch + from.slot * c.v_row, valid);
+        for (at.slot += kStep; at.slot >= c.slots.capacity; at.slot -= c.slots.capacity) ++at.batch;
     }
 }
 
 // The words of a partial tile, each once: by packed row where cuts name heads, else by row. Two or more threads share a
 // row's runs, since tiles of short runs have many.
-AVFLOW_DEVICE void fill_words(const Problem& p, const Extent& tile, int32_t key_tile, Words* words) {
+AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& tile, int32_t key_tile, Words* words) {
     const bool by_head = p.header->head_cuts;
     const int units = by_head ? tile.count : tile.rows;
     int lanes = 2;
@@ -109,7 +141,9 @@ AVFLOW_DEVICE void fill_words(const Problem& p, const Extent& tile, int32_t key_
     const int unit = threadIdx.x / lanes, lane = threadIdx.x % lanes;
     Words mine = {0, 0};
     if (unit < units) {
-        const Token row = p.rows[tile.first_row + (by_head ? unit / tile.group : unit)];
+        const int32_t at = tile.first_row + (by_head ? unit / tile.group : unit);
+        Token row = p.rows[at];
+        if (c.row_order) row.order = c.row_order[at];
         const int32_t head = by_head ? tile.kv_head * tile.group + unit % tile.group : kEveryHead;
         const Token* keys = p.keys + static_cast<int64_t>(key_tile) * kKeyTile;
         for (int32_t r = p.run_begin[key_tile] + lane; r < p.run_begin[key_tile + 1]; r += lanes) {
@@ -121,6 +155,15 @@ AVFLOW_DEVICE void fill_words(const Problem& p, const Extent& tile, int32_t key_
     for (int other = lanes / 2; other; other /= 2) {
         mine.seen |= shuffle_xor(mine.seen, other);
         mine.open |= shuffle_xor(mine.open, other);
+    }
+    if (!all_held(p, c.slots, key_tile)) {
+        uint64_t held = 0;
+        for (int j = lane; j < keys_in_tile(p, key_tile); j += lanes) {
+            held |= uint64_t{is_held(p, c.slots, key_tile * kKeyTile + j)} << j;
+        }
+        for (int other = lanes / 2; other; other /= 2) held |= shuffle_xor(held, other);
+        mine.seen &= held;
+        mine.open &= held;
     }
     if (lane == 0 && unit < units) words[unit] = mine;
 }

@@ -16,6 +16,7 @@
 #include "avflow.h"
 #include "core/mask.h"
 #include "core/plan.h"
+#include "cuda/call.h"  // host code: plans for CUDA are made, and emulated, in builds without CUDA too
 
 namespace py = pybind11;
 
@@ -42,7 +43,7 @@ std::vector<int32_t> list(const std::optional<Int32Array>& index) {
 avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int32Array& streams,
                       const std::vector<Cut>& cuts, const std::optional<Int32Array>& keep_rows,
                       const std::optional<Int32Array>& keep_keys, int32_t q_rows, int32_t k_rows, int32_t groups,
-                      int32_t tile_rows, bool zero) {
+                      int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order) {
     if (tile_rows < 1) throw py::value_error("tile_rows must be at least 1");
     if (streams.ndim() != 2 || streams.shape(1) != 2) throw py::value_error("streams must be [n, 2]: parent, start");
     avflow::Layout in;
@@ -84,6 +85,7 @@ avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int3
     in.groups = groups;
     in.tile_rows = tile_rows;
     in.zero = zero;
+    in.latest_order = latest_order;
     return in;
 }
 
@@ -128,9 +130,9 @@ PYBIND11_MODULE(_C, m) {
         "pack",
         [](const Int32Array& rows, const Int32Array& keys, const Int32Array& streams, const std::vector<Cut>& cuts,
            const std::optional<Int32Array>& keep_rows, const std::optional<Int32Array>& keep_keys, int32_t q_rows,
-           int32_t k_rows, int32_t groups, int32_t tile_rows, bool zero) {
-            const avflow::Layout in =
-                layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups, tile_rows, zero);
+           int32_t k_rows, int32_t groups, int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order) {
+            const avflow::Layout in = layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups,
+                                             tile_rows, zero, latest_order);
             std::vector<int32_t> words;
             {
                 py::gil_scoped_release unlocked;
@@ -140,18 +142,16 @@ PYBIND11_MODULE(_C, m) {
         },
         py::arg("rows"), py::arg("keys"), py::arg("streams"), py::arg("cuts"), py::arg("keep_rows"),
         py::arg("keep_keys"), py::arg("q_rows"), py::arg("k_rows"), py::arg("groups"), py::arg("tile_rows"),
-        py::arg("zero"),
+        py::arg("zero"), py::arg("latest_order"),
         "The packed problem (int32 words) of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream), "
-        "keep lists already applied, and streams [s, 2] = (parent, start).");
+        "keep lists already applied, and streams [s, 2] = (parent, start). With latest_order, the rows' order is what "
+        "a call "
+        "will say, from the token's own to that.");
     m.def("tile_kinds", &tile_kinds, py::arg("packed"));
     m.def(
         "tile_rows",
         [](int32_t heads_per_kv_head, bool cuda) {
-#ifdef AVFLOW_HAVE_CUDA
-            if (cuda) return avflow_cuda_tile_rows(heads_per_kv_head);
-#endif
-            (void)cuda;  // without CUDA kernels the plan is only ever traced
-            return avflow_tile_rows(heads_per_kv_head);
+            return cuda ? avflow::cuda::tile_rows(heads_per_kv_head) : avflow_tile_rows(heads_per_kv_head);
         },
         py::arg("heads_per_kv_head"), py::arg("cuda") = false);
     m.def(

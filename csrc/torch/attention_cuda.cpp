@@ -1,40 +1,22 @@
 // The attention operator on CUDA. Compiled only where there is an nvcc; links to no library of torch's CUDA build.
-#include <cuda_runtime_api.h>
-#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 
 #include "attention_op.h"
+#include "stream.h"
 
 namespace {
 
 using avflow::Tensor;
 
-// The stream that torch works on, asked for at the call itself. An operator argument would not do: torch.compile would
-// keep the number it saw while tracing, and the graph could later be captured or run on another stream. The shim lies
-// in libtorch_cuda, which a module for CPU torch must not link to; where a CUDA tensor exists, it is loaded. Torch 2.13
-// has a form of this in libtorch_cpu, 2.11 and 2.12 do not.
-cudaStream_t current_stream(int32_t device) {
-    using Shim = int32_t (*)(int32_t, void**);
-    static const Shim shim = [] {
-        void* library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
-        return library ? reinterpret_cast<Shim>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
-    }();
-    STD_TORCH_CHECK(shim,
-                    "this torch has no aoti_torch_get_current_cuda_stream in libtorch_cuda.so: avflow's CUDA "
-                    "kernels need a CUDA build of torch 2.11 or later");
-    void* stream = nullptr;
-    STD_TORCH_CHECK(shim(device, &stream) == 0, "torch could not tell its current stream on device ", device);
-    return static_cast<cudaStream_t>(stream);
-}
-
 std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& problem,
                                              double scale, int64_t rows, int64_t groups, bool return_lse,
-                                             const std::optional<Tensor>& problem_on_device) {
+                                             const std::optional<Tensor>& problem_on_device,
+                                             const std::optional<Tensor>& row_order) {
     STD_TORCH_CHECK(q.is_cuda(), "q must lie on a CUDA device");
     const int32_t device = q.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
-    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse);
+    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order, avflow::dense_at_16_bytes);
     AvflowAttention& a = call.args;
     STD_TORCH_CHECK(a.head_dim == 64 || a.head_dim == 128, "head_dim ", a.head_dim,
                     ": the CUDA kernels have 64 and 128; pad q, k and v with zeros, or call on the CPU");
@@ -56,12 +38,8 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
     const Tensor workspace =
         torch::stable::new_empty(q, {avflow_attention_cuda_workspace(&a, host)}, torch::headeronly::ScalarType::Byte);
     a.workspace = workspace.data_ptr();
-    const auto status = static_cast<cudaError_t>(avflow_attention_cuda(&a, host, current_stream(device)));
-    STD_TORCH_CHECK(status == cudaSuccess, "avflow's attention kernel could not be launched on device ", device, ": ",
-                    cudaGetErrorName(status), ", ", cudaGetErrorString(status),
-                    status == cudaErrorNoKernelImageForDevice || status == cudaErrorUnsupportedPtxVersion
-                        ? "; `avflow doctor` lists what was compiled, AVFLOW_CUDA_ARCHS adds to it"
-                        : "");
+    const int32_t status = avflow_attention_cuda(&a, host, avflow::current_stream(device));
+    avflow::check_launch(status, "attention", device);
     return call.result();
 }
 

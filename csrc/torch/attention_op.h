@@ -1,29 +1,16 @@
 // What the attention operator does alike on every device: checks, outputs, and the plain struct that a kernel takes.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <tuple>
 
 #include "avflow.h"
 #include "core/problem.h"
+#include "tensors.h"
 
 namespace avflow {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline int32_t dtype_of(const Tensor& t) {
-    switch (t.scalar_type()) {
-        case ScalarType::Float: return AVFLOW_FLOAT32;
-        case ScalarType::BFloat16: return AVFLOW_BFLOAT16;
-        case ScalarType::Half: return AVFLOW_FLOAT16;
-        default: STD_TORCH_CHECK(false, "q, k and v must be float32, bfloat16 or float16");
-    }
-}
 
 inline const Header& header_of(const Tensor& problem) {
     STD_TORCH_CHECK(problem.is_cpu() && problem.scalar_type() == ScalarType::Int && problem.dim() == 1 &&
@@ -36,24 +23,44 @@ inline const Header& header_of(const Tensor& problem) {
 }
 
 // One call: the tensors stay alive as long as it does. `args` lacks the problem's address, the workspace and workers.
+// `usable` gives a tensor, or a copy of it that the kernels can read.
 struct AttentionCall {
     Tensor q, k, v, out, lse, mass;
+    std::optional<Tensor> row_order;
     AvflowAttention args{};
     const Header& header;
 
     AttentionCall(const Tensor& q_any, const Tensor& k_any, const Tensor& v_any, const Tensor& problem, double scale,
-                  int64_t rows, int64_t groups, bool return_lse)
-        : q(dense(q_any)), k(dense(k_any)), v(dense(v_any)), header(header_of(problem)) {
-        const int64_t heads = q.size(1), d = q.size(2), kv_heads = k.size(1);
-        STD_TORCH_CHECK(k.size(2) == d && v.size(2) == d && v.size(0) == k.size(0) && v.size(1) == kv_heads,
-                        "k and v must be [keys, kv_heads, ", d, "] alike");
+                  int64_t rows, int64_t groups, bool return_lse, const std::optional<Tensor>& order,
+                  Tensor (*usable)(const Tensor&))
+        : q(usable(q_any)), k(usable(k_any)), v(usable(v_any)), header(header_of(problem)) {
+        STD_TORCH_CHECK(q.dim() == 3 && (k.dim() == 3 || k.dim() == 4) && v.dim() == k.dim(),
+                        "q must be [rows, heads, head_dim], k and v [keys, kv_heads, head_dim] or [batch, slots, "
+                        "kv_heads, head_dim]");
+        const int64_t slot_dim = k.dim() - 3, batch = slot_dim ? k.size(0) : 1, slots = k.size(slot_dim);
+        const int64_t heads = q.size(1), d = q.size(2), kv_heads = k.size(slot_dim + 1);
+        for (int64_t i = 0; i < k.dim(); ++i) {
+            STD_TORCH_CHECK(v.size(i) == k.size(i), "k and v must have one shape, and differ in dimension ", i);
+        }
+        STD_TORCH_CHECK(k.size(slot_dim + 2) == d, "head_dim of q is ", d, ", of k ", k.size(slot_dim + 2));
         STD_TORCH_CHECK(kv_heads > 0 && heads > 0 && heads % kv_heads == 0 && heads <= 64, heads, " query heads over ",
                         kv_heads, " kv heads: must divide evenly, 64 at most");
         STD_TORCH_CHECK(q.scalar_type() == k.scalar_type() && q.scalar_type() == v.scalar_type(),
                         "q, k and v must have one dtype");
         STD_TORCH_CHECK(q.device() == k.device() && q.device() == v.device(), "q, k and v must lie on one device");
-        STD_TORCH_CHECK(header.q_rows == q.size(0) && header.k_rows == k.size(0), "the problem is for ", header.q_rows,
-                        " rows and ", header.k_rows, " keys, q has ", q.size(0), " and k ", k.size(0));
+        STD_TORCH_CHECK(header.q_rows == q.size(0), "the problem is for ", header.q_rows, " rows, q has ", q.size(0));
+        STD_TORCH_CHECK(slot_dim ? batch > 0 && header.k_rows % batch == 0 && header.k_rows / batch >= slots
+                                 : header.k_rows == slots,
+                        "the problem is for ", header.k_rows, " keys, k has ", batch, " x ", slots);
+        STD_TORCH_CHECK(order.has_value() == (header.order_range != 0),
+                        "row_order belongs to a problem with latest_order, and only to one");
+        if (order) {
+            STD_TORCH_CHECK(order->device() == q.device() && order->scalar_type() == ScalarType::Int &&
+                                order->dim() == 1 && order->size(0) == rows,
+                            "row_order must be int32 [", rows, "] on q's device");
+            row_order = torch::stable::contiguous(*order);
+            args.row_order = row_order->const_data_ptr<int32_t>();
+        }
         STD_TORCH_CHECK(rows == header.rows && (groups == 0 || groups == header.groups), "rows and groups must be ",
                         header.rows, " and ", header.groups, " as in the problem, got ", rows, " and ", groups);
 
@@ -66,9 +73,13 @@ struct AttentionCall {
         args.out = out.data_ptr();
         args.lse = return_lse ? lse.mutable_data_ptr<float>() : nullptr;
         args.group_mass = groups ? mass.mutable_data_ptr<float>() : nullptr;
-        args.q_row = q.stride(0), args.q_head = q.stride(1);
-        args.k_row = k.stride(0), args.k_head = k.stride(1);
-        args.v_row = v.stride(0), args.v_head = v.stride(1);
+        args.q_row = step(q, 0), args.q_head = step(q, 1);
+        args.k_batch = slot_dim ? step(k, 0) : 0;
+        args.v_batch = slot_dim ? step(v, 0) : 0;
+        args.k_row = step(k, slot_dim), args.k_head = step(k, slot_dim + 1);
+        args.v_row = step(v, slot_dim), args.v_head = step(v, slot_dim + 1);
+        args.capacity = static_cast<int32_t>(std::max<int64_t>(header.k_rows / batch, 1));
+        args.slots = static_cast<int32_t>(slot_dim ? slots : args.capacity);
         args.heads = static_cast<int32_t>(heads);
         args.kv_heads = static_cast<int32_t>(kv_heads);
         args.head_dim = static_cast<int32_t>(d);
@@ -78,12 +89,6 @@ struct AttentionCall {
 
     int32_t heads_per_kv_head() const { return args.heads / args.kv_heads; }
     std::tuple<Tensor, Tensor, Tensor> result() const { return {out, lse, mass}; }
-
-  private:
-    static Tensor dense(const Tensor& t) {
-        STD_TORCH_CHECK(t.dim() == 3, "q must be [rows, heads, head_dim], k and v [keys, kv_heads, head_dim]");
-        return t.stride(2) == 1 ? t : torch::stable::contiguous(t);
-    }
 };
 
 }  // namespace avflow

@@ -7,17 +7,20 @@ namespace {
 
 using avflow::Tensor;
 
-// Kernels run on torch's own threads, as many as torch.set_num_threads says.
-void parallel(void*, int64_t workers, void (*body)(void*, int64_t), void* arg) {
-    torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t worker = begin; worker < end; ++worker) body(arg, worker);
-    });
+// On a device nobody looks: that would have to wait for it.
+void check_orders(const avflow::Problem& p, const int32_t* order) {
+    for (int32_t r = 0; r < p.header->rows; ++r) {
+        if (p.rows[r].stream < 0) continue;
+        STD_TORCH_CHECK(p.rows[r].order <= order[r] && order[r] <= p.header->latest_order, "row_order[", r,
+                        "] = ", order[r], ": the problem was made for ", p.rows[r].order, " .. ",
+                        p.header->latest_order);
+    }
 }
 
 std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& problem,
                                              double scale, int64_t rows, int64_t groups, bool return_lse,
-                                             const std::optional<Tensor>&) {
-    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse);
+                                             const std::optional<Tensor>&, const std::optional<Tensor>& row_order) {
+    avflow::AttentionCall call(q, k, v, problem, scale, rows, groups, return_lse, row_order, avflow::dense);
     AvflowAttention& a = call.args;
     STD_TORCH_CHECK(a.head_dim > 0 && a.head_dim % 8 == 0 && a.head_dim <= 256, "head_dim ", a.head_dim,
                     ": multiples of 8 up to 256 are supported");
@@ -26,8 +29,9 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
         "the problem was packed for another number of heads, or for another device");
     if (rows == 0) return call.result();
     a.problem = problem.const_data_ptr<int32_t>();
+    if (a.row_order) check_orders(avflow::view(a.problem), a.row_order);
     a.workers = static_cast<int32_t>(torch::stable::get_num_threads());
-    a.parallel = parallel;
+    a.parallel = avflow::parallel;
     const Tensor workspace =
         torch::stable::new_empty(q, {avflow_attention_workspace(&a) + 64}, torch::headeronly::ScalarType::Byte);
     const uintptr_t base = reinterpret_cast<uintptr_t>(workspace.data_ptr());
@@ -43,7 +47,9 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
 STABLE_TORCH_LIBRARY(avflow, m) {
     m.def(
         "attention(Tensor q, Tensor k, Tensor v, Tensor problem, float scale, int rows, int groups, bool return_lse,"
-        " Tensor? problem_on_device=None) -> (Tensor, Tensor, Tensor)");
+        " Tensor? problem_on_device=None, Tensor? row_order=None) -> (Tensor, Tensor, Tensor)");
+    m.def("gather_rms_norm(Tensor x, Tensor weight, float eps, Tensor keep) -> (Tensor, Tensor)");
+    m.def("compact(Tensor x, Tensor keep) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(avflow, CPU, m) { m.impl("attention", TORCH_BOX(&attention)); }

@@ -46,13 +46,23 @@ def attention_forward(
     return avflow_call(module, query, key, value, attention_mask, scaling), None
 
 
+def padding_mask(*, kv_length: int, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask signature: padding as bool [batch, keys], None where there is none; no mask is built.
+
+    A static cache's mask is as long as the cache: its shape must not change while a compiled forward runs.
+    """
+    if attention_mask is None or attention_mask.dim() != 2:
+        return attention_mask
+    return torch.nn.functional.pad(attention_mask.bool(), (0, max(0, kv_length - attention_mask.shape[1])))
+
+
 def register() -> str:
-    """Adds the function, and a mask function that keeps padding as bool [batch, keys], to transformers' registries."""
+    """Adds the two functions to transformers' registries."""
     from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
+    from transformers.masking_utils import AttentionMaskInterface
 
     AttentionInterface.register(NAME, attention_forward)
-    AttentionMaskInterface.register(NAME, flash_attention_mask)
+    AttentionMaskInterface.register(NAME, padding_mask)
     return NAME
 
 

@@ -11,9 +11,9 @@ import torch
 from .attention import register
 from .compat import attention_name, attributes, kept_state
 from .errors import InputError, NumericError
-from .layout import Columns
 from .models.base import Model
 from .prompt import Prompt
+from .walk_jobs import Columns
 
 
 @dataclass
@@ -25,6 +25,7 @@ class Captured:
     hidden: torch.Tensor  # [1, n, D]
     cos: torch.Tensor  # [1, n, d]
     sin: torch.Tensor  # [1, n, d]
+    positions: torch.Tensor | None  # int64 [3, 1, n] or [1, n] as the decoder was given them; None: it counts itself
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -41,7 +42,7 @@ def _stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     raise _Stop(kwargs, args)
 
 
-def _until(module: torch.nn.Module, call: Any) -> _Stop:
+def until(module: torch.nn.Module, call: Any) -> _Stop:
     """Runs `call` until `module` is about to run, and gives that module's arguments."""
     handle = module.register_forward_pre_hook(_stop, with_kwargs=True)
     try:
@@ -78,7 +79,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         inputs = dict(prompt.model_inputs or {"input_ids": prompt.input_ids[None]})
         inputs = {name: _to_device(value, model.device) for name, value in inputs.items()}
         with kept_state(model.hf), attributes(model.family.quicker(model)):
-            seen = _until(model.text_model, lambda: model.hf(**inputs, use_cache=False)).kwargs
+            seen = until(model.text_model, lambda: model.hf(**inputs, use_cache=False)).kwargs
         embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         if embeds is None:
             embeds = model.text_model.embed_tokens(seen["input_ids"])
@@ -113,7 +114,7 @@ def capture(model: Model, prompt: Prompt) -> Captured:
             positions = torch.cat([positions, more], -1)
     # The decoder's own forward makes the rotary tables, up to its first layer.
     with attention_name(model.text_model, register()):
-        first = _until(
+        first = until(
             model.layers[0],
             lambda: model.text_model(inputs_embeds=hidden, position_ids=positions, use_cache=False),
         )
@@ -121,4 +122,4 @@ def capture(model: Model, prompt: Prompt) -> Captured:
     cos, sin = first.kwargs["position_embeddings"]
     if not bool(torch.isfinite(hidden).all()):
         raise NumericError(f"prompt {prompt.id!r}: its embeddings hold NaN or infinity: look at media and weights")
-    return Captured(prompt, columns, hidden, cos, sin)
+    return Captured(prompt, columns, hidden, cos, sin, positions)

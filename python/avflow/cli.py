@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .errors import AvflowError, InputError
+from . import cli_evict, cli_look
+from .cli_tools import Debug, print_estimates, state, told
+from .errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,37 +19,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Which tokens of an audio-visual LLM pass what to which, in which layers: attention knockout sweeps.",
 )
-_state = {"debug": False}
-RANDOM_NOTE = "The demo model's weights are random: the figure shows that the tool runs, and no finding."
-
-
-def _set_debug(value: bool) -> None:
-    _state["debug"] = _state["debug"] or value
-
-
-Debug = Annotated[
-    bool, typer.Option("--debug", help="Show tracebacks; a failing sample ends the run.", callback=_set_debug)
-]
 
 
 @app.callback()
 def _options(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False):
-    _state["debug"] = debug
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """An error of ours is one line on stderr and exit code 2; ctrl-C is one line and 130."""
-    try:
-        yield
-    except AvflowError as error:
-        if _state["debug"]:
-            raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
-        raise typer.Exit(130) from None
+    state["debug"] = debug
 
 
 @app.command()
@@ -57,33 +31,42 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
     debug: Debug = False,
 ):
-    """Make clips and a small random checkpoint, sweep them, draw the figure."""
-    with _told():
+    """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""
+    with told():
         from .demo import make
-        from .job import SweepJob, run
+        from .demo.flow import RANDOM_NOTE, run_demo
+        from .page import collect, summary
+        from .report import report_together
 
         typer.echo(f"making clips and a checkpoint in {folder} ...")
         made = make(folder)
-        # Random weights answer by chance, so every sample is swept, not only those answered correctly.
-        job = SweepJob(made["checkpoint"], Path(made["samples"]), ["av_video"], select="all")
-        outcome = run(job, folder / "run", debug=_state["debug"])
-        files = _draw(folder / "run", title="Demo, random weights", note=RANDOM_NOTE)
-        typer.echo(f"checkpoint  {made['checkpoint']}\nquestions   {made['samples']}")
-        _close(folder / "run", outcome, files)
-        typer.echo(RANDOM_NOTE)
-        _exit_by(outcome)
+        note = RANDOM_NOTE if made["random"] else ""
+        found = run_demo(made, folder, typer.echo, debug=state["debug"])
+        _draw(folder / "run", title="Demo", note=note)
+        page = report_together(found.folders, folder, title="What a small model sees, hears and needs", note=note)
+        for part in summary(collect(found.folders)):
+            typer.echo("\n".join([f"\n{part['title']}", *(f"  {line}" for line in part["lines"])]))
+        typer.echo(f"\ncheckpoint  {made['checkpoint']}\nquestions   {made['samples']}")
+        _close(folder / "run", found.outcome, [folder / "run" / "figures" / "flow.png", page])
+        if found.schedule:
+            typer.echo(f"schedule    {found.schedule}")
+        for line in [*found.untold, *([note] if note else [])]:
+            typer.echo(line)
+        _exit_by(found.outcome)
 
 
 @app.command()
 def sweep(
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[Path, typer.Argument(help="JSON lines: id, question, options, answer, video | audio | image.")],
+    samples: Annotated[
+        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
+    ],
     out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is resumed.")] = None,
     knockouts: Annotated[
         list[str] | None,
         typer.Option(help='A preset or paths such as "video->question", with commas or repeated. [default: av_video]'),
     ] = None,
-    window: Annotated[int, typer.Option(help="Width of the window of cut layers.")] = 7,
+    window: Annotated[str, typer.Option(help="Width of the window of cut layers; several: 1,3,5,7.")] = "7",
     style: Annotated[str, typer.Option(help="center, inverse, top_down or bottom_up.")] = "center",
     layers: Annotated[str, typer.Option(help='Centres of the windows: "all", "0-11", "3,5,7-9".')] = "all",
     select: Annotated[str, typer.Option(help="Samples by the clean answer: correct, wrong or all.")] = "correct",
@@ -91,61 +74,109 @@ def sweep(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
     memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
+    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes (or Ray actors), each with a model. [default: 1]")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames a second taken from videos.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Largest frame, in pixels.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
     debug: Debug = False,
 ):
     """Cut every path at every layer, for every sample; a run folder with rows and figures."""
-    with _told():
+    with told():
         from .job import SweepJob, run
 
-        media = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
+        sampling = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
         job = SweepJob(
             model=model,
             samples=samples,
-            knockouts=_split(knockouts or ["av_video"]),
-            window=window,
+            knockouts=split_texts(knockouts or ["av_video"]),
+            window=parse_widths(window),
             style=style,
             layers=parse_layers(layers),
             select=select,
             semantics=semantics,
             dtype=dtype,
-            media=media,
+            media=sampling,
+            data=data,
             device=device,
             memory=memory,
+            media_root=media,
+            tasks=task or [],
             limit=limit,
+            shuffle_seed=shuffle_seed,
+            workers=workers,
+            ray=ray,
         )
         if dry_run:
-            _print_estimates(job)
+            from .job import estimates
+
+            print_estimates([s.id for s in job.read_samples()], estimates(job))
             return
         if out is None:
             raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")
-        outcome = run(job, out, debug=_state["debug"])
+        outcome = run(job, out, debug=state["debug"])
         _close(out, outcome, _draw(out))
         _exit_by(outcome)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, finished or not.")],
+    runs: Annotated[list[Path], typer.Argument(help="Sweeps, finished or not; share and lens looks; a plan.")],
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
+    out: Annotated[Path, typer.Option(help="Where the page of several folders goes.")] = Path("avflow-comparison"),
     debug: Debug = False,
 ):
-    """Draw the figures and report.html again, from the rows alone."""
-    with _told():
-        for folder in runs:
-            for path in _draw(folder, which=select, first_layer=first_layer, title=title):
+    """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
+    with told():
+        from .comparison import compare
+        from .page import kind_of
+        from .report import report_together
+
+        sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
+        options = {"which": select, "first_layer": first_layer, "title": title}
+        for folder in sweeps:
+            for path in _draw(folder, **options):
                 typer.echo(path)
+        if len(sweeps) > 1:
+            for path in compare(sweeps, out, which=select, title=title):
+                typer.echo(path)
+        if len(runs) > 1:
+            typer.echo(report_together(runs, out, **options))
+        elif not sweeps:
+            typer.echo(report_together(runs, runs[0], **options))
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="Run folder to write.")],
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one configuration.")],
+    debug: Debug = False,
+):
+    """Put runs over different samples into one run folder."""
+    with told():
+        from .merge import merge as merge_runs
+
+        results = merge_runs(out, runs)
+        typer.echo(f"rows        {out / 'rows.parquet'} ({len(results)})")
+        for path in _draw(out):
+            typer.echo(path)
 
 
 @app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
     """Versions, threads, codecs, and which kernels run here."""
-    with _told():
+    with told():
         from .doctor import examine, lines
 
         facts = examine()
@@ -165,16 +196,22 @@ def _not_there_yet(name: str, what: str) -> None:
         raise typer.Exit(2)
 
 
-_not_there_yet("plan", "Choose an eviction schedule from a sweep.")
-_not_there_yet("generate", "Generate with an eviction schedule.")
 _not_there_yet("bench", "Measure this machine.")
 
 
-def _split(texts: list[str]) -> list[str]:
+def split_texts(texts: list[str]) -> list[str]:
     parts = [part.strip() for text in texts for part in text.split(",")]
     if not all(parts):
         raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
     return parts
+
+
+def parse_widths(text: str) -> int | list[int]:
+    """Width of "7", or widths of "1,3,5". Raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"window {text!r}: write a width, or several: 1,3,5,7")
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
 def parse_layers(text: str) -> list[int] | None:
@@ -195,34 +232,6 @@ def _draw(folder: Path, **options) -> list[Path]:
     from .report import report as make_report
 
     return make_report(folder, **options)
-
-
-def _print_estimates(job) -> None:
-    """A line a sample, and their sum."""
-    from .job import estimates
-
-    width = min(60, max(len(sample.id) for sample in job.read_samples()))
-    typer.echo(f"{'sample':<{width}} {'tokens':>8} {'rows':>10} {'GFLOP':>12} {'walks':>6} {'ratio':>7}")
-    total, failed = {"tokens": 0, "rows": 0, "flops": 0.0, "walks": 0}, 0
-    for sample_id, found in estimates(job):
-        if isinstance(found, str):
-            failed += 1
-            typer.echo(f"{sample_id:<{width}} failed: {' '.join(found.split())}")
-            continue
-        typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
-        total = {key: value + found[key] for key, value in total.items()}
-    typer.echo(_estimate_line("total", total, width))
-    typer.echo(
-        "rows: over all layers; ratio: to those of one clean forward. Short prompts share walks. Nothing was run."
-    )
-    if failed:
-        typer.echo(f"error: {failed} samples failed", err=True)
-        raise typer.Exit(1)
-
-
-def _estimate_line(name: str, values: dict, width: int) -> str:
-    numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
-    return f"{name:<{width}} {numbers}"
 
 
 def _close(folder: Path, outcome, files: list[Path]) -> None:
@@ -251,6 +260,10 @@ def _exit_by(outcome) -> None:
             f"error: {failed} of {asked} samples failed, see samples.jsonl; the same command tries them again", err=True
         )
         raise typer.Exit(1)
+
+
+cli_evict.add_to(app)
+cli_look.add_to(app)
 
 
 def main() -> None:

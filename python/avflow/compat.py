@@ -114,10 +114,15 @@ def attention_name(text_model: nn.Module, name: str) -> Iterator[None]:
             config._attn_implementation = old
 
 
+def rope_owners(hf: nn.Module) -> list[nn.Module]:
+    """The modules that remember the last prefill's positions, in `rope_deltas`."""
+    return [m for m in hf.modules() if "rope_deltas" in m.__dict__]
+
+
 @contextmanager
 def kept_state(hf: nn.Module) -> Iterator[None]:
     """Keeps the module state that a forward leaves behind: `rope_deltas` of the last prefill."""
-    owners = [m for m in hf.modules() if "rope_deltas" in m.__dict__]
+    owners = rope_owners(hf)
     before = [m.rope_deltas for m in owners]
     try:
         yield

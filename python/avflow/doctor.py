@@ -82,7 +82,7 @@ def _torch(problems: list[str]) -> dict[str, Any]:
 
 
 def _kernels(problems: list[str]) -> dict[str, Any]:
-    """The compiled module, which path the op takes on each device of this machine, and why CUDA is not used."""
+    """The compiled module, which path each op takes on each device of this machine, and why CUDA is not used."""
     try:
         import avflow_ext
 
@@ -91,7 +91,9 @@ def _kernels(problems: list[str]) -> dict[str, Any]:
     except (ImportError, AttributeError) as error:
         problems.append(f"the compiled module cannot be used ({error}): `make ext` or `pip install .` builds it")
         return {"compiled module": "missing"}
-    facts = {"compiled module": _C.__file__, **{k: v for k, v in capabilities.items() if k != "cuda"}}
+    facts = {"compiled module": _C.__file__, **{k: v for k, v in capabilities.items() if k not in ("cuda", "ops")}}
+    for op, paths in capabilities["ops"].items():
+        facts[op] = [f"{device} {path or 'none'}" for device, path in paths.items()]
     cuda = capabilities["cuda"]
     if cuda is None:
         return {**facts, "cuda": "not used: built without it, since no nvcc was found or AVFLOW_CUDA=0 was set"}

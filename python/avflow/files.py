@@ -27,6 +27,15 @@ class RunError(AvflowError, RuntimeError):
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an OSError about `path` into a RunError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns an OSError about `path` into a RunError that says what to do."""
     try:
@@ -57,6 +66,7 @@ def append_line(path: Path, line: str) -> None:
     """Append `line` and fsync. If it does not fit, the file is cut back to what it was."""
     data = (line + "\n").encode()
     with writing(path):
+        new = not path.exists()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
             size = os.fstat(descriptor).st_size
@@ -70,6 +80,17 @@ def append_line(path: Path, line: str) -> None:
                 raise
         finally:
             os.close(descriptor)
+        if new:
+            _sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """The folder with its parents; those that are new survive a power cut."""
+    with writing(path):
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
+        path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            _sync_folder(folder.parent)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -82,6 +103,9 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)  # the rename itself must survive a power cut
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # network file systems that sync no folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -103,9 +127,13 @@ class FolderLock:
             ) from None
         except OSError as error:
             warnings.warn(f"no locks on this file system ({error}): start one run a folder only", stacklevel=2)
-        with writing(self.path):
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        try:
+            with writing(self.path):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        except RunError:
+            self.release()
+            raise
 
     def release(self) -> None:
         if self._descriptor is not None:

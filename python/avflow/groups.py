@@ -100,6 +100,10 @@ class GroupTable:
             word |= 1 << self._ids[member]
         return word
 
+    def table(self, word: int) -> np.ndarray:
+        """Which group ids a 64-bit word holds: bool [64]."""
+        return np.array([bool(word >> bit & 1) for bit in range(MAX_GROUPS)])
+
     def ids(self, names: Iterable[str]) -> np.ndarray:
         """Ids of many names, int32 [n]."""
         table = {name: self[name] for name in set(names)}

@@ -1,9 +1,9 @@
-"""Which rows a sweep needs: integers only.
+"""Which rows a walk needs: integers only.
 
-A job is one knockout in one set of layers, on one prompt. Jobs walk the layers together, and share rows for as long as
-nothing tells them apart: two jobs of one knockout are one *stream* while the same layers were active in both; where
-they first differ, one keeps the rows and the other starts from a copy of them. A job that has not begun is the clean
-stream.
+A job is one knockout in one set of layers, or one eviction, on one prompt. Jobs walk the layers together, and share
+rows for as long as nothing tells them apart: two knockouts are one *stream* while the same layers were active in both;
+where they first differ, one keeps the rows and the other starts from a copy of them. Two evictions are one stream while
+the same tokens have left after the same layers. A job that has not begun is the clean stream.
 """
 
 from __future__ import annotations
@@ -12,81 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from avflow_ext import Cut
-from avflow_ext.reference import edge_hash
-
-
-@dataclass(frozen=True)
-class Columns:
-    """One prompt's tokens, its appended answer tokens included."""
-
-    group: np.ndarray  # int32 [n]
-    item: np.ndarray  # int32 [n]
-    n_prompt: int  # tokens of the prompt itself; row n_prompt - 1 predicts the answer's first token
-
-    def __len__(self) -> int:
-        return len(self.group)
-
-
-def _members(word: int, group: np.ndarray) -> np.ndarray:
-    return np.array([bool(word >> bit & 1) for bit in range(64)])[group]  # bool [n]
-
-
-def _rows_with_edges(cut: Cut, group: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Rows of which the cut takes at least one causal edge, leaving its random share out of account: bool [n]."""
-    source, target = _members(cut.source, group), _members(cut.target, group)
-    if cut.scope == "all":
-        before = np.cumsum(source) - source > 0  # a source token stands before the row
-        return target & (before | (source & cut.cut_self))
-    # Another item stands before the row if the smallest or the largest item before it is not the row's own.
-    held = source & (item >= 0)
-    low = np.minimum.accumulate(np.where(held, item, np.iinfo(np.int32).max))
-    high = np.maximum.accumulate(np.where(held, item, -1))
-    low, high = np.roll(low, 1), np.roll(high, 1)
-    low[0], high[0] = np.iinfo(np.int32).max, -1
-    return target & (item >= 0) & (high >= 0) & ((low != item) | (high != item))
-
-
-def _row_is_hit(cut: Cut, row: int, group: np.ndarray, item: np.ndarray) -> bool:
-    """Whether the random share of the cut holds an edge of this row."""
-    keys = np.arange(row + 1)
-    edge = _members(cut.source, group[: row + 1])
-    if cut.scope == "other_items":
-        edge &= (item[: row + 1] >= 0) & (item[: row + 1] != item[row])
-    if not cut.cut_self:
-        edge[row] = False
-    keys = torch.from_numpy(keys[edge])
-    hashes = edge_hash(cut.seed, torch.tensor([row]), keys)
-    return bool((hashes < cut.threshold).any())
-
-
-def first_cut_row(cuts: Sequence[Cut], columns: Columns) -> int | None:
-    """Order of the first row that loses an edge, None where no causal edge is cut."""
-    first: int | None = None
-    for cut in cuts:
-        rows = np.flatnonzero(_rows_with_edges(cut, columns.group, columns.item))
-        if cut.random_share is not None:
-            rows = (r for r in rows if _row_is_hit(cut, int(r), columns.group, columns.item))
-        row = next(iter(rows), None)
-        if row is not None:
-            first = int(row) if first is None else min(first, int(row))
-    return first
-
-
-@dataclass(frozen=True)
-class Job:
-    """One knockout in one set of layers on one prompt: the unit that gets rows."""
-
-    prompt: int
-    knockout: int
-    start: int  # first_cut_row of the knockout in this prompt
-    layers: int  # bit set
-
-    @classmethod
-    def of(cls, prompt: int, knockout: int, start: int, layers: frozenset[int]) -> Job:
-        return cls(prompt, knockout, start, sum(1 << layer for layer in layers))
+from .walk_jobs import Eviction, Job, job_rows, kept_orders
 
 
 @dataclass
@@ -102,7 +29,7 @@ class Layout:
     rows: list[int]  # rows at each layer
     joins: list[np.ndarray]  # per layer: rows to copy to the end before it, int64
     active: list[dict[int, tuple[int, ...]]]  # per layer: knockout -> streams in which it is in force
-    stream_of: dict[Job, int]
+    stream_of: dict[Job | Eviction, int]
 
     @property
     def clean_rows(self) -> int:
@@ -119,85 +46,158 @@ class Layout:
         return build_layout(np.bincount(self.stream[self.stream < len(roots)]).tolist(), [], len(self.rows))
 
 
-def build_layout(lengths: Sequence[int], jobs: Sequence[Job], n_layers: int) -> Layout:
+class _Rows:
+    """Rows under construction: the clean streams of all prompts first, then streams as they join."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        self.total = int(self.offsets[-1])
+        self.parent, self.start = [-1] * len(lengths), [0] * len(lengths)
+        self.first_row = self.offsets[:-1].tolist()
+        self.orders = [np.arange(n) for n in lengths]  # by stream
+        self.here: list[np.ndarray] = []  # rows that are copied to the end before the layer at hand
+
+    def join(self, prompt: int, start: int, orders: np.ndarray, source: int) -> int:
+        """A new stream of these rows, copied from the stream `source`, or from the clean one before its start."""
+        old, clean = self.orders[source], orders < self.start[source]
+        self.here.append(
+            np.where(clean, self.offsets[prompt] + orders, self.first_row[source] + np.searchsorted(old, orders))
+        )
+        self.parent.append(prompt)
+        self.start.append(start)
+        self.first_row.append(self.total)
+        self.orders.append(orders)
+        self.total += len(orders)
+        return len(self.parent) - 1
+
+    def next_layer(self) -> np.ndarray:
+        """What joined since the last call, int64."""
+        rows = np.concatenate(self.here) if self.here else np.empty(0, np.int64)
+        self.here = []
+        return rows
+
+
+class _Knockouts:
+    """Streams of knockouts. A class holds the jobs that share rows so far."""
+
+    def __init__(self, jobs: Sequence[Job], rows: _Rows) -> None:
+        self.rows = rows
+        self.clean = list(jobs)  # those whose window has not begun
+        self.classes: list[tuple[int, list[Job]]] = []  # (stream, jobs)
+
+    def _join(self, members: list[Job], source: int) -> None:
+        job = members[0]
+        orders = np.arange(job.start, len(self.rows.orders[job.prompt]))
+        self.classes.append((self.rows.join(job.prompt, job.start, orders, source), members))
+
+    def enter(self, layer: int) -> dict[int, tuple[int, ...]]:
+        """Lets streams join before the layer. Returns knockout -> streams in which it is in force."""
+        for index in range(len(self.classes)):
+            at, members = self.classes[index]
+            inside = [j for j in members if j.layers >> layer & 1]
+            if inside and len(inside) < len(members):  # they part here: those still inside keep the rows
+                self.classes[index] = (at, inside)
+                self._join([j for j in members if not j.layers >> layer & 1], at)
+        begin: dict[tuple[int, int], list[Job]] = {}
+        for job in self.clean:
+            if job.layers >> layer & 1:
+                begin.setdefault((job.prompt, job.knockout), []).append(job)
+        self.clean = [j for j in self.clean if not j.layers >> layer & 1]
+        for members in begin.values():
+            self._join(members, members[0].prompt)
+        in_force: dict[int, list[int]] = {}
+        for at, members in self.classes:
+            if members[0].layers >> layer & 1:
+                in_force.setdefault(members[0].knockout, []).append(at)
+        return {k: tuple(v) for k, v in in_force.items()}
+
+    @property
+    def stream_of(self) -> dict[Job, int]:
+        return {job: at for at, members in self.classes for job in members}
+
+
+class _Evictions:
+    """Streams of evictions: one for every distinct run of steps."""
+
+    def __init__(self, jobs: Sequence[Eviction], rows: _Rows, groups: Sequence[np.ndarray]) -> None:
+        self.jobs, self.rows, self.groups = jobs, rows, groups
+        self.streams: dict[Eviction, int] = {}
+
+    def enter(self, layer: int) -> None:
+        for job in self.jobs:
+            for count, (after, gone) in enumerate(job.steps):
+                done = Eviction(job.prompt, job.steps[: count + 1])
+                if after == layer - 1 and done not in self.streams:
+                    source = self.streams.get(Eviction(job.prompt, job.steps[:count]), job.prompt)
+                    orders = kept_orders(gone, self.groups[job.prompt])
+                    self.streams[done] = self.rows.join(job.prompt, int(orders[0]), orders[1:], source)
+
+    @property
+    def stream_of(self) -> dict[Eviction, int]:
+        return {job: self.streams[job] for job in self.jobs}
+
+
+def build_layout(
+    lengths: Sequence[int],
+    jobs: Sequence[Job | Eviction],
+    n_layers: int,
+    groups: Sequence[np.ndarray] | None = None,
+) -> Layout:
     """Plans one walk.
 
     Args:
         lengths: tokens of each prompt; its clean stream has the prompt's number.
-        jobs: distinct jobs with at least one active layer each.
+        jobs: distinct jobs. A knockout has at least one active layer; an eviction's groups have a token, its layers lie
+            in 0 .. n_layers - 2.
+        groups: group of every token, int32 [n] for each prompt; evictions need it.
     """
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    parent, start, first_row = [-1] * len(lengths), [0] * len(lengths), list(offsets[:-1])
-    total = int(offsets[-1])
-    order = [np.arange(n) for n in lengths]
-    token = [np.arange(total)]
-    stream = [np.full(n, p) for p, n in enumerate(lengths)]
-
-    # A class: jobs that share rows so far. The clean class of a prompt holds those whose window has not begun.
-    clean = list(jobs)
-    classes: list[tuple[int, list[Job]]] = []  # (stream, jobs)
+    made = _Rows(lengths)
+    knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made)
+    evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups or ())
     rows, joins, active = [], [], []
-
-    def join(job: Job, source_row: int, members: list[Job]) -> None:
-        nonlocal total
-        new, count = len(parent), lengths[job.prompt] - job.start
-        parent.append(job.prompt)
-        start.append(job.start)
-        first_row.append(total)
-        order.append(np.arange(job.start, lengths[job.prompt]))
-        token.append(offsets[job.prompt] + order[-1])
-        stream.append(np.full(count, new))
-        here.append(np.arange(source_row, source_row + count))
-        classes.append((new, members))
-        total += count
-
     for layer in range(n_layers):
-        here: list[np.ndarray] = []
-        for index in range(len(classes)):
-            at, members = classes[index]
-            inside = [j for j in members if j.layers >> layer & 1]
-            if inside and len(inside) < len(members):  # they part here: those still inside keep the rows
-                classes[index] = (at, inside)
-                outside = [j for j in members if not j.layers >> layer & 1]
-                join(outside[0], int(first_row[at]), outside)
-        begin: dict[tuple[int, int], list[Job]] = {}
-        for job in clean:
-            if job.layers >> layer & 1:
-                begin.setdefault((job.prompt, job.knockout), []).append(job)
-        clean = [j for j in clean if not j.layers >> layer & 1]
-        for members in begin.values():
-            join(members[0], int(offsets[members[0].prompt]) + members[0].start, members)
-        in_force: dict[int, list[int]] = {}
-        for at, members in classes:
-            if members[0].layers >> layer & 1:
-                in_force.setdefault(members[0].knockout, []).append(at)
-        rows.append(total)
-        joins.append(np.concatenate(here) if here else np.empty(0, np.int64))
-        active.append({k: tuple(v) for k, v in in_force.items()})
-
+        active.append(knockouts.enter(layer))
+        evictions.enter(layer)
+        joins.append(made.next_layer())
+        rows.append(made.total)
+    prompt = [s if p < 0 else p for s, p in enumerate(made.parent)]
+    counts = [len(orders) for orders in made.orders]
+    order = np.concatenate(made.orders)
     return Layout(
-        order=np.concatenate(order).astype(np.int32),
-        token=np.concatenate(token).astype(np.int64),
-        stream=np.concatenate(stream).astype(np.int32),
-        parent=np.array(parent, np.int32),
-        start=np.array(start, np.int32),
-        first_row=np.array(first_row, np.int64),
+        order=order.astype(np.int32),
+        token=made.offsets[np.repeat(prompt, counts)] + order,
+        stream=np.repeat(np.arange(len(prompt)), counts).astype(np.int32),
+        parent=np.array(made.parent, np.int32),
+        start=np.array(made.start, np.int32),
+        first_row=np.array(made.first_row, np.int64),
         rows=rows,
         joins=joins,
         active=active,
-        stream_of={job: at for at, members in classes for job in members},
+        stream_of=knockouts.stream_of | evictions.stream_of,
     )
 
 
-def split_jobs(lengths: Sequence[int], jobs: Sequence[Job], max_rows: int) -> list[list[Job]]:
+def _together(job: Job | Eviction) -> tuple:
+    """Sorts jobs that share rows next to each other."""
+    if isinstance(job, Job):
+        return job.prompt, 0, job.knockout, job.layers
+    return job.prompt, 1, job.steps
+
+
+def split_jobs(
+    lengths: Sequence[int],
+    jobs: Sequence[Job | Eviction],
+    max_rows: int,
+    groups: Sequence[np.ndarray] | None = None,
+) -> list[list[Job | Eviction]]:
     """Groups jobs into as few walks as keep each within `max_rows` rows at its end; at least one job in each.
 
     Every walk carries the clean rows of all prompts. Jobs of one knockout stay together: they share rows at the bottom.
     """
-    walks: list[list[Job]] = [[]]
+    walks: list[list[Job | Eviction]] = [[]]
     used = sum(lengths)
-    for job in sorted(jobs, key=lambda j: (j.prompt, j.knockout, j.layers)):
-        count = lengths[job.prompt] - job.start
+    for job in sorted(jobs, key=_together):
+        count = job_rows(job, lengths, groups)
         if walks[-1] and used + count > max_rows:
             walks.append([])
             used = sum(lengths)

@@ -66,12 +66,15 @@ def read_video(
     max_frames: int = 768,
     size: Callable[[int, int, int], tuple[int, int]] | None = None,
     choose: Callable[[int, float], list[int]] | None = None,
+    span: tuple[float | None, float | None] = (None, None),
 ) -> Video:
     """Decode about `fps` frames per second, an even number, evenly spread in time from the first frame to the last.
 
     Args:
         choose: (frames in the file, seconds) -> rising numbers of those to keep, for a recipe with a rule of its own;
             fps and the limits are then not used.
+        span: seconds after the first frame: the part of the video to take, as if the file held no more. None: from its
+            begin, to its end.
         size: (frames, height, width) -> (height, width); every kept frame is resized to it as it is decoded.
 
     Raises:
@@ -83,7 +86,7 @@ def read_video(
     with open_media(path) as container:
         if _video_stream(container) is None:
             raise MediaError(f"{path} has no video stream: give it as audio= or image=, or another file")
-        index = read_index(container, path)
+        index = _part(read_index(container, path), span, path)
     total = len(index.times)
     least = 2 if choose is None else 1
     if total < least:
@@ -103,6 +106,19 @@ def read_video(
         start=start,
         has_sound=bool(index.sound_packets),
     )
+
+
+def _part(index: Index, span: tuple[float | None, float | None], path) -> Index:
+    """The frames within the span. Raises MediaError where there is none."""
+    if span == (None, None) or not len(index.times):
+        return index
+    first = index.times[0]
+    begin, end = first + (span[0] or 0.0), min(index.end, np.inf if span[1] is None else first + span[1])
+    inside = index.times[(index.times >= begin - 1e-6) & (index.times < end - 1e-6)]
+    if not len(inside):
+        asked = f"{span[0] or 0.0:.2f} s to {'its end' if span[1] is None else f'{span[1]:.2f} s'}"
+        raise MediaError(f"{path} has no frame from {asked}: it lasts {index.duration:.2f} s")
+    return Index(inside, float(end), index.sound_packets)
 
 
 def _check_sampling(fps: float, min_frames: int, max_frames: int) -> None:

@@ -1,4 +1,4 @@
-"""What a sweep is asked for, and which jobs and walks follow from it on given prompts. Runs nothing."""
+"""Which jobs and walks follow on given prompts from what is asked for, and what a sweep is asked for. Runs nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,14 +14,23 @@ from .capture import columns_of
 from .compat import check_layers
 from .cost import walks_cost
 from .errors import InputError
-from .layout import Job, Layout, build_layout, first_cut_row, split_jobs
+from .layout import Layout, build_layout, split_jobs
 from .memory import available_bytes, fixed_bytes, max_rows, parse_bytes, row_bytes
 from .models.base import Model
 from .prompt import Prompt
 from .rules import SEMANTICS, Knockout, as_knockouts
+from .walk_jobs import Eviction, Job, first_cut_row, job_rows
 from .windows import layer_list, window
 
 SELECT = ("correct", "wrong", "all")
+
+
+class Window(NamedTuple):
+    """Where a knockout is in force: around or from layer `centre` on, in `layers`; `width` as it was asked for."""
+
+    centre: int
+    layers: frozenset[int]
+    width: int
 
 
 @dataclass
@@ -30,7 +39,8 @@ class SweepRequest:
 
     Args:
         knockouts: a preset's name, a text form, a Knockout, or several.
-        window: width of the window in layers. style: "center", "inverse", "top_down" or "bottom_up".
+        window: width of the window in layers, or several widths. style: "center", "inverse", "top_down" or "bottom_up"
+            (the last two take no notice of the width).
         layers: the windows' centres; None for all layers.
         select: prompts to sweep: those the clean model answers "correct"ly, "wrong"ly, or "all".
         semantics: "renormalize" (score -inf before the softmax) or "zero" (weight zeroed after it).
@@ -41,7 +51,7 @@ class SweepRequest:
     """
 
     knockouts: Any = "av_video"
-    window: int = 7
+    window: int | Sequence[int] = 7
     style: str = "center"
     layers: Any = None
     select: str = "correct"
@@ -50,7 +60,11 @@ class SweepRequest:
 
     def __post_init__(self) -> None:
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
-        window(0, self.window, self.style, 1)  # checks both
+        self.widths = [self.window] if isinstance(self.window, int) else list(self.window)
+        for width in self.widths or [None]:
+            window(0, width, self.style, 1)  # checks both
+        if len(set(self.widths)) < len(self.widths):
+            raise InputError(f"window = {self.window!r}: a width is given twice")
         if self.select not in SELECT:
             raise InputError(f"select = {self.select!r}: pass one of {', '.join(SELECT)}")
         if self.semantics not in SEMANTICS:
@@ -58,8 +72,11 @@ class SweepRequest:
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
 
-    def windows(self, model: Model) -> list[tuple[int, frozenset[int]]]:
-        """(centre, layers) of every window, after a check against the model.
+    def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
+        return Plan(model, prompts, self)
+
+    def windows(self, model: Model) -> list[Window]:
+        """Every window, after a check against the model.
 
         Raises:
             InputError: layers, heads or groups that the model does not have.
@@ -71,31 +88,86 @@ class SweepRequest:
             for source, target in knockout.edges:
                 model.groups.expand(source), model.groups.expand(target)
         centres = layer_list(self.layers, model.n_layers)
-        return [(c, window(c, self.window, self.style, model.n_layers)) for c in centres]
+        return [Window(c, window(c, w, self.style, model.n_layers), w) for w in self.widths for c in centres]
 
 
-class Plan:
-    """Jobs of a batch of prompts, and why some knockouts have none."""
+class Walks:
+    """Jobs of a batch of prompts, and the walks that run them.
+
+    memory: bytes for the packed rows; None: from what is free.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        knockouts: Sequence[Knockout] = (),
+        semantics: str = "renormalize",
+        memory: int | None = None,
+    ) -> None:
+        self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics
+        self.columns = [columns_of(model, p) for p in prompts]
+        self.groups = [c.group for c in self.columns]
+        self.lengths = [len(c) for c in self.columns]
+        self.jobs = list(dict.fromkeys(self._make_jobs()))
+        budget = available_bytes(model.device) if memory is None else memory
+        self.max_rows = max_rows(model, sum(self.lengths), budget)
+        if memory is not None:
+            self._check_budget(budget)
+
+    def _make_jobs(self) -> Iterator[Job | Eviction]:
+        """The jobs, asked for once the columns are there; they may repeat."""
+        raise NotImplementedError
+
+    def _job_rows(self) -> list[int]:
+        return [job_rows(job, self.lengths, self.groups) for job in self.jobs]
+
+    def _check_budget(self, budget: int) -> None:
+        tokens = sum(self.lengths)
+        least = tokens + max(self._job_rows(), default=0)
+        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
+        if need > budget:
+            raise InputError(
+                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
+                f"rows and one job take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
+            )
+
+    @property
+    def peak_rows(self) -> int:
+        return sum(self.lengths) + sum(self._job_rows())
+
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """One per walk."""
+        walks = split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
+        return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in walks]
+
+    @cached_property
+    def cost(self) -> dict[str, Any]:
+        """See cost.walks_cost."""
+        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))
+
+
+class Plan(Walks):
+    """The knockouts of a sweep, and why some have no job."""
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> None:
-        self.model, self.prompts, self.request = model, prompts, request
+        self.request = request
         self.windows = request.windows(model)
-        self.columns = [columns_of(model, p) for p in prompts]
-        self.lengths = [len(c) for c in self.columns]
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
         self.status: list[list[str]] = []
         self.starts: list[list[int | None]] = []
-        for columns in self.columns:
-            starts = [first_cut_row(k.cuts(model.groups), columns) for k in request.knockouts]
+        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory)
+
+    def _make_jobs(self) -> Iterator[Job]:
+        for prompt, columns in enumerate(self.columns):
+            starts = [first_cut_row(k.cuts(self.model.groups), columns) for k in self.knockouts]
             present = np.bincount(columns.group, minlength=64).astype(bool)
-            pairs = zip(request.knockouts, starts, strict=True)
+            pairs = zip(self.knockouts, starts, strict=True)
             self.starts.append(starts)
             self.status.append(["ok" if start is not None else self._why_none(present, k) for k, start in pairs])
-        self.jobs = list(dict.fromkeys(job for p in range(len(prompts)) for job in self._jobs(p) if job))
-        budget = available_bytes(model.device) if request.memory is None else request.memory
-        self.max_rows = max_rows(model, sum(self.lengths), budget)
-        if request.memory is not None:
-            self._check_budget(budget)
+            jobs = (self.job(prompt, k, layers) for k in range(len(self.knockouts)) for _, layers, _ in self.windows)
+            yield from (job for job in jobs if job)
 
     def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:
         """Why a knockout cuts nothing, given which groups have a token (bool [64])."""
@@ -111,33 +183,3 @@ class Plan:
         """None where nothing is cut."""
         start = self.starts[prompt][knockout]
         return None if start is None or not layers else Job.of(prompt, knockout, start, layers)
-
-    def _jobs(self, prompt: int) -> Iterator[Job | None]:
-        for k in range(len(self.request.knockouts)):
-            for _, layers in self.windows:
-                yield self.job(prompt, k, layers)
-
-    def _check_budget(self, budget: int) -> None:
-        tokens = sum(self.lengths)
-        least = tokens + max((self.lengths[j.prompt] - j.start for j in self.jobs), default=0)
-        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
-        if need > budget:
-            raise InputError(
-                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
-                f"rows and one knockout take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
-            )
-
-    @property
-    def peak_rows(self) -> int:
-        return sum(self.lengths) + sum(self.lengths[j.prompt] - j.start for j in self.jobs)
-
-    @cached_property
-    def layouts(self) -> list[Layout]:
-        """One per walk."""
-        walks = split_jobs(self.lengths, self.jobs, self.max_rows)
-        return [build_layout(self.lengths, jobs, self.model.n_layers) for jobs in walks]
-
-    @cached_property
-    def cost(self) -> dict[str, Any]:
-        """See cost.walks_cost."""
-        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from .errors import InputError
 from .path_style import PANELS, distinct_styles, panel_of, path_label
-from .results import mean_change, paths_of, select
+from .results import mean_change, one_width, paths_of, select, widths_of
 
 STYLE = {
     "font.family": "sans-serif",
@@ -156,6 +156,39 @@ def heat_map(
     return figure, ax
 
 
+def widths(
+    table: pa.Table,
+    path: str,
+    *,
+    which: str = "all",
+    title: str | None = None,
+    first_layer: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Ablation of the window's width: `flow` of one path, a line and a band per width, wider windows darker."""
+    check_first_layer(first_layer)
+    table = select(table, which)
+    table = table.filter(_is_in(table, _chosen(table, [path])))
+    there = widths_of(table)
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(there)))
+    dashes = ["solid", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (4, 1.2, 1, 1.2))]
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (5.4, 3.0))
+        ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+        for n, width in enumerate(there):
+            means = mean_change(one_width(table, width), confidence=confidence, seed=seed)
+            style = {"color": shades[n], "linestyle": dashes[n % len(dashes)]}
+            _line(ax, means.sort_by("layer"), first_layer, f"{width} layer{'s' * (width != 1)}", style)
+        _decorate(ax, table, title or path_label(path))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.margins(x=0.02)
+        ax.set_ylabel("Change in answer probability (%)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4, title="Window")
+    return figure, ax
+
+
 def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
     """Write `stem`.png and `stem`.pdf; returns their paths."""
     stem = Path(stem)
@@ -206,13 +239,18 @@ def _lines(ax: Axes, means: pa.Table, paths: Sequence[str], first_layer: int) ->
     ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
     for path, style in zip(paths, distinct_styles(paths), strict=True):
         rows = means.filter(pc.equal(means["knockout"], path)).sort_by("layer")
-        layer = rows["layer"].to_numpy() + first_layer
-        low, high = (pc.cast(rows[name], pa.float64()).to_numpy() for name in ("low", "high"))
-        ax.fill_between(layer, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
-        marker = "o" if len(layer) == 1 else None
-        ax.plot(layer, rows["mean"].to_numpy(), label=path_label(path), linewidth=1.6, marker=marker, zorder=3, **style)
+        _line(ax, rows, first_layer, path_label(path), style)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.margins(x=0.02)
+
+
+def _line(ax: Axes, rows: pa.Table, first_layer: int, label: str, style: dict) -> None:
+    """A line of means with its band; rows of `mean_change`, by layer."""
+    layer = rows["layer"].to_numpy() + first_layer
+    low, high = (pc.cast(rows[name], pa.float64()).to_numpy() for name in ("low", "high"))
+    ax.fill_between(layer, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
+    marker = "o" if len(layer) == 1 else None
+    ax.plot(layer, rows["mean"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
 
 
 def _decorate(ax: Axes, table: pa.Table, title: str | None) -> None:

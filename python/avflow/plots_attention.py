@@ -68,19 +68,12 @@ def share_bars(
         table = table.filter(pc.equal(table["token"], token))
     if not table.num_rows:
         raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
-    # A group that a prompt lacks got none of its attention: the mean is over all (prompt, token, head) of a layer.
-    sums = table.group_by(["layer", "group"]).aggregate([("share", "sum")]).to_pylist()
-    units = table.group_by(["layer"]).aggregate([("share", "sum")]).to_pylist()  # each unit's shares add up to 1
-    total = {row["layer"]: row["share_sum"] for row in units}
-    layers = sorted(total)
-    groups = sorted({row["group"] for row in sums}, key=_rank)
-    height = {(r["layer"], r["group"]): r["share_sum"] / total[r["layer"]] for r in sums}
+    layers, shares = share_means(table)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure, ax = canvas(ax, (2.4 + 0.2 * max(len(layers), 12), 3.1))
         bottom = np.zeros(len(layers))
         at = np.array(layers) + first_layer
-        for group in groups:
-            values = np.array([height.get((layer, group), 0.0) for layer in layers])
+        for group, values in shares.items():
             color, hatch = GROUP_STYLE.get(group, (GREY, "xx"))
             look = dict(color=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=words(group))
             ax.bar(at, 100 * values, 0.86, 100 * bottom, **look)
@@ -94,6 +87,18 @@ def share_bars(
         handles, labels = ax.get_legend_handles_labels()  # in the order of the stack, from the top
         ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure, ax
+
+
+def share_means(table: pa.Table) -> tuple[list[int], dict[str, np.ndarray]]:
+    """Layers, and per group, in the order of the stack, its mean share [layers] over all (prompt, token, head)."""
+    # A group that a prompt lacks got none of its attention: the mean is over all units of a layer.
+    sums = table.group_by(["layer", "group"]).aggregate([("share", "sum")]).to_pylist()
+    units = table.group_by(["layer"]).aggregate([("share", "sum")]).to_pylist()  # each unit's shares add up to 1
+    total = {row["layer"]: row["share_sum"] for row in units}
+    layers = sorted(total)
+    height = {(r["layer"], r["group"]): r["share_sum"] / total[r["layer"]] for r in sums}
+    groups = sorted({row["group"] for row in sums}, key=_rank)
+    return layers, {g: np.array([height.get((layer, g), 0.0) for layer in layers]) for g in groups}
 
 
 def _rank(group: str) -> tuple[int, str]:
@@ -118,16 +123,10 @@ def lens_lines(
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     looks = {"true option": (BLUE, "-"), "false option": (VERMILLION, (0, (4, 1.5))), "answer": (BLUE, "-")}
-    means = table.group_by(["prompt", "kind", "layer"]).aggregate([("probability", "mean")])
     with mpl.rc_context(STYLE):
         figure, ax = canvas(ax, (4.8, 2.9))
-        for kind in [k for k in looks if k in set(table["kind"].to_pylist())]:
-            rows = means.filter(pc.equal(means["kind"], kind))
-            prompts = rows["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
-            layers, column = np.unique(rows["layer"].to_numpy(), return_inverse=True)
-            values = np.full((prompts.max() + 1, len(layers)), np.nan)  # [prompts, layers]
-            values[prompts, column] = rows["probability_mean"].to_numpy()
-            mean, low, high, _ = bootstrap(values, confidence, 1000, seed)
+        for kind, points in lens_means(table, confidence, seed).items():
+            layers, mean, low, high = np.array(points, np.float64).T  # None becomes NaN
             at, (color, dashes) = layers + first_layer, looks[kind]
             ax.fill_between(at, low, high, color=color, alpha=0.13, linewidth=0)
             marker = "o" if len(at) == 1 else None
@@ -140,6 +139,23 @@ def lens_lines(
         ax.set_title(f"{title or 'Answer lens'} {_count(table)}", loc="left")
         ax.legend(frameon=False, loc="best")
     return figure, ax
+
+
+def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict[str, list[list]]:
+    """Per kind of token [layer, mean, low, high] of its probability over prompts; no band (None) for a lone prompt."""
+    means = table.group_by(["prompt", "kind", "layer"]).aggregate([("probability", "mean")])
+    there = set(table["kind"].to_pylist())
+    out = {}
+    for kind in [k for k in ("true option", "false option", "answer") if k in there]:
+        rows = means.filter(pc.equal(means["kind"], kind))
+        prompts = rows["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
+        layers, column = np.unique(rows["layer"].to_numpy(), return_inverse=True)
+        values = np.full((prompts.max() + 1, len(layers)), np.nan)  # [prompts, layers]
+        values[prompts, column] = rows["probability_mean"].to_numpy()
+        mean, low, high, _ = (v.tolist() for v in bootstrap(values, confidence, 1000, seed))
+        bands = [[None if np.isnan(v) else v for v in pair] for pair in zip(low, high, strict=True)]
+        out[kind] = [[layer, m, *band] for layer, m, band in zip(layers.tolist(), mean, bands, strict=True)]
+    return out
 
 
 def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes | None = None) -> tuple[Figure, Axes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,8 +109,8 @@ def encode(
     text: str,
     frames: torch.Tensor | None = None,
     seconds_per_frame: float = 0.5,
-    sound: np.ndarray | None = None,
-    image: torch.Tensor | None = None,
+    sounds: Sequence[np.ndarray] = (),
+    images: Sequence[torch.Tensor] = (),
     interleaved: bool = False,
     image_pixels: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
@@ -118,12 +118,13 @@ def encode(
 
     Args:
         text: rendered chat, one placeholder per medium. frames: uint8 [T, 3, H, W] at their final size.
-        sound: float32 [samples] at 16 kHz. image: uint8 [3, H, W]. interleaved: the sound is the video's own.
-        image_pixels: (min, max) pixels of the image, default the checkpoint's.
+        sounds: float32 [samples] each, at 16 kHz. images: uint8 [3, H, W] each. Both in the order of their places in
+            the text. interleaved: the one sound is the video's own.
+        image_pixels: (min, max) pixels of an image, default the checkpoint's.
 
     Returns:
-        input_ids, attention_mask [1, N]; input_features [1, 128, L], feature_attention_mask [1, L] (L mel
-        frames, 100/s);
+        input_ids, attention_mask [1, N]; input_features [sounds, 128, L], feature_attention_mask [sounds, L] (L mel
+        frames, 100/s, of the longest);
         pixel_values_videos [patches, 1176], video_grid_thw [1, 3], video_second_per_grid [1]; pixel_values,
         image_grid_thw; use_audio_in_video.
     """
@@ -137,11 +138,11 @@ def encode(
             "fps": agreeing_fps(seconds_per_frame, patches),
             "size": {"shortest_edge": area, "longest_edge": area},
         }
-    if sound is not None:
-        call["audio"] = [sound]
+    if len(sounds):
+        call["audio"] = list(sounds)
         call["audio_kwargs"] = {"sampling_rate": SAMPLE_RATE}
-    if image is not None:
-        call["images"] = [image]
+    if len(images):
+        call["images"] = list(images)
         if image_pixels is not None:
             call["images_kwargs"] = {"size": {"shortest_edge": image_pixels[0], "longest_edge": image_pixels[1]}}
     if interleaved:
@@ -150,7 +151,7 @@ def encode(
         else:
             call["use_audio_in_video"] = True
     inputs = dict(processor(**call))
-    if sound is not None:
+    if len(sounds):
         inputs = _crop_padding(inputs)
     if frames is not None:
         inputs["video_second_per_grid"] = torch.as_tensor(inputs["video_second_per_grid"], dtype=torch.float32)
@@ -159,7 +160,7 @@ def encode(
 
 
 def _crop_padding(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Drop the mel frames beyond the sound's end. The model reads none of them, yet they are 15 MB, for 300 s."""
+    """Drop the mel frames beyond the longest sound. The model reads none of them, yet they are 15 MB, for 300 s."""
     length = int(inputs["feature_attention_mask"].sum(-1).max())
     inputs["input_features"] = inputs["input_features"][..., :length].clone()
     inputs["feature_attention_mask"] = inputs["feature_attention_mask"][..., :length].clone()

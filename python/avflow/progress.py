@@ -13,15 +13,17 @@ class Progress:
     """Samples done, with rate and time left, on stderr. A log file gets a line now and then, a terminal a moving bar.
 
     Args:
-        total: samples; None where nobody knows. done: of these, finished before.
+        total: samples; None where nobody knows. done: of these, finished before. doing: a word before the bar.
     """
 
-    def __init__(self, total: int | None, done: int = 0, unit: str = "sample", quiet: bool = False) -> None:
+    def __init__(
+        self, total: int | None, done: int = 0, unit: str = "sample", quiet: bool = False, doing: str = "sweep"
+    ) -> None:
         from tqdm import tqdm
 
         interval = 0.2 if sys.stderr.isatty() else 10
         layout = _OPEN if total is None else _FORMAT
-        options = dict(desc="sweep", unit=unit, disable=quiet, mininterval=interval, bar_format=layout)
+        options = dict(desc=doing, unit=unit, disable=quiet, mininterval=interval, bar_format=layout)
         self._bar = tqdm(total=total, initial=done, **options)
         self._done, self._begun, self._shown = float(done), 0.0, float(done)
 

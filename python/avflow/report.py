@@ -1,8 +1,9 @@
-"""Figures and report.html of a run folder, made from its rows alone."""
+"""report.html of run folders, and the figures of a sweep's, from their rows alone."""
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -10,10 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import plots
-from .files import write_whole, writing
-from .path_style import panel_of, path_label
-from .results import paths_of, read, select
-from .runs import file_name, read_records, summarize
+from .files import make_folder, write_whole, writing
+from .page import collect, page
+from .page.html import html_table
+from .path_style import panel_of
+from .results import one_width, paths_of, read, select, widths_of
+from .runs import file_name
+
+__all__ = ["html_figure", "html_page", "html_table", "report", "report_together"]
 
 _CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1000px; margin: 2.5em auto; padding: 0 1em }
@@ -26,29 +31,54 @@ td.number { text-align: right; font-variant-numeric: tabular-nums } img { max-wi
 def report(
     folder: str | Path, *, which: str = "all", first_layer: int = 0, title: str = "Information flow", note: str = ""
 ) -> list[Path]:
-    """Draw a run folder's figures (PNG and PDF) and write report.html; returns the files made.
+    """Draw a sweep's figures (PNG and PDF) into its run folder and write report.html; returns the files made.
 
     One flow figure over all samples, one per task where there are several, and the heat map. A run without a value to
     draw gets a report that says so. `note`: a sentence for the head of the report.
     """
     folder = Path(folder)
-    results = read(folder)
-    table = select(results.table, which)
+    plots.check_first_layer(first_layer)
+    table = select(read(folder).table, which)
     made: list[Path] = []
-    shown: list[tuple[str, Path]] = []
     if pc.any(pc.is_valid(table["change_percent"])).as_py():
-        drawn = {"flow": _flow(table, title, first_layer)}
-        for task in _tasks(table):
-            drawn[f"flow_{file_name(task)}"] = _flow(table.filter(pc.equal(table["task"], task)), task, first_layer)
-        drawn["heat_map"] = plots.heat_map(table, title=title, first_layer=first_layer)[0]
+        drawn, widths = {}, widths_of(table)
+        for width in widths:
+            drawn |= _drawn(one_width(table, width), title, first_layer, f"_{width}" if len(widths) > 1 else "")
         with writing(folder / "figures"):
             for stem, figure in drawn.items():
-                files = plots.save(figure, folder / "figures" / stem)
-                made += files
-                shown.append((stem, files[0]))
-    page = _page(folder, table, results.meta, shown, title, note)
-    write_whole(folder / "report.html", page.encode())
-    return [*made, folder / "report.html"]
+                made += plots.save(figure, folder / "figures" / stem)
+    return [*made, report_together([folder], folder, which=which, first_layer=first_layer, title=title, note=note)]
+
+
+def report_together(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    which: str = "all",
+    first_layer: int = 0,
+    title: str = "Information flow",
+    note: str = "",
+) -> Path:
+    """Write `out`/report.html, one page of run folders of any kind: sweeps, looks (share, lens), a plan, shown samples.
+
+    Raises:
+        InputError: see page.collect; first_layer that is neither 0 nor 1.
+    """
+    plots.check_first_layer(first_layer)
+    found = collect(folders, which)
+    make_folder(Path(out))
+    path = Path(out) / "report.html"
+    write_whole(path, page(found, title, note, first_layer).encode())
+    return path
+
+
+def _drawn(table: pa.Table, title: str, first_layer: int, end: str) -> dict[str, plots.Figure]:
+    """The figures of windows of one width. end: of their names, where there are several widths."""
+    drawn = {f"flow{end}": _flow(table, title, first_layer)}
+    for task in _tasks(table):
+        own = table.filter(pc.equal(table["task"], task))
+        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task, first_layer)
+    return drawn | {f"heat_map{end}": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 
 def _flow(table: pa.Table, title: str, first_layer: int) -> plots.Figure:
@@ -65,58 +95,12 @@ def _tasks(table: pa.Table) -> list[str]:
     return tasks if len(tasks) > 1 else []
 
 
-def _page(folder: Path, table: pa.Table, meta: dict, figures: list[tuple[str, Path]], title: str, note: str) -> str:
-    records = read_records(folder)
-    summary = summarize(table, records)
-    counts = summary["samples"] if records else {}
-    parts = [f"<h1>{escape(title)}</h1>"]
-    if note:
-        parts.append(f"<p><strong>{escape(note)}</strong></p>")
-    if not meta.get("finished"):
-        parts.append(
-            "<p><strong>This run is not finished: the numbers are those of the samples done so far.</strong></p>"
-        )
-    told = ", ".join(f"{n} {status.replace('_', ' ')}" for status, n in counts.items())
-    parts.append(f"<p>{escape(told or str(len(pc.unique(table['prompt']))) + ' samples')}; {table.num_rows} rows.</p>")
-    if not figures:
-        parts.append("<p>No row has a value, so there is nothing to draw.</p>")
-    for stem, path in figures:
-        image = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<img alt="{escape(stem)}" src="data:image/png;base64,{image}">')
-    strongest = [
-        [
-            escape(path_label(path)),
-            _number(found and found["mean_change_percent"], "+.2f"),
-            _number(found and found["layer"]),
-        ]
-        for path, found in summary["paths"].items()
-    ]
-    if strongest:
-        parts.append("<h2>Strongest mean change of every path</h2>")
-        parts.append(_table(["path", "change (%)", "layer"], strongest))
-    if failed := summary["failed"]:
-        rows = [[escape(name), escape(reason)] for name, reason in failed.items()]
-        parts.append(f"<h2>{len(failed)} samples failed</h2>" + _table(["sample", "reason"], rows))
-    if config := meta.get("config"):
-        rows = [[escape(str(key)), escape(_text(value))] for key, value in config.items()]
-        parts.append("<h2>Configuration</h2>" + _table(["key", "value"], rows))
-    body = "\n".join(parts)
+def html_page(title: str, parts: list[str]) -> str:
+    """A whole page of these pieces of HTML."""
     head = f'<meta charset="utf-8"><title>{escape(title)}</title>\n<style>{_CSS}</style>'
-    return f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
+    return "\n".join([f'<!doctype html>\n<html lang="en">{head}', *parts, "</html>\n"])
 
 
-def _text(value) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _number(value, form: str = "") -> str:
-    return "no token" if value is None else format(value, form)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """HTML of escaped cells; numbers stand right."""
-    lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in head) + "</tr>"]
-    for row in rows:
-        cells = "".join(f"<td{' class=number' if cell[:1] in '+-0123456789' else ''}>{cell}</td>" for cell in row)
-        lines.append(f"<tr>{cells}</tr>")
-    return "<table>" + "\n".join(lines) + "</table>"
+def html_figure(name: str, png: Path) -> str:
+    """The picture itself, so that the page is one file."""
+    return f'<img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}">'

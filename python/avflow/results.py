@@ -22,6 +22,7 @@ SCHEMA = pa.schema(
         ("task", pa.string()),
         ("knockout", pa.string()),
         ("layer", pa.int32()),  # centre of the window, 0-based
+        ("window", pa.int32()),  # its width, as it was asked for
         ("first_layer", pa.int32()),
         ("last_layer", pa.int32()),
         ("answer", pa.string()),
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
         ("top_clean", pa.string()),  # most probable first token: its text, or its id where there is no tokenizer
         ("top_knockout", pa.string()),
         ("correct", pa.bool_()),  # is the clean run's answer right
+        ("correct_knockout", pa.bool_()),  # is the knocked-out run's; null where there is no value
         ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
         ("kernel", pa.string()),  # which path computed the row ("cpu-avx512")
     ]
@@ -42,17 +44,19 @@ _META_KEY = b"avflow"
 _PATTERNS = {"correct": True, "wrong": False}
 
 
-def table_from_rows(rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> pa.Table:
-    """Table in SCHEMA from row dicts. Raises InputError naming a missing, an unknown or a wrongly typed column."""
+def table_from_rows(
+    rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None, schema: pa.Schema = SCHEMA
+) -> pa.Table:
+    """Table in `schema` from row dicts. Raises InputError naming a missing, an unknown or a wrongly typed column."""
     rows = list(rows)
-    names = SCHEMA.names
+    names = schema.names
     for index, row in enumerate(rows):
         if missing := [name for name in names if name not in row]:
             raise InputError(f"result row {index} lacks {missing}; a row has the columns {names}")
         if extra := [name for name in row if name not in names]:
             raise InputError(f"result row {index} has the unknown columns {extra}; a row has the columns {names}")
     columns = []
-    for column in SCHEMA:
+    for column in schema:
         values = [row[column.name] for row in rows]
         if pa.types.is_string(column.type):
             values = [None if value is None else str(value) for value in values]
@@ -60,7 +64,7 @@ def table_from_rows(rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] |
             columns.append(pa.array(values, column.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"column {column.name!r} must hold {column.type} values: {error}") from error
-    return with_meta(pa.table(columns, schema=SCHEMA), meta or {})
+    return with_meta(pa.table(columns, schema=schema), meta or {})
 
 
 def with_meta(table: pa.Table, meta: Mapping[str, Any]) -> pa.Table:
@@ -72,11 +76,11 @@ def meta_of(table: pa.Table) -> dict[str, Any]:
     return json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
 
 
-def checked(table: pa.Table) -> pa.Table:
-    """`table` with SCHEMA's columns in SCHEMA's order and types. Raises InputError if a column is missing."""
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """`table` with the schema's columns in its order and types. Raises InputError if a column is missing."""
+    if missing := [name for name in schema.names if name not in table.column_names]:
         raise InputError(f"not a result table: it lacks the columns {missing}")
-    return table.select(SCHEMA.names).cast(SCHEMA).replace_schema_metadata(table.schema.metadata)
+    return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
 
 
 @dataclass
@@ -164,6 +168,27 @@ def paths_of(table: pa.Table) -> list[str]:
     return pc.unique(table["knockout"]).to_pylist()
 
 
+def widths_of(table: pa.Table) -> list[int]:
+    """The widths of the windows in the table, increasing."""
+    return sorted(pc.unique(table["window"]).to_pylist())
+
+
+def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
+    """The rows of windows of one width; None: the table's only one.
+
+    Raises:
+        InputError: it has several, or not this one.
+    """
+    there = widths_of(table)
+    if width is None and len(there) > 1:
+        raise InputError(f"the table has windows of {there} layers: choose one with avflow.results.one_width(table, 7)")
+    if width is None or there == [width]:
+        return table
+    if width not in there:
+        raise InputError(f"no window of {width} layers in the table: it has {there}")
+    return table.filter(pc.equal(table["window"], width))
+
+
 def mean_change(
     table: pa.Table, *, which: str = "all", confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pa.Table:
@@ -178,7 +203,7 @@ def mean_change(
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
     if resamples < 1:
         raise InputError(f"resamples is {resamples}: give at least 1 (2000 is usual)")
-    table = select(table, which)
+    table = one_width(select(table, which))
     out: dict[str, list] = {name: [] for name in ("knockout", "layer", "mean", "low", "high", "samples")}
     for knockout in paths_of(table):
         rows = table.filter(pc.equal(table["knockout"], knockout))

@@ -9,9 +9,10 @@ import numpy as np
 
 from .capture import Captured
 from .errors import NumericError
-from .layout import Columns, Job, Layout
-from .plan import Plan
+from .layout import Layout
+from .plan import Walks
 from .walk import Prediction, run_walk
+from .walk_jobs import Columns, Eviction, Job
 
 
 @dataclass
@@ -25,31 +26,28 @@ class Answer:
 
 def _predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
     """Rows that predict answer tokens, int64 [P], and their (stream, answer token) as int64 [P, 2]."""
-    rows, which = [], []
-    for stream, parent in enumerate(layout.parent):
-        c = columns[stream if parent < 0 else parent]
-        orders = np.arange(max(c.n_prompt - 1, layout.start[stream]), len(c))
-        rows.append(layout.first_row[stream] + orders - layout.start[stream])
-        which.append(np.stack([np.full(len(orders), stream), orders - (c.n_prompt - 1)], 1))
-    return np.concatenate(rows), np.concatenate(which)
+    prompt = np.where(layout.parent < 0, np.arange(len(layout.parent)), layout.parent)  # of each stream
+    first = np.array([c.n_prompt - 1 for c in columns])[prompt]
+    answer_token = layout.order - first[layout.stream]
+    rows = np.flatnonzero(answer_token >= 0)
+    return rows, np.stack([layout.stream[rows], answer_token[rows]], 1).astype(np.int64)
 
 
 class Runner:
     """The answers of the clean runs, by prompt, and of every job."""
 
-    def __init__(self, plan: Plan, batch: Sequence[Captured], tick: Callable[[float], None] | None = None) -> None:
+    def __init__(self, plan: Walks, batch: Sequence[Captured], tick: Callable[[float], None] | None = None) -> None:
         self.plan, self.batch = plan, batch
         self.on_layer = None if tick is None else lambda rows: tick(rows / plan.cost["rows"])
         self.clean: list[Answer] = []  # per prompt
-        self.cut: dict[Job, Answer] = {}
+        self.cut: dict[Job | Eviction, Answer] = {}
 
     def run(self, layout: Layout) -> None:
         plan = self.plan
         rows, which = _predicting(layout, plan.columns)
         prompt = np.where(layout.parent[which[:, 0]] < 0, which[:, 0], layout.parent[which[:, 0]])
         targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
-        request = plan.request
-        args = (plan.model, self.batch, layout, request.knockouts, rows, targets, request.semantics)
+        args = (plan.model, self.batch, layout, plan.knockouts, rows, targets, plan.semantics)
         try:
             said = run_walk(*args, on_layer=self.on_layer)
         except NumericError:
@@ -78,11 +76,12 @@ class Runner:
         base = answers[parent]
         return Answer(list(base.logp), list(base.top), base.option)
 
-    def correct(self, prompt: int) -> bool:
-        p, answer = self.plan.prompts[prompt], self.clean[prompt]
+    def correct(self, prompt: int, job: Job | Eviction | None = None) -> bool:
+        """Whether the prompt is answered correctly in a job's run, None: in the clean one."""
+        p, answer = self.plan.prompts[prompt], self.clean[prompt] if job is None else self.cut[job]
         return answer.option if p.option_ids is not None else answer.top == list(p.answer_ids)
 
-    def wanted(self) -> list[int]:
-        """The prompts that the request selects."""
-        select = self.plan.request.select
-        return [p for p in range(len(self.plan.prompts)) if select == "all" or self.correct(p) == (select == "correct")]
+    def wanted(self, select: str) -> list[int]:
+        """The prompts that a sweep of the "correct", the "wrong" or "all" takes."""
+        prompts = range(len(self.plan.prompts))
+        return [p for p in prompts if select == "all" or self.correct(p) == (select == "correct")]

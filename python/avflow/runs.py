@@ -27,8 +27,19 @@ import pyarrow.parquet as pq
 import yaml
 
 from .errors import InputError
-from .files import FolderLock, append_line, remove_leftovers, write_whole, writing
-from .results import Results, checked, mean_change, meta_of, paths_of, table_from_rows, with_meta
+from .files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
+from .results import (
+    SCHEMA,
+    Results,
+    checked,
+    mean_change,
+    meta_of,
+    one_width,
+    paths_of,
+    table_from_rows,
+    widths_of,
+    with_meta,
+)
 
 STATUSES = ("ok", "selected_out", "failed")
 
@@ -57,25 +68,27 @@ class RunFolder:
     """A run being written. Use as a context manager: it holds the folder's lock.
 
     `config`: JSON-like values that decide the numbers (model, samples, knockouts, window, ...). Opening a folder made
-    with other values raises InputError that names the keys; a folder in use raises RunError.
+    with other values raises InputError that names the keys; a folder in use raises RunError. `schema`: of the rows.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any]):
+    def __init__(self, path: str | Path, config: Mapping[str, Any], schema: pa.Schema = SCHEMA):
+        self.schema = schema
         self.path = Path(path)
         self.config = json.loads(json.dumps(dict(config)))  # tuples become lists, as they will be in the file
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise InputError(f"{self.path} is a file: --out must name a folder")
-            self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._refuse_foreign_folder()
         self._lock = FolderLock(self.path)
         try:
             self._check_config()
+            make_folder(self.parts)
             with writing(self.parts):
-                self.parts.mkdir(exist_ok=True)
                 remove_leftovers(self.path)
                 remove_leftovers(self.parts)
-            self.records = self._recover()
+            with reading(self.path):
+                self.records = self._recover()
         except BaseException:
             self._lock.release()
             raise
@@ -126,25 +139,39 @@ class RunFolder:
         record = dict(id=sample_id, status=status, reason=reason, p_clean=p_clean, correct=correct, seconds=seconds)
         if digest is not None:
             record["digest"] = digest
+        if self.finished(sample_id):
+            raise InputError(f"sample {sample_id!r} is finished in {self.path} already: ids must differ")
         if status == "ok":
-            table = table_from_rows(rows, {"record": record})
+            table = table_from_rows(rows, {"record": record}, self.schema)
             if strangers := set(pc.unique(table["prompt"]).to_pylist()) - {sample_id}:
                 raise InputError(f"rows of {sorted(strangers)} given as those of sample {sample_id!r}")
             write_table(table, self.parts / part_name(sample_id))
         append_line(self.path / "samples.jsonl", json.dumps(record))
         self.records[sample_id] = record
 
-    def finish(self, order: Iterable[str] = (), info: Mapping[str, Any] | None = None) -> Results:
-        """Merge the parts (samples in `order` first, the others after) into rows.parquet and write summary.json."""
+    def merge(
+        self, order: Iterable[str] = (), info: Mapping[str, Any] | None = None
+    ) -> tuple[pa.Table, dict[str, Any]]:
+        """All parts in one (samples in `order` first, the others after), written to rows.parquet; and its meta."""
         rank = {sample_id: index for index, sample_id in enumerate(order)}
         done = [r["id"] for r in self.records.values() if r["status"] == "ok"]
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
-        tables = [checked(pq.read_table(self.parts / part_name(i))).replace_schema_metadata(None) for i in done]
+        parts = (checked(pq.read_table(self.parts / part_name(i)), self.schema) for i in done)
+        tables = [part.replace_schema_metadata(None) for part in parts]
         meta = {"config": self.config, "parts": len(done), **(info or {})}
-        table = with_meta(pa.concat_tables(tables) if tables else table_from_rows([]), meta)
+        table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
         write_table(table, self.path / "rows.parquet")
-        summary = {**summarize(table, self.records.values()), **meta, "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        write_whole(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        return table, meta
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """summary.json, with the time at which it was written."""
+        value = {**summary, "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_whole(self.path / "summary.json", (json.dumps(value, indent=2) + "\n").encode())
+
+    def finish(self, order: Iterable[str] = (), info: Mapping[str, Any] | None = None) -> Results:
+        """Merge the parts into rows.parquet and write summary.json."""
+        table, meta = self.merge(order, info)
+        self.write_summary({**summarize(table, self.records.values()), **meta})
         return Results(table, {**meta, "finished": True})
 
     def _refuse_foreign_folder(self) -> None:
@@ -246,9 +273,11 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
     records = list(records)
     counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
     strongest: dict[str, Any] = {}
-    means = mean_change(table, resamples=1)
-    for path in paths_of(table):
+    widths = widths_of(table)
+    for width, path in ((w, p) for w in widths for p in paths_of(table)):
+        means = mean_change(one_width(table, width), resamples=1)
         rows = means.filter(pc.equal(means["knockout"], path)).to_pylist()
+        path = path if len(widths) == 1 else f"{path} (window {width})"
         if rows:
             row = max(rows, key=lambda r: abs(r["mean"]))
             strongest[path] = {"layer": row["layer"], "mean_change_percent": row["mean"], "samples": row["samples"]}

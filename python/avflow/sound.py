@@ -11,12 +11,13 @@ SAMPLE_RATE = 16000  # Hz, what the audio encoders were trained on
 GAP = 0.05  # seconds without sound that count as a gap: more than a resampler holds back
 
 
-def read_audio(path, start: float | None = None) -> np.ndarray:
+def read_audio(path, start: float | None = None, seconds: float | None = None) -> np.ndarray:
     """The file's (first) sound track: float32 [samples] at 16 kHz, mono (mean of the channels), about -1..1.
 
     Args:
         start: container time in seconds of sample 0: earlier sound is cut, a later begin is padded with silence.
             None: the track's own begin. Gaps inside a track become silence, so that time stays true.
+        seconds: no more than that is kept; None: all.
 
     Raises:
         MediaError: no such file, no or an empty sound track, truncated or not decodable.
@@ -29,7 +30,7 @@ def read_audio(path, start: float | None = None) -> np.ndarray:
         sound = _resample(container, path, start)
     if sound.size == 0:
         raise MediaError(f"{path}: its sound track is empty: give a file with sound, or use_audio_in_video=False")
-    return sound
+    return sound if seconds is None else sound[: round(seconds * SAMPLE_RATE)]
 
 
 def align_sound(sound: np.ndarray, duration: float, path="") -> tuple[np.ndarray, str]:

@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .attention import kernel_name
 from .capture import Captured, capture
 from .errors import InputError
 from .memory import fixed_bytes, row_bytes
 from .models.base import Model
-from .plan import Plan, SweepRequest
+from .plan import Plan, SweepRequest, Walks
 from .prompt import Prompt
 from .runner import Runner
 from .windows import layer_list
@@ -53,7 +53,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
     rows = []
     for k, knockout in enumerate(plan.request.knockouts):
         status = plan.status[prompt][k]
-        for centre, layers in plan.windows:
+        for centre, layers, width in plan.windows:
             job, shown = plan.job(prompt, k, layers), status
             if status == "ok" and not layers:
                 shown = "no layer in the window"
@@ -65,6 +65,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     "task": p.task,
                     "knockout": knockout.name,
                     "layer": centre,
+                    "window": width,
                     "first_layer": min(layers, default=None),
                     "last_layer": max(layers, default=None),
                     "answer": answer,
@@ -77,6 +78,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     "top_clean": text(clean.top[0]),
                     "top_knockout": None if logp is None else text(said.top[0]),
                     "correct": correct,
+                    "correct_knockout": None if logp is None else runner.correct(prompt, job),
                     "status": shown,
                     "kernel": kernel,
                 }
@@ -103,10 +105,10 @@ def _sweep(
     walks = plan.layouts
     if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
         runner.run(plan.layouts[0].clean_only())
-        walks = plan.layouts if len(runner.wanted()) == len(batch) else []
+        walks = plan.layouts if len(runner.wanted(request.select)) == len(batch) else []
     for layout in walks:
         runner.run(layout)
-    wanted, seconds = runner.wanted(), (time.perf_counter() - began) / len(batch)
+    wanted, seconds = runner.wanted(request.select), (time.perf_counter() - began) / len(batch)
     out = [SweepRows([], _info(runner, p, seconds)) for p in range(len(batch))]
     if walks:
         for p in wanted:
@@ -153,7 +155,13 @@ def estimate(model: Model, prompt: Prompt, request: SweepRequest) -> dict[str, A
     return plan.cost | {"peak_bytes": peak, "status": status}
 
 
-def packs(model: Model, prompts: Iterable[Any], request: SweepRequest) -> Iterator[list[Prompt]]:
+class Request(Protocol):
+    """What is asked of prompts, of a sweep or of evictions."""
+
+    def plan(self, model: Model, prompts: Sequence[Prompt]) -> Walks: ...
+
+
+def packs(model: Model, prompts: Iterable[Any], request: Request) -> Iterator[list[Prompt]]:
     """Neighbouring short prompts that fit one walk together."""
     pack: list[Prompt] = []
     for prompt in prompts:
@@ -168,9 +176,9 @@ def packs(model: Model, prompts: Iterable[Any], request: SweepRequest) -> Iterat
         yield pack
 
 
-def _fits(model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> bool:
+def _fits(model: Model, prompts: Sequence[Prompt], request: Request) -> bool:
     try:
-        plan = Plan(model, prompts, request)
+        plan = request.plan(model, prompts)
     except InputError:
         return False  # alone it either fits, or says what is wrong
     return plan.peak_rows <= plan.max_rows
@@ -180,7 +188,7 @@ def sweep(
     model: Model,
     prompts: Prompt | Iterable[Any],
     knockouts: Any = "av_video",
-    window: int = 7,
+    window: int | Sequence[int] = 7,
     style: str = "center",
     layers: Any = None,
     select: str = "correct",
@@ -219,7 +227,7 @@ def sweep(
             bar.finish(len(pack))
     meta = {
         "knockouts": [k.name for k in request.knockouts],
-        "window": window,
+        "window": window if isinstance(window, int) else list(window),
         "style": style,
         "layers": layer_list(layers, model.n_layers),
         "select": select,

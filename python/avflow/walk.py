@@ -21,6 +21,7 @@ from .rules import Knockout
 
 MLP_CHUNK = 2048  # rows; the widest intermediate is 3 x intermediate_size x this, and the weights are re-read per chunk
 HEAD_CHUNK = 64  # rows of logits at a time: 64 x 152k in fp32 is 39 MB
+OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
 @dataclass
@@ -35,12 +36,14 @@ class Prediction:
 class _LayerCall:
     """One layer's attention over the packed rows."""
 
-    def __init__(self, problem: AttentionProblem, semantics: str) -> None:
-        self.problem, self.semantics = problem, semantics
+    def __init__(self, problem: AttentionProblem, semantics: str, on_keys: OnKeys | None, layer: int) -> None:
+        self.problem, self.semantics, self.on_keys, self.layer = problem, semantics, on_keys, layer
 
     def __call__(self, module, q, k, v, mask, scale):
         # q [1, heads, rows, d], k and v [1, kv_heads, rows, d]: rows-major in memory, so these are views
         q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
+        if self.on_keys:
+            self.on_keys(self.layer, k, v)
         out = attention(q, k, v, self.problem, scale=scale, semantics=self.semantics).out  # [rows, heads, d]
         keep = self.problem.keep_rows
         if keep is not None:
@@ -121,6 +124,7 @@ def run_walk(
     semantics: str,
     find_broken: bool = False,
     on_layer: Callable[[int], None] | None = None,
+    on_keys: OnKeys | None = None,
 ) -> Prediction:
     """Runs all layers once.
 
@@ -129,6 +133,7 @@ def run_walk(
         predict: rows whose prediction is wanted, int64 [P]; increasing.
         targets: the token each of them should predict, int64 [P].
         on_layer: called after each layer, with its rows.
+        on_keys: called in each layer as (layer, k, v), [rows, kv_heads, d] each.
         find_broken: look for NaN and infinity after every layer, to say where they begin.
 
     Raises:
@@ -153,7 +158,7 @@ def run_walk(
                 hidden,
                 attention_mask=None,
                 position_embeddings=(cos[..., :n, :], sin[..., :n, :]),
-                avflow_call=_LayerCall(problem, semantics),
+                avflow_call=_LayerCall(problem, semantics, on_keys, index),
             )
             hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
             if on_layer:

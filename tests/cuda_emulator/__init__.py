@@ -20,11 +20,35 @@ class Args(ctypes.Structure):
     """AvflowAttention of csrc/avflow.h."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem")]
-        + [(name, ctypes.c_int64) for name in ("q_row", "q_head", "k_row", "k_head", "v_row", "v_head")]
-        + [(name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "dtype")]
+        [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem", "row_order")]
+        + [(name, ctypes.c_int64) for name in ("q_row", "q_head")]
+        + [(name, ctypes.c_int64) for name in ("k_batch", "k_row", "k_head", "v_batch", "v_row", "v_head")]
+        + [(name, ctypes.c_int32) for name in ("capacity", "slots", "heads", "kv_heads", "head_dim", "dtype")]
         + [("scale", ctypes.c_float), ("workers", ctypes.c_int32)]
         + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context", "workspace")]
+    )
+
+
+class GatherArgs(ctypes.Structure):
+    """AvflowGatherRmsNorm of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("x", "weight", "keep", "kept", "normed")]
+        + [(name, ctypes.c_int64) for name in ("n", "m", "width", "x_row")]
+        + [("eps", ctypes.c_float), ("dtype", ctypes.c_int32), ("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
+class CompactArgs(ctypes.Structure):
+    """AvflowCompact of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("x", "keep", "out")]
+        + [(name, ctypes.c_int64) for name in ("batch", "heads", "n", "m")]
+        + [(name, ctypes.c_int64) for name in ("row_bytes", "x_batch", "x_head", "x_token")]
+        + [("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
     )
 
 
@@ -50,10 +74,13 @@ def attention(
     semantics: str = "renormalize",
     return_lse: bool = False,
     return_group_mass: bool = False,
+    row_order: torch.Tensor | None = None,
     schedule: int = 0,
 ) -> tuple[AttentionOutput, int]:
     """`avflow_ext.attention` by the CUDA kernels, and into how many parts the keys were split."""
-    heads, kv_heads, d = q.shape[1], k.shape[1], q.shape[2]
+    if k.dim() == 3:
+        k, v = k[None], v[None]  # [batch, slots, kv_heads, d]
+    heads, kv_heads, d = q.shape[1], k.shape[2], q.shape[2]
     packed = problem.packed(heads // kv_heads, semantics, "cuda")
     rows = len(problem.rows)
     out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
@@ -67,12 +94,17 @@ def attention(
         lse=None if lse is None else lse.data_ptr(),
         group_mass=None if mass is None else mass.data_ptr(),
         problem=packed.data_ptr(),
+        row_order=None if row_order is None else row_order.data_ptr(),
         q_row=q.stride(0),
         q_head=q.stride(1),
-        k_row=k.stride(0),
-        k_head=k.stride(1),
-        v_row=v.stride(0),
-        v_head=v.stride(1),
+        k_batch=k.stride(0) if len(k) > 1 else 0,
+        k_row=k.stride(1),
+        k_head=k.stride(2),
+        v_batch=v.stride(0) if len(v) > 1 else 0,
+        v_row=v.stride(1),
+        v_head=v.stride(2),
+        capacity=max(problem.n_keys // k.shape[0], 1),
+        slots=k.shape[1],
         heads=heads,
         kv_heads=kv_heads,
         head_dim=d,
@@ -87,3 +119,49 @@ def attention(
     if status:
         raise RuntimeError(library.emulated_error().decode())
     return AttentionOutput(out, lse, mass), library.emulated_splits(ctypes.byref(args))
+
+
+def gather_rms_norm(library: ctypes.CDLL, x, weight, eps: float, keep, schedule: int = 0):
+    """`avflow_ext.gather_rms_norm` by the CUDA kernel, and how many elements a thread read at once."""
+    kept, normed = (torch.full((len(keep), x.shape[1]), torch.nan, dtype=x.dtype) for _ in range(2))
+    args = GatherArgs(
+        x=x.data_ptr(),
+        weight=weight.data_ptr(),
+        keep=keep.data_ptr(),
+        kept=kept.data_ptr(),
+        normed=normed.data_ptr(),
+        n=len(x),
+        m=len(keep),
+        width=x.shape[1],
+        x_row=x.stride(0),
+        eps=eps,
+        dtype=DTYPES[x.dtype],
+    )
+    wide = ctypes.c_int32()
+    if library.emulated_gather_rms_norm(ctypes.byref(args), schedule, ctypes.byref(wide)):
+        raise RuntimeError(library.emulated_error().decode())
+    return (kept, normed), wide.value
+
+
+def compact(library: ctypes.CDLL, x: torch.Tensor, keep: torch.Tensor):
+    """`avflow_ext.compact` by the CUDA kernel, and how many bytes a thread copied."""
+    batch, heads, n, d = x.shape
+    out = torch.full((batch, heads, keep.shape[1], d), torch.nan, dtype=x.dtype)
+    size = x.dtype.itemsize
+    args = CompactArgs(
+        x=x.data_ptr(),
+        keep=keep.data_ptr(),
+        out=out.data_ptr(),
+        batch=batch,
+        heads=heads,
+        n=n,
+        m=keep.shape[1],
+        row_bytes=d * size,
+        x_batch=x.stride(0) * size,
+        x_head=x.stride(1) * size,
+        x_token=x.stride(2) * size,
+    )
+    unit = ctypes.c_int32()
+    if library.emulated_compact(ctypes.byref(args), ctypes.byref(unit)):
+        raise RuntimeError(library.emulated_error().decode())
+    return out, unit.value

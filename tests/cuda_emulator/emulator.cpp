@@ -1,7 +1,8 @@
-// Runs the CUDA attention kernels on the host: what csrc/cuda/attention.cu launches, block after block.
+// Runs the CUDA kernels on the host: what csrc/cuda/attention.cu and gather.cu launch, block after block.
 #include "cuda/ptx.h"
 // (the kernels' own include of cuda/ptx.h finds that one too: this folder comes first in the include path)
 #include "cuda/attention_kernel.cuh"
+#include "cuda/gather_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
 
 using namespace avflow;
@@ -9,10 +10,11 @@ using namespace avflow::cuda;
 
 namespace {
 
-bool launch(int64_t blocks, emulator::Schedule schedule, void (*kernel)(Call), const Call& call) {
+template <typename Of>
+bool launch(int64_t blocks, emulator::Schedule schedule, void (*kernel)(Of), const Of& call, int threads = kThreads) {
     for (int64_t i = 0; i < blocks; ++i) {
         blockIdx.x = static_cast<unsigned>(i);
-        if (!emulator::run_block(kThreads, schedule, [&] { kernel(call); })) return false;
+        if (!emulator::run_block(threads, schedule, [&] { kernel(call); })) return false;
     }
     return true;
 }
@@ -45,6 +47,25 @@ int32_t emulated_attention(const AvflowAttention* a, int32_t schedule) {
     const bool done = c.depth == 64 ? (bf16 ? run<true, 64>(c, h, order) : run<false, 64>(c, h, order))
                                     : (bf16 ? run<true, 128>(c, h, order) : run<false, 128>(c, h, order));
     return done ? 0 : 2;
+}
+
+// 0 or 2, and the elements that a thread reads at once in `wide`.
+int32_t emulated_gather_rms_norm(const AvflowGatherRmsNorm* a, int32_t schedule, int32_t* wide) {
+    const GatherCall c = make_call(*a);
+    const auto order = static_cast<emulator::Schedule>(schedule);
+    const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
+    *wide = reads_wide(*a) ? kWide : 1;
+    const auto kernel = *wide > 1 ? (bf16 ? gather_rms_norm<true, kWide> : gather_rms_norm<false, kWide>)
+                                  : (bf16 ? gather_rms_norm<true, 1> : gather_rms_norm<false, 1>);
+    return launch(a->m, order, kernel, c, c.threads) ? 0 : 2;
+}
+
+// 0 or 2, and the bytes that a thread copies in `unit`.
+int32_t emulated_compact(const AvflowCompact* a, int32_t* unit) {
+    const avflow::cuda::CompactCall c = make_call(*a);
+    *unit = unit_of(*a);
+    const auto kernel = *unit == 16 ? compact<16> : *unit == 8 ? compact<8> : *unit == 4 ? compact<4> : compact<2>;
+    return launch(blocks_of(c), emulator::kInStep, kernel, c, kCompactThreads) ? 0 : 2;
 }
 
 int32_t emulated_splits(const AvflowAttention* a) {

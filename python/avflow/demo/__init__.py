@@ -23,7 +23,8 @@ def make(
         family: of the checkpoint, one of checkpoint.FAMILIES.
 
     Returns:
-        checkpoint: its folder. samples: the JSONL file. clips: list of mp4 files. All are paths as text.
+        checkpoint: its folder. samples: the JSONL file. clips: list of mp4 files. All are paths as text. window: width
+        of a sweep's window that suits its layers. random: bool, are the weights random.
     """
     from .checkpoint import Tiny, build
     from .clips import write_clip
@@ -32,8 +33,8 @@ def make(
     size, folder = size or Tiny(), Path(folder)
     wanted = make_clips(clips, seconds)
     paths = [folder / "clips" / f"{clip.name}.mp4" for clip in wanted]
-    found = {"checkpoint": str(folder / "checkpoint"), "samples": str(folder / "samples.jsonl")}
-    found["clips"] = [str(path) for path in paths]
+    found: dict[str, Any] = {"checkpoint": str(folder / "checkpoint"), "samples": str(folder / "samples.jsonl")}
+    found |= {"clips": [str(path) for path in paths], "window": 3, "random": True}
     state = {
         "version": VERSION,
         "clips": [asdict(clip) for clip in wanted],

@@ -20,6 +20,7 @@ class Family:
     """What differs between model families. One small subclass each, registered with `models.register`."""
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
+    takes_candidates = False  # prepares interleaved items: several images and sounds in turns
 
     def serves(self, config: dict[str, Any]) -> bool:
         """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
@@ -82,6 +83,7 @@ class Model:
         self.norm = self.text_model.norm
         self.config = self.text_model.config
         self.groups = GroupTable()
+        self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
         self.lm_head = getattr(self.hf, "lm_head", None) if head is None else head
         if self.lm_head is None:
@@ -120,12 +122,10 @@ class Model:
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
         """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
-        if sample.candidates is not None:
-            raise UnsupportedModelError(f"sample {sample.id!r} has candidates: interleaved items are not there yet")
-        if sample.start is not None or sample.end is not None:
+        if sample.candidates is not None and not self.family.takes_candidates:
             raise UnsupportedModelError(
-                f"sample {sample.id!r} is about a part of its video (start {sample.start}, end {sample.end}), which is "
-                "not there yet: cut the clip and leave start and end out"
+                f"sample {sample.id!r} has candidates, images and sounds in turns, which {type(self.family).__name__} "
+                "does not lay out"
             )
         return self.family.prepare(self, sample, **options)
 

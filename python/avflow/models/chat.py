@@ -16,15 +16,15 @@ from .. import labels
 from ..errors import InputError, MediaError, UnsupportedModelError
 from ..prompt import Prompt
 from ..sample import LETTERS
+from ..sound import read_audio
 from .base import Family
 
 if TYPE_CHECKING:
+    from ..media import Video
     from ..sample import Sample
     from .base import Model
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
-# Stand for the system and the user text while the chat template is rendered, so that their places in it are known.
-_HOLES = ("\ue000system\ue001", "\ue000user\ue001")
 
 
 @dataclass
@@ -45,6 +45,18 @@ class Media:
     def kinds(self) -> list[str]:
         kinds = ["image"] * (self.image is not None) + ["video"] * (self.frames is not None)
         return kinds + ["audio"] * (self.sound is not None and not self.interleaved)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stretch of the user's text, and what its tokens are."""
+
+    text: str
+    group: str
+    item: int = -1
+
+
+Part = Text | str  # a text, or a medium's kind: "image", "video", "audio"
 
 
 @dataclass(frozen=True)
@@ -74,20 +86,48 @@ class ChatFamily(Family):
 
         encode: rendered chat text, one placeholder per medium -> keyword arguments of the model's forward.
         """
+        text: list[Part] = [Text(*line) for line in _user_lines(sample, wording.instruction)]
+        kinds: list[Part] = list(media.kinds)
+        parts = text + kinds if wording.question_first else kinds + text
+        prompt = self._prompt(model, sample, parts, None, wording, encode)
+        prompt.media = media.facts
+        return prompt
+
+    def lay_out_items(
+        self, model: Model, sample: Sample, wording: Wording, encode: Callable[[str], dict[str, Any]]
+    ) -> Prompt:
+        """The prompt of an interleaved item: candidates, question, reference, option letters (arXiv 2606.10147, B).
+
+        A candidate's tokens have the group "candidate_correct" or "candidate_incorrect" and its number, the
+        reference's the group "reference", its letter's line the group of an option. Marks and the words before a
+        candidate are "template".
+        """
+        parts, roles = _item_parts(sample, wording.instruction)
+        return self._prompt(model, sample, parts, roles, wording, encode)
+
+    def _prompt(
+        self,
+        model: Model,
+        sample: Sample,
+        parts: list[Part],
+        roles: list[tuple[str, int]] | None,
+        wording: Wording,
+        encode: Callable[[str], dict[str, Any]],
+    ) -> Prompt:
+        """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
         for text in (wording.system, wording.instruction, sample.question, *(sample.options or ())):
             _check_text(tokenizer, text, sample)
-        user, spans = _user_text(sample, wording.instruction)
-        text, spans = _render(model.processor, media.kinds, wording, user, spans)
+        text, spans = _render(model.processor, wording.system, parts)
         inputs = encode(text)
         ids = inputs["input_ids"][0]  # [N]
         _check_length(model, len(ids), sample)
         for name in ("pixel_values", "pixel_values_videos", "input_features", "audio_features"):
             if name in inputs:
                 inputs[name] = inputs[name].to(model.dtype)
-        groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"))
+        groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"), roles)
         answer_ids, option_ids = _answer(tokenizer, sample)
-        prompt = Prompt(
+        return Prompt(
             id=sample.id,
             task=sample.task,
             input_ids=ids,
@@ -99,8 +139,6 @@ class ChatFamily(Family):
             model_inputs=inputs,
             sample=sample,
         )
-        prompt.media = media.facts
-        return prompt
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
         return labels.count_videos(torch.as_tensor(input_ids).reshape(-1).tolist(), self.media_ids(model))
@@ -125,13 +163,24 @@ class ChatFamily(Family):
         return groups, items
 
     def _label_prompt(
-        self, model: Model, text: str, spans: list[labels.Span], ids: list[int], grid: torch.Tensor | None
+        self,
+        model: Model,
+        text: str,
+        spans: list[labels.Span],
+        ids: list[int],
+        grid: torch.Tensor | None,
+        roles: list[tuple[str, int]] | None,
     ) -> tuple[list[str], list[int]]:
         plain = tokenizer_of(model)(text, return_offsets_mapping=True, add_special_tokens=False)
         groups, items = labels.label_text(plain["offset_mapping"], spans)
         source = labels.expand(plain["input_ids"], ids, self.media_ids(model))
         groups, items = [groups[i] for i in source], [items[i] for i in source]
-        for at, (group, item) in self.media_labels(model, ids, grid).items():
+        found = self.media_labels(model, ids, grid)
+        if roles is not None:
+            placeholders = list(dict.fromkeys(source[at] for at in found))  # one a medium, in the order of the text
+            role = dict(zip(placeholders, roles, strict=True))
+            found = {at: role[source[at]] for at in found}
+        for at, (group, item) in found.items():
             groups[at], items[at] = group, item
         groups[-1], items[-1] = "last", -1
         return groups, items
@@ -152,6 +201,16 @@ def wants_sound(sample: Sample, asked: bool | None) -> bool:
     if asked and sample.audio:
         raise InputError(f"sample {sample.id!r}: use_audio_in_video=True and an audio file: leave one of them out")
     return bool(sample.video) and not sample.audio and asked is not False
+
+
+def read_own_sound(sample: Sample, video: Video) -> Any:
+    """The sound of the sample's video from its first kept frame on, float32 [samples]; of a part no more than that.
+
+    Raises:
+        MediaError: it has none, or none that can be decoded.
+    """
+    check_has_sound(sample, video.has_sound)
+    return read_audio(sample.video, start=video.start, seconds=None if sample.end is None else video.duration)
 
 
 def check_has_sound(sample: Sample, has_sound: bool) -> None:
@@ -194,41 +253,76 @@ def _check_length(model: Model, n: int, sample: Sample) -> None:
         )
 
 
-def _user_text(sample: Sample, instruction: str) -> tuple[str, list[labels.Span]]:
-    """Question, option lines, instruction; a line's end belongs to the line. Spans count from the text's start."""
-    parts = [(sample.question, "question_text", -1)]
+def _user_lines(sample: Sample, instruction: str) -> list[tuple[str, str, int]]:
+    """(text, group, item) of question, options, instruction; a line's end belongs to the line."""
+    lines = [(sample.question, "question_text", -1)]
     for number, option in enumerate(sample.options or ()):
-        group = "option_correct" if number == sample.answer_index else "option_incorrect"
-        parts.append((f"{LETTERS[number]}. {option}", group, number))
+        lines.append((f"{LETTERS[number]}. {option}", _option_group(sample, number), number))
     if sample.options and instruction:
-        parts.append((instruction, "question_text", -1))
-    text, spans = "", []
-    for number, (line, group, item) in enumerate(parts):
-        line += "\n" * (number + 1 < len(parts))
-        spans.append(labels.Span(len(text), len(text) + len(line), group, item))
-        text += line
-    return text, spans
+        lines.append((instruction, "question_text", -1))
+    return [(text + "\n" * (n + 1 < len(lines)), group, item) for n, (text, group, item) in enumerate(lines)]
 
 
-def _render(
-    processor: Any, kinds: list[str], wording: Wording, user: str, spans: list[labels.Span]
-) -> tuple[str, list[labels.Span]]:
-    """The chat text by the checkpoint's own template, and the spans of system and user text in it."""
-    media = [{"type": kind} for kind in kinds]
-    text = [{"type": "text", "text": _HOLES[1]}]
+def _option_group(sample: Sample, number: int) -> str:
+    return "option_correct" if number == sample.answer_index else "option_incorrect"
+
+
+def _item_parts(sample: Sample, instruction: str) -> tuple[list[Part], list[tuple[str, int]]]:
+    """What an interleaved item's user turn is made of, and what each of its media is."""
+    kind = sample.candidate_kind
+    parts: list[Part] = []
+    roles: list[tuple[str, int]] = []
+    for number in range(len(sample.candidates)):
+        parts += [Text(f"{chr(10) * bool(number)}Candidate {LETTERS[number]}: ", "template"), kind]
+        roles.append((_option_group(sample, number).replace("option", "candidate"), number))
+    parts += [Text("\n", "template"), Text(f"{sample.question}\n", "question_text")]
+    parts.append("image" if kind == "audio" else "audio")
+    roles.append(("reference", 0))
+    parts.append(Text("\n", "template"))
+    last = len(sample.options) - 1
+    for number, letter in enumerate(sample.options):
+        parts.append(Text(letter + "\n" * (number < last or bool(instruction)), _option_group(sample, number), number))
+    if instruction:
+        parts.append(Text(instruction, "question_text"))
+    return parts, roles
+
+
+def _render(processor: Any, system: str, parts: list[Part]) -> tuple[str, list[labels.Span]]:
+    """The chat text by the checkpoint's own template, and the spans of system and user text in it.
+
+    Neighbouring texts are one for the template: while it runs, a mark stands for each stretch of text, so that its
+    place is known.
+    """
+    stretches: list[list[Text]] = [[Text(system, "system")]]
+    content: list[dict[str, str]] = []
+    for part in parts:
+        if isinstance(part, str):
+            content.append({"type": part})
+        elif content and content[-1]["type"] == "text":
+            stretches[-1].append(part)
+        else:
+            content.append({"type": "text", "text": _mark(len(stretches))})
+            stretches.append([part])
     chat = [
-        {"role": "system", "content": [{"type": "text", "text": _HOLES[0]}]},
-        {"role": "user", "content": text + media if wording.question_first else media + text},
+        {"role": "system", "content": [{"type": "text", "text": _mark(0)}]},
+        {"role": "user", "content": content},
     ]
-    rendered = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    if [rendered.count(hole) for hole in _HOLES] != [1, 1]:
-        raise InputError("the chat template does not show the system text and the user text once each")
-    head, rest = rendered.split(_HOLES[0])
-    middle, tail = rest.split(_HOLES[1])
-    system = wording.system
-    start = len(head) + len(system) + len(middle)
-    moved = [labels.Span(s.start + start, s.stop + start, s.group, s.item) for s in spans]
-    return head + system + middle + user + tail, [labels.Span(len(head), len(head) + len(system), "system"), *moved]
+    rest = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    out, spans = "", []
+    for number, texts in enumerate(stretches):
+        if rest.count(_mark(number)) != 1:
+            raise InputError("the chat template does not show the system text and every text of the user once each")
+        before, rest = rest.split(_mark(number))
+        out += before
+        for text in texts:
+            if text.group != "template":
+                spans.append(labels.Span(len(out), len(out) + len(text.text), text.group, text.item))
+            out += text.text
+    return out + rest, spans
+
+
+def _mark(number: int) -> str:
+    return f"\ue000{number}\ue001"
 
 
 def _answer(tokenizer: Any, sample: Sample) -> tuple[list[int], list[int] | None]:

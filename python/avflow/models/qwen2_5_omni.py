@@ -28,6 +28,7 @@ SYSTEM = (
 class Qwen25Omni(chat.ChatFamily):
     """A folder of the full model works (its thinker.* tensors are read), and one of the Thinker alone."""
 
+    takes_candidates = True
     model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
 
     def thinker(self, hf: nn.Module) -> nn.Module:
@@ -61,7 +62,8 @@ class Qwen25Omni(chat.ChatFamily):
 
         Layout: system turn; user turn with image, video, sound file (those that the sample has), then question,
         options, `instruction`; with `question_first` the text comes before the media. A video's own sound is
-        interleaved with it, in chunks of 2 s.
+        interleaved with it, in chunks of 2 s. An interleaved item (candidates and reference): its candidates, the
+        question, the reference, the option letters.
 
         Args:
             fps, min_frames, max_frames: sampling of video (frames per second; the number of frames is even).
@@ -85,8 +87,10 @@ class Qwen25Omni(chat.ChatFamily):
         instruction = texts["instruction"] if instruction is None else instruction
         wording = chat.Wording(system, instruction, question_first)
         limits = (min_pixels, max_pixels)
-        own_sound = chat.wants_sound(sample, use_audio_in_video)
         chat.tokenizer_of(model)
+        if sample.candidates is not None:
+            return self._items(model, sample, wording, limits)
+        own_sound = chat.wants_sound(sample, use_audio_in_video)
         media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
         media.facts["processor"] = processing.info(model.processor).path
 
@@ -96,13 +100,29 @@ class Qwen25Omni(chat.ChatFamily):
                 text,
                 frames=media.frames,
                 seconds_per_frame=media.seconds_per_frame,
-                sound=media.sound,
-                image=media.image,
+                sounds=[] if media.sound is None else [media.sound],
+                images=[] if media.image is None else [media.image],
                 interleaved=media.interleaved,
                 image_pixels=chat.image_limits(model.processor, *limits),
             )
 
         return self.lay_out(model, sample, media, wording, encode)
+
+    def _items(self, model: Model, sample: Sample, wording: chat.Wording, limits: tuple) -> Prompt:
+        """An interleaved item: images and sounds, whichever is the reference."""
+        files = [*sample.candidates, sample.reference]
+        heard = [sample.candidate_kind == "audio"] * len(sample.candidates) + [sample.candidate_kind == "image"]
+        pairs = list(zip(files, heard, strict=True))
+        images = [read_image(path) for path, sound in pairs if not sound]
+        sounds = [_checked_sound(model.processor, path, read_audio(path)) for path, sound in pairs if sound]
+
+        def encode(text: str) -> dict[str, Any]:
+            pixels = chat.image_limits(model.processor, *limits)
+            return processing.encode(model.processor, text, sounds=sounds, images=images, image_pixels=pixels)
+
+        prompt = self.lay_out_items(model, sample, wording, encode)
+        prompt.media = {"processor": processing.info(model.processor).path}
+        return prompt
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         config = model.hf.config
@@ -140,22 +160,26 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
         def size(frames: int, height: int, width: int) -> tuple[int, int]:
             return pictures.video_size(frames, height, width, factor, low, high)
 
-        video = read_video(sample.video, fps, min_frames, max_frames, size)
-        if own_sound:
-            chat.check_has_sound(sample, video.has_sound)
+        span = (sample.start, sample.end)
+        video = read_video(sample.video, fps, min_frames, max_frames, size, span=span)
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
         if own_sound:
-            sound = read_audio(sample.video, start=video.start)
+            sound = chat.read_own_sound(sample, video)
             media.sound, media.facts["sound"] = align_sound(sound, video.duration, sample.video)
     if sample.audio:
         media.sound = read_audio(sample.audio)
     if media.sound is not None:
-        seconds, most = len(media.sound) / SAMPLE_RATE, processor.feature_extractor.n_samples / SAMPLE_RATE
-        where = sample.audio or sample.video
-        if seconds > most:
-            raise MediaError(f"{where}: its sound lasts {seconds:.1f} s, the model hears {most:.0f} s: cut the file")
-        if seconds < 0.1:
-            raise MediaError(f"{where}: its sound lasts {seconds:.3f} s: 0.1 s is the shortest that gives a token")
-        media.facts["sound_seconds"] = seconds
+        _checked_sound(processor, sample.audio or sample.video, media.sound)
+        media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
+
+
+def _checked_sound(processor: Any, where: str, sound: Any) -> Any:
+    """The sound, float32 [samples]; an error if the model cannot hear all of it, or none."""
+    seconds, most = len(sound) / SAMPLE_RATE, processor.feature_extractor.n_samples / SAMPLE_RATE
+    if seconds > most:
+        raise MediaError(f"{where}: its sound lasts {seconds:.1f} s, the model hears {most:.0f} s: cut the file")
+    if seconds < 0.1:
+        raise MediaError(f"{where}: its sound lasts {seconds:.3f} s: 0.1 s is the shortest that gives a token")
+    return sound

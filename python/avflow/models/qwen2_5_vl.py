@@ -55,7 +55,7 @@ class Qwen25VL(chat.ChatFamily):
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
-        The prompt brings its own position_ids (see `positions`). A video's sound is not read: the model has no ears.
+        The prompt brings its own position_ids (see `position_ids`). A video's sound is not read: the model has no ears.
         Options, groups and items otherwise as for Qwen2.5-Omni.
 
         Raises:
@@ -82,12 +82,12 @@ class Qwen25VL(chat.ChatFamily):
                 seconds = media.seconds_per_frame * part.temporal_patch_size
                 inputs["second_per_grid_ts"] = torch.tensor([seconds], dtype=torch.float32)
             inputs = vision.fill(model.processor.tokenizer, text, runs) | inputs
-            inputs["position_ids"] = self.positions(model, inputs)[0]
+            inputs["position_ids"] = self.position_ids(model, inputs)[0]
             return inputs
 
         return self.lay_out(model, sample, media, chat.Wording(system, instruction, question_first), encode)
 
-    def positions(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    def position_ids(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Position ids and rope deltas by the rule that the checkpoints were published with (transformers 4.49).
 
         Text: consecutive, equal on the three axes, from 1 + the largest position of any axis so far. Step k, row r,
@@ -133,7 +133,7 @@ def _read(model: Model, sample: Sample, sampling: tuple, limits: tuple) -> chat.
         def size(frames: int, height: int, width: int) -> tuple[int, int]:
             return pictures.video_size(frames, height, width, part.patch_size * part.merge_size, low, high)
 
-        video = read_video(sample.video, *sampling, size)
+        video = read_video(sample.video, *sampling, size, span=(sample.start, sample.end))
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
     return media

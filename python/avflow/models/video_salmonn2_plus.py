@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from .. import labels
 from ..errors import InputError
-from ..media import read_image, read_video
+from ..media import Video, read_image, read_video
 from ..pictures import smart_resize
 from ..prompt import Prompt
 from ..salmonn import processing
@@ -82,7 +83,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
                 shorter than the video that the published layout does not exist. InputError: text that holds one of
                 the model's special tokens, limits that make no sense.
         """
-        chat.tokenizer_of(model)
+        self._check_processor(model)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         limits = (min_pixels, max_pixels)
         media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
@@ -100,6 +101,21 @@ class VideoSalmonn2Plus(chat.ChatFamily):
 
         return self.lay_out(model, sample, media, chat.Wording(system, instruction, question_first), encode)
 
+    def _check_processor(self, model: Model) -> None:
+        tokenizer = chat.tokenizer_of(model)
+        if not isinstance(model.processor, processing.SalmonnProcessor):
+            raise InputError(
+                f"video-SALMONN 2+ cannot use a {type(model.processor).__name__}: load the model with avflow.load, or "
+                "pass avflow.salmonn.processing.SalmonnProcessor.from_pretrained(folder)"
+            )
+        for kind, token in processing.PLACEHOLDERS.items():
+            ours, theirs = tokenizer.convert_tokens_to_ids(token), getattr(self.media_ids(model), kind)
+            if ours != theirs:
+                raise InputError(
+                    f"the tokenizer has {token} as {ours}, the model's config {kind}_token_id {theirs}: the two are "
+                    "not of one checkpoint"
+                )
+
     def media_ids(self, model: Model) -> labels.MediaIds:
         config = model.hf.config
         return labels.MediaIds(video=config.video_token_id, image=config.image_token_id, audio=config.audio_token_id)
@@ -114,12 +130,14 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
     media.facts["processor"] = model.processor.avflow_info.path
     if sample.image:
         media.image = read_image(sample.image)
-    start = None
+    source = sample.audio or sample.video
     if sample.video:
-        start = _read_video(model, sample, own_sound, sampling, limits, media)
-    if own_sound or sample.audio:
-        source = sample.audio or sample.video
-        media.sound = read_audio(source, start=start if own_sound else None)
+        video = _read_video(model, sample, sampling, limits, media)
+        if own_sound:
+            media.sound = chat.read_own_sound(sample, video)
+    if sample.audio:
+        media.sound = read_audio(sample.audio)
+    if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     if media.sound is not None and media.frames is not None:
         part = model.processor.video_processor
@@ -130,12 +148,10 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
     return media
 
 
-def _read_video(
-    model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple, media: chat.Media
-) -> float:
-    """Decodes the sample's video into `media`; the container time of its first frame."""
+def _read_video(model: Model, sample: Sample, sampling: tuple, limits: tuple, media: chat.Media) -> Video:
+    """Decodes the sample's video into `media`."""
     fps, min_frames, max_frames = sampling
-    if not fps > 0:
+    if not 0 < fps < math.inf:
         raise InputError(f"fps is {fps}: sample more than 0 frames per second")
     if not 1 <= min_frames <= max_frames:
         raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 1 <= min_frames <= max_frames")
@@ -150,10 +166,9 @@ def _read_video(
         sample.video,
         size=size,
         choose=lambda total, seconds: processing.frame_numbers(total, seconds, fps, min_frames, max_frames),
+        span=(sample.start, sample.end),
     )
-    if own_sound:
-        chat.check_has_sound(sample, video.has_sound)
     media.frames = video.frames
     media.seconds_per_frame = 1 / (len(video.frames) / video.duration)  # in this order, as published: to the last bit
     media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
-    return video.start
+    return video

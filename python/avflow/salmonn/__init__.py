@@ -5,6 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ..compat import declare_torchvision
+
+declare_torchvision()  # the modules here import transformers' models, and these import torchvision where it is there
+
 # Public name -> module. Resolved on first use: transformers is imported then, and nothing is registered with it.
 _EXPORTS = {
     "VideoSalmonn2PlusConfig": "config",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -146,10 +147,11 @@ def _match(files: list[Path], empty: nn.Module, folder: Path) -> dict[str, str]:
                     shapes[name] = tuple(file.get_slice(name).get_shape())
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is broken: {error}; download the checkpoint again") from error
-    given = {own for own in names.values() if own}
+    given = Counter(own for own in names.values() if own)
     optional = {"lm_head.weight"} if tied else set()
-    missing = sorted(wanted.keys() - given - optional)
-    unexpected = sorted(name for name, own in names.items() if own and own not in wanted)
+    missing = sorted(wanted.keys() - given.keys() - optional)
+    # A tensor under its published name and under its own one at once is one too many.
+    unexpected = sorted(n for n, own in names.items() if own and (own not in wanted or (given[own] > 1 and n == own)))
     wrong = sorted(
         f"{name} {shapes[name]}, expected {wanted[own]}"
         for name, own in names.items()

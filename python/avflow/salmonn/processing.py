@@ -57,7 +57,7 @@ def audio_counts(steps: int, seconds_per_step: float, audio_tokens: int, what: s
         raise MediaError(
             f"{what} has {audio_tokens} tokens ({audio_tokens / TOKENS_PER_SECOND:.0f} s with its padding), the video "
             f"of {steps * seconds_per_step:.1f} s needs {int(ends[-2])}: lengthen the sound with silence, cut the "
-            "video, or set use_audio_in_video=False"
+            "video, or leave the sound out (use_audio_in_video=False)"
         )
     return counts
 
@@ -85,12 +85,7 @@ class SalmonnProcessor(vision.VisionProcessor):
         """The chat text; each medium is a span of its own on a line of its own."""
         text = ""
         for turn in chat:
-            parts = [
-                part["text"]
-                if part["type"] == "text"
-                else f"<|vision_start|>{PLACEHOLDERS[part['type']]}<|vision_end|>"
-                for part in turn["content"]
-            ]
+            parts = [part["text"] if part["type"] == "text" else _span(part["type"]) for part in turn["content"]]
             text += f"<|im_start|>{turn['role']}\n" + "\n".join(parts) + "<|im_end|>\n"
         return text + "<|im_start|>assistant\n" * add_generation_prompt
 

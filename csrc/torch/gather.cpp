@@ -1,0 +1,38 @@
+// The gather operators on the CPU.
+#include "gather_op.h"
+
+namespace {
+
+using avflow::Tensor;
+
+void check_range(const Tensor& keep, int64_t n) {
+    const int32_t* at = keep.const_data_ptr<int32_t>();
+    for (int64_t i = 0; i < keep.numel(); ++i) {
+        STD_TORCH_CHECK(-1 <= at[i] && at[i] < n, "keep holds ", at[i], ", there are ", n, " tokens; -1 is padding");
+    }
+}
+
+std::tuple<Tensor, Tensor> gather_rms_norm(const Tensor& x, const Tensor& weight, double eps, const Tensor& keep) {
+    avflow::GatherRmsNormCall call(x, weight, eps, keep);
+    check_range(call.keep, x.size(0));
+    call.args.workers = static_cast<int32_t>(torch::stable::get_num_threads());
+    call.args.parallel = avflow::parallel;
+    avflow_gather_rms_norm_cpu(&call.args);
+    return {call.kept, call.normed};
+}
+
+Tensor compact(const Tensor& x, const Tensor& keep) {
+    avflow::CompactCall call(x, keep);
+    check_range(call.keep, x.size(2));
+    call.args.workers = static_cast<int32_t>(torch::stable::get_num_threads());
+    call.args.parallel = avflow::parallel;
+    avflow_compact_cpu(&call.args);
+    return call.out;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(avflow, CPU, m) {
+    m.impl("gather_rms_norm", TORCH_BOX(&gather_rms_norm));
+    m.impl("compact", TORCH_BOX(&compact));
+}

@@ -1,0 +1,203 @@
+"""`avflow plan` and `avflow generate`: choosing an eviction schedule, and answering with one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_tools import Debug, print_estimates, state, told
+from .errors import InputError
+
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Where the model runs.")]
+Fps = Annotated[float | None, typer.Option(help="Frames a second taken from videos.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(plan)
+    app.command()(generate)
+
+
+def sampling(fps: float | None, max_pixels: int | None) -> dict:
+    return {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
+
+
+def plan(
+    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
+    samples: Annotated[
+        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The schedule's file, such as schedule.json.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Run folder; an unfinished one is resumed. [default: --out without .json]")
+    ] = None,
+    groups: Annotated[
+        str, typer.Option(help='What may leave, with commas: groups, aliases, sums ("video+audio").')
+    ] = "video,audio,question_text",
+    max_drop: Annotated[float, typer.Option(help="Accuracy that may be lost, a share of the samples: 0.01.")] = 0.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Also the upper end of the drop's interval.")] = False,
+    layers: Annotated[str, typer.Option(help='Layers after which to leave: "all", "0-11", "3,5,7-9".')] = "all",
+    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
+    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
+    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    fps: Fps = None,
+    max_pixels: MaxPixels = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what measuring would cost; run no layer.")] = False,
+    debug: Debug = False,
+):
+    """Measure what dropping each group after each layer does, and choose an eviction schedule."""
+    with told():
+        from .cli import parse_layers
+        from .eviction_plan import PlanRequest
+        from .plan_job import PlanJob, plan_estimates, run_plan
+
+        names = [name.strip() for name in groups.split(",")]
+        if not all(names):
+            raise InputError(f"groups {groups!r} hold an empty one: write them as video,audio")
+        request = PlanRequest(
+            names,
+            max_accuracy_drop=max_drop,
+            strict=strict,
+            layers=parse_layers(layers),
+            confidence=confidence,
+            seed=seed,
+            memory=memory,
+        )
+        job = PlanJob(
+            model,
+            samples,
+            request,
+            dtype=dtype,
+            media=sampling(fps, max_pixels),
+            data=data,
+            device=device,
+            media_root=media,
+            tasks=task or [],
+            limit=limit,
+            shuffle_seed=shuffle_seed,
+        )
+        if dry_run:
+            print_estimates([s.id for s in job.read_samples()], plan_estimates(job))
+            return
+        if out is None:
+            raise InputError("no file for the schedule: give one with --out schedule.json (or --dry-run for the cost)")
+        if run is None and out.suffix != ".json":
+            raise InputError(f"--out {out} has no .json suffix: name the schedule's file so, or give --run RUN too")
+        folder = out.with_suffix("") if run is None else run
+        outcome = run_plan(job, folder, out, debug=state["debug"])
+        figures = _draw(folder, outcome.schedule)
+        _tell(outcome, folder, out, figures)
+
+
+def _draw(folder: Path, schedule) -> list[Path]:
+    from . import plots
+    from .files import writing
+    from .plots_eviction import eviction_lines
+
+    figure, _ = eviction_lines(schedule.plan.table, {step.group: step.after for step in schedule.steps})
+    with writing(folder / "figures"):
+        return plots.save(figure, folder / "figures" / "plan")
+
+
+def _tell(outcome, folder: Path, out: Path, figures: list[Path]) -> None:
+    schedule, found = outcome.schedule, outcome.schedule.figures
+    for step in schedule.steps:
+        typer.echo(f"{step.group:<24} leaves after layer {step.after}")
+    if not schedule.steps:
+        typer.echo("nothing can leave within the tolerance: --max-drop allows more")
+    else:
+        interval = found["accuracy_change_interval"]
+        spread = "" if interval is None else f" ({100 * interval[0]:+.1f} .. {100 * interval[1]:+.1f})"
+        typer.echo(
+            f"accuracy    {100 * found['accuracy_clean']:.1f} % -> {100 * found['accuracy_kept']:.1f} %, "
+            f"change {100 * found['accuracy_change']:+.1f}{spread} points"
+        )
+        typer.echo(
+            f"prefill     {100 * found['flops_saved']:.1f} % of the decoder's FLOPs saved; time x "
+            f"{found['prefill_time_ratio']:.2f}, of the decoder alone x {found['decoder_time_ratio']:.2f}"
+        )
+        typer.echo(
+            f"KV cache    {found['kv_bytes_clean'] / 1e6:.2f} MB -> {found['kv_bytes_kept'] / 1e6:.2f} MB a sample"
+        )
+    typer.echo(f"samples     {outcome.samples - len(outcome.failed)} measured, {len(outcome.failed)} failed")
+    typer.echo(f"schedule    {out}\ntable       {folder / 'plan.parquet'}\nfigure      {figures[0]}")
+    if outcome.failed:
+        typer.echo(
+            f"error: {len(outcome.failed)} of {outcome.samples} samples failed, see {folder / 'samples.jsonl'}; the "
+            "same command tries them again",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def generate(
+    model: Annotated[str, typer.Option(help="Checkpoint folder or hub name.")],
+    question: Annotated[str, typer.Option(help="The question.")],
+    video: Annotated[Path | None, typer.Option(help="A video; its own sound is read with it.")] = None,
+    audio: Annotated[Path | None, typer.Option(help="A sound file.")] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An answer to choose from; repeat it.")] = None,
+    silent: Annotated[bool, typer.Option("--silent", help="Frames only, without the video's sound.")] = False,
+    evict: Annotated[str | None, typer.Option(help="A schedule's file, or a preset such as omni_3b_av_video.")] = None,
+    decode: Annotated[str, typer.Option(help="keep, or drop: free what left in all layers after prefill.")] = "keep",
+    max_new_tokens: Annotated[int, typer.Option(help="Length of the answer, at most.")] = 64,
+    compare: Annotated[bool, typer.Option("--compare", help="Time and cache with the schedule and without.")] = False,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    fps: Fps = None,
+    max_pixels: MaxPixels = None,
+    debug: Debug = False,
+):
+    """Answer a question about media; with --evict, tokens leave mid-network."""
+    with told():
+        from .generating import generate as answer
+        from .generating import open_sample, read_schedule
+        from .models import load
+
+        if evict is None and (compare or decode != "keep"):
+            raise InputError("--compare and --decode are about a schedule: name one with --evict")
+        schedule = None if evict is None else read_schedule(evict)
+        media = {name: str(path) for name, path in (("video", video), ("audio", audio), ("image", image)) if path}
+        sample = open_sample(question, option, **media, use_audio_in_video=False if silent else None)
+        loaded = load(model, device=device, dtype=dtype)
+        if schedule is not None:
+            schedule.check(loaded)
+        prompt = loaded.prepare(sample, **sampling(fps, max_pixels))
+        if compare:
+            for one in (None, schedule):  # the first run of a process is slow
+                answer(loaded, prompt, one, decode, max_new_tokens=2)
+            plain = answer(loaded, prompt, None, decode, max_new_tokens)
+        with_it = answer(loaded, prompt, schedule, decode, max_new_tokens)
+        typer.echo(with_it.text)
+        if compare:
+            typer.echo(_compared(plain, with_it))
+
+
+def _compared(plain, evicted) -> str:
+    """A small table: what the two runs took."""
+
+    def row(name: str, a: float | None, b: float | None) -> str:
+        cells = [f"{'-':>12}" if v is None else f"{v:>12.3f}" for v in (a, b, b / a if a and b is not None else None)]
+        return f"{name:<22}{''.join(cells)}"
+
+    def step(run) -> float | None:
+        return None if run.step_seconds is None else 1e3 * run.step_seconds
+
+    lines = [
+        f"{'':<22}{'without':>12}{'with':>12}{'ratio':>12}",
+        row("prefill (ms)", 1e3 * plain.prefill_seconds, 1e3 * evicted.prefill_seconds),
+        row("decode (ms a token)", step(plain), step(evicted)),
+        row("KV cache (MB)", plain.kv_bytes / 1e6, evicted.kv_bytes / 1e6),
+    ]
+    same = "the same answer" if plain.ids == evicted.ids else f"without the schedule: {plain.text}"
+    return "\n".join([*lines, same])

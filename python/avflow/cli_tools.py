@@ -1,0 +1,61 @@
+"""What the commands share: how errors are told, and tables of estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from .errors import AvflowError
+
+state = {"debug": False}
+
+
+def _set_debug(value: bool) -> None:
+    state["debug"] = state["debug"] or value
+
+
+Debug = Annotated[
+    bool, typer.Option("--debug", help="Show tracebacks; a failing sample ends the run.", callback=_set_debug)
+]
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """An error of ours is one line on stderr and exit code 2; ctrl-C is one line and 130."""
+    try:
+        yield
+    except AvflowError as error:
+        if state["debug"]:
+            raise
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
+        raise typer.Exit(130) from None
+
+
+def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str, Any] | str]]) -> None:
+    """A line a sample, and their sum. `estimates`: (id, its cost as cost.walks_cost gives it, or why there is none)."""
+    width = min(60, max(len(i) for i in ids))
+    typer.echo(f"{'sample':<{width}} {'tokens':>8} {'rows':>10} {'GFLOP':>12} {'walks':>6} {'ratio':>7}")
+    total, failed = {"tokens": 0, "rows": 0, "flops": 0.0, "walks": 0}, 0
+    for sample_id, found in estimates:
+        if isinstance(found, str):
+            failed += 1
+            typer.echo(f"{sample_id:<{width}} failed: {' '.join(found.split())}")
+            continue
+        typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
+        total = {key: value + found[key] for key, value in total.items()}
+    typer.echo(_estimate_line("total", total, width))
+    typer.echo("rows: over all layers; ratio: to those of one clean forward. Nothing was run.")
+    if failed:
+        typer.echo(f"error: {failed} samples failed", err=True)
+        raise typer.Exit(1)
+
+
+def _estimate_line(name: str, values: dict, width: int) -> str:
+    numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
+    return f"{name:<{width}} {numbers}"

@@ -1,0 +1,175 @@
+"""Several runs side by side (models, sizes, tasks), from their rows alone: a table, figures, one page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from . import plots
+from .errors import InputError
+from .files import make_folder, write_whole, writing
+from .path_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
+from .report import html_figure, html_page, html_table
+from .results import mean_change, paths_of, read, select
+from .runs import read_records
+
+_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
+_DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)))
+
+
+@dataclass
+class ComparedRun:
+    """A run in a comparison. table: its rows. records: of its samples."""
+
+    name: str
+    model: str
+    table: pa.Table
+    records: list[dict[str, Any]]
+    finished: bool
+
+    @property
+    def last_layer(self) -> int:
+        return pc.max(self.table["layer"]).as_py() or 0
+
+
+def read_runs(folders: Sequence[str | Path], which: str = "all") -> list[ComparedRun]:
+    """The runs, each under the shortest name that tells it from the others."""
+    folders = [Path(folder) for folder in folders]
+    if len(set(folder.absolute() for folder in folders)) < len(folders):
+        raise InputError("a run folder is given twice: compare each with the others once")
+    runs = []
+    for folder, name in zip(folders, _names(folders), strict=True):
+        results = read(folder)
+        model = str((results.meta.get("config") or {}).get("model", ""))
+        table = select(results.table, which)
+        runs.append(ComparedRun(name, Path(model).name or model, table, read_records(folder), results.meta["finished"]))
+    return runs
+
+
+def _names(folders: list[Path]) -> list[str]:
+    for parts in range(1, max(len(f.absolute().parts) for f in folders) + 1):
+        names = ["/".join(f.absolute().parts[-parts:]) for f in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(f.absolute()) for f in folders]
+
+
+def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """One row per run, task ("all" first) and path: how many samples, how many right, where the path is strongest.
+
+    accuracy: share of the samples asked for that the clean model answers right, or None where that is not recorded;
+    of one task, of those that were swept. change_percent: mean over samples, at `layer`. depth: layer / last layer.
+    """
+    out = []
+    for run in runs:
+        tasks = sorted({t for t in pc.unique(run.table["task"]).to_pylist() if t})
+        for task in ["all", *(tasks if len(tasks) > 1 else [])]:
+            table = run.table if task == "all" else run.table.filter(pc.equal(run.table["task"], task))
+            means = mean_change(table, resamples=1)
+            samples, accuracy = _accuracy(run, table, task)
+            for path in paths_of(table):
+                rows = means.filter(pc.equal(means["knockout"], path)).to_pylist()
+                top = max(rows, key=lambda r: abs(r["mean"])) if rows else None
+                out.append(
+                    {
+                        "run": run.name,
+                        "model": run.model,
+                        "task": task,
+                        "samples": samples,
+                        "accuracy": accuracy,
+                        "path": path,
+                        "layer": top and top["layer"],
+                        "depth": top and round(top["layer"] / max(1, run.last_layer), 3),
+                        "change_percent": top and round(top["mean"], 4),
+                    }
+                )
+    return out
+
+
+def _accuracy(run: ComparedRun, table: pa.Table, task: str) -> tuple[int, float | None]:
+    ids = set(pc.unique(table["prompt"]).to_pylist())
+    known = [r["correct"] for r in run.records if r.get("correct") is not None and (task == "all" or r["id"] in ids)]
+    return len(ids), round(sum(known) / len(known), 4) if known else None
+
+
+def compare_path(
+    runs: Sequence[ComparedRun], path: str, *, relative: bool = True, confidence: float = 0.95, ax: Axes | None = None
+) -> tuple[Figure, Axes]:
+    """One path in several runs: mean change (%) over the layer, a line and a band per run.
+
+    relative: the layer as a share of the run's last layer, so that models of several depths fit one axis.
+    """
+    with mpl.rc_context(plots.STYLE):
+        if ax is None:
+            figure = Figure(figsize=(6.0, 3.1), layout="constrained")
+            ax = figure.subplots()
+        ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+        for number, run in enumerate(runs):
+            rows = run.table.filter(pc.equal(run.table["knockout"], path))
+            means = mean_change(rows, confidence=confidence).sort_by("layer")
+            if not means.num_rows:
+                continue
+            x = means["layer"].to_numpy() / (max(1, run.last_layer) if relative else 1)
+            low, high = (pc.cast(means[name], pa.float64()).to_numpy() for name in ("low", "high"))
+            style = {
+                "color": _COLORS[number % len(_COLORS)],
+                "linestyle": _DASHES[number // len(_COLORS) % len(_DASHES)],
+            }
+            ax.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
+            marker = "o" if len(x) == 1 else None
+            label = f"{run.name} ({np.max(means['samples'].to_numpy())})"
+            ax.plot(x, means["mean"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+        ax.set_title(path_label(path), loc="left")
+        ax.set_xlabel("Layer / last layer (window centre)" if relative else "Layer (window centre)")
+        ax.set_ylabel("Change in answer probability (%)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title="run (samples)")
+    return ax.figure, ax
+
+
+def compare(folders: Sequence[str | Path], out: str | Path, *, which: str = "all", title: str = "Runs") -> list[Path]:
+    """Write comparison.csv, comparison.html and a figure per path (PNG and PDF) into `out`; returns the files made.
+
+    Raises:
+        InputError: fewer than two runs, one that cannot be read, or no path with a value in any.
+    """
+    if len(folders) < 2:
+        raise InputError("give two or more run folders to compare")
+    runs, out = read_runs(folders, which), Path(out)
+    valued = [run.table.filter(pc.is_valid(run.table["change_percent"])) for run in runs]
+    paths = list(dict.fromkeys(path for table in valued for path in paths_of(table)))
+    if not paths:
+        raise InputError("nothing to compare: no row of these runs has a value")
+    relative = len({run.last_layer for run in runs}) > 1
+    make_folder(out)
+    rows = comparison_rows(runs)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(out / "comparison.csv", text.getvalue().encode())
+    made, shown = [out / "comparison.csv"], []
+    with writing(out / "figures"):
+        for number, path in enumerate(paths):
+            figure, _ = compare_path(runs, path, relative=relative)
+            files = plots.save(figure, out / "figures" / f"compare_{number:02d}")
+            made += files
+            shown.append((path, files[0]))
+    parts = [f"<h1>{escape(title)}</h1>"]
+    parts += [f"<p><strong>{escape(run.name)} is not finished.</strong></p>" for run in runs if not run.finished]
+    parts += [html_figure(path, png) for path, png in shown]
+    cells = [["" if value is None else escape(str(value)) for value in row.values()] for row in rows]
+    parts += ["<h2>Strongest mean change of every path</h2>", html_table([k.replace("_", " ") for k in rows[0]], cells)]
+    write_whole(out / "comparison.html", html_page(title, parts).encode())
+    return [*made, out / "comparison.html"]

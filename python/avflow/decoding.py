@@ -1,0 +1,120 @@
+"""Forwards that read nothing but answer tokens: every layer takes all rows, and one problem serves a whole generation.
+
+The problem has room for keys to come (its capacity), and the rows' orders travel with each call. So a step builds
+nothing, and torch.compile sees fixed shapes: its graph takes the orders from the cache's own counter on the device.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from avflow_ext import AttentionProblem
+
+from .attention import attention
+from .conversation import STATE, Conversation
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .tracking import Tracker
+
+SPARE = 256  # keys more than there are now, at least; a cache that outgrows them gets a new problem
+
+
+class Step:
+    """The attention of one forward. `layers`: per layer its problem and the semantics of its cuts."""
+
+    def __init__(self, layers: list[tuple[AttentionProblem, str]], order: torch.Tensor) -> None:
+        self.layers, self.order = layers, order  # order: int32 [batch * rows]
+
+    def __call__(self, module, q, k, v, mask, scale):
+        batch, heads, rows, d = q.shape
+        problem, semantics = self.layers[module.layer_idx]
+        q = q.transpose(1, 2).reshape(batch * rows, heads, d)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # [batch, slots, kv_heads, d]; a cache's own memory
+        out = attention(q, k, v, problem, scale=scale, semantics=semantics, row_order=self.order).out
+        return out.view(batch, rows, heads, d)
+
+
+def prepare(tracker: Tracker, state: Conversation, rows: int, slots: int | None = None) -> list:
+    """Per layer the problem for `rows` answer tokens per sequence, and the semantics of its cuts.
+
+    slots: keys per sequence that every layer's cache has memory for; None where it grows.
+    """
+    found = state.plans.get(rows)
+    if found is not None and found[0] == tracker.version and state.tail + rows <= found[1]:
+        return found[2]
+    made: dict[Any, AttentionProblem] = {}
+    layers = []
+    room = state.tail + rows + SPARE if slots is None else slots
+    for layer in range(tracker.model.n_layers):
+        cuts, semantics = tracker.cuts(layer)
+        key = (state.segment(layer), cuts)
+        if key not in made:
+            held = state.physical(layer) - state.tail
+            capacity = slots if slots is not None else -(-(held + room) // SPARE) * SPARE
+            made[key] = state.growing_problem(key[0], rows, cuts, capacity)
+        # Packed here, since a compiled forward cannot.
+        ratio, device = tracker.model.n_heads // tracker.model.n_kv_heads, tracker.model.device
+        made[key].packed(ratio, semantics, device.type)
+        if device.type == "cuda":
+            made[key].packed_on(device, ratio, semantics)
+        layers.append((made[key], semantics))
+    state.plans[rows] = (tracker.version, room, layers)
+    return layers
+
+
+class Decoding:
+    """A forward of answer tokens, run by Python. It stands where a `Forward` does."""
+
+    def __init__(self, tracker: Tracker, cache: Any, state: Conversation, new: int, ids: torch.Tensor | None) -> None:
+        self.tracker, self.cache, self.state, self.new, self.ids = tracker, cache, state, new, ids
+        self.step: Step | None = None
+
+    def begin(self, mask: Any) -> None:
+        past = len(self.state)
+        order = torch.arange(past, past + self.new, dtype=torch.int32, device=self.tracker.model.device)
+        slots = self.cache.layers[0].get_max_length()
+        layers = prepare(self.tracker, self.state, self.new, slots if slots > 0 else None)
+        self.step = Step(layers, order.repeat(self.state.batch))
+
+    def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        return None
+
+    def __call__(self, module, q, k, v, mask, scale):
+        held = self.state.physical(module.layer_idx) + self.new
+        if q.shape[2] != self.new or k.shape[2] < held:
+            raise InputError(
+                f"layer {module.layer_idx} runs {q.shape[2]} rows on {k.shape[2]} keys, expected are {self.new} and "
+                f"{held}: call model.hf (forward or generate), not a part of it"
+            )
+        return self.step(module, q, k, v, mask, scale)
+
+    def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
+        self.state.count_answers(self.new, self.ids)
+        self.state.rope_deltas = rope_deltas
+        cache.__dict__[STATE] = self.state
+
+
+def compiled_step(tracker: Tracker, kwargs: dict[str, Any]) -> Step:
+    """The same within torch.compile: nothing but tensors may change from step to step.
+
+    Raises:
+        InputError: no uncompiled forward has prepared the cache; compiled are only steps of one token.
+    """
+    cache, embeds, ids = kwargs.get("past_key_values"), kwargs.get("inputs_embeds"), kwargs.get("input_ids")
+    batch, rows = (embeds if ids is None else ids).shape[:2]
+    state = getattr(cache, STATE, None)
+    plan = None if state is None else state.plans.get(rows)
+    if plan is None or plan[0] != tracker.version:
+        raise InputError(
+            f"a compiled forward of {rows} tokens: within avflow.evict and avflow.knockout read the prompt uncompiled, "
+            "into a static cache; steps of one token may then be compiled (as generate does)"
+        )
+    state.unseen = True
+    # The first layer holds every token, so its counter is the order of the next.
+    first = cache.layers[0].cumulative_length
+    order = (first + torch.arange(rows, device=first.device)).to(torch.int32)
+    return Step(plan[2], order.repeat(batch))

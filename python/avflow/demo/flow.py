@@ -1,0 +1,92 @@
+"""The demo from end to end: questions, sweep, attention, lens, eviction plan, answers with and without it, one page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..sample import Sample
+from ..schedule import EvictionSchedule
+
+RANDOM_NOTE = "The demo model's weights are random: the figures show that the tool runs, and no finding."
+PLAN_GROUPS = ("video", "audio", "question_text")
+ANSWER_TOKENS = 4
+
+
+@dataclass
+class Demo:
+    """What was made. outcome: of the sweep. folders: of the page. untold: why a part of the page is not there."""
+
+    outcome: Any
+    folders: list[Path]
+    schedule: Path | None = None
+    untold: list[str] = field(default_factory=list)
+
+
+def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], debug: bool = False) -> Demo:
+    """Everything but the making of the files and of the page. made: as demo.make gives it.
+
+    An eviction plan needs a model that answers something right: where it does not, it is left out with the reason.
+    """
+    from ..job import SweepJob, run
+    from ..looking import LookJob, run_look
+
+    model, samples = made["checkpoint"], Path(made["samples"])
+    say("sweep: every path, cut at every layer ...")
+    # Every sample is swept, not only those answered correctly: a random model answers by chance.
+    job = SweepJob(model, samples, ["av_video"], window=made["window"], select="all")
+    demo = Demo(run(job, folder / "run", debug=debug), [folder / "run"])
+    if not demo.outcome.counts["ok"]:
+        return demo
+    for what in ("share", "lens"):
+        say(f"{what}: one clean pass a sample ...")
+        if run_look(LookJob(model, samples, what), folder / what, debug=debug).table.num_rows:
+            demo.folders.append(folder / what)
+    say("plan: every group, dropped after every layer ...")
+    schedule = None
+    try:
+        schedule = _plan(model, samples, folder, debug)
+        demo.folders.append(folder / "plan")
+        demo.schedule = folder / "schedule.json"
+    except InputError as error:
+        demo.untold.append(f"no eviction plan: {error}")
+    say("answers: with the schedule and without ...")
+    show_samples(model, samples, folder / "shown", schedule)
+    demo.folders.append(folder / "shown")
+    return demo
+
+
+def _plan(model: str, samples: Path, folder: Path, debug: bool) -> EvictionSchedule:
+    from ..eviction_plan import PlanRequest
+    from ..plan_job import PlanJob, run_plan
+
+    job = PlanJob(model, samples, PlanRequest(PLAN_GROUPS))
+    return run_plan(job, folder / "plan", folder / "schedule.json", debug=debug).schedule
+
+
+def show_samples(model: str, samples: Path, folder: Path, schedule: EvictionSchedule | None) -> None:
+    """One sample of every task into shown.json: its picture, its tokens, and its generated answers."""
+    from ..generating import generate
+    from ..models import load
+    from ..page.shown import answers, shown, write_shown
+
+    loaded = load(model, device="cpu", dtype="float32")
+    first: dict[str, Sample] = {}
+    for sample in Sample.read_jsonl(samples):
+        first.setdefault(sample.task, sample)
+    told = []
+    for sample in first.values():
+        prompt = loaded.prepare(sample)
+        told.append(shown(prompt, loaded))
+        if schedule is not None and schedule.steps:
+            if len(told) == 1:  # the first runs of a process are slow
+                generate(loaded, prompt, None, max_new_tokens=2)
+                generate(loaded, prompt, schedule, max_new_tokens=2)
+            told[-1]["answers"] = answers(
+                *(generate(loaded, prompt, s, max_new_tokens=ANSWER_TOKENS) for s in (None, schedule))
+            )
+    steps = None if schedule is None else {step.group: step.after for step in schedule.steps}
+    write_shown(folder, told, steps)

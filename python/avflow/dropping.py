@@ -1,0 +1,83 @@
+"""Takes keys and values out of a cache: with decode="drop", all that left, once the prompt has been read."""
+
+from __future__ import annotations
+
+from functools import cache as once
+from typing import Any
+
+import numpy as np
+import torch
+
+from avflow_ext import compact
+
+from .conversation import NEVER, Conversation
+from .errors import InputError
+
+
+@once
+def _short_layer() -> type:
+    """A DynamicLayer whose get_seq_length() also counts `missing` tokens that it no longer holds.
+
+    transformers takes positions, and what of a prompt is new, from the length of the first layer.
+    """
+    from transformers.cache_utils import DynamicLayer  # late: `import avflow` does without transformers
+
+    class ShortLayer(DynamicLayer):
+        missing = 0
+
+        def get_seq_length(self) -> int:
+            held = super().get_seq_length()
+            return held + self.missing if held else 0
+
+        def reset(self) -> None:
+            self.missing = 0
+            super().reset()
+
+    return ShortLayer
+
+
+def check_cache(cache: Any) -> None:
+    """Raises InputError where the cache's memory is not ours to free."""
+    from transformers.cache_utils import DynamicLayer
+
+    for layer in getattr(cache, "layers", ()):
+        if type(layer) not in (DynamicLayer, _short_layer()):
+            raise InputError(
+                f"decode='drop' frees nothing in a {type(layer).__name__}: use a DynamicCache, or decode='keep'"
+            )
+
+
+def take_back(layer: Any) -> None:
+    """Takes the last key of every sequence out of a cache layer."""
+    if isinstance(getattr(layer, "cumulative_length", None), torch.Tensor):
+        layer.cumulative_length.sub_(1)  # a static layer: the slot is written again
+    else:
+        layer.crop(-1)
+
+
+def drop(cache: Any, state: Conversation) -> None:
+    """Frees what left, and the padding, in all layers of the cache; `state` says afterwards what remains."""
+    layers = cache.layers
+    keeps: list[torch.Tensor | None] = []
+    sequence = np.arange(state.batch)[:, None]
+    for segment, columns in enumerate(state.columns):
+        safe = np.maximum(columns, 0)
+        held = (columns >= 0) & state.real[sequence, safe]
+        stay = held & (state.gone[sequence, safe] == NEVER)
+        most = int(stay.sum(1).max())
+        if most == columns.shape[1] and np.array_equal(stay, held):
+            keeps.append(None)
+            continue
+        keep = np.full((state.batch, most), -1, np.int32)
+        for b in range(state.batch):
+            at = np.flatnonzero(stay[b])
+            keep[b, most - len(at) :] = at
+        state.columns[segment] = np.where(keep >= 0, columns[sequence, np.maximum(keep, 0)], -1).astype(np.int32)
+        keeps.append(torch.from_numpy(keep))
+    for number, layer in enumerate(layers):
+        keep = keeps[state.segment(number)]
+        if keep is not None:
+            keep = keep.to(layer.keys.device)
+            layer.keys, layer.values = compact(layer.keys, keep), compact(layer.values, keep)
+    layers[0].__class__ = _short_layer()
+    layers[0].missing = len(state) - state.columns[0].shape[1]

@@ -1,0 +1,78 @@
+"""`avflow.evict`: tokens leave mid-network in the model's own forward and generate, while a `with` block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from .boundary import boundary_norm
+from .compat import attributes
+from .errors import InputError
+from .models.base import Model
+from .schedule import EvictionSchedule
+from .tracking import tracking
+
+DECODE = ("keep", "drop")
+
+
+@contextmanager
+def evict(
+    model: Model,
+    schedule: EvictionSchedule | Mapping[str, int] | Sequence[Any],
+    decode: str = "keep",
+    groups: Sequence[Any] | None = None,
+    items: Sequence[Any] | None = None,
+) -> Iterator[None]:
+    """Within the block, tokens leave `model.hf(...)` and `model.hf.generate(...)` as the schedule says; no gradients.
+
+    After the layer that a step names, the rows of its group are gone: later layers compute and cache only the others,
+    at their original positions. That equals, exactly, a knockout of the group to all others in all later layers.
+
+    Args:
+        schedule: an EvictionSchedule, or what it is made of.
+        decode: "keep": tokens that come later (the answer, the next turn) still see the tokens that left, in the layers
+            that these passed; exact in the sense above. "drop": once the prompt is read, their keys and values are
+            freed in all layers. That saves memory in the early layers too, and changes the numbers: for the answer's
+            tokens after the first, and for later turns, it is as if the group were cut in every layer. The first
+            token of the answer is the same either way.
+        groups, items: as for `avflow.knockout`.
+
+    What differs from a plain run:
+        generate: gives logits of the prompt's last position and of what follows, no others.
+        forward: logits are those of the rows that stayed, aligned to the right where the sequences of a batch keep
+            different numbers; logits[:, -1] predicts the next token. `labels=` is an error, and hidden states
+            (output_hidden_states) have fewer rows in later layers.
+        cache: later layers are shorter, so go on with it in a block with the same schedule. It remembers what it holds:
+            several conversations may take turns. get_seq_length() counts all tokens read, also those that left.
+
+    New media in a later turn leave after the same layers. Batches with padding, beams, sampling, assisted and
+    prompt-lookup decoding, static caches, and chunked prefill (not with policies that need scores) work; with
+    decode="drop" the cache must be a plain DynamicCache.
+
+    Raises:
+        InputError: a schedule that does not fit the model, a group that the prompt lacks, a prompt whose last token
+            would leave, a cache filled without eviction or under another schedule.
+        UnsupportedModelError: a decoder that is not plain causal attention.
+    """
+    if not isinstance(schedule, EvictionSchedule):
+        schedule = EvictionSchedule(schedule)
+    schedule.check(model)
+    if decode not in DECODE:
+        raise InputError(f"decode = {decode!r}: pass one of {', '.join(DECODE)}")
+    with tracking(model, groups, items) as tracker:
+        if tracker.schedule is not None:
+            raise InputError("avflow.evict within avflow.evict: put all steps into one schedule")
+        first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
+        handles = []
+        try:
+            for layer in model.layers[first:]:
+                handles.append(layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True))
+            norms = {end + 1: boundary_norm(model.layers[end + 1]) for end in schedule.layers}
+            norms = {layer: norm for layer, norm in norms.items() if norm is not None}
+            here = [(tracker, "schedule", schedule), (tracker, "decode", decode), (tracker, "norms", norms)]
+            with attributes([*here, *((norm.norm, "forward", norm) for norm in norms.values())]):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()

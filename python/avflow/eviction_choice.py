@@ -1,0 +1,162 @@
+"""From measured answers to a schedule: for each group the earliest layer that does no harm, then all groups together.
+
+An accuracy drop is the share of prompts answered correctly by the clean run, less that with the tokens gone. Its
+interval is a percentile bootstrap over prompts, paired: a resample takes a prompt's clean and evicted answer together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from .errors import InputError
+from .eviction_walks import Answered
+from .results import bootstrap
+
+RESAMPLES = 2000
+# One row per group and layer after which it leaves.
+SCHEMA = pa.schema(
+    [
+        ("group", pa.string()),
+        ("layer", pa.int32()),  # the last that sees the group, 0-based
+        ("accuracy_clean", pa.float64()),  # share of prompts answered correctly
+        ("accuracy", pa.float64()),  # the same without the group
+        ("change", pa.float64()),  # the second less the first
+        ("change_low", pa.float64()),  # its paired bootstrap interval; null where there is one prompt only
+        ("change_high", pa.float64()),
+        ("p_clean", pa.float64()),  # mean probability of the right answer
+        ("mean_p", pa.float64()),  # the same without the group
+        ("p_low", pa.float64()),
+        ("p_high", pa.float64()),
+        ("mean_logp_change", pa.float64()),  # natural log, all tokens of the answer
+        ("prompts", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What an eviction may cost.
+
+    Args:
+        max_accuracy_drop: share of all prompts, 0 <= drop < 1.
+        strict: the upper end of the drop's interval must be within it, not only the drop itself.
+        confidence: of the intervals. seed: of the resamples.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    max_accuracy_drop: float = 0.0
+    strict: bool = False
+    confidence: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        drop = self.max_accuracy_drop
+        if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < 1:
+            raise InputError(f"max_accuracy_drop = {drop!r}: pass a share of the prompts, such as 0.01 for one percent")
+        if not 0 < self.confidence < 1:
+            raise InputError(f"confidence = {self.confidence!r}: pass a share between 0 and 1, such as 0.95")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"seed = {self.seed!r}: pass an integer from 0 on")
+
+    def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt."""
+        return bootstrap(values, self.confidence, RESAMPLES, self.seed)[:3]
+
+    def holds(self, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
+        """bool [columns] from bool [prompts] of the clean run, bool [prompts, columns] of the others."""
+        mean, low, _ = self.interval(change(clean, correct))
+        drop = -np.where(np.isnan(low), mean, low) if self.strict else -mean
+        return drop <= self.max_accuracy_drop + 1e-12
+
+
+def change(clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """Per prompt 1 (now right), 0 or -1 (now wrong): float64 [prompts, columns]."""
+    return correct.astype(np.float64) - clean[:, None]
+
+
+@dataclass
+class Trials:
+    """Answers of all prompts under the schedules of one request, as arrays."""
+
+    ids: list[str]
+    tasks: list[str]
+    tokens: np.ndarray  # int64 [prompts]
+    logp_clean: np.ndarray  # float64 [prompts]
+    clean: np.ndarray  # bool [prompts], answered correctly
+    logp: np.ndarray  # float64 [prompts, schedules]
+    correct: np.ndarray  # bool [prompts, schedules]
+
+    @classmethod
+    def of(cls, answered: Sequence[Answered]) -> Trials:
+        return cls(
+            ids=[a.prompt for a in answered],
+            tasks=[a.task for a in answered],
+            tokens=np.array([a.tokens for a in answered], np.int64),
+            logp_clean=np.array([a.logp_clean for a in answered]),
+            clean=np.array([a.correct_clean for a in answered], bool),
+            logp=np.stack([a.logp for a in answered]),
+            correct=np.stack([a.correct for a in answered]),
+        )
+
+    @property
+    def mean_logp_change(self) -> np.ndarray:
+        """float64 [schedules]"""
+        return (self.logp - self.logp_clean[:, None]).mean(0)
+
+
+def table_of(trials: Trials, grid: Sequence[tuple[str, int]], tolerance: Tolerance) -> pa.Table:
+    """The table in SCHEMA. grid: (group, layer) of every schedule of the trials."""
+    mean, low, high = tolerance.interval(change(trials.clean, trials.correct))
+    p, p_low, p_high = tolerance.interval(np.exp(trials.logp))
+    columns = {
+        "group": [group for group, _ in grid],
+        "layer": [layer for _, layer in grid],
+        "accuracy_clean": [trials.clean.mean()] * len(grid),
+        "accuracy": trials.correct.mean(0),
+        "change": mean,
+        "change_low": low,
+        "change_high": high,
+        "p_clean": [np.exp(trials.logp_clean).mean()] * len(grid),
+        "mean_p": p,
+        "p_low": p_low,
+        "p_high": p_high,
+        "mean_logp_change": trials.mean_logp_change,
+        "prompts": [len(trials.ids)] * len(grid),
+    }
+    return pa.table([pa.array(columns[f.name], f.type, from_pandas=True) for f in SCHEMA], schema=SCHEMA)
+
+
+def earliest(layers: Sequence[int], holds: np.ndarray) -> int | None:
+    """The first of the layers (ascending) from which on the tolerance holds at every one: no dip between is skipped.
+
+    holds: bool [layers]. None where not even the last will do.
+    """
+    bad = np.flatnonzero(~holds)
+    first = 0 if len(bad) == 0 else int(bad[-1]) + 1
+    return layers[first] if first < len(layers) else None
+
+
+def ladder(chosen: dict[str, int], loss: dict[str, dict[int, float]], layers: Sequence[int]) -> list[dict[str, int]]:
+    """Joint schedules to try in turn, from what each group would take alone to nothing evicted at all.
+
+    From one to the next, the group that loses most leaves at the next later of the layers; after the last it stays.
+
+    Args:
+        chosen: {group: layer}. loss: {group: {layer: mean log-probability lost when it alone leaves after that layer}}.
+    """
+    rungs, at = [dict(chosen)], dict(chosen)
+    while at:
+        worst = max(at, key=lambda group: (loss[group][at[group]], group))
+        later = [layer for layer in layers if layer > at[worst]]
+        if later:
+            at = {**at, worst: later[0]}
+        else:
+            at = {group: layer for group, layer in at.items() if group != worst}
+        rungs.append(dict(at))
+    return rungs

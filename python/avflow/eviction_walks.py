@@ -1,0 +1,118 @@
+"""Many evictions of one prompt in one walk: what the answer becomes when these groups leave after those layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .capture import capture
+from .compat import check_layers
+from .errors import InputError
+from .models.base import Model
+from .plan import Walks
+from .policies import KeepNone
+from .prompt import Prompt
+from .runner import Runner
+from .schedule import EvictionSchedule
+from .walk_jobs import Eviction
+
+
+@dataclass
+class EvictionRequest:
+    """The schedules to try. memory: bytes for the packed rows of a walk; None: from what is free."""
+
+    schedules: Sequence[EvictionSchedule]
+    memory: int | None = None
+
+    def check(self, model: Model) -> None:
+        """Raises InputError for a schedule that the model, or a walk, cannot run."""
+        check_layers(model.text_model)
+        for schedule in self.schedules:
+            schedule.check(model)
+            for step in schedule.steps:
+                if not isinstance(step.keep, KeepNone):
+                    raise InputError(f"{step.keep}: walks measure groups that leave whole (KeepNone)")
+
+    def plan(self, model: Model, prompts: Sequence[Prompt]) -> EvictionWalks:
+        return EvictionWalks(model, prompts, self)
+
+
+class EvictionWalks(Walks):
+    """A job for every prompt and schedule; None for a schedule without steps, which is the clean run."""
+
+    def __init__(self, model: Model, prompts: Sequence[Prompt], request: EvictionRequest) -> None:
+        request.check(model)
+        self.schedules = request.schedules
+        self.of: list[list[Eviction | None]] = []  # [prompts][schedules]
+        super().__init__(model, prompts, memory=request.memory)
+
+    def _make_jobs(self) -> Iterator[Eviction]:
+        leave = [self._leave(schedule) for schedule in self.schedules]
+        for number, columns in enumerate(self.columns):
+            self._check_present(number, np.bincount(columns.group, minlength=64).astype(bool))
+            self.of.append([Eviction.of(number, one) if one else None for one in leave])
+            yield from (job for job in self.of[-1] if job)
+
+    def _leave(self, schedule: EvictionSchedule) -> dict[int, int]:
+        """{layer: word of the groups that leave after it}."""
+        words: dict[int, int] = {}
+        for step in schedule.steps:
+            words[step.after] = words.get(step.after, 0) | self.model.groups.expand(step.group)
+        return words
+
+    def _check_present(self, number: int, present: np.ndarray) -> None:
+        """present: bool [64]. A group without a token would look as if dropping it were harmless."""
+        groups = self.model.groups
+        for name in dict.fromkeys(step.group for schedule in self.schedules for step in schedule.steps):
+            if not any(present[groups[member]] for member in groups.members(name)):
+                there = ", ".join(n for n in groups.names if present[groups[n]])
+                raise InputError(
+                    f"prompt {self.prompts[number].id!r} has no token of group {name!r} (it has {there}): leave the "
+                    "group, or the prompt, out"
+                )
+
+
+@dataclass
+class Answered:
+    """One prompt, clean and under every schedule of a request."""
+
+    prompt: str
+    task: str
+    tokens: int
+    logp_clean: float  # natural log of the answer's probability, all its tokens
+    correct_clean: bool
+    logp: np.ndarray  # float64 [schedules]
+    correct: np.ndarray  # bool [schedules]
+
+
+def try_schedules(
+    model: Model, prompts: Sequence[Prompt], request: EvictionRequest, tick: Callable[[float], None] | None = None
+) -> list[Answered]:
+    """Runs every schedule on prompts that share walks.
+
+    tick: called after each layer, with the share of the work that it was.
+
+    Raises:
+        InputError: a prompt without a token of a group, or schedules that do not fit the model.
+    """
+    plan = request.plan(model, prompts)
+    runner = Runner(plan, [capture(model, p) for p in prompts], tick)
+    for layout in plan.layouts:
+        runner.run(layout)
+    out = []
+    for number, prompt in enumerate(prompts):
+        said = [runner.clean[number] if job is None else runner.cut[job] for job in plan.of[number]]
+        out.append(
+            Answered(
+                prompt=prompt.id,
+                task=prompt.task,
+                tokens=len(prompt),
+                logp_clean=sum(runner.clean[number].logp),
+                correct_clean=runner.correct(number),
+                logp=np.array([sum(answer.logp) for answer in said], np.float64),
+                correct=np.array([runner.correct(number, job) for job in plan.of[number]], bool),
+            )
+        )
+    return out

@@ -1,0 +1,231 @@
+"""One forward of the decoder: its rows, where they leave, and its layers' attention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from avflow_ext import AttentionProblem
+
+from .attention import attention
+from .boundary import gather_hidden, take
+from .conversation import STATE, Conversation
+from .dropping import check_cache, drop, take_back
+from .errors import InputError
+from .policies import TopK, View
+from .scores import Scored
+
+if TYPE_CHECKING:
+    from .tracking import Tracker
+
+
+def padding(mask: Any, what: str) -> torch.Tensor | None:
+    """The 2-D padding mask as bool [batch, keys] on the CPU, or None where there is no padding.
+
+    Raises:
+        InputError: a mask with two sequence dimensions, which the op has no use for.
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention")
+    if mask is None:
+        return None
+    if mask.dim() != 2:
+        raise InputError(
+            f"attention_mask has shape {tuple(mask.shape)}: {what} takes a 2-D padding mask [batch, tokens]"
+        )
+    return mask.bool().cpu()
+
+
+class Forward:
+    """Its rows are the last `new` columns of `state`, which the cache takes over only once all layers have run."""
+
+    def __init__(self, tracker: Tracker, cache: Any, state: Conversation, new: int, ends_prompt: bool) -> None:
+        self.tracker, self.cache, self.state, self.new, self.ends_prompt = tracker, cache, state, new, ends_prompt
+        # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
+        # they are int64 [batch, m] (None: all of them); what the decoder passes to every layer, gathered.
+        self.rows: list[np.ndarray] = []
+        self.index: list[torch.Tensor | None] = []
+        self.gathered: dict[tuple[int, str], torch.Tensor] = {}
+        self.problems: dict[Any, AttentionProblem] = {}
+        self.scored: dict[int, Scored] = {}  # by layer
+        self.blank: list[int] = []  # segments that run on a row of padding only
+
+    def begin(self, mask: Any) -> None:
+        """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
+        state, past = self.state, len(self.state) - self.new
+        if self.tracker.decode == "drop" and self.cache is not None:
+            check_cache(self.cache)
+        seen = padding(mask, self.tracker.what)
+        if seen is not None:
+            seen = seen[:, past : len(state)].numpy()
+            state.real[:, past : past + seen.shape[1]] &= seen
+        rows = np.repeat(np.arange(past, len(state), dtype=np.int32)[None], state.batch, 0)
+        self._enter(0, rows, None)
+        self._check_scores()
+        for segment in range(len(state.ends)):
+            if any(s.after == state.ends[segment] and getattr(s.keep, "uses_scores", True) for s in state.steps):
+                break  # these wait for the layer's attention
+            self._leave(segment)
+
+    def _enter(self, segment: int, rows: np.ndarray, index: torch.Tensor | None) -> None:
+        self.rows.append(rows)
+        self.index.append(index)
+        self.state.enter(segment, rows)
+
+    # --- leaving ------------------------------------------------------------------------------------------------------
+
+    def _candidates(self, step: Any, b: int, rows: np.ndarray) -> np.ndarray:
+        """Positions among the rows of sequence b that belong to the step's group."""
+        table = self.tracker.model.groups.table(self.tracker.model.groups.expand(step.group))
+        columns = np.maximum(rows[b], 0)
+        return np.flatnonzero((rows[b] >= 0) & self.state.real[b, columns] & table[self.state.group[b, columns]])
+
+    def _check_scores(self) -> None:
+        table = self.tracker.model.groups.table(self.tracker.model.groups.expand("question"))
+        for step in self.state.steps:
+            if not isinstance(step.keep, TopK):
+                continue
+            leaving = [b for b in range(self.state.batch) if len(self._candidates(step, b, self.rows[0]))]
+            if leaving and not self.ends_prompt:
+                raise InputError(f"{step.keep} needs the attention of the prompt's end: read the prompt in one forward")
+            new = slice(len(self.state) - self.new, None)
+            asking = (table[self.state.group] & self.state.real)[:, new]
+            if step.keep.by == "question" and any(not asking[b].any() for b in leaving):
+                raise InputError(f"{step.keep}: the prompt has no token of 'question': use by='last'")
+
+    def _leave(self, segment: int) -> None:
+        """Decides which rows go on into segment + 1."""
+        state, rows, end = self.state, self.rows[segment], self.state.ends[segment]
+        columns = np.maximum(rows, 0)
+        sequence = np.arange(state.batch)[:, None]
+        real = (rows >= 0) & state.real[sequence, columns]  # [batch, m]
+        stay = real.copy()
+        for step in state.steps:
+            if step.after != end:
+                continue
+            for b in range(state.batch):
+                at = self._candidates(step, b, np.where(stay, rows, -1))
+                if not len(at):
+                    continue
+                scored = self.scored.get(end)
+                view = View(
+                    items=state.item[b, rows[b, at]],
+                    orders=rows[b, at],
+                    scores=lambda by, b=b, at=at, scored=scored: scored(b, at, by),
+                )
+                kept = np.asarray(step.keep.select(view))
+                if kept.dtype != bool or kept.shape != at.shape:
+                    raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
+                stay[b, at[~kept]] = False
+        self._check_end(real, stay, rows, end)
+        state.gone = state.gone.copy()
+        for b in range(state.batch):
+            state.gone[b, rows[b, real[b] & ~stay[b]]] = end
+        if np.array_equal(stay, real):  # nothing leaves, padding goes on too
+            return self._enter(segment + 1, rows, None)
+        most = int(stay.sum(1).max())
+        if not most:  # of a chunk; transformers' layers need a row: one of padding runs along, and is taken back
+            self.blank.append(segment + 1)
+            most = 1
+        index = np.full((state.batch, most), -1, np.int64)
+        for b in range(state.batch):  # the last row stays the last: sequences with fewer rows are padded on the left
+            at = np.flatnonzero(stay[b])
+            index[b, most - len(at) :] = at
+        kept = np.where(index >= 0, rows[sequence, np.maximum(index, 0)], -1)
+        self._enter(segment + 1, kept, torch.from_numpy(index))
+
+    def _check_end(self, real: np.ndarray, stay: np.ndarray, rows: np.ndarray, end: int) -> None:
+        """What predicts the next token must not leave."""
+        if not self.ends_prompt:
+            return
+        for b in range(len(real)):
+            last = np.flatnonzero(real[b])[-1:]
+            if len(last) and not stay[b, last[0]]:
+                name = self.tracker.model.groups.names[self.state.group[b, rows[b, last[0]]]]
+                rest = "nothing remains" if not stay[b].any() else "no answer could be predicted"
+                raise InputError(
+                    f"the prompt's last token is of group {name!r}, which leaves after layer {end}: {rest}. End the "
+                    "prompt with a token that stays, such as the group 'last'"
+                )
+
+    def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        """The layer's arguments, for the rows that are left."""
+        layer = module.self_attn.layer_idx
+        segment = self.state.segment(layer)
+        if segment == 0:
+            return None
+        first = layer == self.state.ends[segment - 1] + 1
+        if first and len(self.rows) == segment:
+            self._leave(segment - 1)
+            self.scored.clear()
+        kwargs = dict(kwargs)
+        if first and self.index[segment] is not None:
+            index = self.index[segment]
+            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = gather_hidden(self.tracker.norms.get(layer), hidden, index)  # [batch, m, D]
+            if args:
+                args = (hidden, *args[1:])
+            else:
+                kwargs["hidden_states"] = hidden
+        kwargs["attention_mask"] = None  # the problem says who sees whom
+        for name, dim in (("position_embeddings", -2), ("position_ids", -1)):
+            value = kwargs.get(name)
+            if isinstance(value, tuple):
+                kwargs[name] = tuple(self._gather(segment, f"{name}{i}", part, dim) for i, part in enumerate(value))
+            elif value is not None:
+                kwargs[name] = self._gather(segment, name, value, dim)
+        return args, kwargs
+
+    def _gather(self, segment: int, name: str, value: torch.Tensor, dim: int) -> torch.Tensor:
+        """What belongs to the first segment's rows [..., n (, d)], for the rows of this one."""
+        if segment == 0 or all(index is None for index in self.index[1 : segment + 1]):
+            return value
+        if (segment, name) not in self.gathered:
+            value = self._gather(segment - 1, name, value, dim)
+            index = self.index[segment]
+            if index is not None:
+                value = take(value, index.clamp(min=0), value.dim() + dim)
+            self.gathered[segment, name] = value
+        return self.gathered[segment, name]
+
+    # --- attention ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, module, q, k, v, mask, scale):
+        batch, heads, rows, d = q.shape
+        layer, state = module.layer_idx, self.state
+        segment = state.segment(layer)
+        n = state.physical(layer)
+        if segment >= len(self.rows) or rows != self.rows[segment].shape[1] or k.shape[2] < n:
+            raise InputError(
+                f"layer {layer} runs {rows} rows on {k.shape[2]} keys, but {self.new} of {len(state)} tokens are "
+                "labelled: call model.hf (forward or generate), not a part of it"
+            )
+        cuts, semantics = self.tracker.cuts(layer)
+        if (segment, cuts) not in self.problems:
+            self.problems[segment, cuts] = state.problem(segment, rows, cuts)
+        problem = self.problems[segment, cuts]
+        # A static cache is longer than what it holds: its tail is left out.
+        q = q.transpose(1, 2).reshape(batch * rows, heads, d)
+        k, v = (t[:, :, :n].transpose(1, 2) for t in (k, v))  # [batch, n, kv_heads, d], not copied
+        wanted = any(s.after == layer and getattr(s.keep, "uses_scores", True) for s in state.steps)
+        result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
+        if wanted:
+            scale = d**-0.5 if scale is None else scale
+            question = self.tracker.model.groups.expand("question")
+            self.scored[layer] = Scored(q, k, result.lse, problem, scale, question)
+        return result.out.view(batch, rows, heads, d)
+
+    def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
+        """After the last layer: the cache holds the new tokens."""
+        self.state.rope_deltas = rope_deltas
+        for segment in self.blank:
+            self.state.columns[segment] = self.state.columns[segment][:, :-1]
+        for number, layer in enumerate(cache.layers):
+            if self.state.segment(number) in self.blank:
+                take_back(layer)
+        if self.tracker.decode == "drop" and self.ends_prompt:
+            drop(cache, self.state)
+        cache.__dict__[STATE] = self.state

@@ -1,0 +1,108 @@
+"""An open question answered by generate(), with or without an eviction schedule, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .answering import Clock, cache_bytes, forward_inputs
+from .compat import kept_state
+from .errors import InputError
+from .evict import evict
+from .models.base import Model
+from .prompt import Prompt
+from .sample import Sample
+from .schedule import PRESETS, EvictionSchedule
+
+
+@dataclass
+class Generated:
+    """One answer."""
+
+    text: str
+    ids: list[int]
+    prefill_seconds: float  # until the decoder has read the prompt, media encoders included
+    decode_seconds: float  # of all tokens after the first
+    kv_bytes: int  # keys and values cached at the end
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds a decoded token; None where there is the first one only."""
+        return self.decode_seconds / (len(self.ids) - 1) if len(self.ids) > 1 else None
+
+
+def read_schedule(name: str) -> EvictionSchedule:
+    """A preset's name, or a file.
+
+    Raises:
+        InputError: neither.
+    """
+    if name in PRESETS:
+        return EvictionSchedule.preset(name)
+    try:
+        return EvictionSchedule.load(name)
+    except InputError as error:
+        raise InputError(f"{error} (presets: {', '.join(PRESETS)})") from error
+
+
+def open_sample(question: str, options: Sequence[str] | None = None, **media: Any) -> Sample:
+    """A question whose answer nobody knows yet. media: video, audio, image, use_audio_in_video of a Sample.
+
+    Raises:
+        InputError: no medium, one option only.
+    """
+    # Sample and Prompt hold the answer that is watched; here none is, and check_open sees that no label depends on it.
+    return Sample(
+        id="question", question=question, options=list(options or ()) or None, answer=(options or "?")[0], **media
+    )
+
+
+def check_open(model: Model, schedule: EvictionSchedule) -> None:
+    """Raises InputError for a schedule that needs to know the right answer."""
+    for step in schedule.steps:
+        named = set(model.groups.members(step.group))
+        for kind in ("option", "candidate"):
+            both = {f"{kind}_correct", f"{kind}_incorrect"}
+            if named & both and not both <= named:
+                raise InputError(
+                    f"the schedule drops {step.group!r}: which {kind} is right nobody knows here; drop all {kind}s"
+                )
+
+
+def generate(
+    model: Model,
+    prompt: Prompt,
+    schedule: EvictionSchedule | None = None,
+    decode: str = "keep",
+    max_new_tokens: int = 32,
+) -> Generated:
+    """The most probable continuation of the prompt (greedy).
+
+    Args:
+        schedule, decode: as `avflow.evict` takes them; None: nothing leaves. The groups are the prompt's own.
+
+    Raises:
+        InputError: a schedule that does not fit, or that needs to know the right answer.
+    """
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens = {max_new_tokens!r}: pass an integer of at least 1")
+    if schedule is None:
+        return _generate(model, prompt, max_new_tokens)
+    check_open(model, schedule)
+    with evict(model, schedule, decode=decode, groups=prompt.groups, items=prompt.items):
+        return _generate(model, prompt, max_new_tokens)
+
+
+def _generate(model: Model, prompt: Prompt, max_new_tokens: int) -> Generated:
+    inputs = forward_inputs(model, prompt)
+    options: dict[str, Any] = dict(max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True)
+    with kept_state(model.hf), Clock(model) as clock:
+        out = model.hf.generate(**inputs, **options)
+        seconds = clock.read()
+    given = len(prompt) if prompt.input_ids is not None else 0  # from embeddings, generate gives the new ids alone
+    ids = out.sequences[0, given:].tolist()
+    tokenizer = getattr(model.processor, "tokenizer", model.processor)
+    text = model.text(ids) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=True)
+    prefill = clock.first_end
+    return Generated(text.strip(), ids, prefill, seconds - prefill, cache_bytes(out.past_key_values))

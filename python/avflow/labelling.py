@@ -1,0 +1,80 @@
+"""Group and item of every token of a batch: from its ids, by the model family, or as the user gave them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .errors import InputError
+from .models.base import Model
+from .schedule import Step
+
+if TYPE_CHECKING:
+    from .rules import Knockout
+
+
+def labels_from_ids(
+    model: Model, ids: torch.Tensor, mask: Any, grids: torch.Tensor | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of whole sequences by the family, from ids [batch, N]; padding gets group 0, nobody sees it.
+
+    grids: int [videos, 3] of all rows in turn. Where their number is another one (an earlier turn had videos too),
+    the family does without, and tells no frame from the next.
+    """
+    ids = ids.cpu()
+    group, item = np.zeros(ids.shape, np.int32), np.full(ids.shape, -1, np.int32)
+    real = torch.ones_like(ids, dtype=torch.bool)
+    if isinstance(mask, torch.Tensor) and mask.dim() == 2:
+        real[:, : mask.shape[1]] = mask[:, : ids.shape[1]].bool().cpu()
+    family = model.family
+    videos = [family.count_videos(model, row[mine]) for row, mine in zip(ids, real, strict=True)]
+    if grids is not None and sum(videos) != len(grids):
+        grids = None
+    known: dict[Any, tuple[np.ndarray, np.ndarray]] = {}  # beams repeat rows
+    for b, row in enumerate(ids):
+        own = None if grids is None else grids[sum(videos[:b]) : sum(videos[: b + 1])].cpu()
+        key = (*row[real[b]].tolist(), None if own is None else tuple(own.reshape(-1).tolist()))
+        if key not in known:
+            names, numbers = family.label(model, row[real[b]], own)
+            known[key] = model.groups.ids(names), np.array(numbers, np.int32)
+        group[b, real[b].numpy()], item[b, real[b].numpy()] = known[key]
+    return group, item
+
+
+def given_labels(model: Model, groups: Sequence[Any], items: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
+    """The user's labels: group ids and items, [1 or batch, N]."""
+    rows = [list(groups)] if len(groups) and isinstance(groups[0], str) else [list(g) for g in groups]
+    if not rows or len({len(r) for r in rows}) != 1 or not rows[0]:
+        raise InputError("groups: pass one name per token, or one such list, padding included, per batch row")
+    group = np.stack([model.groups.ids(r) for r in rows])
+    item = np.full(group.shape, -1, np.int32) if items is None else np.atleast_2d(np.array(items, np.int32))
+    if item.shape != group.shape:
+        raise InputError(f"items has shape {item.shape}, groups {group.shape}: pass one item per token")
+    return group, item
+
+
+def check_items(model: Model, knockouts: Iterable[Knockout], group: np.ndarray, item: np.ndarray) -> None:
+    """A cut between items that nobody numbered would cut nothing, without a word."""
+    for knockout in knockouts:
+        word = 0
+        for side in sum(knockout.edges, ()):
+            word |= model.groups.expand(side)
+        members = model.groups.table(word)[group]
+        if knockout.scope == "other_items" and members.any() and (item[members] < 0).all():
+            raise InputError(
+                f"knockout {knockout.name!r} cuts between items, but the tokens of {knockout.source!r} have none: "
+                "pass video_grid_thw to the model, or groups= and items= of model.prepare(sample)"
+            )
+
+
+def check_present(model: Model, steps: Iterable[Step], group: np.ndarray) -> None:
+    """A schedule for groups that the prompt lacks is most likely a mistake."""
+    for step in steps:
+        if not model.groups.table(model.groups.expand(step.group))[group].any():
+            raise InputError(
+                f"the schedule drops {step.group!r} after layer {step.after}, but the prompt has no such token: "
+                "leave the step out, or look at the labels (groups=)"
+            )

@@ -1,0 +1,90 @@
+"""Several runs in one: of other samples, with the same configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from .errors import InputError
+from .files import reading
+from .results import Results, checked
+from .runs import RunFolder, part_name, read_config, read_records
+
+DATA = ("samples", "data")  # what runs that are merged may differ in
+_RANK = {"ok": 0, "selected_out": 0, "failed": 1}  # a failed sample gives way to the same one where it went well
+
+
+def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
+    """Write the samples of `runs` into the run folder `out`, with rows.parquet and summary.json.
+
+    A sample that several runs hold must be the same in all, or have failed in the others. `out` is a run folder as any
+    other: where a merge was interrupted, the same merge again goes on.
+
+    Raises:
+        InputError: fewer than two runs, another configuration, or a sample that differs; with keys and ids.
+    """
+    folders = [Path(run) for run in runs]
+    if len(folders) < 2:
+        raise InputError("give two or more run folders to merge")
+    if Path(out).absolute() in [folder.absolute() for folder in folders]:
+        raise InputError(f"{out} is one of the runs: merge into a folder of its own")
+    config = _common_config(folders)
+    chosen: dict[str, tuple[dict, Path]] = {}
+    for folder in folders:
+        with reading(folder):
+            records = read_records(folder)
+        for record in records:
+            other = chosen.get(record["id"])
+            if other is None or _RANK[record["status"]] < _RANK[other[0]["status"]]:
+                chosen[record["id"]] = (record, folder)
+            elif _RANK[record["status"]] == _RANK[other[0]["status"]] == 0:
+                _check_same(other, (record, folder))
+    with RunFolder(out, config) as merged:
+        for sample_id, (record, folder) in chosen.items():
+            if not merged.finished(sample_id, record.get("digest")):
+                rows = _rows(folder, sample_id) if record["status"] == "ok" else []
+                merged.add(sample_id, rows, **{k: v for k, v in record.items() if k != "id"})
+        return merged.finish(chosen, {"merged": [str(folder.absolute()) for folder in folders]})
+
+
+def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
+    """The configuration that all have; where they differ in the data, a list of each one's."""
+    configs = [read_config(folder) for folder in folders]
+    first = configs[0]
+    for folder, config in zip(folders[1:], configs[1:], strict=True):
+        keys = [k for k in {**first, **config} if k not in DATA and first.get(k, ...) != config.get(k, ...)]
+        if keys:
+            told = "; ".join(f"{k}: {first.get(k, 'absent')!r}, {config.get(k, 'absent')!r}" for k in keys)
+            raise InputError(f"{folders[0]} and {folder} have different configurations ({told}): they do not merge")
+    common = dict(first)
+    for key in DATA:
+        values = [config.get(key) for config in configs]
+        if any(value != values[0] for value in values):
+            flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
+            common[key] = [v for n, v in enumerate(flat) if v not in flat[:n]]
+    return common
+
+
+def _rows(folder: Path, sample_id: str) -> list[dict[str, Any]]:
+    path = folder / "parts" / part_name(sample_id)
+    try:
+        return checked(pq.read_table(path)).to_pylist()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): run that sweep again") from error
+
+
+def _check_same(one: tuple[dict, Path], two: tuple[dict, Path]) -> None:
+    """Both finished a sample of this id."""
+    (record, folder), (other, elsewhere) = one, two
+    sample_id, what = record["id"], None
+    if None not in (record.get("digest"), other.get("digest")) and record["digest"] != other["digest"]:
+        what = "is another sample"
+    elif record["status"] != other["status"]:
+        what = f"is {record['status']} in the one and {other['status']} in the other"
+    elif record["status"] == "ok" and _rows(folder, sample_id) != _rows(elsewhere, sample_id):
+        what = "has other rows"
+    if what:
+        raise InputError(f"sample {sample_id!r} stands in {folder} and {elsewhere}, and {what}: keep one of them")

@@ -1,0 +1,179 @@
+"""What the model says under every knockout: generated text, from the streams of one walk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from .capture import Captured, capture, columns_of
+from .errors import InputError
+from .layout import build_layout, split_jobs
+from .memory import available_bytes, fixed_bytes, row_bytes
+from .models.base import Model
+from .observe import as_prompts
+from .plan import SweepRequest, Window
+from .stream_decode import StreamKeys, decode
+from .walk import run_walk
+from .walk_jobs import Columns, Job, first_cut_row
+
+if TYPE_CHECKING:
+    from .prompt import Prompt
+    from .rules import Knockout
+
+SCHEMA = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("knockout", pa.string()),
+        ("layer", pa.int32()),
+        ("window", pa.int32()),
+        ("first_layer", pa.int32()),
+        ("last_layer", pa.int32()),
+        ("text_clean", pa.string()),
+        ("text_knockout", pa.string()),
+        ("tokens_clean", pa.list_(pa.int64())),
+        ("tokens_knockout", pa.list_(pa.int64())),
+        ("changed", pa.bool_()),
+        ("status", pa.string()),
+    ]
+)
+
+
+def sweep_text(
+    model: Model,
+    prompts: Prompt | Sequence[Prompt],
+    knockouts: Any = "av_video",
+    window: int | Sequence[int] = 7,
+    style: str = "center",
+    layers: Any = None,
+    max_new_tokens: int = 32,
+    semantics: str = "renormalize",
+    memory: int | str | None = None,
+) -> pa.Table:
+    """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
+
+    One walk reads the prompt for all of them and keeps its streams' keys and values (clean rows once); then all streams
+    decode together, a row a stream and step. The same tokens as `avflow.knockout(...)` around `generate(do_sample=
+    False)` without penalties: generated tokens belong to the group "answer".
+
+    Args:
+        knockouts, window, style, layers, semantics, memory: as of `avflow.sweep`. memory also holds the kept keys.
+        max_new_tokens: of every answer; it ends earlier with an end token of the model's generation_config.
+
+    Returns:
+        A table with a row per prompt, knockout and window: text_clean and text_knockout, their tokens, changed, and
+        status: "ok", or why nothing is cut.
+
+    Raises:
+        InputError: layers, heads or groups that the model does not have, no prompts, two of one id, too little memory.
+        NumericError: NaN or infinity in the run.
+    """
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise InputError(f"max_new_tokens = {max_new_tokens!r}: pass a number of tokens, 1 or more")
+    request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
+    windows = request.windows(model)
+    rows: list[tuple] = []
+    for prompt in as_prompts(prompts):
+        texts = _Texts(model, prompt, request, windows, max_new_tokens)
+        for knockout in request.knockouts:
+            for one in windows:
+                rows.append(texts.row(knockout, one))
+    columns = zip(*rows, strict=True)
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+
+def separate(
+    columns: Columns, model: Model, knockouts: Sequence[Knockout], windows: Sequence[Window]
+) -> tuple[dict[tuple[str, frozenset[int]], Job], list[Knockout]]:
+    """A job for every knockout and set of layers that cuts something, and the knockout of each job, by its number.
+
+    Jobs of different numbers share no rows: below its first layer, each is the clean run.
+    """
+    jobs: dict[tuple[str, frozenset[int]], Job] = {}
+    owners: list[Knockout] = []
+    for knockout in knockouts:
+        start = first_cut_row(knockout.cuts(model.groups), columns)
+        for inside in dict.fromkeys(one.layers for one in windows if one.layers):
+            if start is not None:
+                jobs[knockout.name, inside] = Job.of(0, len(owners), start, inside)
+                owners.append(knockout)
+    return jobs, owners
+
+
+class _Texts:
+    """One prompt's answers: the clean one, and one for every job."""
+
+    def __init__(
+        self, model: Model, prompt: Prompt, request: SweepRequest, windows: Sequence[Window], count: int
+    ) -> None:
+        self.model, self.prompt = model, prompt
+        # Answer tokens are rows too: a knockout of theirs alone begins behind the prompt.
+        own = columns_of(model, prompt)
+        n = own.n_prompt
+        longer = Columns(
+            np.concatenate([own.group[:n], np.full(count, model.groups["answer"])]).astype(np.int32),
+            np.concatenate([own.item[:n], np.full(count, -1)]).astype(np.int32),
+            n,
+        )
+        self.jobs, owners = separate(longer, model, request.knockouts, windows)
+        captured = _prompt_alone(capture(model, prompt), n)
+        self.said: dict[Job, list[int]] = {}
+        budget = available_bytes(model.device) if request.memory is None else request.memory
+        e = torch.finfo(model.dtype).bits // 8
+        kept = 2 * e * model.n_kv_heads * model.head_dim * model.n_layers  # bytes of a row's keys and values
+        most = (budget - fixed_bytes(model, n)) // (row_bytes(model) + kept)
+        if request.memory is not None and most < 2 * n:
+            need = fixed_bytes(model, n) + 2 * n * (row_bytes(model) + kept)
+            raise InputError(f"memory = {budget} bytes is too little for prompt {prompt.id!r}: pass {need} or more")
+        for jobs in split_jobs([n + count], list(self.jobs.values()), max(1, most)):
+            self._run(captured, jobs, owners, count, request.semantics)
+
+    def _run(self, captured: Captured, jobs: list[Job], owners: list[Knockout], count: int, semantics: str) -> None:
+        model = self.model
+        layout = build_layout([len(captured)], jobs, model.n_layers)
+        cuts = [
+            [c for k, streams in active.items() for c in owners[k].cuts(model.groups, streams)]
+            for active in layout.active
+        ]
+        held = StreamKeys(model, captured, layout, cuts, max(count - 1, 1))
+        rows = np.flatnonzero(layout.order == len(captured) - 1)  # the last token of every stream that has it
+        targets = np.full(len(rows), self.prompt.answer_ids[0])
+        said = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
+        tops = dict(zip(layout.stream[rows].tolist(), said.top.tolist(), strict=True))
+        first = [tops.get(stream, tops[0]) for stream in range(len(layout.parent))]
+        made = decode(model, captured, held, first, count, semantics)
+        self.clean = made[0]
+        self.said |= {job: made[stream] for job, stream in layout.stream_of.items()}
+
+    def row(self, knockout: Knockout, window: Window) -> tuple:
+        inside = window.layers
+        job = self.jobs.get((knockout.name, inside))
+        cut = self.clean if job is None else self.said[job]
+        status = "ok" if job else "no edge to cut" if inside else "no layer in the window"
+        return (
+            self.prompt.id,
+            self.prompt.task,
+            knockout.name,
+            window.centre,
+            window.width,
+            min(inside, default=None),
+            max(inside, default=None),
+            self.model.text(self.clean),
+            self.model.text(cut),
+            self.clean,
+            cut,
+            cut != self.clean,
+            status,
+        )
+
+
+def _prompt_alone(captured: Captured, n: int) -> Captured:
+    """Without the answer tokens that a sweep would teacher-force."""
+    columns = Columns(captured.columns.group[:n], captured.columns.item[:n], n)
+    positions = None if captured.positions is None else captured.positions[..., :n]
+    tables = (captured.cos[..., :n, :], captured.sin[..., :n, :])
+    return Captured(captured.prompt, columns, captured.hidden[:, :n], *tables, positions)

@@ -1,0 +1,125 @@
+"""Run folders, of whatever kind, as the one dict that the page is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ..errors import InputError
+from ..lens import SCHEMA as LENS
+from ..results import checked, one_width, read, select, widths_of
+from ..runs import read_config, read_records, summarize
+from ..share import SCHEMA as SHARE
+from .flow import flow_data
+from .looks import lens_data, plan_data, share_data
+from .shown import FILE as SHOWN
+from .shown import read_shown
+
+
+def kind_of(folder: str | Path) -> str:
+    """What a folder holds: "sweep", "plan", "shown", or what `avflow look` looked at ("share", "lens", ...)."""
+    folder = Path(folder)
+    if (folder / SHOWN).is_file():
+        return "shown"
+    if not (folder / "config.yaml").is_file():
+        return "sweep"  # rows that were saved without a run; `read` says what is wrong with any other folder
+    config = read_config(folder)
+    return "plan" if "evict" in config else str(config.get("experiment", "sweep"))
+
+
+def collect(folders: Sequence[str | Path], which: str = "all") -> dict[str, Any]:
+    """What the folders hold, as JSON values; a key is absent where no folder has it.
+
+    sweeps, one for every width of window: [{name, flow (see flow_data), layers, finished, counts, failed, strongest,
+    rows}]; share, lens, plan, shown (see looks.py and shown.py); folders: [{name, kind, config, versions}].
+
+    Args:
+        which: correct, wrong or all samples of the sweeps.
+
+    Raises:
+        InputError: a folder that cannot be read or has nothing for a page, two of one kind but sweeps.
+    """
+    found: dict[str, Any] = {"folders": []}
+    names = folder_names([Path(f) for f in folders])
+    for folder, name in zip(map(Path, folders), names, strict=True):
+        kind = kind_of(folder)
+        if kind == "sweep":
+            found.setdefault("sweeps", []).extend(_sweeps(folder, name, which, found["folders"]))
+            continue
+        if kind not in _READERS:
+            raise InputError(f"{folder} holds a run of {kind!r}: a report shows sweep, share, lens and plan runs")
+        if kind in found:
+            raise InputError(f"{folder} is the second run of {kind!r}: a report takes one, and any number of sweeps")
+        found[kind] = _READERS[kind](folder)
+        config = read_config(folder) if kind != "shown" else {}
+        found["folders"].append({"name": name, "kind": kind, "config": config, "versions": {}})
+    return found
+
+
+def folder_names(folders: list[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart."""
+    for parts in range(1, max(len(f.absolute().parts) for f in folders) + 1):
+        names = ["/".join(f.absolute().parts[-parts:]) for f in folders]
+        if len(set(names)) == len(names):
+            return names
+    raise InputError("a run folder is given twice: name each once")
+
+
+def _sweeps(folder: Path, name: str, which: str, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    results, records = read(folder), read_records(folder)
+    config = results.meta.get("config") or {}
+    folders.append({"name": name, "kind": "sweep", "config": config, "versions": results.meta.get("versions") or {}})
+    folders[-1]["kernels"] = sorted(set(results.table["kernel"].to_pylist()) - {None, ""})
+    table = select(results.table, which)
+    widths = widths_of(table)
+    if len(widths) < 2:
+        return [_sweep(table, records, name, results.meta)]
+    return [_sweep(one_width(table, w), records, f"{name}, window {w}", results.meta) for w in widths]
+
+
+def _sweep(table: pa.Table, records: list[dict[str, Any]], name: str, meta: dict[str, Any]) -> dict[str, Any]:
+    summary = summarize(table, records)
+    return {
+        "name": name,
+        "flow": flow_data(table, records),
+        "layers": (pc.max(table["layer"]).as_py() or 0) + 1 if table.num_rows else 0,
+        "finished": bool(meta.get("finished")),
+        "counts": summary["samples"] if records else {},
+        "samples": len(pc.unique(table["prompt"])),
+        "rows": table.num_rows,
+        "failed": summary["failed"],
+        "strongest": summary["paths"],
+    }
+
+
+def _rows(folder: Path, schema: pa.Schema) -> pa.Table:
+    """rows.parquet of a look. Raises InputError where it is missing or empty."""
+    path = folder / "rows.parquet"
+    if not path.is_file():
+        raise InputError(f"{folder} has no rows.parquet: its run is not finished, run the same command again")
+    table = checked(pq.read_table(path), schema)
+    if not table.num_rows:
+        raise InputError(f"{path} has no rows: every sample failed, see {folder / 'samples.jsonl'}")
+    return table
+
+
+def _plan(folder: Path) -> dict[str, Any]:
+    path = folder / "plan.parquet"
+    if not path.is_file():
+        raise InputError(f"{folder} has no plan.parquet: its run is not finished, run avflow plan again")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return plan_data(pq.read_table(path), summary)
+
+
+_READERS = {
+    "share": lambda folder: share_data(_rows(folder, SHARE)),
+    "lens": lambda folder: lens_data(_rows(folder, LENS)),
+    "plan": _plan,
+    "shown": read_shown,
+}

@@ -1,0 +1,58 @@
+"""What a sweep's run folder holds, for the page: mean change per task, path and layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..path_style import PANELS, distinct_styles, panel_of, path_label
+from ..results import mean_change, paths_of
+from .ink import dashes, ink
+
+
+def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One entry for all samples (task ""), then one per task where there are several.
+
+    Each: task, samples, right and known (answers of the clean run, over the samples of the table), panels: [{title,
+    lines: [{path, label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples] of results.mean_change
+    as they are, percent; low and high None for a lone sample.
+    """
+    valued = table.filter(pc.is_valid(table["change_percent"]))
+    tasks = [t for t in pc.unique(valued["task"]).to_pylist() if t]
+    entries = [("", valued)]
+    if len(tasks) > 1:
+        entries += [(task, valued.filter(pc.equal(valued["task"], task))) for task in tasks]
+    return [_entry(task, rows, records) for task, rows in entries if rows.num_rows]
+
+
+def _entry(task: str, rows: pa.Table, records: list[dict[str, Any]]) -> dict[str, Any]:
+    ids = set(pc.unique(rows["prompt"]).to_pylist())
+    known = [r["correct"] for r in records if r["id"] in ids and r.get("correct") is not None]
+    points: dict[str, list[list]] = {}
+    for row in mean_change(rows).to_pylist():
+        point = [row["layer"], row["mean"], row["low"], row["high"], row["samples"]]
+        points.setdefault(row["knockout"], []).append(point)
+    paths = [path for path in paths_of(rows) if path in points]
+    panels = []
+    for title in PANELS:
+        members = [path for path in paths if panel_of(path) == title]
+        lines = [
+            {
+                "path": path,
+                "label": path_label(path),
+                "color": ink(style["color"]),
+                "dashes": dashes(style["linestyle"]),
+                "points": sorted(points[path]),
+            }
+            for path, style in zip(members, distinct_styles(members), strict=True)
+        ]
+        if lines:
+            panels.append({"title": title, "lines": lines})
+    return {"task": task, "samples": len(ids), "right": sum(known), "known": len(known), "panels": panels}
+
+
+def lines_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """All lines of an entry, panel after panel."""
+    return [line for panel in entry["panels"] for line in panel["lines"]]

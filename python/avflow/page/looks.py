@@ -1,0 +1,77 @@
+"""What look and plan runs hold, for the page: attention shares, answer lens, eviction curves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..path_style import GREY, words
+from ..plots_attention import GROUP_STYLE, lens_means, share_means
+from ..plots_eviction import group_looks
+from .ink import dashes, ink
+
+LENS_STYLE = {"true option": ("blue", []), "false option": ("vermillion", [8.0, 3.0]), "answer": ("blue", [])}
+
+
+def by_task(table: pa.Table) -> list[tuple[str, pa.Table]]:
+    """All rows (task ""), then those of each task where there are several."""
+    tasks = [t for t in pc.unique(table["task"]).to_pylist() if t]
+    own = [(task, table.filter(pc.equal(table["task"], task))) for task in tasks] if len(tasks) > 1 else []
+    return [("", table), *own]
+
+
+def group_style(group: str) -> dict[str, Any]:
+    """color and hatched of a token group, as in the figures."""
+    color, hatch = GROUP_STYLE.get(group, (GREY, "xx"))
+    return {"label": words(group), "color": ink(color), "hatched": bool(hatch)}
+
+
+def share_data(table: pa.Table) -> list[dict[str, Any]]:
+    """Of the last token, per task: samples, layers, groups: [{group, label, color, hatched, values}], shares."""
+    out = []
+    for task, rows in by_task(table.filter(pc.equal(table["token"], 0))):
+        layers, groups = share_means(rows)
+        shown = [{"group": g, **group_style(g), "values": values.tolist()} for g, values in groups.items()]
+        out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "layers": layers, "groups": shown})
+    return out
+
+
+def lens_data(table: pa.Table) -> list[dict[str, Any]]:
+    """Per task: samples, lines: [{label, color, dashes, points: [layer, mean, low, high]}], probabilities."""
+    out = []
+    for task, rows in by_task(table):
+        lines = []
+        for kind, points in lens_means(rows).items():
+            color, pattern = LENS_STYLE[kind]
+            lines.append({"label": kind, "color": color, "dashes": pattern, "points": points})
+        out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "lines": lines})
+    return out
+
+
+def plan_data(table: pa.Table, summary: dict[str, Any]) -> dict[str, Any]:
+    """prompts, accuracy and p of the clean run, schedule {group: layer}, figures, and per group its curves.
+
+    A point is [layer, accuracy, low, high, p, p_low, p_high]; the accuracy's band is that of its paired change, at the
+    clean accuracy, as in the figure.
+    """
+    chosen = summary["schedule"]
+    lines = []
+    for group, look in group_looks(list(dict.fromkeys(table["group"].to_pylist()))).items():
+        points = []
+        for row in table.filter(pc.equal(table["group"], group)).sort_by("layer").to_pylist():
+            clean, change = row["accuracy_clean"], (row["change_low"], row["change_high"])
+            band = [None if value is None else clean + value for value in change]
+            points.append([row["layer"], row["accuracy"], *band, row["mean_p"], row["p_low"], row["p_high"]])
+        style = {"color": ink(look["color"]), "dashes": dashes(look["linestyle"]), "leaves": chosen.get(group)}
+        lines.append({"group": group, "label": words(group), **style, "points": points})
+    first = table.slice(0, 1).to_pylist()[0]
+    return {
+        "prompts": first["prompts"],
+        "accuracy": first["accuracy_clean"],
+        "p": first["p_clean"],
+        "schedule": chosen,
+        "figures": summary["figures"],
+        "lines": lines,
+    }

@@ -1,0 +1,101 @@
+"""Figure of an eviction plan: accuracy and answer probability over the last layer that sees a group.
+
+Takes the table of `plan_eviction` (`schedule.plan.table`), returns (figure, axes), in the look of `plots`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .errors import InputError
+from .path_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SOURCE_COLORS, VERMILLION, words
+from .plots import STYLE, check_first_layer
+
+_COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
+_MARKERS = "osD^vP*X"  # with the dashes they tell the groups apart without colour
+_DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (4, 1.5, 1.2, 1.5)), (0, (7, 2, 2, 2)))
+
+
+def group_looks(groups: list[str]) -> dict[str, dict]:
+    """A group's usual colour where nobody else here has it; all groups together are black."""
+    free, looks = list(_COLORS), {}
+    together = [g for g in groups if "+" in g and set(g.split("+")) >= {h for h in groups if h != g}]
+    for number, group in enumerate(groups):
+        usual = "#000000" if group in together else SOURCE_COLORS.get(group)
+        if usual not in free and usual != "#000000":
+            usual = free[0] if free else GREY
+        free = [color for color in free if color != usual]
+        dashes = (0, (3, 1.2)) if group in together else _DASHES[number % len(_DASHES)]
+        looks[group] = {"color": usual, "linestyle": dashes, "marker": _MARKERS[number % len(_MARKERS)]}
+    return looks
+
+
+def eviction_lines(
+    table: pa.Table,
+    schedule: Mapping[str, int] | None = None,
+    *,
+    title: str | None = None,
+    first_layer: int = 0,
+) -> tuple[Figure, list[Axes]]:
+    """Accuracy (left) and mean probability of the right answer (right), a line and a band per group.
+
+    The accuracy's band is the interval of the paired change, at the clean accuracy; the clean run is the grey line.
+
+    Args:
+        table: as eviction_choice.SCHEMA says. schedule: {group: layer} that was chosen, marked on the lines.
+        first_layer: the number the axis gives to the first layer, 0 or 1.
+    """
+    check_first_layer(first_layer)
+    if not table.num_rows:
+        raise InputError("nothing to draw: the table has no rows")
+    chosen = dict(schedule or {})
+    groups = list(dict.fromkeys(table["group"].to_pylist()))
+    if strangers := [g for g in chosen if g not in groups]:
+        raise InputError(f"the schedule has the group {strangers[0]!r}, the table {', '.join(groups)}")
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 3.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        left, right = figure.subplots(1, 2)
+        for group, look in group_looks(groups).items():
+            rows = table.filter(pc.equal(table["group"], group)).sort_by("layer")
+            value = {n: pc.cast(rows[n], pa.float64()).to_numpy() for n in rows.column_names if n != "group"}
+            clean = value["accuracy_clean"]
+            band = clean + value["change_low"], clean + value["change_high"]
+            at = value["layer"] + first_layer
+            label = words(group) + (f", leaves after {chosen[group] + first_layer}" if group in chosen else "")
+            _line(left, at, 100 * value["accuracy"], [100 * b for b in band], look, label)
+            _line(right, at, value["mean_p"], (value["p_low"], value["p_high"]), look, label)
+            if group in chosen:
+                here = at == chosen[group] + first_layer
+                mark = dict(color=look["color"], marker=look["marker"], markersize=8, markeredgecolor="white", zorder=5)
+                left.plot(at[here], 100 * value["accuracy"][here], linestyle="none", **mark)
+                right.plot(at[here], value["mean_p"][here], linestyle="none", **mark)
+        for ax, name, scale in ((left, "accuracy_clean", 100), (right, "p_clean", 1)):
+            ax.axhline(scale * table[name][0].as_py(), color="#7F7F7F", linewidth=1.0, zorder=1, label="nothing leaves")
+            ax.set_xlabel("Last layer that sees the group")
+            ax.tick_params(length=2.5)
+            ax.margins(x=0.03)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        left.set_ylabel("Accuracy (%)")
+        right.set_ylabel("Probability of the right answer")
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, handlelength=2.6)
+        n = table["prompts"][0].as_py()
+        heading = f"{title or 'What dropping tokens does'} ({n} sample{'s' if n != 1 else ''})"
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    return figure, [left, right]
+
+
+def _line(ax: Axes, at: np.ndarray, mean: np.ndarray, band, look: dict, label: str) -> None:
+    style = {k: v for k, v in look.items() if k != "marker"}
+    ax.fill_between(at, *band, color=look["color"], alpha=0.11, linewidth=0, zorder=2)
+    ax.plot(at, mean, linewidth=1.6, marker=look["marker"], markersize=2.6, zorder=3, label=label, **style)

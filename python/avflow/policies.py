@@ -1,0 +1,154 @@
+"""Which tokens of a group stay when the group leaves: one small dataclass per rule, one method each.
+
+A rule of your own is any object with `select`; FastV and PyramidDrop are a few lines on the same kernels:
+
+    fastv = [Step("video", 2, TopK(share=0.5))]                                              # arXiv 2403.06764
+    pyramid_drop = [Step("video", layer, TopK(share=0.5)) for layer in (7, 15, 23)]          # arXiv 2410.17247
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import InputError
+
+SCORES = ("last", "question")
+
+
+@dataclass(frozen=True)
+class View:
+    """The tokens of one sequence that are about to leave, as a policy sees them.
+
+    Attributes:
+        items: int32 [n], frame, audio segment or option number; -1 for none. orders: int32 [n], place in the sequence.
+        scores: called with "last" or "question", float32 [n]: the attention that the sequence's last token, or its
+            question on average, pays to each token in the layer after which they leave, averaged over heads.
+    """
+
+    items: np.ndarray
+    orders: np.ndarray
+    scores: Callable[[str], np.ndarray]
+
+
+class Policy(Protocol):
+    """A rule. With a class attribute `uses_scores = False` the attention op is not asked for what scores need."""
+
+    def select(self, view: View) -> np.ndarray:
+        """Which of the view's n tokens stay: bool [n]. Called once per sequence of the batch."""
+
+
+@dataclass(frozen=True)
+class KeepNone:
+    """All tokens leave."""
+
+    uses_scores = False
+
+    def select(self, view: View) -> np.ndarray:
+        return np.zeros(len(view.orders), bool)
+
+
+@dataclass(frozen=True)
+class KeepAll:
+    """No token leaves: the neutral rule, to switch a step off."""
+
+    uses_scores = False
+
+    def select(self, view: View) -> np.ndarray:
+        return np.ones(len(view.orders), bool)
+
+
+@dataclass(frozen=True)
+class EveryNth:
+    """Of the items (frames, audio segments), number 0, n, 2n, ... stay, with all their tokens.
+
+    Raises:
+        InputError: n below 1; in `select`, tokens that have no item.
+    """
+
+    n: int
+    uses_scores = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+            raise InputError(f"EveryNth.n = {self.n!r}: pass an integer of at least 1")
+
+    def select(self, view: View) -> np.ndarray:
+        if (view.items < 0).any():
+            raise InputError(
+                f"EveryNth({self.n}): token {view.orders[view.items < 0][0]} has no item: pass video_grid_thw to "
+                "the model, or groups= and items= of model.prepare(sample)"
+            )
+        return view.items % self.n == 0
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The tokens that receive most attention stay: a share of them (rounded up) or a count; the earlier among equals.
+
+    Args:
+        share: above 0 and up to 1. count: at least 1. Give one of the two.
+        by: "last", the attention of the last token, or "question", of the question's tokens on average.
+    """
+
+    share: float | None = None
+    count: int | None = None
+    by: str = "last"
+    uses_scores = True
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (self.count is None):
+            raise InputError(f"TopK: share = {self.share!r}, count = {self.count!r}: give one of the two")
+        if self.share is not None and not (isinstance(self.share, (int, float)) and 0 < self.share <= 1):
+            raise InputError(f"TopK.share = {self.share!r}: pass a share above 0 and up to 1")
+        count = self.count
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise InputError(f"TopK.count = {count!r}: pass an integer of at least 1")
+        if self.by not in SCORES:
+            raise InputError(f"TopK.by = {self.by!r}: pass one of {', '.join(SCORES)}")
+
+    def select(self, view: View) -> np.ndarray:
+        n = len(view.orders)
+        # 1e-9: 0.1 * 30 is a little more than 3 in binary
+        count = math.ceil(self.share * n - 1e-9) if self.count is None else self.count
+        stay = np.zeros(n, bool)
+        if n:
+            stay[np.argsort(-view.scores(self.by), kind="stable")[:count]] = True
+        return stay
+
+
+POLICIES = {cls.__name__: cls for cls in (KeepNone, KeepAll, EveryNth, TopK)}
+
+
+def to_json(policy: Policy) -> dict[str, Any]:
+    """{"policy": name, its fields}.
+
+    Raises:
+        InputError: a policy that is not one of ours, which a file could not name.
+    """
+    if POLICIES.get(type(policy).__name__) is not type(policy):
+        raise InputError(f"policy {policy!r} is not one of avflow's ({', '.join(POLICIES)}): it cannot be saved")
+    return {"policy": type(policy).__name__, **asdict(policy)}
+
+
+def from_json(value: Any) -> Policy:
+    """The policy that `to_json` described.
+
+    Raises:
+        InputError: an unknown name or field, a field out of range.
+    """
+    if not isinstance(value, dict) or value.get("policy") not in POLICIES:
+        raise InputError(f"policy {value!r}: need {{'policy': one of {', '.join(POLICIES)}, its fields}}")
+    cls = POLICIES[value["policy"]]
+    given = {name: entry for name, entry in value.items() if name != "policy"}
+    unknown = sorted(set(given) - {field.name for field in fields(cls)})
+    if unknown:
+        raise InputError(f"policy {cls.__name__} has no field {unknown[0]!r}")
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise InputError(f"policy {value!r}: {error}") from error

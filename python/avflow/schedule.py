@@ -1,0 +1,176 @@
+"""Which group of tokens leaves the sequence after which layer: what `avflow.plan_eviction` finds and `evict` runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import policies
+from .errors import InputError
+from .files import write_whole
+from .policies import KeepNone, Policy
+
+if TYPE_CHECKING:
+    from .models.base import Model
+
+FORMAT, VERSION = "avflow-eviction-schedule", 1
+STAY = ("last", "answer")  # what predicts the answer, and the answer itself
+
+_OMNI_3B = {"model_type": "qwen2_5_omni_thinker", "layers": 36, "hidden": 2048}
+# The schedules of the study on Qwen2.5-Omni-3B.
+PRESETS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
+    "omni_3b_av_video": ({"video": 26, "audio": 26, "question_text": 29}, _OMNI_3B),
+    "omni_3b_interleaved": ({"candidates": 25, "question_text": 29, "reference": 31}, _OMNI_3B),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A group's tokens leave after a layer, but for those that `keep` selects.
+
+    Args:
+        group: a group, an alias, or a sum such as "video+audio".
+        after: the last layer (0-based) that sees them.
+        keep: which of them stay; default none.
+    """
+
+    group: str
+    after: int
+    keep: Policy = field(default_factory=KeepNone)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.group, str) or not self.group.strip():
+            raise InputError(f'Step.group = {self.group!r}: pass a group, an alias or a sum such as "video+audio"')
+        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < 0:
+            raise InputError(f"Step.after = {self.after!r} (group {self.group!r}): pass a layer, an integer from 0 on")
+        if not callable(getattr(self.keep, "select", None)):
+            raise InputError(
+                f"Step.keep = {self.keep!r} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
+            )
+
+
+@dataclass(frozen=True)
+class EvictionSchedule:
+    """Steps, sorted by layer, and where they come from.
+
+    Args:
+        steps: {group: layer after which it leaves}, or Steps; a group may leave in several steps (PyramidDrop).
+        model: {"model_type", "layers", "hidden"} of the model that it was made for (see `facts`), or None.
+        data, figures: of the measurement that it was chosen from, as JSON can hold them; or None.
+
+    Raises:
+        InputError: a step that makes no sense; the message names it.
+    """
+
+    steps: tuple[Step, ...]
+    model: dict[str, Any] | None = None
+    data: dict[str, Any] | None = None
+    figures: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        given: Mapping[str, int] | Iterable[Step] = self.steps
+        steps = [Step(g, a) for g, a in given.items()] if isinstance(given, Mapping) else list(given)
+        wrong = [s for s in steps if not isinstance(s, Step)]
+        if wrong:
+            raise InputError(f"schedule step {wrong[0]!r}: pass {{group: layer}} or a list of avflow.Step")
+        object.__setattr__(self, "steps", tuple(sorted(steps, key=lambda s: s.after)))
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers after which something leaves, ascending."""
+        return tuple(sorted({s.after for s in self.steps}))
+
+    @staticmethod
+    def facts(model: Model) -> dict[str, Any]:
+        """What a schedule says of its model."""
+        return {
+            "model_type": model.hf.config.model_type,
+            "layers": model.n_layers,
+            "hidden": model.config.hidden_size,
+        }
+
+    def check(self, model: Model) -> None:
+        """Raises InputError where the schedule is another model's, or names layers or groups that cannot be."""
+        if self.model is not None:
+            here = self.facts(model)
+            for key, value in self.model.items():
+                if key in here and here[key] != value:
+                    raise InputError(
+                        f"the schedule was made for a model with {key} {value!r}, this one has {here[key]!r}: "
+                        "measure one for this model with avflow.plan_eviction"
+                    )
+        for step in self.steps:
+            if step.after > model.n_layers - 2:
+                raise InputError(
+                    f"group {step.group!r} leaves after layer {step.after}: the model has layers 0 .. "
+                    f"{model.n_layers - 1}, and the last after which leaving saves anything is {model.n_layers - 2}"
+                )
+            stays = [name for name in model.groups.members(step.group) if name in STAY]
+            if stays:
+                raise InputError(
+                    f"group {step.group!r} holds {stays[0]!r}, which must stay: without it there is no answer. Name "
+                    "the groups that may leave"
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Writes a JSON file, whole or not at all.
+
+        Raises:
+            InputError: a policy or a figure that JSON cannot hold.
+        """
+        value = {
+            "format": FORMAT,
+            "version": VERSION,
+            "steps": [{"group": s.group, "after": s.after, "keep": policies.to_json(s.keep)} for s in self.steps],
+            "model": self.model,
+            "data": self.data,
+            "figures": self.figures,
+        }
+        try:
+            text = json.dumps(value, indent=2, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the schedule's data or figures cannot be written as JSON: {error}") from error
+        write_whole(Path(path), (text + "\n").encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> EvictionSchedule:
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: no such file, a broken one, another format, a newer version.
+        """
+        try:
+            value = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"cannot read schedule {path}: {error.strerror or error}") from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"schedule {path} is broken: {error}") from error
+        if not isinstance(value, dict) or value.get("format") != FORMAT:
+            raise InputError(f"{path} is no eviction schedule: its format must be {FORMAT!r}")
+        version = value.get("version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise InputError(f"schedule {path} is broken: its version is {version!r}")
+        if version > VERSION:
+            raise InputError(
+                f"schedule {path} is of version {version}, this avflow reads up to {VERSION}: update avflow"
+            )
+        try:
+            steps = [Step(s["group"], s["after"], policies.from_json(s["keep"])) for s in value["steps"]]
+            more = {name: value.get(name) for name in ("model", "data", "figures")}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"schedule {path} is broken: a step needs group, after and keep ({error!r})") from error
+        wrong = [name for name, part in more.items() if part is not None and not isinstance(part, dict)]
+        if wrong:
+            raise InputError(f"schedule {path} is broken: {wrong[0]} must be an object or null")
+        return cls(tuple(steps), **more)
+
+    @classmethod
+    def preset(cls, name: str) -> EvictionSchedule:
+        """A published study's schedule: "omni_3b_av_video" or "omni_3b_interleaved" (Qwen2.5-Omni-3B)."""
+        if name not in PRESETS:
+            raise InputError(f"schedule preset {name!r}: pass one of {', '.join(PRESETS)}")
+        steps, model = PRESETS[name]
+        return cls(steps, model=dict(model))

@@ -1,0 +1,67 @@
+"""How much attention tokens receive from a few rows: what score-based policies ask for, from the op's own pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from avflow_ext import AttentionProblem
+from avflow_ext.reference import cut_mask, visible
+
+from .errors import InputError
+
+_ROWS = 16  # at a time: memory O(heads x 16 x tokens)
+
+
+class Scored:
+    """One layer's queries, keys and log-sum-exps, kept until the rows leave after it.
+
+    Args:
+        q: [batch * rows, heads, d]. k: [batch, keys, kv_heads, d]; the rows are the last keys of each sequence.
+        lse: float32 [batch * rows, heads]. problem: that the op was given. question: 64-bit set of groups.
+    """
+
+    def __init__(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        lse: torch.Tensor,
+        problem: AttentionProblem,
+        scale: float,
+        question: int,
+    ) -> None:
+        self.q, self.k, self.lse, self.problem, self.scale = q, k, lse, problem, scale
+        self.question = torch.tensor([bool(question >> bit & 1) for bit in range(64)])
+
+    def __call__(self, b: int, at: np.ndarray, by: str) -> np.ndarray:
+        """Attention of sequence b's last row, or of its question's rows on average, to its rows `at`, over all heads.
+
+        Returns:
+            float32 [len(at)]. What is cut or hidden receives none.
+        """
+        n = self.k.shape[1]
+        m = len(self.q) // len(self.k)
+        rows, keys = self.problem.rows, self.problem.keys
+        mine = torch.arange(b * m, (b + 1) * m)
+        mine = mine[rows.stream[mine] == b]
+        if by == "question":
+            mine = mine[self.question[rows.group[mine].long()]]
+        elif by == "last":
+            mine = mine[-1:]
+        else:
+            raise InputError(f"scores({by!r}): ask for 'last' or 'question'")
+        if not len(mine):
+            raise InputError(f"scores({by!r}): the prompt has no such token in this layer")
+        columns = n - m + torch.from_numpy(at)
+        looked_at = keys.select(b * n + columns)
+        group = self.q.shape[1] // self.k.shape[2]
+        k = self.k[b, columns.to(self.k.device)].float().repeat_interleave(group, 1)  # [c, heads, d]
+        total = torch.zeros(len(at), device=self.k.device)
+        for some in mine.split(_ROWS):
+            here = AttentionProblem(rows.select(some), looked_at, self.problem.streams, self.problem.cuts)
+            open_edges = visible(here)[None] & ~cut_mask(here, self.q.shape[1])  # [heads, r, c]
+            device = some.to(self.q.device)
+            score = torch.einsum("rhd,chd->hrc", self.q[device].float(), k) * self.scale
+            weight = torch.exp(score - self.lse[device].T[..., None])
+            total += torch.where(open_edges.to(weight.device), weight, 0.0).sum((0, 1))
+        return (total / (len(mine) * self.q.shape[1])).cpu().numpy()

@@ -1,0 +1,135 @@
+"""Greedy decoding of all streams of a walk together: every step is one pass of one row a stream.
+
+A stream that has not joined in a layer is the clean run there: its tokens see the clean rows. In later layers they see
+its own rows, and the clean ones before its start. Tokens that it generates are its own in every layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens
+
+from .attention import attention, register
+from .capture import Captured, until
+from .compat import attention_name
+from .layout import Layout
+from .models.base import Model
+
+
+class StreamKeys:
+    """Keys and values of a walk's rows in every layer, with room for the tokens that are generated.
+
+    One prompt, and no two of its jobs share a stream (`open_ended.separate`).
+    """
+
+    def __init__(self, model: Model, captured: Captured, layout: Layout, cuts: Sequence[Sequence[Cut]], room: int):
+        self.streams, self.room, self.layout = len(layout.parent), room, layout
+        self.n = len(captured)
+        group = captured.columns.group[layout.token]
+        item = captured.columns.item[layout.token]
+        answer = np.full(self.streams * room, model.groups["answer"])
+        made = np.repeat(np.arange(room), self.streams)  # token by token, all streams of one after the other
+        self.stream = np.tile(np.arange(self.streams), room)
+        self.problems: list[AttentionProblem] = []
+        for layer, rows in enumerate(layout.rows):
+            columns = (
+                np.concatenate([layout.order[:rows], self.n + made]),
+                np.concatenate([group[:rows], answer]),
+                np.concatenate([item[:rows], np.full(len(answer), -1)]),
+                np.concatenate([layout.stream[:rows], self.stream]),
+            )
+            there = layout.first_row < rows  # joined by now
+            tokens = Tokens(*(torch.from_numpy(c) for c in columns))
+            problem = AttentionProblem(
+                rows=tokens.select(torch.arange(rows, rows + self.streams)),
+                keys=tokens,
+                streams=Streams(
+                    torch.from_numpy(layout.parent), torch.from_numpy(np.where(there, layout.start, self.n))
+                ),
+                cuts=cuts[layer],
+                latest_order=self.n + room - 1,
+            )
+            self.problems.append(problem)
+        self.keys: list[torch.Tensor] = [torch.empty(0)] * len(layout.rows)
+        self.values: list[torch.Tensor] = [torch.empty(0)] * len(layout.rows)
+
+    def hold(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Takes a layer's rows from the walk, [rows, kv_heads, d] each."""
+        extra = self.streams * self.room
+        self.keys[layer] = k.new_zeros(k.shape[0] + extra, *k.shape[1:])
+        self.values[layer] = v.new_zeros(v.shape[0] + extra, *v.shape[1:])
+        self.keys[layer][: k.shape[0]] = k
+        self.values[layer][: v.shape[0]] = v
+
+
+class _Step:
+    """One layer's attention of a step: a row a stream, which is written down and then attends."""
+
+    def __init__(self, held: StreamKeys, layer: int, step: int, order: torch.Tensor, semantics: str) -> None:
+        self.held, self.layer, self.step, self.order, self.semantics = held, layer, step, order, semantics
+
+    def __call__(self, module, q, k, v, mask, scale):
+        held, layer = self.held, self.layer
+        q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # [streams, heads or kv_heads, d]
+        at = held.layout.rows[layer] + self.step * held.streams
+        held.keys[layer][at : at + held.streams] = k
+        held.values[layer][at : at + held.streams] = v
+        keys, values, problem = held.keys[layer], held.values[layer], held.problems[layer]
+        out = attention(q, keys, values, problem, scale=scale, semantics=self.semantics, row_order=self.order).out
+        return out[None]
+
+
+def end_tokens(model: Model) -> set[int]:
+    """Ids that end an answer, of the model's generation_config."""
+    ends = getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
+
+
+@torch.no_grad()
+def decode(
+    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: str
+) -> list[list[int]]:
+    """Up to `count` tokens of every stream, the given first one included; an end token is the last of its answer."""
+    ends = end_tokens(model)
+    made = [[int(token)] for token in first]
+    where = captured.positions
+    begin = held.n if where is None else int(where.max()) + 1
+    shape = (1,) if where is None else where.shape[:-1]
+    with attention_name(model.text_model, register()):
+        for step in range(count - 1):
+            if all(tokens[-1] in ends for tokens in made):
+                break
+            ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
+            # All streams stand at one position, whatever they say.
+            positions = torch.full((*shape, held.streams), begin + step, device=model.device)
+            hidden, tables = _embedded(model, ids, positions)
+            order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
+            for index, layer in enumerate(model.layers):
+                hidden = layer(
+                    hidden,
+                    attention_mask=None,
+                    position_embeddings=tables,
+                    avflow_call=_Step(held, index, step, order, semantics),
+                )
+                hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
+            top = model.lm_head(model.norm(hidden))[0].argmax(-1).tolist()
+            for tokens, token in zip(made, top, strict=True):
+                if tokens[-1] not in ends:
+                    tokens.append(token)
+                # One that has ended is fed its end token again: the rows of a step stay one a stream.
+    return made
+
+
+def _embedded(model: Model, ids: torch.Tensor, positions: torch.Tensor):
+    """Embeddings [1, streams, D] and rotary tables, by the decoder's own forward up to its first layer."""
+    embeds = model.text_model.embed_tokens(ids)
+    first = until(
+        model.layers[0],
+        lambda: model.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False),
+    )
+    hidden = first.args[0] if first.args else first.kwargs["hidden_states"]
+    return hidden, first.kwargs["position_embeddings"]

@@ -1,0 +1,319 @@
+"""Follows a model's own calls, so that every token of every forward has its labels; `knockout` and `evict` build on it.
+
+One tracker per model, however many blocks are open: a block adds its cuts or its schedule and takes them out again. The
+tracker labels new tokens before each forward, and hands the decoder the call that does its attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from avflow_ext import Cut
+
+from .attention import register
+from .boundary import BoundaryNorm
+from .compat import attention_name, attributes, check_layers, rope_owners
+from .conversation import STATE, Conversation
+from .decoding import Decoding, compiled_step, prepare
+from .errors import InputError
+from .forward import Forward, padding
+from .labelling import check_items, check_present, given_labels, labels_from_ids
+from .models.base import Model
+from .schedule import EvictionSchedule
+
+if TYPE_CHECKING:
+    from .rules import Knockout
+
+
+_VERSIONS = count(1)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Knockouts in force in some layers."""
+
+    knockouts: tuple[Knockout, ...]
+    layers: frozenset[int]
+    semantics: str
+    cuts: tuple[Cut, ...]
+
+
+@dataclass
+class _Prompt:
+    """What `generate` was given: tokens past `count` are the answer. Its labels are made once, also for many chunks."""
+
+    ids: torch.Tensor | None
+    mask: torch.Tensor | None
+    count: int
+    grids: torch.Tensor | None
+    labels: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class Tracker:
+    """State of the blocks that are open on one model."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.rules: list[Rule] = []
+        self.schedule: EvictionSchedule | None = None
+        self.decode = "keep"
+        self.norms: dict[int, BoundaryNorm] = {}  # of layers before which rows leave
+        self.given: tuple[np.ndarray, np.ndarray] | None = None
+        self.prompt: _Prompt | None = None  # within generate
+        self.next: Forward | Decoding | None = None  # labelled, and not yet taken up by the decoder
+        self.running: Forward | Decoding | None = None
+        self.logit_rows: int | None = None  # that the caller of this forward will look at
+        self.version = 0
+        self.changed()
+
+    def changed(self) -> None:
+        """Cuts came or went: what was prepared for a conversation holds no longer."""
+        self.version = next(_VERSIONS)
+
+    @property
+    def what(self) -> str:
+        """For messages: the block that the user wrote."""
+        return "avflow.knockout" if self.schedule is None else "avflow.evict"
+
+    @property
+    def steps(self) -> tuple[Any, ...]:
+        return () if self.schedule is None else self.schedule.steps
+
+    def cuts(self, layer: int) -> tuple[tuple[Cut, ...], str]:
+        """The cuts in force in a layer, and their semantics."""
+        rules = [rule for rule in self.rules if layer in rule.layers]
+        return sum((rule.cuts for rule in rules), ()), rules[0].semantics if rules else "renormalize"
+
+    # --- labels -------------------------------------------------------------------------------------------------------
+
+    def _answers_only(self, past: int, new: int) -> bool:
+        """Whether the next `new` tokens are all the answer's, so that nobody needs to look at them."""
+        if not past or (self.given is not None and self.given[0].shape[1] > past):
+            return False
+        if self.prompt is not None:
+            return past >= self.prompt.count or (self.given is None and past + 1 == self.prompt.count and new == 1)
+        return new == 1
+
+    def _whole(self, old: Conversation, ids: torch.Tensor | None, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        """Labels of the sequences from their first column on, [1 or batch, N]; columns past N are the answer's."""
+        if self.given is not None:
+            return self.given
+        if self.prompt is not None and self.prompt.labels is not None:
+            return self.prompt.labels
+        mask, grids = kwargs.get("attention_mask"), kwargs.get("video_grid_thw")
+        if self.prompt is not None:
+            whole, mask, grids = self.prompt.ids, self.prompt.mask, self.prompt.grids
+        elif ids is None or old.ids is None:
+            whole = None
+        else:
+            whole = torch.cat([old.ids, ids.cpu()], 1)
+        if whole is None:
+            raise InputError(
+                f"{self.what} cannot tell what the tokens are from inputs_embeds: pass input_ids, or groups=[...] "
+                "with one name per token"
+            )
+        labels = labels_from_ids(self.model, whole, mask, grids)
+        if self.prompt is not None:
+            self.prompt.labels = labels
+        return labels
+
+    def _label(
+        self, old: Conversation, ids: torch.Tensor | None, kwargs: dict[str, Any], batch: int, new: int
+    ) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Group and item of the new tokens, [batch, new], and whether the prompt ends among them."""
+        past = len(old)
+        group, item = self._whole(old, ids, kwargs)
+        check_items(self.model, sum((rule.knockouts for rule in self.rules), ()), group, item)
+        if not past:
+            check_present(self.model, self.steps, group)
+        if batch % len(group):
+            raise InputError(f"labels are given for {len(group)} sequences, the batch has {batch}")
+        named = group.shape[1]
+        group, item = (np.repeat(a, batch // len(a), 0)[:, past : past + new] for a in (group, item))
+        extra = new - group.shape[1]
+        if extra and self.prompt is None and not (new == 1 and past):
+            have = 0 if self.given is None else named
+            span = f"{past} .. {past + new - 1}"
+            raise InputError(f"groups names {have} tokens, but tokens {span} are read: name them all")
+        answer = np.full((batch, extra), self.model.groups["answer"], np.int32)
+        group = np.concatenate([group, answer], 1)
+        item = np.concatenate([item, np.full((batch, extra), -1, np.int32)], 1)
+        return group, item, past + new >= (named if self.prompt is None else self.prompt.count)
+
+    # --- hooks --------------------------------------------------------------------------------------------------------
+
+    def _conversation(self, cache: Any, batch: int) -> tuple[Conversation, int]:
+        """What the cache holds before this forward, and how many tokens that are."""
+        past = 0 if cache is None else int(cache.get_seq_length())
+        state = None if cache is None else cache.__dict__.get(STATE)
+        if not past:
+            return Conversation(batch, self.steps, self.model.groups["answer"]), 0
+        if state is not None:
+            state.catch_up(past)
+        labelled = 0 if state is None else len(state)
+        if labelled < past:
+            raise InputError(
+                f"the cache holds {past} tokens, of which {labelled} are labelled: run the prompt within "
+                f"{self.what} too (layers outside of the window or before the schedule are untouched by it)"
+            )
+        if state.steps != self.steps:
+            been = [f"{step.group} after {step.after}" for step in state.steps]
+            raise InputError(
+                f"the cache was filled {'with the schedule ' + ', '.join(been) if been else 'without eviction'}: go on "
+                "with it in the same way, or start from a new cache"
+            )
+        if labelled > past:
+            state = state.cropped(past)  # assisted decoding takes back tokens
+        if state.batch != batch:
+            raise InputError(f"the cache's labels are for {state.batch} sequences, the batch has {batch}")
+        return state, past
+
+    def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if torch.compiler.is_compiling():
+            return None
+        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        if ids is None and args:
+            ids = args[0]
+        if ids is None and embeds is None:
+            return None  # the model will say so itself
+        if self.schedule is not None and kwargs.get("labels") is not None:
+            raise InputError(
+                "labels= within avflow.evict: rows leave on the way, so the logits no longer line up with the labels. "
+                "Compute the loss from the logits of the rows that stay (logits[:, -1] predicts the next token)"
+            )
+        batch, new = (ids if ids is not None else embeds).shape[:2]
+        cache = kwargs.get("past_key_values")
+        state, past = self._conversation(cache, batch)
+        if past and state.rope_deltas is not None:
+            for owner, deltas in zip(rope_owners(self.model.hf), state.rope_deltas, strict=True):
+                owner.rope_deltas = deltas
+        self.logit_rows = None if self.prompt is None else max(1, past + new - self.prompt.count + 1)
+        if self._answers_only(past, new) and not self._padded(kwargs.get("attention_mask"), past, new):
+            self.next = Decoding(self, cache, state, new, ids)
+            return None
+        group, item, ends = self._label(state, ids, kwargs, batch, new)
+        if self.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
+            raise InputError(
+                "decode='drop' with assisted or prompt-lookup decoding, or without a cache: answer tokens are read "
+                "with the prompt, before what left is freed: use decode='keep'"
+            )
+        self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
+        return None
+
+    def _padded(self, mask: Any, past: int, new: int) -> bool:
+        """Whether some of the new tokens are padding; what generate generates is not."""
+        seen = None if self.prompt is not None else padding(mask, self.what)
+        return seen is not None and not bool(seen[:, past : past + new].all())
+
+    def before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        if torch.compiler.is_compiling():
+            return args, {**kwargs, "avflow_call": compiled_step(self, kwargs)}
+        if self.next is None:
+            raise InputError(
+                f"within {self.what} call model.hf (forward or generate), not its decoder alone, and read the prompt "
+                "uncompiled"
+            )
+        self.running, self.next = self.next, None
+        self.running.begin(kwargs.get("attention_mask"))
+        return args, {**kwargs, "avflow_call": self.running}
+
+    def after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if torch.compiler.is_compiling() or self.running is None:
+            return
+        running, self.running = self.running, None
+        cache = running.cache if running.cache is not None else getattr(output, "past_key_values", None)
+        if cache is not None:
+            running.finish(cache, [owner.rope_deltas for owner in rope_owners(self.model.hf)])
+            if cache.is_compileable:
+                prepare(self, running.state, 1, cache.layers[0].get_max_length())
+
+    def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        """Rows leave on the way into a layer; those after it work on what remains."""
+        if torch.compiler.is_compiling() or self.running is None:
+            return None
+        return self.running.enter_layer(module, args, kwargs)
+
+    def before_head(self, module: nn.Module, args: tuple[Any, ...]):
+        """Within generate nobody looks at the logits of the prompt's tokens but the last."""
+        if torch.compiler.is_compiling():
+            return None
+        rows, self.logit_rows = self.logit_rows, None
+        return None if rows is None or rows >= args[0].shape[1] else (args[0][:, -rows:], *args[1:])
+
+    def generate(self, run: Any):
+        """hf.generate, noting what the prompt is: later tokens are the answer."""
+
+        def wrapped(inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+            if self.schedule is not None and kwargs.get("labels") is not None:
+                raise InputError("generate takes no labels=")
+            ids = kwargs.get("input_ids") if inputs is None else inputs
+            cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+            given = ids if ids is not None else kwargs.get("inputs_embeds")
+            count = 0 if given is None else given.shape[1]
+            state = None if cache is None else cache.__dict__.get(STATE)
+            past = 0 if cache is None else int(cache.get_seq_length())
+            if state is not None:
+                state.catch_up(past)
+            if past and mask is not None and mask.dim() == 2 and mask.shape[1] == past + count:  # new tokens alone
+                known = None if state is None or len(state) < past else state.cropped(past).settled().ids
+                ids = None if known is None or ids is None else torch.cat([known, ids.cpu()], 1)
+                count += past
+            if past and state is not None and state.rope_deltas is not None:  # generate makes positions from them
+                for owner, deltas in zip(rope_owners(self.model.hf), state.rope_deltas, strict=True):
+                    owner.rope_deltas = deltas
+            self.prompt = _Prompt(ids, mask, count, kwargs.get("video_grid_thw"))
+            try:
+                return run(inputs, *args, **kwargs) if inputs is not None else run(*args, **kwargs)
+            finally:
+                self.prompt = self.logit_rows = None
+
+        return wrapped
+
+
+@contextmanager
+def _hooks(tracker: Tracker) -> Iterator[None]:
+    model = tracker.model
+    handles = []
+    try:
+        handles.append(model.hf.register_forward_pre_hook(tracker.before_model, with_kwargs=True))
+        handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
+        handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
+        handles.append(model.lm_head.register_forward_pre_hook(tracker.before_head))
+        replaced = [(model, "tracker", tracker), *model.family.quicker(model)]
+        if hasattr(model.hf, "generate"):
+            replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
+        with attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | None) -> Iterator[Tracker]:
+    """The model's tracker: that of the block around this one, or a new one; the model is left as it was found.
+
+    Raises:
+        InputError: labels that do not fit, or that differ from those of the block around this one.
+        UnsupportedModelError: a decoder that is not plain causal attention.
+    """
+    check_layers(model.text_model)
+    given = None if groups is None else given_labels(model, groups, items)
+    with ExitStack() as stack:
+        tracker = model.tracker
+        if tracker is None:
+            tracker = Tracker(model)
+            stack.enter_context(_hooks(tracker))
+        if given is not None:
+            if tracker.given is not None and not all(map(np.array_equal, tracker.given, given)):
+                raise InputError("groups= and items= differ from those of the block around: pass them once")
+            stack.enter_context(attributes([(tracker, "given", given)]))
+        yield tracker

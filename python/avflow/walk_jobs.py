@@ -1,0 +1,121 @@
+"""The units that get rows in a walk: knockouts and evictions of one prompt, and from which row on they matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from avflow_ext import Cut
+from avflow_ext.reference import edge_hash
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One prompt's tokens, its appended answer tokens included."""
+
+    group: np.ndarray  # int32 [n]
+    item: np.ndarray  # int32 [n]
+    n_prompt: int  # tokens of the prompt itself; row n_prompt - 1 predicts the answer's first token
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+
+def members(word: int, group: np.ndarray) -> np.ndarray:
+    return np.array([bool(word >> bit & 1) for bit in range(64)])[group]  # bool [n]
+
+
+def _rows_with_edges(cut: Cut, group: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Rows of which the cut takes at least one causal edge, leaving its random share out of account: bool [n]."""
+    source, target = members(cut.source, group), members(cut.target, group)
+    if cut.scope == "all":
+        before = np.cumsum(source) - source > 0  # a source token stands before the row
+        return target & (before | (source & cut.cut_self))
+    # Another item stands before the row if the smallest or the largest item before it is not the row's own.
+    held = source & (item >= 0)
+    low = np.minimum.accumulate(np.where(held, item, np.iinfo(np.int32).max))
+    high = np.maximum.accumulate(np.where(held, item, -1))
+    low, high = np.roll(low, 1), np.roll(high, 1)
+    low[0], high[0] = np.iinfo(np.int32).max, -1
+    return target & (item >= 0) & (high >= 0) & ((low != item) | (high != item))
+
+
+def _row_is_hit(cut: Cut, row: int, group: np.ndarray, item: np.ndarray) -> bool:
+    """Whether the random share of the cut holds an edge of this row."""
+    keys = np.arange(row + 1)
+    edge = members(cut.source, group[: row + 1])
+    if cut.scope == "other_items":
+        edge &= (item[: row + 1] >= 0) & (item[: row + 1] != item[row])
+    if not cut.cut_self:
+        edge[row] = False
+    keys = torch.from_numpy(keys[edge])
+    hashes = edge_hash(cut.seed, torch.tensor([row]), keys)
+    return bool((hashes < cut.threshold).any())
+
+
+def first_cut_row(cuts: Sequence[Cut], columns: Columns) -> int | None:
+    """Order of the first row that loses an edge, None where no causal edge is cut."""
+    first: int | None = None
+    for cut in cuts:
+        rows = np.flatnonzero(_rows_with_edges(cut, columns.group, columns.item))
+        if cut.random_share is not None:
+            rows = (r for r in rows if _row_is_hit(cut, int(r), columns.group, columns.item))
+        row = next(iter(rows), None)
+        if row is not None:
+            first = int(row) if first is None else min(first, int(row))
+    return first
+
+
+@dataclass(frozen=True)
+class Job:
+    """One knockout in one set of layers on one prompt: the unit that gets rows."""
+
+    prompt: int
+    knockout: int
+    start: int  # first_cut_row of the knockout in this prompt
+    layers: int  # bit set
+
+    @classmethod
+    def of(cls, prompt: int, knockout: int, start: int, layers: frozenset[int]) -> Job:
+        return cls(prompt, knockout, start, sum(1 << layer for layer in layers))
+
+
+def kept_orders(gone: int, group: np.ndarray) -> np.ndarray:
+    """The first token of the groups in the word `gone`, and all others after it: int64 [1 + kept].
+
+    The others are the rows of a stream without those groups. They see the clean rows before that token, none of which
+    is gone, and each other: so the stream needs no cut.
+    """
+    left = members(gone, group)
+    start = int(left.argmax())
+    left[start] = False
+    return start + np.flatnonzero(~left[start:])
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """Groups leave one prompt, in one step or in several."""
+
+    prompt: int
+    steps: tuple[
+        tuple[int, int], ...
+    ]  # (last layer that sees them, word of all groups gone by then), layers increasing
+
+    @classmethod
+    def of(cls, prompt: int, leave: Mapping[int, int]) -> Eviction:
+        """leave: {last layer that sees them: word of the groups that leave after it}."""
+        steps, gone = [], 0
+        for after in sorted(leave):
+            gone |= leave[after]
+            steps.append((after, gone))
+        return cls(prompt, tuple(steps))
+
+
+def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.ndarray] | None = None) -> int:
+    """Rows that a job needs beside the clean ones when it shares none of them."""
+    if isinstance(job, Job):
+        return lengths[job.prompt] - job.start
+    return sum(len(kept_orders(gone, groups[job.prompt])) - 1 for _, gone in job.steps)

@@ -1,0 +1,114 @@
+"""A schedule is what was written, refuses what cannot be run, and survives a file."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import avflow
+from avflow import EveryNth, EvictionSchedule, KeepAll, KeepNone, Step, TopK
+
+
+def test_steps_are_sorted_and_equal_in_both_forms():
+    schedule = EvictionSchedule({"video": 26, "audio": 12})
+    assert schedule.steps == (Step("audio", 12), Step("video", 26)) and schedule.layers == (12, 26)
+    assert schedule == EvictionSchedule([Step("video", 26, KeepNone()), Step("audio", 12)])
+    assert EvictionSchedule({}).steps == ()
+
+
+def test_file(tmp_path):
+    steps = [
+        Step("video", 2, TopK(share=0.5, by="question")),
+        Step("video", 8, EveryNth(4)),
+        Step("audio", 3, KeepAll()),
+    ]
+    schedule = EvictionSchedule(steps, model={"layers": 9}, data={"prompts": 3}, figures={"accuracy": [0.5, None]})
+    schedule.save(tmp_path / "deep" / "s.json")
+    assert EvictionSchedule.load(tmp_path / "deep" / "s.json") == schedule
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["s.json"]
+    value = json.loads((tmp_path / "deep" / "s.json").read_text())
+    assert (value["format"], value["version"]) == ("avflow-eviction-schedule", 1)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"version": 2}, "version 2, this avflow reads up to 1"),
+        ({"version": "1"}, "version is '1'"),
+        ({"format": "other"}, "is no eviction schedule"),
+        ({"steps": [{"group": "video"}]}, "a step needs group, after and keep"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "Mine"}}]}, "policy .*Mine"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "share": 2}}]}, "TopK.share = 2"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "rate": 2}}]}, "no field 'rate'"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "EveryNth"}}]}, "EveryNth"),
+        ({"steps": [{"group": "video", "after": -1, "keep": {"policy": "KeepNone"}}]}, "Step.after = -1"),
+        ({"steps": 5}, "is broken"),
+        ({"model": [1]}, "model must be an object"),
+    ],
+)
+def test_bad_files(tmp_path, change, message):
+    path = tmp_path / "s.json"
+    EvictionSchedule({"video": 1}).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(avflow.InputError, match=message):
+        EvictionSchedule.load(path)
+
+
+def test_broken_files(tmp_path):
+    path = tmp_path / "s.json"
+    with pytest.raises(avflow.InputError, match="cannot read schedule"):
+        EvictionSchedule.load(path)
+    for text in ("", "{", "[]", "\xff"):
+        path.write_bytes(text.encode("latin-1"))
+        with pytest.raises(avflow.InputError, match="is broken|is no eviction schedule"):
+            EvictionSchedule.load(path)
+
+
+def test_what_cannot_be_saved(tmp_path):
+    class Mine:
+        def select(self, view):
+            return view.items >= 0
+
+    with pytest.raises(avflow.InputError, match="not one of avflow's"):
+        EvictionSchedule([Step("video", 1, Mine())]).save(tmp_path / "s.json")
+    with pytest.raises(avflow.InputError, match="cannot be written as JSON"):
+        EvictionSchedule({"video": 1}, figures={"p": float("nan")}).save(tmp_path / "s.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_steps():
+    for make, message in [
+        (lambda: Step("", 1), "Step.group = ''"),
+        (lambda: Step("video", True), "Step.after = True"),
+        (lambda: Step("video", 1.5), "Step.after = 1.5"),
+        (lambda: Step("video", 1, 0.5), "Step.keep = 0.5"),
+        (lambda: EvictionSchedule(["video"]), "schedule step 'video'"),
+        (lambda: EvictionSchedule.preset("omni"), "schedule preset 'omni'"),
+    ]:
+        with pytest.raises(avflow.InputError, match=message):
+            make()
+
+
+@pytest.mark.parametrize(
+    "steps, message",
+    [
+        ({"video": 3}, "leaves after layer 3: the model has layers 0 .. 3, .* is 2"),
+        ({"vidoe": 1}, "no group or alias is called 'vidoe'"),
+        ({"last": 1}, "'last', which must stay"),
+        ({"all": 1}, "must stay"),
+        ({"video+answer": 1}, "'answer', which must stay"),
+    ],
+)
+def test_check(qwen3, steps, message):
+    with pytest.raises(avflow.InputError, match=message):
+        EvictionSchedule(steps).check(qwen3)
+
+
+def test_check_of_the_model(qwen3):
+    facts = EvictionSchedule.facts(qwen3)
+    assert facts == {"model_type": "qwen3", "layers": 4, "hidden": 64}
+    EvictionSchedule({"video+audio": 2, "question": 0}, model=facts).check(qwen3)
+    for name in ("omni_3b_av_video", "omni_3b_interleaved"):
+        with pytest.raises(avflow.InputError, match="made for a model with model_type 'qwen2_5_omni_thinker'"):
+            EvictionSchedule.preset(name).check(qwen3)
