@@ -9,7 +9,7 @@ import torch
 from network import SIDE, TEXTS
 from torch.utils.data import DataLoader, Dataset
 
-from avflow.models.chat import _user_text
+from avflow.models.chat import _user_lines
 from avflow.pictures import TorchVideos
 from avflow.sample import LETTERS, Sample
 from avflow.synthetic import TASKS, Question, ask, frames_read, make_scene, waveform
@@ -26,7 +26,8 @@ HARD = {"tone_shape": 3.0, "match": 3.0, "count": 2.0, "pitch": 2.0, "rhythm": 2
 def block_text(question: Question, options: bool) -> str:
     """What follows the media in the prompt of this question; without options, an open-ended question."""
     sample = Sample("x", question.text, list(question.options) if options else None, question.answer, video="x.mp4")
-    return f"{_user_text(sample, TEXTS['instruction'])[0]}<|im_end|>\n<|im_start|>assistant\n"
+    text = "".join(line for line, *_ in _user_lines(sample, TEXTS["instruction"]))
+    return f"{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 class Blocks:
