@@ -1,6 +1,7 @@
-"""Everything a first sweep needs, made on the spot: clips with sound, questions about them, a small checkpoint.
+"""Everything a first sweep needs: clips with sound, questions about them, and a model.
 
-The checkpoint's weights are random: it shows that every stage runs, on real files, and answers nothing.
+`held_out`: the trained model of the package and questions that it has not seen. `make`: a checkpoint of random weights,
+which shows that every stage runs, on real files, and answers nothing.
 """
 
 from __future__ import annotations
