@@ -164,6 +164,17 @@ def test_sinks_are_found_marked_and_cut():
     assert avflow.sinks(model, prompt, layers=[0], times=1e6).num_rows == 0
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_sink_draws_is_the_last_tokens_eager_attention(name):
+    model, prompt = _case(name)
+    attention, _, _ = _eager(model, prompt)
+    rows = avflow.sinks(model, prompt, times=1.01, among="video").to_pylist()
+    assert rows
+    for row in rows:
+        want = float(attention[row["layer"], :, len(prompt) - 1, row["token"]].mean())
+        assert row["drawn"] == pytest.approx(want, abs=1e-5)
+
+
 def test_bad_input():
     model, prompt = _case("text")
     with pytest.raises(avflow.InputError, match="out of range"):

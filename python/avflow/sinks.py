@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("place", pa.int32()),  # within its item: 0 is its first token; null where the token has no item
         ("norm", pa.float32()),
         ("ratio", pa.float32()),  # to the median norm of the looked-at tokens in that layer
+        ("drawn", pa.float32()),  # share of the last token's attention in that layer that goes to this one
     ]
 )
 
@@ -47,7 +48,8 @@ def sinks(
     than the rest), with its threshold left to you.
 
     Returns:
-        A table with the columns prompt, task, layer, token, group, item, place, norm, ratio: a row per sink and layer.
+        A table with the columns prompt, task, layer, token, group, item, place, norm, ratio, drawn: a row per sink and
+        layer. drawn: what the last token's attention, mean over heads, gives it in the layer whose output has the norm.
 
     Raises:
         InputError: no token of `among` in a prompt, layers that the model does not have, `times` not above 1.
@@ -62,17 +64,22 @@ def sinks(
         tokens = np.flatnonzero([bool(word >> int(g) & 1) for g in group])
         if not tokens.size:
             raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
-        places = _places(prompt)
+        places, drawn = _places(prompt), {}
 
-        def see(layer: int, hidden: torch.Tensor, prompt=prompt, tokens=tokens, places=places) -> None:
+        def attend(layer, q, k, v, scale, prompt=prompt, drawn=drawn) -> None:
+            last = q[len(prompt) - 1].unflatten(0, (k.shape[1], -1)).float()  # [kv_heads, heads a kv head, d]
+            score = scale * torch.einsum("hgd,nhd->hgn", last, k[: len(prompt)].float())
+            drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every token
+
+        def see(layer, hidden, prompt=prompt, tokens=tokens, places=places, drawn=drawn) -> None:
             norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]
             ratio = norm / np.median(norm)
             for i in np.flatnonzero(ratio > times):
                 t = int(tokens[i])
                 where = (prompt.id, prompt.task, layer, t, prompt.groups[t], prompt.items[t], places[t])
-                rows.append((*where, float(norm[i]), float(ratio[i])))
+                rows.append((*where, float(norm[i]), float(ratio[i]), float(drawn[layer][t])))
 
-        observe(model, prompt, on_hidden=see, layers=chosen)
+        observe(model, prompt, on_attention=attend, on_hidden=see, layers=chosen)
     columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
