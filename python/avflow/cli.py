@@ -10,7 +10,24 @@ from typing import Annotated
 import typer
 
 from . import cli_evict, cli_look
-from .cli_tools import Debug, print_estimates, state, told
+from .cli_tools import (
+    Checkpoint,
+    Data,
+    Debug,
+    Device,
+    Dtype,
+    Fps,
+    Limit,
+    MaxPixels,
+    MediaFolder,
+    Questions,
+    ShuffleSeed,
+    Task,
+    print_estimates,
+    sampling,
+    state,
+    told,
+)
 from .errors import InputError
 
 app = typer.Typer(
@@ -57,10 +74,8 @@ def demo(
 
 @app.command()
 def sweep(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[
-        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
-    ],
+    model: Checkpoint,
+    samples: Questions,
     out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is resumed.")] = None,
     knockouts: Annotated[
         list[str] | None,
@@ -71,22 +86,22 @@ def sweep(
     layers: Annotated[str, typer.Option(help='Centres of the windows: "all", "0-11", "3,5,7-9".')] = "all",
     select: Annotated[str, typer.Option(help="Samples by the clean answer: correct, wrong or all.")] = "correct",
     semantics: Annotated[str, typer.Option(help="renormalize or zero.")] = "renormalize",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="Where the model runs.")] = "cpu",
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
     memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
-    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
-    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
-    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    data: Data = None,
+    media: MediaFolder = None,
+    task: Task = None,
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes (or Ray actors), each with a model. [default: 1]")
     ] = None,
     ray: Annotated[
         str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames a second taken from videos.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Largest frame, in pixels.")] = None,
+    fps: Fps = None,
+    max_pixels: MaxPixels = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
     debug: Debug = False,
 ):
@@ -94,7 +109,6 @@ def sweep(
     with told():
         from .job import SweepJob, run
 
-        sampling = {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
         job = SweepJob(
             model=model,
             samples=samples,
@@ -105,7 +119,7 @@ def sweep(
             select=select,
             semantics=semantics,
             dtype=dtype,
-            media=sampling,
+            media=sampling(fps, max_pixels),
             data=data,
             device=device,
             memory=memory,

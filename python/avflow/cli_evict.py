@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from .cli_tools import Debug, print_estimates, state, told
+from .cli_tools import (
+    Checkpoint,
+    Data,
+    Debug,
+    Device,
+    Dtype,
+    Fps,
+    Limit,
+    MaxPixels,
+    MediaFolder,
+    Questions,
+    ShuffleSeed,
+    Task,
+    print_estimates,
+    sampling,
+    state,
+    told,
+)
 from .errors import InputError
-
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="Where the model runs.")]
-Fps = Annotated[float | None, typer.Option(help="Frames a second taken from videos.")]
-MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -21,15 +33,9 @@ def add_to(app: typer.Typer) -> None:
     app.command()(generate)
 
 
-def sampling(fps: float | None, max_pixels: int | None) -> dict:
-    return {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
-
-
 def plan(
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[
-        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
-    ],
+    model: Checkpoint,
+    samples: Questions,
     out: Annotated[Path | None, typer.Option(help="The schedule's file, such as schedule.json.")] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder; an unfinished one is resumed. [default: --out without .json]")
@@ -45,11 +51,11 @@ def plan(
     dtype: Dtype = "float32",
     device: Device = "cpu",
     memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
-    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
-    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
-    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    data: Data = None,
+    media: MediaFolder = None,
+    task: Task = None,
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
     fps: Fps = None,
     max_pixels: MaxPixels = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what measuring would cost; run no layer.")] = False,

@@ -8,8 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_evict import Device, Dtype, Fps, MaxPixels, sampling
-from .cli_tools import Debug, state, told
+from .cli_tools import (
+    Checkpoint,
+    Data,
+    Debug,
+    Device,
+    Dtype,
+    Fps,
+    Limit,
+    MaxPixels,
+    MediaFolder,
+    Questions,
+    ShuffleSeed,
+    Task,
+    sampling,
+    state,
+    told,
+)
 from .errors import InputError
 
 # Options of the experiments, by experiment; the others are those of every command.
@@ -72,10 +87,8 @@ def chosen_options(what: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def look(
     what: Annotated[str, typer.Argument(help="share, lens, sinks, pathways or text.")],
-    model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")],
-    samples: Annotated[
-        str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")
-    ],
+    model: Checkpoint,
+    samples: Questions,
     out: Annotated[Path, typer.Option(help="Run folder; an unfinished one is resumed.")],
     layers: Annotated[
         str | None, typer.Option(help='share, lens, sinks, text: "0-11", "3,5,7-9". [default: all]')
@@ -97,11 +110,11 @@ def look(
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     dtype: Dtype = "float32",
     device: Device = "cpu",
-    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None,
-    media: Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
-    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None,
+    data: Data = None,
+    media: MediaFolder = None,
+    task: Task = None,
+    limit: Limit = None,
+    shuffle_seed: ShuffleSeed = None,
     fps: Fps = None,
     max_pixels: MaxPixels = None,
     debug: Debug = False,

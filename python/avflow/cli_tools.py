@@ -1,9 +1,10 @@
-"""What the commands share: how errors are told, and tables of estimates."""
+"""What the commands share: options over samples, how errors are told, tables of estimates."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,24 @@ def _set_debug(value: bool) -> None:
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks; a failing sample ends the run.", callback=_set_debug)
 ]
+
+
+Checkpoint = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
+Questions = Annotated[str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Where the model runs.")]
+Data = Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")]
+MediaFolder = Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")]
+Task = Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")]
+Limit = Annotated[int | None, typer.Option(help="Only the first so many samples.")]
+ShuffleSeed = Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")]
+Fps = Annotated[float | None, typer.Option(help="Frames a second taken from videos.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
+
+
+def sampling(fps: float | None, max_pixels: int | None) -> dict[str, Any]:
+    """The options of model.prepare that were given."""
+    return {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
 
 
 @contextmanager
