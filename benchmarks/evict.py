@@ -1,6 +1,8 @@
 """Eviction against the same model without it: prefill, decode, cache bytes; peers that do it in other ways.
 
-    python benchmarks/evict.py [--json FILE] [--shape 12x1024x4096] [--rounds 3] [--device cpu] [--dtype float32]
+    python benchmarks/evict.py [--json FILE] [--shape 12x1024x4096] [--rounds 3] [--dtype float32]
+    python benchmarks/evict.py --device cuda --shape 3b 7b --tokens 8192 16384 32768 --seconds 150 --json FILE
+                                                 decoders of Qwen2.5's sizes in bf16: evict_cuda.py
 
 Random weights, random embeddings, one process; candidates take turns and each keeps its best time. Prefill, all with a
 cache and logits of the last row only:
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import time
 
 import torch
@@ -203,12 +206,22 @@ def table(results: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="also write the numbers there")
-    parser.add_argument("--shape", default="12x1024x4096", metavar="LAYERSxHIDDENxTOKENS")
+    parser.add_argument("--shape", nargs="+", metavar="LAYERSxHIDDENxTOKENS", help="default 12x1024x4096")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--tokens", type=int, nargs="+", help="of the shapes 3b and 7b")
+    parser.add_argument("--batch", type=int, nargs="*", default=(1, 8, 32), help="of decoding, shapes 3b and 7b")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for all steps of the shapes 3b and 7b")
     args = parser.parse_args()
-    bench = Bench(args.shape, args.device, args.dtype)
+    shapes = args.shape or (("3b", "7b") if args.device == "cuda" else ("12x1024x4096",))
+    if args.device == "cuda" or not shapes[0][0].isdigit() or "x" not in shapes[0]:
+        import evict_cuda
+
+        sys.exit(evict_cuda.main(args.device, shapes, args.tokens, args.json, args.seconds, list(args.batch)))
+    if len(shapes) > 1:
+        parser.error("one LAYERSxHIDDENxTOKENS at a time")
+    bench = Bench(shapes[0], args.device, args.dtype)
     print(f"{machine()}, {args.dtype}, kernel {kernel_name(torch.device(args.device))}, {bench.shape}")
     found = schedules(bench.shape["layers"])
     results = bench.measure(found, args.rounds)

@@ -3,7 +3,7 @@
     python benchmarks/sweep.py [--json FILE] [--shape 12x512x2048 ...] [--repeats 5]
     python benchmarks/sweep.py --media           knockouts whose targets lie in the media instead of after it
     python benchmarks/sweep.py --memory          peak memory at 8k, 16k and 32k tokens
-    python benchmarks/sweep.py --device cuda --shape 3b 7b --tokens 8192 16384 --json FILE
+    python benchmarks/sweep.py --device cuda --shape 3b 7b --tokens 10240 32768 --seconds 120 --json FILE
                                                  decoders of Qwen2.5's sizes in bf16: sweep_cuda.py
 
 Random weights, random embeddings, fp32, in one process; repeats are interleaved and the best of each is taken. Peers:
@@ -57,16 +57,16 @@ def make_model(layers: int, hidden: int) -> avflow.Model:
     return avflow.wrap(Qwen2ForCausalLM(config).eval())
 
 
-def make_prompt(model: avflow.Model, tokens: int) -> avflow.Prompt:
-    """System text, interleaved video and audio, question with four options, last."""
-    media = tokens - QUESTION - 13
+def make_prompt(model: avflow.Model, tokens: int, question: int = QUESTION) -> avflow.Prompt:
+    """System text, interleaved video and audio, `question` tokens of question and four options, last."""
+    media = tokens - question - 13
     groups, items = ["system"] * 12, [-1] * 12
     for i in range(media):
         chunk, at = divmod(i, 100)
         groups.append("video" if at < 75 else "audio")
         items.append(4 * chunk + (at // 19 if at < 75 else 0))
-    groups += ["question_text"] * (QUESTION - 16)
-    items += [-1] * (QUESTION - 16)
+    groups += ["question_text"] * (question - 16)
+    items += [-1] * (question - 16)
     for option in range(4):
         groups += ["option_correct" if option == 1 else "option_incorrect"] * 4
         items += [option] * 4
@@ -192,7 +192,8 @@ def main() -> None:
     parser.add_argument("--shape", nargs="+", default=SHAPES, metavar="LAYERSxHIDDENxTOKENS")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tokens", type=int, nargs="+", default=(8192, 16384), help="of the shapes 3b and 7b")
+    parser.add_argument("--tokens", type=int, nargs="+", help="of the shapes 3b and 7b")
+    parser.add_argument("--seconds", type=float, default=600.0, help="for all steps of the shapes 3b and 7b")
     parser.add_argument("--media", action="store_true", help="targets in the media: every run re-runs the media rows")
     parser.add_argument("--memory", action="store_true", help="peak memory at 8k, 16k and 32k tokens instead")
     parser.add_argument("--peak-of", type=int, help=argparse.SUPPRESS)
@@ -201,7 +202,7 @@ def main() -> None:
         import sweep_cuda
 
         shapes = ("3b", "7b") if args.shape is SHAPES else args.shape
-        sys.exit(sweep_cuda.main(args.device, shapes, args.tokens, args.json))
+        sys.exit(sweep_cuda.main(args.device, shapes, args.tokens, args.json, args.seconds))
     if args.peak_of:
         return peak_memory(args.peak_of)
     if args.memory:

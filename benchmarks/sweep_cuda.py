@@ -1,179 +1,166 @@
-"""`python benchmarks/sweep.py --device cuda --shape 3b 7b`: all of av_video on decoders of Qwen2.5's sizes, in bf16.
+"""`python benchmarks/sweep.py --device cuda --shape 3b 7b`: av_video on decoders of Qwen2.5's sizes, in bf16.
 
-Three sums for each shape and length, in one process: the knockouts whose targets come after the media, all of the
-preset, and clean forwards of transformers with each backend of SDPA; then forwards with a dense mask, as other tools
-run one per knockout and window. What fails leaves its error, and figures are written after each.
-Tried on the CPU with the tiny shape; not run on any device so far.
+For each shape and length, in one process: clean forwards of transformers with each backend of SDPA; the knockouts whose
+targets come after the media; those whose targets lie in the media, in windows around every layer or, where that would
+take longer than IN_MEDIA_SECONDS, around every second, fourth or eighth (the file names them); and forwards with a
+dense mask, as other tools run one per knockout and window: a few are timed, and multiplied.
+Each step's failure or omission is told in the file, and the next step runs. Tried on the CPU with the tiny shape.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
-from sweep import AFTER_MEDIA, IN_MEDIA, clean_forward, dense_mask, make_prompt
-from timing import machine, write_json
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from device import BACKENDS, SHAPES, Clock, Report, ceilings, make_model, peers, shape_facts
+from sweep import AFTER_MEDIA, IN_MEDIA, clean_forward, make_prompt
+from torch.nn.attention import sdpa_kernel
 
 import avflow
-from avflow.attention import kernel_name
-from avflow.compat import declare_torchvision
 
-# layers, hidden, intermediate, heads, kv heads, vocabulary: the text decoders of Qwen2.5(-Omni), and one to try this on
-SHAPES = {
-    "3b": (36, 2048, 11008, 16, 2, 151936),
-    "7b": (28, 3584, 18944, 28, 4, 151936),
-    "tiny": (3, 128, 256, 2, 1, 512),
-}
-BACKENDS = {
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "cuDNN": SDPBackend.CUDNN_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "math": SDPBackend.MATH,
-}
+QUESTION = 50  # tokens of question and options
+LENGTHS = (10240, 8192, 16384, 32768)  # what is stated for a prompt of 10k tokens comes first
 TOLERANCE = 0.1  # of the clean log-probability: two attentions that round to bf16 at other places, over all layers
+IN_MEDIA_SECONDS = 15.0
+DENSE_TIMED = 3  # forwards with a dense mask, of which the best is multiplied
+STRIDES = (1, 2, 4, 8)
+GUESSED_FLOPS = 250e12  # a second, until a clean forward has been timed
 
 
-def make_model(shape: str, device: str) -> avflow.Model:
-    """Random weights, made in bf16 where they will lie: nothing larger is allocated on the way."""
-    declare_torchvision()
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    layers, hidden, inner, heads, kv_heads, vocabulary = SHAPES[shape]
-    config = Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=hidden,
-        intermediate_size=inner,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=kv_heads,
-        max_position_embeddings=65536,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-    )
-    torch.manual_seed(0)
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device(device):
-            return avflow.wrap(Qwen2ForCausalLM(config).eval())
-    finally:
-        torch.set_default_dtype(before)
-
-
-class Clock:
-    """Seconds of a call, with the device's work inside."""
-
-    def __init__(self, device: str) -> None:
-        self.wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-
-    def __call__(self, call: Callable[[], object]) -> float:
-        self.wait()
-        began = time.perf_counter()
-        call()
-        self.wait()
-        return time.perf_counter() - began
-
-    def best(self, call: Callable[[], object], repeats: int) -> float:
-        """After one call to warm up."""
-        call()
-        return min(self(call) for _ in range(repeats))
+def dense_mask(prompt: avflow.Prompt, device: torch.device) -> torch.Tensor:
+    """bool [1, 1, N, N] for video->question, made on the device: two of them at 32k tokens are 2 GiB."""
+    n = len(prompt)
+    rows = torch.tensor([g.startswith(("question", "option")) for g in prompt.groups], device=device)
+    keys = torch.tensor([g == "video" for g in prompt.groups], device=device)
+    open_ = torch.ones(n, n, dtype=torch.bool, device=device).tril_()
+    open_ &= ~(rows[:, None] & keys[None, :])
+    return open_[None, None]
 
 
 class Case:
     """One shape at one length; `result` grows step by step."""
 
-    def __init__(self, model: avflow.Model, shape: str, tokens: int, clock: Clock, save: Callable[[], None]) -> None:
-        self.model, self.clock, self.save = model, clock, save
-        self.prompt = make_prompt(model, tokens)
+    def __init__(self, report: Report, model: avflow.Model, shape: str, tokens: int) -> None:
+        self.report, self.model, self.clock = report, model, Clock(report.device)
+        self.name = f"{shape}, {tokens} tokens"
+        self.prompt = make_prompt(model, tokens, QUESTION)
         self.prompt.inputs_embeds = self.prompt.inputs_embeds.to(model.device, model.dtype)
-        layers, hidden, inner, heads, kv_heads, _ = SHAPES[shape]
-        sizes = {"layers": layers, "hidden": hidden, "intermediate": inner, "heads": f"{heads}/{kv_heads}"}
-        self.result = {"shape": {"name": shape, **sizes, "tokens": tokens}, "clean_seconds": {}, "errors": {}}
+        self.result = {"shape": {**shape_facts(shape, tokens), "question": QUESTION}}
+        self.result |= {"clean_seconds": {}, "clean_peak_bytes": {}}
+        report.data["results"].append(self.result)
 
-    def step(self, name: str, run: Callable[[], None]) -> None:
-        """Runs it; what fails is told, and the next step runs."""
-        try:
-            run()
-        except Exception as error:  # a peer's missing kernel, a full device
-            self.result["errors"][name] = f"{type(error).__name__}: {str(error)[:300]}"
-            print(f"    {name} failed: {self.result['errors'][name]}")
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.save()
+    def step(self, name: str, run, seconds: float) -> None:
+        self.report.step(f"{self.name}, {name}", run, seconds)
+
+    def plan(self, knockouts: list, layers: list[int] | None = None) -> tuple[avflow.SweepRequest, dict]:
+        request = avflow.SweepRequest(knockouts, layers=layers, select="all")
+        return request, avflow.estimate(self.model, self.prompt, request)
+
+    def predicted(self, flops: float) -> float:
+        """Seconds at the rate of the clean forward."""
+        clean = self.result["clean_seconds"].values()
+        clean_flops = self.plan(AFTER_MEDIA[:1], [0])[1]["clean_flops"]
+        return flops * min(clean) / clean_flops if clean else flops / GUESSED_FLOPS
 
     def clean(self, backend: str) -> None:
         with sdpa_kernel(BACKENDS[backend]):
             seconds = self.clock.best(lambda: clean_forward(self.model, self.prompt), 3)
         self.result["clean_seconds"][backend] = seconds
+        self.result["clean_peak_bytes"][backend] = self.clock.peak_bytes
         print(f"    clean forward, sdpa {backend}: {seconds:.3f} s")
 
-    def sweep(self, name: str, knockouts: list, repeats: int) -> None:
-        request = avflow.SweepRequest(knockouts, select="all")
-        plan = avflow.estimate(self.model, self.prompt, request)
+    def sweep(self, name: str, knockouts: list, repeats: int, layers: list[int] | None = None) -> None:
+        """layers: centres of the windows; None for all. The first repeat warms up, unless it is the only one."""
+        request, plan = self.plan(knockouts, layers)
         rows: list = []
-        seconds = []
+        seconds, peaks = [], []
         for _ in range(repeats):
             seconds.append(self.clock(lambda: rows.append(avflow.sweep_prompt(self.model, self.prompt, request))))
+            peaks.append(self.clock.peak_bytes)
         theirs = float(torch.log_softmax(clean_forward(self.model, self.prompt).float(), -1)[self.prompt.answer_ids[0]])
         ours = rows[0].rows[0]["logp_clean"]
-        if not abs(ours - theirs) < TOLERANCE:
-            raise AssertionError(f"log-probability of the clean run: {ours} here, {theirs} in transformers")
-        clean = min(self.result["clean_seconds"].values())
-        ratio = min(seconds) / clean
+        runs = len(knockouts) * (self.model.n_layers if layers is None else len(layers))
+        took = min(seconds)
         self.result[name] = {
-            "knockouts": len(knockouts),
-            "runs": len(knockouts) * self.model.n_layers,
+            "knockouts": [k.name for k in knockouts],
+            "layers": "all" if layers is None else layers,
+            "runs": runs,
             "walks": plan["walks"],
-            "seconds": min(seconds),
+            "seconds": took,
+            "all_seconds": seconds,
+            "peak_bytes": max(peaks),
             "packed_row_ratio": plan["ratio"],
             "flop_ratio": plan["flops"] / plan["clean_flops"],
-            "over_best_clean": ratio,
-            "over_packed_rows": ratio / plan["ratio"],
+            "over_clean": {b: took / clean for b, clean in self.result["clean_seconds"].items()},
+            "forwards_a_run": {b: took / clean / runs for b, clean in self.result["clean_seconds"].items()},
             "clean_logp_difference": abs(ours - theirs),
         }
+        over = ", ".join(f"{ratio:.2f} x sdpa {b}" for b, ratio in self.result[name]["over_clean"].items())
         print(
-            f"    sweep, {name}: {min(seconds):.2f} s in {plan['walks']} walks, {ratio:.2f} x the best clean forward, "
-            f"packed rows {plan['ratio']:.2f} x, quotient {ratio / plan['ratio']:.2f}"
+            f"    {name}: {took:.2f} s, {runs} runs in {plan['walks']} walks, packed rows {plan['ratio']:.2f} x; {over}"
         )
+        if not abs(ours - theirs) < TOLERANCE:
+            raise AssertionError(f"log-probability of the clean run: {ours} here, {theirs} in transformers")
+
+    def in_media(self) -> None:
+        """Every layer, or as many as the time allows; the walk's clean rows are part of what is timed."""
+        n = self.model.n_layers
+        for stride in STRIDES:
+            layers = None if stride == 1 else list(range(stride // 2, n, stride))
+            seconds = self.predicted(self.plan(IN_MEDIA, layers)[1]["flops"])
+            if seconds < min(IN_MEDIA_SECONDS, 0.7 * self.report.left) or stride == STRIDES[-1]:
+                break
+        self.step("in_media", lambda: self.sweep("in_media", IN_MEDIA, 1, layers), 1.4 * seconds)
+        if "in_media" in self.result:
+            self.result["in_media"]["layer_stride"] = stride
 
     def dense(self, backend: str) -> None:
-        mask = dense_mask(self.model, self.prompt).to(self.model.device)
+        mask = dense_mask(self.prompt, self.model.device)
         with sdpa_kernel(BACKENDS[backend]):
-            each = self.clock.best(lambda: clean_forward(self.model, self.prompt, {"full_attention": mask}), 1)
+            each = self.clock.best(
+                lambda: clean_forward(self.model, self.prompt, {"full_attention": mask}), DENSE_TIMED - 1
+            )
         self.result.setdefault("dense_mask_seconds_each", {})[backend] = each
-        for name in ("after_media", "av_video"):
+        self.result.setdefault("dense_mask_peak_bytes", {})[backend] = self.clock.peak_bytes
+        self.result["dense_mask_runs_timed"] = DENSE_TIMED
+        for name in ("after_media", "in_media"):
             if name in self.result:
                 times = each * self.result[name]["runs"] / self.result[name]["seconds"]
                 self.result[name].setdefault("dense_masks_over_sweep", {})[backend] = times
         print(f"    a forward with a dense mask, sdpa {backend}: {each:.3f} s")
 
+    def math_fits(self) -> bool:
+        """Its scores and their softmax, [heads, N, N] in fp32 and bf16, beside what is allocated."""
+        if self.report.device != "cuda":
+            return True
+        return 12 * self.model.n_heads * len(self.prompt) ** 2 < 0.8 * torch.cuda.mem_get_info()[0]
+
     def run(self) -> None:
-        on_cuda = self.model.device.type == "cuda"
-        for backend in ("flash", "cuDNN") if on_cuda else ("flash", "math"):
-            self.step(f"clean, {backend}", lambda backend=backend: self.clean(backend))
-        self.step("after_media", lambda: self.sweep("after_media", AFTER_MEDIA, 3))
-        self.step("av_video", lambda: self.sweep("av_video", [*AFTER_MEDIA, *IN_MEDIA], 1))
-        for backend in ("efficient", "cuDNN", "math") if on_cuda else ("math",):
-            self.step(f"dense, {backend}", lambda backend=backend: self.dense(backend))
+        one = self.predicted(self.plan(AFTER_MEDIA[:1], [0])[1]["clean_flops"])
+        for backend in peers(self.report.device):
+            self.step(f"clean, {backend}", lambda backend=backend: self.clean(backend), 4 * one)
+        after = self.predicted(self.plan(AFTER_MEDIA)[1]["flops"])
+        self.step("after_media", lambda: self.sweep("after_media", AFTER_MEDIA, 3), 4 * after)
+        self.in_media()
+        for backend in ("efficient", "cuDNN", "math") if self.report.device == "cuda" else ("math",):
+            if backend == "math" and not self.math_fits():
+                self.report.skip(f"{self.name}, dense, math", "its [heads, N, N] scores do not fit the device's memory")
+                continue
+            self.step(f"dense, {backend}", lambda backend=backend: self.dense(backend), 4 * DENSE_TIMED * one)
 
 
-def main(device: str, shapes: list[str], lengths: list[int], path: str | None) -> int:
-    """0 where every step of every case ran."""
+def main(device: str, shapes: list[str], lengths: list[int] | None, path: str | None, seconds: float) -> int:
+    """0 where every step that ran was right."""
     if unknown := [shape for shape in shapes if shape not in SHAPES]:
         raise SystemExit(f"--shape {unknown[0]}: pass one of {', '.join(SHAPES)}, or LAYERSxHIDDENxTOKENS on the CPU")
-    gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {}
-    report = {"machine": {**machine(), **gpu}, "dtype": "bfloat16", "results": []}
-    report["kernel"] = kernel_name(torch.device(device))
-    print(f"{report['machine']}, bf16, kernel {report['kernel']}")
+    report = Report(device, path, seconds)
+    report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
     for shape in shapes:
-        model = make_model(shape, device)
-        for tokens in lengths:
+        model = report.step(
+            f"{shape}, model", lambda shape=shape: make_model(shape, device), 10 if device == "cuda" else 0
+        )
+        if model is None:
+            continue
+        for tokens in lengths or LENGTHS:
             print(f"{shape}, {tokens} tokens")
-            case = Case(model, shape, tokens, Clock(device), lambda: write_json(path, report, quiet=True))
-            report["results"].append(case.result)
-            case.run()
-        del model, case
-    write_json(path, report)
-    return 1 if any(result["errors"] for result in report["results"]) else 0
+            report.step(f"{shape}, {tokens} tokens", lambda s=shape, n=tokens, m=model: Case(report, m, s, n).run())
+        del model
+    return report.finish()

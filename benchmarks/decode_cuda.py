@@ -1,0 +1,198 @@
+"""Decoding after an evicted prefill, for evict_cuda.py: tokens a second at several batch sizes, eager and as a graph.
+
+  plain  transformers' own forward, sdpa
+  keep   avflow.evict, decode="keep"
+  drop   avflow.evict, decode="drop"
+Each `eager`, with the DynamicCache that generate makes, and for plain and keep as a CUDA graph of one step: a static
+cache, the step traced by torch.compile (backend "eager": the same kernels, no Python in between) and captured. drop has
+no graph: it frees memory, which a static cache cannot. One prompt is read, and its cache repeated for the batch; every
+sequence's keys lie in memory of their own, so that a step moves as many bytes as with different prompts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from device import Clock, Report
+
+import avflow
+from avflow.answering import cache_bytes
+from avflow.conversation import STATE
+
+STEPS = 16  # timed together
+ROOM = 96  # slots of the static cache behind the prompt: warm-ups and STEPS
+TRACING = 20.0  # seconds that tracing and capturing a step may take
+TOLERANCE = 0.05  # relative difference of a graph's logits from those of the same step run eagerly
+
+
+def widen(cache: Any, batch: int) -> Any:
+    """The cache of one sequence, for a batch of the same; labels of avflow's blocks along with it."""
+    for layer in cache.layers:
+        layer.keys, layer.values = (t.repeat(batch, 1, 1, 1) for t in (layer.keys, layer.values))
+        if hasattr(layer, "max_batch_size"):
+            layer.max_batch_size = batch
+    state = cache.__dict__.get(STATE)
+    if state is not None:
+        wide = state.copy()
+        for name in ("group", "item", "real", "gone"):
+            setattr(wide, name, np.repeat(getattr(state, name), batch, 0))
+        wide.columns = [np.repeat(columns, batch, 0) for columns in state.columns]
+        wide.ids = None if state.ids is None else state.ids.repeat(batch, 1)
+        cache.__dict__[STATE] = wide
+    return cache
+
+
+def take_back(cache: Any, steps: int) -> None:
+    """The last `steps` tokens leave; a static cache writes over their slots."""
+    if isinstance(getattr(cache.layers[0], "cumulative_length", None), torch.Tensor):
+        for layer in cache.layers:
+            layer.cumulative_length.sub_(steps)
+    else:
+        cache.crop(-steps)
+
+
+class Decode:
+    def __init__(
+        self,
+        report: Report,
+        model: avflow.Model,
+        embeds: torch.Tensor,
+        evict: Callable[[str], contextlib.AbstractContextManager],
+        name: str,
+    ) -> None:
+        """embeds [1, N, D]; evict(decode) opens a block."""
+        self.report, self.model, self.embeds, self.evict, self.name = report, model, embeds, evict, name
+        self.clock = Clock(report.device)
+        self.results: list[dict] = []
+        self.logits: dict[tuple[str, int], torch.Tensor] = {}  # of the first step, eager
+        self.weights = sum(p.numel() * p.element_size() for p in model.hf.parameters())
+
+    def context(self, who: str) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if who == "plain" else self.evict(who)
+
+    def token(self, batch: int) -> dict[str, torch.Tensor]:
+        device = self.model.device
+        return {
+            "input_ids": torch.full((batch, 1), 7, device=device),
+            "position_ids": torch.full((batch, 1), self.embeds.shape[1], device=device),
+        }
+
+    def read(self, static: bool, batch: int) -> Any:
+        """The prompt's cache for the batch; within the candidate's block."""
+        from transformers import StaticCache
+
+        cache = StaticCache(config=self.model.config, max_cache_len=self.embeds.shape[1] + ROOM) if static else None
+        how = {} if cache is None else {"past_key_values": cache}
+        out = self.model.hf(inputs_embeds=self.embeds, use_cache=True, logits_to_keep=1, **how)
+        return widen(out.past_key_values, batch)
+
+    @torch.no_grad()
+    def eager(self, who: str, batch: int, result: dict) -> None:
+        with self.context(who):
+            cache, inputs = self.read(False, batch), self.token(batch)
+            held = cache_bytes(cache)
+
+            def steps() -> None:
+                for at in range(STEPS):
+                    out = self.model.hf(**inputs, past_key_values=cache, use_cache=True)
+                    if (who, batch) not in self.logits and not at:
+                        self.logits[who, batch] = out.logits[:, -1].float()
+                take_back(cache, STEPS)
+
+            seconds = self.clock.best(steps, 3)
+        result["kv_bytes"][who] = held
+        self.note(result, f"{who}, eager", seconds)
+
+    @torch.no_grad()
+    def graph(self, who: str, batch: int, result: dict) -> None:
+        torch._dynamo.reset()
+        with self.context(who):
+            cache, inputs = self.read(True, batch), self.token(batch)
+            self.model.hf(**inputs, past_key_values=cache, use_cache=True)  # prepares the plan that compiled steps use
+            take_back(cache, 1)
+            step = torch.compile(self.model.hf, backend="eager", fullgraph=True, dynamic=False)
+            run = captured(lambda: step(**inputs, past_key_values=cache, use_cache=True), cache, self.model.device)
+            logits = run().logits[:, -1].float()
+            take_back(cache, 1)
+            expected = self.logits.get((who, batch))
+            if expected is not None:
+                apart = float((logits - expected).norm() / expected.norm())
+                result["graph_logits_apart"][who] = apart
+                if not apart < TOLERANCE:
+                    raise AssertionError(f"logits of the graph are {apart:.3f} from those of the same step run eagerly")
+
+            def steps() -> None:
+                for _ in range(STEPS):
+                    run()
+                take_back(cache, STEPS)
+
+            seconds = self.clock.best(steps, 3)
+        self.note(result, f"{who}, graph", seconds)
+
+    def note(self, result: dict, label: str, seconds: float) -> None:
+        each, who = seconds / STEPS, label.split(",")[0]
+        result["seconds_a_step"][label] = each
+        result["tokens_per_second"][label] = result["batch"] / each
+        result["peak_bytes"][label] = self.clock.peak_bytes
+        # What a step must read at least: the weights, and the keys and values that are held.
+        least = self.weights + result["kv_bytes"].get(who, 0)
+        result["bytes_per_second"][label] = least / each
+        print(
+            f"    batch {result['batch']}, {label}: {each * 1e3:.2f} ms a step, {result['batch'] / each:.0f} tokens/s"
+        )
+
+    def run(self, batches: list[int], one: float) -> None:
+        """one: seconds of a prefill."""
+        for batch in batches:
+            names = ("seconds_a_step", "tokens_per_second", "bytes_per_second", "kv_bytes", "peak_bytes")
+            result = {"batch": batch, "tokens": self.embeds.shape[1], "steps": STEPS, **{name: {} for name in names}}
+            result |= {
+                "graph_logits_apart": {},
+                "graph": "CUDA graph" if self.clock.on_cuda else "compiled, no capture",
+            }
+            self.results.append(result)
+            for who in ("plain", "keep", "drop"):
+                label = f"{self.name}, decode at batch {batch}, {who}, eager"
+                self.report.step(label, lambda w=who, b=batch, r=result: self.eager(w, b, r), one + 10)
+        for result in sorted(self.results, key=lambda r: (r["batch"] not in (min(batches), max(batches)), r["batch"])):
+            for who in ("plain", "keep"):
+                label = f"{self.name}, decode at batch {result['batch']}, {who}, graph"
+                self.report.step(label, lambda w=who, r=result: self.graph(w, r["batch"], r), one + TRACING)
+            self.report.data["skipped"][f"{self.name}, decode at batch {result['batch']}, drop, graph"] = (
+                "decode='drop' frees memory, which a static cache cannot"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch._dynamo.reset()
+
+
+def captured(call: Callable[[], Any], cache: Any, device: torch.device) -> Callable[[], Any]:
+    """The call as a CUDA graph, whose replay gives the same output object; on the CPU the call itself.
+
+    Leaves the cache as long as it was.
+    """
+    if device.type != "cuda":
+        call()
+        take_back(cache, 1)
+        return call
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # traces; and libraries choose their kernels and take their workspaces
+            call()
+            take_back(cache, 1)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return out
+
+    return replay
