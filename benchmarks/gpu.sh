@@ -1,77 +1,129 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, on a bare machine: python3 with a CUDA torch >= 2.11, pytest, hypothesis, transformers,
-# cmake, ninja and pybind11, an nvcc; no network, no venv. Ends within 9 minutes; what fails is reported, the rest runs.
+# cmake, ninja and pybind11, an nvcc; no network, no venv. What fails or is stopped is reported, and the rest runs.
 #
-#     benchmarks/gpu.sh OUTPUT_FOLDER
+#     benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]
 #
-# The folder receives summary.txt, a log per stage, and gather, attention, sweep-3b and sweep-7b .json. PYTHON names another interpreter;
+# Stages, by default all in this order: build tests sanitize gather attention sweep evict profile. Without `build` the
+# module must have been built there before. The folder receives summary.txt, a log per stage, and gather, attention,
+# sweep, evict and profile .json, to which the benchmarks write step by step.
+# AVFLOW_GPU_SECONDS (default 525): for all stages; each has a limit of its own, and gets what is left at most.
+# AVFLOW_LIMIT_STAGE, such as AVFLOW_LIMIT_EVICT=200: another limit for a stage. PYTHON names another interpreter,
 # AVFLOW_CUDA_ARCHS (default 90) the architecture.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-mkdir -p "${1:?usage: benchmarks/gpu.sh OUTPUT_FOLDER}"
+mkdir -p "${1:?usage: benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]}"
 out=$(cd "$1" && pwd)
+shift
+all=(build tests sanitize gather attention sweep evict profile)
+stages=("${@:-${all[@]}}")
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD/python:$PWD" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export AVFLOW_CUDA=1 AVFLOW_CUDA_ARCHS="${AVFLOW_CUDA_ARCHS:-90}" AVFLOW_CMAKE_ARGS="-DCMAKE_CUDA_FLAGS=-lineinfo"
-total=525 # seconds for all stages; a stage gets what is left of it at most
+total=${AVFLOW_GPU_SECONDS:-525}
 failed=0
 : >"$out/summary.txt"
 
+note() { echo "$*" | tee -a "$out/summary.txt"; }
+
+# limit STAGE SECONDS: what the stage may take, at most what is left of all.
+limit() {
+    local name="AVFLOW_LIMIT_${1^^}" left=$((total - SECONDS)) own
+    own=${!name:-$2}
+    echo $((own < left ? own : left))
+}
+
 # stage NAME SECONDS LOG COMMAND...: appends to the log, shows its end, and goes on whatever happens.
 stage() {
-    local name=$1 limit=$2 log=$out/$3 began=$SECONDS code
+    local name=$1 most=$2 log=$out/$3 began=$SECONDS code
     shift 3
-    ((limit = limit < total - SECONDS ? limit : total - SECONDS))
-    if ((limit < 5)); then
-        echo "$name: NOT RUN, no time left" | tee -a "$out/summary.txt"
+    if ((most < 5)); then
+        note "$name: NOT RUN, no time left"
         failed=1
         return 1
     fi
-    echo "== $name (at most $limit s)" | tee -a "$log"
-    timeout -k 5 "$limit" "$@" >>"$log" 2>&1
+    echo "== $name (at most $most s)" | tee -a "$log"
+    timeout -k 5 "$most" "$@" >>"$log" 2>&1
     code=$?
     tail -n "${SHOWN:-6}" "$log"
     case $code in
-        0) echo "$name: passed, $((SECONDS - began)) s" ;;
-        124 | 137) echo "$name: STOPPED after $((SECONDS - began)) s" ;;
-        *) echo "$name: FAILED with $code, $((SECONDS - began)) s" ;;
-    esac | tee -a "$out/summary.txt"
+        0) note "$name: passed, $((SECONDS - began)) s" ;;
+        124 | 137) note "$name: STOPPED after $((SECONDS - began)) s" ;;
+        *) note "$name: FAILED with $code, $((SECONDS - began)) s" ;;
+    esac
     ((code == 0)) || failed=1
     return "$code"
 }
 
-rm -f "$out"/{build,tests,sanitizer,gather,attention,sweep}.log "$out"/{gather,attention,sweep-3b,sweep-7b}.json
-SHOWN=20 stage build 110 build.log "$python" setup.py -q build_ext --inplace || {
-    echo "nothing else can run" | tee -a "$out/summary.txt"
-    exit 1
+# benchmark NAME SECONDS SCRIPT ARGUMENT...: a script that keeps to --seconds, less what it takes to start and to end.
+benchmark() {
+    local name=$1 most
+    most=$(limit "$1" "$2")
+    shift 2
+    rm -f "$out/$name.json"
+    SHOWN=40 stage "$name" "$most" "$name.log" "$python" "benchmarks/$1" --device cuda --json "$out/$name.json" "${@:2}" \
+        --seconds $((most > 30 ? most - 20 : most / 2))
 }
-stage doctor 25 build.log "$python" -c \
-    "import avflow_ext; found = avflow_ext.capabilities(); print(found); assert found['cuda']['path'], 'no CUDA path'"
-# Not all of tests/: the other files need packages that a bare machine may lack.
-mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py)
-SHOWN=25 stage "gpu tests" 110 tests.log "$python" -m pytest -q -m gpu -p no:cacheprovider --timeout 100 "${files[@]}"
 
-sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-if [[ -z $sanitizer ]]; then
-    echo "sanitizer: NOT RUN, compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin" | tee -a "$out/summary.txt"
-    failed=1
-else
+run_build() {
+    SHOWN=20 stage build "$(limit build 110)" build.log "$python" setup.py -q build_ext --inplace
+}
+
+run_tests() {
+    # Not all of tests/: the other files need packages that a bare machine may lack.
+    mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py)
+    SHOWN=25 stage tests "$(limit tests 110)" tests.log \
+        "$python" -m pytest -q -m gpu -p no:cacheprovider --timeout 100 "${files[@]}"
+}
+
+run_sanitize() {
+    local sanitizer tool
+    sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
+    if [[ -z $sanitizer ]]; then
+        note "sanitize: NOT RUN, compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin"
+        failed=1
+        return
+    fi
     for tool in memcheck racecheck initcheck synccheck; do
         # PyTorch's caching allocator would hide where one tensor ends and the next begins.
-        stage "$tool" 40 sanitizer.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" --tool "$tool" \
-            --error-exitcode 9 --print-limit 20 "$python" benchmarks/sanitize.py
+        stage "$tool" "$(limit sanitize 40)" sanitize.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
+            --tool "$tool" --error-exitcode 9 --print-limit 20 "$python" benchmarks/sanitize.py
     done
-fi
+}
 
-SHOWN=30 stage "gather benchmark" 25 gather.log "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
-    --json "$out/gather.json"
-# What is stopped keeps the figures it has: they are written one by one.
-SHOWN=30 stage "sweep benchmark, 3B" 60 sweep.log "$python" benchmarks/sweep.py --device cuda --shape 3b \
-    --json "$out/sweep-3b.json"
-SHOWN=60 stage "attention benchmark" 150 attention.log "$python" benchmarks/attention.py --device cuda \
-    --json "$out/attention.json"
-SHOWN=30 stage "sweep benchmark, 7B" 120 sweep.log "$python" benchmarks/sweep.py --device cuda --shape 7b \
-    --json "$out/sweep-7b.json"
+run_gather() {
+    SHOWN=30 stage gather "$(limit gather 25)" gather.log "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
+        --json "$out/gather.json"
+}
+
+run_attention() {
+    SHOWN=60 stage attention "$(limit attention 150)" attention.log "$python" benchmarks/attention.py --device cuda \
+        --json "$out/attention.json"
+}
+
+run_sweep() { benchmark sweep 150 sweep.py --shape 3b 7b; }
+run_evict() { benchmark evict 180 evict.py --shape 3b 7b --tokens 8192 16384 32768; }
+run_profile() { benchmark profile 90 profile_cuda.py --shape 3b; }
+
+for name in "${stages[@]}"; do
+    if ! declare -F "run_$name" >/dev/null; then
+        echo "unknown stage $name: pass some of ${all[*]}" >&2
+        exit 2
+    fi
+done
+for name in "${stages[@]}"; do
+    rm -f "$out/$name.log" "$out/$name.json"
+done
+for name in "${stages[@]}"; do
+    "run_$name"
+    if [[ $name == build ]]; then
+        stage doctor "$(limit doctor 40)" build.log "$python" -c \
+            "import avflow_ext; found = avflow_ext.capabilities(); print(found); assert found['cuda']['path'], 'no CUDA path'" || {
+            note "nothing else can run"
+            break
+        }
+    fi
+done
 echo "== summary, $SECONDS s"
 cat "$out/summary.txt"
 exit "$failed"
