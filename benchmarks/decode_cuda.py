@@ -12,7 +12,6 @@ sequence's keys lie in memory of their own, so that a step moves as many bytes a
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -163,12 +162,7 @@ class Decode:
             for who in ("plain", "keep"):
                 label = f"{self.name}, decode at batch {result['batch']}, {who}, graph"
                 self.report.step(label, lambda w=who, r=result: self.graph(w, r["batch"], r), one + TRACING)
-            self.report.data["skipped"][f"{self.name}, decode at batch {result['batch']}, drop, graph"] = (
-                "decode='drop' frees memory, which a static cache cannot"
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch._dynamo.reset()
+        torch._dynamo.reset()
 
 
 def captured(call: Callable[[], Any], cache: Any, device: torch.device) -> Callable[[], Any]:

@@ -124,7 +124,8 @@ class Report:
     """
 
     def __init__(self, device: str, path: str | None, seconds: float) -> None:
-        self.device, self.path, self.end, self.seconds = device, path, time.monotonic() + seconds, seconds
+        self.device, self.path, self.seconds = device, path, seconds
+        self.last = self.end = time.monotonic() + seconds
         gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {}
         self.data: dict[str, Any] = {"machine": {**machine(), **gpu}, "dtype": "bfloat16", "budget_seconds": seconds}
         self.data |= {"kernel": kernel_name(torch.device(device)), "date": time.strftime("%Y-%m-%d"), "results": []}
@@ -135,6 +136,11 @@ class Report:
     def left(self) -> float:
         """Seconds."""
         return self.end - time.monotonic()
+
+    def share(self, parts: int) -> None:
+        """From here on, until the next call, there is one of `parts` equal parts of what is left of all."""
+        now = time.monotonic()
+        self.end = now + (self.last - now) / parts
 
     def save(self) -> None:
         write_json(self.path, self.data, quiet=True)

@@ -194,7 +194,7 @@ class Case:
             self.result["kv_bytes"][f"drop, {name}"] = cache_bytes(out.past_key_values)
             del out
 
-    def run(self, batches: list[int]) -> None:
+    def prefills(self) -> None:
         one = self.clean_flops / GUESSED_FLOPS
         alive = {}
         for label, context in self.contexts().items():
@@ -204,11 +204,12 @@ class Case:
         self.step("prefill in turns", lambda: self.turns(alive), ROUNDS * len(alive) * one)
         self.step("savings", self.savings, 0)
         self.step("cache after drop", self.drops, len(self.schedules) * one)
-        if batches:
-            steps = self.schedules["media after half"]
-            decode = Decode(self.report, self.model, self.embeds, lambda how: self.evict(steps, how), self.name)
-            self.result["decode"] = {"schedule": "media after half", "batches": decode.results}
-            decode.run(batches, one)
+
+    def decode(self, batches: list[int]) -> None:
+        steps = self.schedules["media after half"]
+        decode = Decode(self.report, self.model, self.embeds, lambda how: self.evict(steps, how), self.name)
+        self.result["decode"] = {"schedule": "media after half", "batches": decode.results}
+        decode.run(batches, self.clean_flops / GUESSED_FLOPS)
 
 
 def main(
@@ -218,17 +219,23 @@ def main(
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
     lengths = lengths or list(LENGTHS)
-    for shape in shapes:
+    for index, shape in enumerate(shapes):
+        report.share(len(shapes) - index)
         model = report.step(f"{shape}, model", lambda s=shape: make_model(s, device), 10 if device == "cuda" else 0)
         if model is None:
             continue
+        shortest = None
         for tokens in lengths:
             print(f"{shape}, {tokens} tokens")
             case = report.step(
                 f"{shape}, {tokens} tokens, prompt", lambda s=shape, n=tokens, m=model: Case(report, m, s, n)
             )
             if case is not None:
-                case.run(batches if tokens == min(lengths) else [])
+                case.prefills()
+                shortest = case if tokens == min(lengths) else shortest
             del case
+        if shortest is not None and batches:
+            shortest.decode(batches)
+        del shortest
         del model
     return report.finish()

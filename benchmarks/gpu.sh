@@ -5,8 +5,8 @@
 #     benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]
 #
 # Stages, by default all in this order: build tests sanitize gather attention sweep evict profile. Without `build` the
-# module must have been built there before. The folder receives summary.txt, a log per stage, and gather, attention,
-# sweep, evict and profile .json, to which the benchmarks write step by step.
+# module must have been built there before. The folder receives summary.txt, log.txt, and gather, attention, sweep,
+# evict and profile .json, to which the benchmarks write step by step. Other stages' files of earlier runs stay.
 # AVFLOW_GPU_SECONDS (default 525): for all stages; each has a limit of its own, and gets what is left at most.
 # AVFLOW_LIMIT_STAGE, such as AVFLOW_LIMIT_EVICT=200: another limit for a stage. PYTHON names another interpreter,
 # AVFLOW_CUDA_ARCHS (default 90) the architecture.
@@ -22,7 +22,7 @@ export PYTHONPATH="$PWD/python:$PWD" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export AVFLOW_CUDA=1 AVFLOW_CUDA_ARCHS="${AVFLOW_CUDA_ARCHS:-90}" AVFLOW_CMAKE_ARGS="-DCMAKE_CUDA_FLAGS=-lineinfo"
 total=${AVFLOW_GPU_SECONDS:-525}
 failed=0
-: >"$out/summary.txt"
+log=$out/log.txt
 
 note() { echo "$*" | tee -a "$out/summary.txt"; }
 
@@ -33,10 +33,10 @@ limit() {
     echo $((own < left ? own : left))
 }
 
-# stage NAME SECONDS LOG COMMAND...: appends to the log, shows its end, and goes on whatever happens.
+# stage NAME SECONDS COMMAND...: appends to the log, shows its end, and goes on whatever happens.
 stage() {
-    local name=$1 most=$2 log=$out/$3 began=$SECONDS code
-    shift 3
+    local name=$1 most=$2 began=$SECONDS code
+    shift 2
     if ((most < 5)); then
         note "$name: NOT RUN, no time left"
         failed=1
@@ -60,20 +60,19 @@ benchmark() {
     local name=$1 most
     most=$(limit "$1" "$2")
     shift 2
-    rm -f "$out/$name.json"
-    SHOWN=40 stage "$name" "$most" "$name.log" "$python" "benchmarks/$1" --device cuda --json "$out/$name.json" "${@:2}" \
+    SHOWN=40 stage "$name" "$most" "$python" "benchmarks/$1" --device cuda --json "$out/$name.json" "${@:2}" \
         --seconds $((most > 30 ? most - 20 : most / 2))
 }
 
 run_build() {
-    SHOWN=20 stage build "$(limit build 110)" build.log "$python" setup.py -q build_ext --inplace
+    SHOWN=20 stage build "$(limit build 110)" "$python" setup.py -q build_ext --inplace
 }
 
 run_tests() {
     # Not all of tests/: the other files need packages that a bare machine may lack.
     mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py)
-    SHOWN=25 stage tests "$(limit tests 110)" tests.log \
-        "$python" -m pytest -q -m gpu -p no:cacheprovider --timeout 100 "${files[@]}"
+    SHOWN=25 stage tests "$(limit tests 110)" "$python" -m pytest -q -m gpu -p no:cacheprovider \
+        --timeout 100 "${files[@]}"
 }
 
 run_sanitize() {
@@ -86,18 +85,18 @@ run_sanitize() {
     fi
     for tool in memcheck racecheck initcheck synccheck; do
         # PyTorch's caching allocator would hide where one tensor ends and the next begins.
-        stage "$tool" "$(limit sanitize 40)" sanitize.log env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
+        stage "$tool" "$(limit sanitize 40)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
             --tool "$tool" --error-exitcode 9 --print-limit 20 "$python" benchmarks/sanitize.py
     done
 }
 
 run_gather() {
-    SHOWN=30 stage gather "$(limit gather 25)" gather.log "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
+    SHOWN=30 stage gather "$(limit gather 25)" "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
         --json "$out/gather.json"
 }
 
 run_attention() {
-    SHOWN=60 stage attention "$(limit attention 150)" attention.log "$python" benchmarks/attention.py --device cuda \
+    SHOWN=60 stage attention "$(limit attention 150)" "$python" benchmarks/attention.py --device cuda \
         --json "$out/attention.json"
 }
 
@@ -111,13 +110,15 @@ for name in "${stages[@]}"; do
         exit 2
     fi
 done
+: >"$out/summary.txt"
+: >"$log"
 for name in "${stages[@]}"; do
-    rm -f "$out/$name.log" "$out/$name.json"
+    rm -f "$out/$name.json"
 done
 for name in "${stages[@]}"; do
     "run_$name"
     if [[ $name == build ]]; then
-        stage doctor "$(limit doctor 40)" build.log "$python" -c \
+        stage doctor "$(limit doctor 40)" "$python" -c \
             "import avflow_ext; found = avflow_ext.capabilities(); print(found); assert found['cuda']['path'], 'no CUDA path'" || {
             note "nothing else can run"
             break

@@ -19,7 +19,7 @@ import avflow
 QUESTION = 50  # tokens of question and options
 LENGTHS = (10240, 8192, 16384, 32768)  # what is stated for a prompt of 10k tokens comes first
 TOLERANCE = 0.1  # of the clean log-probability: two attentions that round to bf16 at other places, over all layers
-IN_MEDIA_SECONDS = 15.0
+IN_MEDIA_SECONDS = (15.0, 5.0)  # at the first length, and at the others
 DENSE_TIMED = 3  # forwards with a dense mask, of which the best is multiplied
 STRIDES = (1, 2, 4, 8)
 GUESSED_FLOPS = 250e12  # a second, until a clean forward has been timed
@@ -38,7 +38,8 @@ def dense_mask(prompt: avflow.Prompt, device: torch.device) -> torch.Tensor:
 class Case:
     """One shape at one length; `result` grows step by step."""
 
-    def __init__(self, report: Report, model: avflow.Model, shape: str, tokens: int) -> None:
+    def __init__(self, report: Report, model: avflow.Model, shape: str, tokens: int, in_media_seconds: float) -> None:
+        self.in_media_seconds = in_media_seconds
         self.report, self.model, self.clock = report, model, Clock(report.device)
         self.name = f"{shape}, {tokens} tokens"
         self.prompt = make_prompt(model, tokens, QUESTION)
@@ -106,7 +107,7 @@ class Case:
         for stride in STRIDES:
             layers = None if stride == 1 else list(range(stride // 2, n, stride))
             seconds = self.predicted(self.plan(IN_MEDIA, layers)[1]["flops"])
-            if seconds < min(IN_MEDIA_SECONDS, 0.7 * self.report.left) or stride == STRIDES[-1]:
+            if seconds < min(self.in_media_seconds, 0.7 * self.report.left) or stride == STRIDES[-1]:
                 break
         self.step("in_media", lambda: self.sweep("in_media", IN_MEDIA, 1, layers), 1.4 * seconds)
         if "in_media" in self.result:
@@ -153,14 +154,18 @@ def main(device: str, shapes: list[str], lengths: list[int] | None, path: str | 
         raise SystemExit(f"--shape {unknown[0]}: pass one of {', '.join(SHAPES)}, or LAYERSxHIDDENxTOKENS on the CPU")
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
-    for shape in shapes:
+    for index, shape in enumerate(shapes):
+        report.share(len(shapes) - index)
         model = report.step(
             f"{shape}, model", lambda shape=shape: make_model(shape, device), 10 if device == "cuda" else 0
         )
         if model is None:
             continue
-        for tokens in lengths or LENGTHS:
+        for at, tokens in enumerate(lengths or LENGTHS):
             print(f"{shape}, {tokens} tokens")
-            report.step(f"{shape}, {tokens} tokens", lambda s=shape, n=tokens, m=model: Case(report, m, s, n).run())
+            most = IN_MEDIA_SECONDS[min(at, 1)]
+            report.step(
+                f"{shape}, {tokens} tokens", lambda s=shape, n=tokens, m=model, t=most: Case(report, m, s, n, t).run()
+            )
         del model
     return report.finish()

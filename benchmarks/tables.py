@@ -1,8 +1,10 @@
 """Writes the measured tables into README.md and the pages of docs/, from the JSON files of one results folder.
 
     python benchmarks/tables.py benchmarks/results/cpu-epyc-2core
+    python benchmarks/tables.py benchmarks/results/h100        what gpu.sh left there, of it what there is
 
-A table stands between the comments `<!-- NAME -->` and `<!-- /NAME -->`; everything else in the pages is left alone.
+A table stands between the comments `<!-- NAME -->` and `<!-- /NAME -->`; everything else in the pages is left alone. A
+GPU's tables get their place, at the end of docs/performance.md and behind the CPU's in README.md, once there are some.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import json
 import re
 import sys
 from pathlib import Path
+
+import tables_gpu
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -80,10 +84,52 @@ def put(page: Path, name: str, text: str) -> None:
     page.write_text(mark.sub(lambda m: f"{m[1]}{text}\n{m[2]}", old), encoding="utf-8")
 
 
+def place(page: Path, name: str, words: str, behind: str | None = None) -> None:
+    """Gives a table its marks, with `words` before it: at the page's end, or behind another table."""
+    old = page.read_text(encoding="utf-8")
+    if f"<!-- {name} -->" in old:
+        return
+    new = f"\n{words}\n\n<!-- {name} -->\n<!-- /{name} -->\n"
+    end = f"<!-- /{behind} -->\n"
+    if behind and end not in old:
+        sys.exit(f"{page} has no <!-- /{behind} -->")
+    page.write_text(old.replace(end, end + new, 1) if behind else old.rstrip("\n") + "\n" + new, encoding="utf-8")
+
+
+def gpu_pages(folder: Path, root: Path) -> list[str]:
+    """Writes the tables for which the folder has results; gives their names."""
+    page, done = root / "docs" / "performance.md", []
+    for name, (file, makers, words) in tables_gpu.SECTIONS.items():
+        if not (folder / f"{file}.json").exists():
+            continue
+        data = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
+        text = "\n\n".join(make(data) for make in makers)
+        place(page, name, ("" if done or "## On a GPU" in page.read_text() else "## On a GPU\n\n") + words)
+        put(page, name, text + (tables_gpu.left_out(data) if makers[0] is tables_gpu.machine_line else ""))
+        done.append(name)
+        if name == "gpu-sweep":
+            readme = root / "README.md"
+            place(readme, name, "The same on a GPU, at the sizes of Qwen2.5-Omni's decoders:", behind="sweep")
+            put(readme, name, text)
+        if name == "gpu-evict":
+            evict = root / "docs" / "eviction.md"
+            place(evict, name, "On a GPU, at the sizes of Qwen2.5-Omni's decoders:")
+            put(evict, name, text)
+    return done
+
+
+def on_gpu(folder: Path) -> bool:
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return any(data.get("machine", {}).get("gpu") for data in files)
+
+
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
+    if on_gpu(folder):
+        print(f"tables of {folder} written to README.md and docs/: {', '.join(gpu_pages(folder, ROOT))}")
+        return
 
     def read(name: str) -> dict:
         return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
