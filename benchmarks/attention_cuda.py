@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from attention import AUDIO, LAST, QUESTION, VIDEO, av_tokens, edges, frames
+from device import ceilings
 from timing import machine, write_json
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -124,6 +125,7 @@ class Report:
             },
             "path": f"cuda-{found['path']}",
             "dtype": "bfloat16",
+            "date": time.strftime("%Y-%m-%d"),
             "cases": {},
         }
         print(f"{self.result['machine']}, path {self.result['path']}")
@@ -283,9 +285,15 @@ def guarded(name: str, run: Callable[[], None]) -> bool:
 def main(path: str | None, with_flex: bool) -> int:
     """0 where every part ran."""
     report = Report(path)
+
+    def measure_ceilings() -> None:
+        report.result["ceilings"] = ceilings("cuda")
+
     parts = [
+        ("ceilings", measure_ceilings),
         ("decode 3B", lambda: decode(report, "3B")),
         *((f"{n} tokens", lambda n=n: whole_prompts(report, n, "3B", with_flex)) for n in (4096, 8192, 16384)),
+        ("32768 tokens", lambda: whole_prompts(report, 32768, "3B", False)),
         ("streams", lambda: streams(report)),
         ("7B", lambda: whole_prompts(report, 8192, "7B", False)),
         ("decode 7B", lambda: decode(report, "7B")),

@@ -5,8 +5,10 @@
   drop   avflow.evict, decode="drop"
 Each `eager`, with the DynamicCache that generate makes, and for plain and keep as a CUDA graph of one step: a static
 cache, the step traced by torch.compile (backend "eager": the same kernels, no Python in between) and captured. drop has
-no graph: it frees memory, which a static cache cannot. One prompt is read, and its cache repeated for the batch; every
-sequence's keys lie in memory of their own, so that a step moves as many bytes as with different prompts.
+no graph: it frees memory, which a static cache cannot. With a static cache transformers' sdpa gets a mask, for which it
+repeats keys and values for every head, so that the plain step can be slower with a graph than without.
+One prompt is read, and its cache repeated for the batch; every sequence's keys lie in memory of their own, so that a
+step moves as many bytes as with different prompts.
 """
 
 from __future__ import annotations
@@ -170,14 +172,14 @@ def captured(call: Callable[[], Any], cache: Any, device: torch.device) -> Calla
 
     Leaves the cache as long as it was.
     """
+    call()  # traces
+    take_back(cache, 1)
     if device.type != "cuda":
-        call()
-        take_back(cache, 1)
         return call
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # traces; and libraries choose their kernels and take their workspaces
+        for _ in range(2):  # libraries choose their kernels and take their workspaces
             call()
             take_back(cache, 1)
     torch.cuda.current_stream().wait_stream(side)

@@ -150,12 +150,12 @@ class Report:
         print(f"    {name}: skipped, {reason}")
         self.save()
 
-    def step(self, name: str, run: Callable[[], Any], seconds: float = 0.0) -> Any:
+    def step(self, name: str, run: Callable[[], Any], seconds: float | None = 0.0) -> Any:
         """Runs it, and gives what it returns; None where it fails or does not fit, which the file then tells.
 
-        seconds: what it takes, as far as one can tell.
+        seconds: what it takes, as far as one can tell; None for what takes none, and is run in any case.
         """
-        if self.left < seconds or self.left <= 0:
+        if seconds is not None and (self.left < seconds or self.left <= 0):
             return self.skip(name, f"needs about {seconds:.0f} s, {max(0, self.left):.0f} s of {self.seconds:.0f} left")
         began = time.monotonic()
         try:

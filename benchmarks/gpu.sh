@@ -100,8 +100,8 @@ run_attention() {
         --json "$out/attention.json"
 }
 
-run_sweep() { benchmark sweep 150 sweep.py --shape 3b 7b; }
-run_evict() { benchmark evict 180 evict.py --shape 3b 7b --tokens 8192 16384 32768; }
+run_sweep() { benchmark sweep 170 sweep.py --shape 3b 7b; }
+run_evict() { benchmark evict 200 evict.py --shape 3b 7b --tokens 8192 16384 32768; }
 run_profile() { benchmark profile 90 profile_cuda.py --shape 3b; }
 
 for name in "${stages[@]}"; do
