@@ -7,13 +7,12 @@ Not run on any device so far.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 from attention import AUDIO, LAST, QUESTION, VIDEO, av_tokens, edges, frames
-from device import ceilings
+from device import ceilings, gpu_facts
 from timing import machine, write_json
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
@@ -111,19 +110,10 @@ class Report:
     """Prints each case and keeps what is written to the file after each: a run that is stopped leaves what it has."""
 
     def __init__(self, path: str | None) -> None:
-        found = capabilities()["cuda"]
-        if not found or found["path"] is None:
-            sys.exit(f"no CUDA kernel to measure: {found['why'] if found else 'built without CUDA'}")
-        device = torch.cuda.get_device_properties(0)
         self.path = path
         self.result = {
-            "machine": {
-                **machine(),
-                "gpu": device.name,
-                "sms": device.multi_processor_count,
-                "cuda": torch.version.cuda,
-            },
-            "path": f"cuda-{found['path']}",
+            "machine": {**machine(), **gpu_facts()},
+            "path": f"cuda-{capabilities()['cuda']['path']}",
             "dtype": "bfloat16",
             "date": time.strftime("%Y-%m-%d"),
             "cases": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.attention import SDPBackend
 import avflow
 from avflow.attention import kernel_name
 from avflow.compat import declare_torchvision
+from avflow_ext import capabilities
 
 # layers, hidden, intermediate, heads, kv heads, vocabulary: the text decoders of Qwen2.5(-Omni), and one to try this on
 SHAPES = {
@@ -26,6 +28,15 @@ BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+
+
+def gpu_facts() -> dict[str, Any]:
+    """Of the current CUDA device; ends the program where avflow's kernels cannot run on it."""
+    found = capabilities()["cuda"]
+    if not found or found["path"] is None:
+        sys.exit(f"no CUDA kernel to measure: {found['why'] if found else 'built without CUDA'}")
+    device = torch.cuda.get_device_properties(0)
+    return {"gpu": device.name, "sms": device.multi_processor_count, "cuda": torch.version.cuda}
 
 
 def peers(device: str) -> tuple[str, ...]:
@@ -126,7 +137,7 @@ class Report:
     def __init__(self, device: str, path: str | None, seconds: float) -> None:
         self.device, self.path, self.seconds = device, path, seconds
         self.last = self.end = time.monotonic() + seconds
-        gpu = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda} if device == "cuda" else {}
+        gpu = gpu_facts() if device == "cuda" else {}
         self.data: dict[str, Any] = {"machine": {**machine(), **gpu}, "dtype": "bfloat16", "budget_seconds": seconds}
         self.data |= {"kernel": kernel_name(torch.device(device)), "date": time.strftime("%Y-%m-%d"), "results": []}
         self.data |= {"step_seconds": {}, "errors": {}, "skipped": {}}
