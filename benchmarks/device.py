@@ -137,6 +137,7 @@ class Report:
     def __init__(self, device: str, path: str | None, seconds: float) -> None:
         self.device, self.path, self.seconds = device, path, seconds
         self.last = self.end = time.monotonic() + seconds
+        self.broken = ""  # why nothing can run any more
         gpu = gpu_facts() if device == "cuda" else {}
         self.data: dict[str, Any] = {"machine": {**machine(), **gpu}, "dtype": "bfloat16", "budget_seconds": seconds}
         self.data |= {"kernel": kernel_name(torch.device(device)), "date": time.strftime("%Y-%m-%d"), "results": []}
@@ -166,6 +167,8 @@ class Report:
 
         seconds: what it takes, as far as one can tell; None for what takes none, and is run in any case.
         """
+        if self.broken:
+            return self.skip(name, self.broken)
         if seconds is not None and (self.left < seconds or self.left <= 0):
             return self.skip(name, f"needs about {seconds:.0f} s, {max(0, self.left):.0f} s of {self.seconds:.0f} left")
         began = time.monotonic()
@@ -176,10 +179,18 @@ class Report:
             print(f"    {name} failed: {self.data['errors'][name]}")
             return None
         finally:
-            if self.device == "cuda":
-                torch.cuda.empty_cache()
             self.data["step_seconds"][name] = round(time.monotonic() - began, 3)
             self.save()
+            self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        """Frees what the step held. After a wrong access nothing runs on the device any more: the rest is skipped."""
+        if self.device == "cuda":
+            try:
+                torch.cuda.synchronize()
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                self.broken = f"the device is lost since {name!r}: {str(error).splitlines()[0][:200]}"
 
     def finish(self) -> int:
         """0 where every step that ran was right."""

@@ -140,6 +140,9 @@ def test_steps_fail_and_run_out_of_time_alone(scripts, tmp_path):
     data = read(tmp_path / "r.json")
     assert "ZeroDivisionError" in data["errors"]["wrong"] and "1000 s" in data["skipped"]["long"]
     assert set(data["step_seconds"]) == {"wrong", "fine"}
+    report.broken = "the device is lost"
+    assert report.step("after that", lambda: 3, None) is None
+    assert read(tmp_path / "r.json")["skipped"]["after that"] == "the device is lost"
     assert report.finish() == 1
 
 
