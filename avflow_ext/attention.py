@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ._load import _C
-from .device import check_cuda, cuda_capabilities
+from .device import check_cuda, cuda_capabilities, cuda_kernel
 from .problem import AttentionOutput, AttentionProblem, check_inputs
 
 
@@ -57,7 +57,8 @@ def attention(
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
     ratio = q.shape[1] // k.shape[-2]
-    packed = problem.packed(ratio, semantics, q.device.type)
+    kernel = cuda_kernel(q.device.index, len(problem.rows), ratio) if on_cuda else "cpu"
+    packed = problem.packed(ratio, semantics, kernel)
     copy = problem.packed_on(q.device, ratio, semantics) if on_cuda else None
     groups = problem.groups if return_group_mass else 0
     rows = len(problem.rows)
@@ -76,6 +77,7 @@ def capabilities() -> dict:
     """
     cpu, cuda = _C.cpu_isa(), cuda_capabilities()
     on_cuda = cuda["path"] if cuda else None
+    others = on_cuda and on_cuda.removesuffix("a")  # only attention has a kernel of its own for sm_90a
     return {
         "cpu": cpu,
         "cpu_built": _C.cpu_isas(),
@@ -83,7 +85,7 @@ def capabilities() -> dict:
         "threads": torch.get_num_threads(),
         "ops": {
             "attention": {"cpu": cpu, "cuda": on_cuda},
-            "gather_rms_norm": {"cpu": cpu, "cuda": on_cuda},
-            "compact": {"cpu": "memcpy", "cuda": on_cuda},
+            "gather_rms_norm": {"cpu": cpu, "cuda": others},
+            "compact": {"cpu": "memcpy", "cuda": others},
         },
     }

@@ -11,6 +11,23 @@ from ._load import _C
 
 CUDA_HEAD_DIMS = (64, 128)
 CUDA_DTYPES = (torch.bfloat16, torch.float16)
+HOPPER_ROWS = 8192  # rows x query heads of a kv head from which the Hopper kernel is taken: 64 of its tiles, and below
+# that the other kernel's smaller tiles, whose keys can be split, fill the device better
+
+_hopper: dict[int, bool] = {}  # whether a device runs the Hopper kernel; a plain dict, which a trace can look into
+
+
+def runs_hopper(index: int) -> bool:
+    """Whether CUDA device `index` runs the kernel that needs sm_90a, and this build has it."""
+    if index not in _hopper:
+        built = _C.cuda()
+        _hopper[index] = bool(built and built["hopper"]) and torch.cuda.get_device_capability(index) == (9, 0)
+    return _hopper[index]
+
+
+def cuda_kernel(index: int, rows: int, heads_per_kv_head: int) -> str:
+    """Which of the CUDA kernels a call of that many rows takes on device `index`: "hopper", or "cuda" for the other."""
+    return "hopper" if rows * heads_per_kv_head >= HOPPER_ROWS and runs_hopper(index) else "cuda"
 
 
 class DeviceCopy:
@@ -73,7 +90,8 @@ def _why_no_device(built: dict) -> str | None:
 def cuda_capabilities() -> dict | None:
     """{"archs", "runtime", "devices": [{"name", "capability", "path"}], "path", "why"}; None if built without CUDA.
 
-    `path` is that of the current device, such as "sm90"; where it is None, `why` says what is missing.
+    `path` is that of the current device: "sm80", "sm90", ..., or "sm90a" where the Hopper kernel runs too, for
+    attention of many rows. Where it is None, `why` says what is missing.
     """
     built = _C.cuda()
     if built is None:
@@ -83,7 +101,8 @@ def cuda_capabilities() -> dict | None:
         for index in range(torch.cuda.device_count()):
             capability = torch.cuda.get_device_capability(index)
             name = torch.cuda.get_device_name(index)
-            devices.append({"name": name, "capability": capability, "path": arch_for(capability, built["archs"])})
+            path = "sm90a" if runs_hopper(index) else arch_for(capability, built["archs"])
+            devices.append({"name": name, "capability": capability, "path": path})
         current = devices[torch.cuda.current_device()]
         path, why = current["path"], _why_no_code(current, built["archs"])
     return {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ._load import _C
-from .device import DeviceCopy
+from .device import DeviceCopy, cuda_kernel
 from .tokens import MAX_HEADS, SEMANTICS, Cut, Streams, Tokens
 
 
@@ -106,15 +106,16 @@ class AttentionProblem:
                 f"latest_order = {latest_order}: rows begin at {first[0] if first else 'no'} order, and int32 ends at "
                 f"{2**31 - 1}; pass the largest order that any row may have"
             )
-        self._packed: dict[tuple[int, str, bool], torch.Tensor] = {}
+        self._packed: dict[tuple[int, str, str], torch.Tensor] = {}
         self._copies: dict[tuple[int, str, int], DeviceCopy] = {}
 
     def packed(self, heads_per_kv_head: int, semantics: str = "renormalize", device_type: str = "cpu") -> torch.Tensor:
         """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept.
 
-        It lies on the CPU; `device_type` says whose row tiles it is planned for, "cpu" or "cuda".
+        It lies on the CPU; `device_type` says whose row tiles it is planned for: "cpu", "cuda", or "hopper", which is
+        the CUDA kernel of sm_90a.
         """
-        key = (heads_per_kv_head, semantics, device_type == "cuda")
+        key = (heads_per_kv_head, semantics, device_type)
         if key not in self._packed:
             cuts = [
                 _C.Cut(
@@ -139,7 +140,7 @@ class AttentionProblem:
                 q_rows=self.n_rows,
                 k_rows=self.n_keys,
                 groups=self.groups,
-                tile_rows=_C.tile_rows(heads_per_kv_head, cuda=device_type == "cuda"),
+                tile_rows=_C.tile_rows(heads_per_kv_head, device_type),
                 zero=semantics == "zero",
                 latest_order=self.latest_order,
             )
@@ -151,7 +152,8 @@ class AttentionProblem:
         index = torch.cuda.current_device() if device.index is None else device.index
         key = (heads_per_kv_head, semantics, index)
         if key not in self._copies:
-            self._copies[key] = DeviceCopy(self.packed(heads_per_kv_head, semantics, "cuda"), index)
+            kernel = cuda_kernel(index, len(self.rows), heads_per_kv_head)
+            self._copies[key] = DeviceCopy(self.packed(heads_per_kv_head, semantics, kernel), index)
         return self._copies[key].get()
 
 

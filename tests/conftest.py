@@ -55,12 +55,24 @@ def isa(request):
     _C.set_cpu_isa(before)
 
 
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    """The CUDA kernels compiled for the host, on the emulator of tests/cuda_emulator."""
+def _emulator(folder, kernel: str):
     import cuda_emulator
 
     compiler = shutil.which("g++")
     if not compiler or sys.platform != "linux":
         pytest.skip("the emulator needs Linux and g++")
-    return cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))
+    library = cuda_emulator.build(compiler, folder)
+    library.kernel = kernel
+    return library
+
+
+@pytest.fixture(scope="session")
+def sm80_library(tmp_path_factory):
+    """The CUDA kernels compiled for the host, on the emulator of tests/cuda_emulator; attention by the one of sm_80."""
+    return _emulator(tmp_path_factory.mktemp("emulator"), "cuda")
+
+
+@pytest.fixture(scope="session", params=["cuda", "hopper"])
+def library(request, tmp_path_factory):
+    """The same with attention by either kernel."""
+    return _emulator(tmp_path_factory.mktemp("emulator"), request.param)

@@ -1,7 +1,7 @@
 """The attention op on a CUDA device, against the plain-torch reference on the CPU. Skipped where there is no device.
 
-The cases are those of tests/test_attention_op.py; tolerance is that of 16-bit values: two steps of the output's grid,
-and in one test at most twice the error of torch's own attention in the same dtype. Not run on any device so far.
+The cases are those of tests/test_attention_op.py, by either kernel; tolerance is that of 16-bit values: two steps of
+the output's grid, and in one test at most twice the error of torch's own attention in the same dtype.
 """
 
 import math
@@ -14,6 +14,7 @@ from op_cases import assert_same, cache_problems, cache_qkv, problems, qkv, toke
 from test_attention_op import EVERYTHING, causal, rich_problem
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, attention_reference, capabilities
+from avflow_ext import device as device_module
 from avflow_ext.device import why_not_cuda
 from avflow_ext.problem import AttentionOutput
 
@@ -28,6 +29,17 @@ if REASON is not None:
 SHAPES = [(8, 2, 64), (7, 1, 64), (16, 2, 128), (28, 4, 128), (3, 3, 64), (64, 1, 128)]
 DTYPES = [torch.bfloat16, torch.float16]
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture(scope="module", autouse=True, params=["cuda", "hopper"])
+def kernel(request):
+    """Every test by the kernel for all devices, and by the one of sm_90a, whichever would be chosen at its size."""
+    if request.param == "hopper" and not device_module.runs_hopper(torch.cuda.current_device()):
+        pytest.skip("the Hopper kernel needs a device of compute capability 9.0, and a build with sm_90")
+    before = device_module.HOPPER_ROWS
+    device_module.HOPPER_ROWS = 0 if request.param == "hopper" else 2**31
+    yield request.param
+    device_module.HOPPER_ROWS = before
 
 
 def on_gpu(*tensors):
@@ -259,10 +271,10 @@ def test_it_runs_on_the_current_stream():
     assert torch.equal(out, expected)
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_compile(kernel):
     problem = rich_problem()
     q, k, v = on_gpu(*qkv(problem, 8, 2, 64, dtype=torch.bfloat16))
-    host, copy = problem.packed(4, device_type="cuda"), problem.packed_on(q.device, 4)
+    host, copy = problem.packed(4, device_type=kernel), problem.packed_on(q.device, 4)
     args = (q, k, v, host, 0.125, len(problem.rows), problem.groups, True, copy)
     torch.library.opcheck(torch.ops.avflow.attention.default, args)
     compiled = torch.compile(lambda *a: attention(*a).out * 2, fullgraph=True, backend="aot_eager")

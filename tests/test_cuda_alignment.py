@@ -64,7 +64,7 @@ def test_copies_what_it_must(usable, case):
     assert ours.data_ptr() % 16 == 0 and ours.stride(-1) == 1 and all(s % 8 == 0 for s in distances)
 
 
-def test_the_kernel_takes_what_it_gives_and_nothing_less(usable, library):
+def test_the_kernel_takes_what_it_gives_and_nothing_less(usable, sm80_library):
     """The launcher's own check of a call agrees: it refuses the views above, and takes their copies."""
     import cuda_emulator
     from cuda_cases import runs
@@ -78,6 +78,6 @@ def test_the_kernel_takes_what_it_gives_and_nothing_less(usable, library):
             continue
         assert copied, name
         with pytest.raises(ValueError, match="not a call"):
-            cuda_emulator.attention(library, q, view, view, problem)
-        ours, _ = cuda_emulator.attention(library, q, usable(view), usable(view), problem)
+            cuda_emulator.attention(sm80_library, q, view, view, problem)
+        ours, _ = cuda_emulator.attention(sm80_library, q, usable(view), usable(view), problem)
         assert ours.out.isfinite().all()

@@ -239,7 +239,7 @@ def test_fullgraph_compile_of_the_wrapper_with_fake_cuda_tensors():
     problem, (q, k, v, host, *_, copy) = fake_inputs(mode)
     uploaded = DeviceCopy.__new__(DeviceCopy)
     uploaded.tensor = copy
-    problem._packed[4, "renormalize", True] = host
+    problem._packed[4, "renormalize", "cuda"] = host
     problem._copies[4, "renormalize", 0] = uploaded
     compiled = torch.compile(lambda *a: attention(*a).out * 2, fullgraph=True, backend="aot_eager")
     with mode:
@@ -260,7 +260,7 @@ def test_fullgraph_compile_of_a_decode_step_with_fake_cuda_tensors():
         order = torch.empty(2, dtype=torch.int32, device="cuda:0")
         uploaded = DeviceCopy.__new__(DeviceCopy)
         uploaded.tensor = torch.empty(packed.shape, dtype=packed.dtype, device="cuda:0")
-        problem._packed[4, "renormalize", True] = mode.from_tensor(packed)
+        problem._packed[4, "renormalize", "cuda"] = mode.from_tensor(packed)
         problem._copies[4, "renormalize", 0] = uploaded
         step = torch.compile(
             lambda q, k, v, order: attention(q, k, v, problem, row_order=order).out * 2,
@@ -284,4 +284,7 @@ def test_plans_of_the_devices_are_kept_apart():
     problem = rich_problem()
     assert problem.packed(4) is problem.packed(4, device_type="cpu")
     assert problem.packed(4, device_type="cuda") is problem.packed(4, device_type="cuda")
-    assert problem.packed(4) is not problem.packed(4, device_type="cuda")
+    plans = [problem.packed(4, device_type=kernel) for kernel in ("cpu", "cuda", "hopper")]
+    assert len({len(plan) for plan in plans}) == 3  # planned for tiles of other heights
+    with pytest.raises(ValueError, match="no kernel named sm90"):
+        problem.packed(4, device_type="sm90")

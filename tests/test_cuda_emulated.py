@@ -91,7 +91,7 @@ def test_strides(library):
 
 @pytest.mark.parametrize("semantics", ["renormalize", "zero"])
 @pytest.mark.parametrize("heads, kv_heads, d, rows", [(8, 1, 64, 1), (14, 2, 128, 3), (2, 2, 64, 70)])
-def test_keys_split(library, heads, kv_heads, d, rows, semantics):
+def test_keys_split(sm80_library, heads, kv_heads, d, rows, semantics):
     keys = runs(900, run=45)
     last = keys.select(torch.arange(900 - rows, 900))
     cuts = [
@@ -100,16 +100,16 @@ def test_keys_split(library, heads, kv_heads, d, rows, semantics):
         Cut(mask_of([0]), mask_of(range(4)), random_share=0.5, seed=9),
     ]
     problem = AttentionProblem(last, keys, cuts=cuts)
-    parts = {check(library, problem, heads, kv_heads, d, BF16, semantics, schedule=s)[1] for s in range(SCHEDULES)}
+    parts = {check(sm80_library, problem, heads, kv_heads, d, BF16, semantics, schedule=s)[1] for s in range(SCHEDULES)}
     assert len(parts) == 1 and parts.pop() > 1
 
 
-def test_split_parts_that_see_nothing(library):
+def test_split_parts_that_see_nothing(sm80_library):
     keys = Tokens(torch.arange(900), [0] * 640 + [1] * 260)
     one_head = Cut(mask_of([0]), mask_of([1]), heads=0b1)  # the tiles stay: another head sees them
     everything = Cut(mask_of([0, 1]), mask_of([1]), heads=0b100, cut_self=True)
     problem = AttentionProblem(keys.select(torch.tensor([898, 899])), keys, cuts=[one_head, everything])
-    ours, splits = check(library, problem, 4, 1, 64, BF16)
+    ours, splits = check(sm80_library, problem, 4, 1, 64, BF16)
     assert splits > 1 and ours.lse[:, 2].isneginf().all()
 
 
@@ -181,23 +181,45 @@ def test_calls_it_does_not_take(library):
 
 # ---------------------------------------------------------------- the emulator itself
 
-BREAKS = {
-    "copies not waited for": ("        copy_wait<0>();\n        sync_block();", "        sync_block();"),
-    "no barrier before the next tile": ("        copy_wait<0>();\n        sync_block();", "        copy_wait<0>();"),
-    "queries read too early": ("    copy_wait<0>();\n    sync_block();\n    uint32_t q", "    uint32_t q"),
-    "one warp skips a barrier": ("        sync_block();  // other", "        if (warp) sync_block();  // other"),
+BREAKS = {  # name: (kernel's file, what stands there, what stands there instead)
+    "copies not waited for": ("attention", "        copy_wait<0>();\n        sync_block();", "        sync_block();"),
+    "no barrier before the next tile": (
+        "attention",
+        "        copy_wait<0>();\n        sync_block();",
+        "        copy_wait<0>();",
+    ),
+    "queries read too early": ("attention", "    copy_wait<0>();\n    sync_block();\n    uint32_t q", "    uint32_t q"),
+    "one warp skips a barrier": ("attention", "sync_block();  // other", "if (warp) sync_block();  // other"),
+    "tiles read before they land": (
+        "hopper",
+        "        if (c.mapped) barrier_wait(&shared.landed[stage], parity);\n",
+        "",
+    ),
+    "tiles shown before they are copied": ("hopper", "                copy_wait<kAhead - 1>();\n", ""),
+    "a tile overwritten while it is read": (
+        "hopper",
+        "            barrier_wait(&shared.free[stage], step / kStages % 2 ^ 1);\n",
+        "",
+    ),
+    "scores read too early": ("hopper", "            products_wait<1>();\n", ""),
+    "outputs scaled too early": ("hopper", "            products_wait<0>();\n            sums_ready(rows.o);\n", ""),
+    "values in wrong blocks": ("hopper", "16 * 128, kKeyTile * 128)", "16 * 128, 128)"),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_broken_kernel_is_noticed(library, tmp_path, name):
-    source = (cuda_emulator.CSRC / "cuda" / "attention_kernel.cuh").read_text()
-    assert source.count(BREAKS[name][0]) == 1
+def test_a_broken_kernel_is_noticed(sm80_library, tmp_path, name):
+    file, old, new = BREAKS[name]
+    source = (cuda_emulator.CSRC / "cuda" / f"{file}_kernel.cuh").read_text()
+    assert source.count(old) == 1
     (tmp_path / "cuda").mkdir()
-    (tmp_path / "cuda" / "attention_kernel.cuh").write_text(source.replace(*BREAKS[name]))
+    (tmp_path / "cuda" / f"{file}_kernel.cuh").write_text(source.replace(old, new))
     broken = cuda_emulator.build(shutil.which("g++"), tmp_path, first=tmp_path)
-    problem = AttentionProblem(runs(200))
+    broken.kernel = "hopper" if file == "hopper" else "cuda"
+    n, d = (700, 128) if file == "hopper" else (200, 64)
     with pytest.raises((AssertionError, RuntimeError)):
         for schedule in range(SCHEDULES):
-            check(broken, problem, 4, 1, 64, BF16, schedule=schedule)
+            for keep_keys in (None, range(n)):  # the second by cp.async also in the Hopper kernel
+                problem = AttentionProblem(runs(n), keep_keys=keep_keys)
+                check(broken, problem, 4, 1, d, BF16, schedule=schedule)

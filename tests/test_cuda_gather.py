@@ -25,49 +25,51 @@ quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCh
     schedule=st.integers(0, SCHEDULES - 1),
 )
 @quick
-def test_norm_equals_reference(library, n, m, width, dtype, schedule):
+def test_norm_equals_reference(sm80_library, n, m, width, dtype, schedule):
     x, weight = rows(n, width, dtype, m)
     keep = positions(n, m, n)
-    ours, wide = cuda_emulator.gather_rms_norm(library, x, weight, 1e-6, keep, schedule)
+    ours, wide = cuda_emulator.gather_rms_norm(sm80_library, x, weight, 1e-6, keep, schedule)
     assert wide == (1 if width % 8 else 8)
     assert_norms(ours, gather_rms_norm_reference(x, weight, 1e-6, keep), dtype)
 
 
-def test_more_pieces_than_threads(library):
+def test_more_pieces_than_threads(sm80_library):
     """A row wider than a block reads at once: 8192 = 2 x 512 threads x 8."""
     x, weight = rows(3, 8192, torch.bfloat16)
     keep = torch.tensor([2, -1, 0], dtype=torch.int32)
-    ours, wide = cuda_emulator.gather_rms_norm(library, x, weight, 1e-6, keep)
+    ours, wide = cuda_emulator.gather_rms_norm(sm80_library, x, weight, 1e-6, keep)
     assert wide == 8
     assert_norms(ours, gather_rms_norm_reference(x, weight, 1e-6, keep), torch.bfloat16)
 
 
-def test_rows_that_begin_anywhere(library):
+def test_rows_that_begin_anywhere(sm80_library):
     x, weight = rows(9, 64, torch.bfloat16)
     keep = positions(9, 9)
     expected = gather_rms_norm_reference(x, weight, 1e-6, keep)
     for pad, wide in ((3, 1), (8, 8)):
         wider = torch.zeros(9, 64 + pad, dtype=torch.bfloat16)[:, pad:].copy_(x)
-        ours, was = cuda_emulator.gather_rms_norm(library, wider, weight, 1e-6, keep)
+        ours, was = cuda_emulator.gather_rms_norm(sm80_library, wider, weight, 1e-6, keep)
         assert was == wide
         assert_norms(ours, expected, torch.bfloat16)
 
 
-def test_the_schedule_changes_nothing(library):
+def test_the_schedule_changes_nothing(sm80_library):
     x, weight = rows(5, 2048, torch.float16)
     keep = positions(5, 6)
-    first, *others = [cuda_emulator.gather_rms_norm(library, x, weight, 1e-6, keep, s)[0] for s in range(SCHEDULES)]
+    first, *others = [
+        cuda_emulator.gather_rms_norm(sm80_library, x, weight, 1e-6, keep, s)[0] for s in range(SCHEDULES)
+    ]
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
 
 
-def test_positions_beyond_are_padding(library):
+def test_positions_beyond_are_padding(sm80_library):
     """Nobody looks at them before the launch on a device; nothing outside x is read for them."""
     x = guarded((3, 64), 192, torch.bfloat16)
     keep = torch.tensor([5, 2, -7, 2**31 - 1], dtype=torch.int32)
-    (kept, normed), _ = cuda_emulator.gather_rms_norm(library, x, torch.ones(64).bfloat16(), 1e-6, keep)
+    (kept, normed), _ = cuda_emulator.gather_rms_norm(sm80_library, x, torch.ones(64).bfloat16(), 1e-6, keep)
     assert torch.equal(kept[1], x[2]) and (kept[[0, 2, 3]] == 0).all() and (normed[[0, 2, 3]] == 0).all()
     cache = guarded((1, 1, 3, 64), 192, torch.bfloat16)
-    out, _ = cuda_emulator.compact(library, cache, keep[None])
+    out, _ = cuda_emulator.compact(sm80_library, cache, keep[None])
     assert torch.equal(out[0, 0, 1], cache[0, 0, 2]) and (out[0, 0, [0, 2, 3]] == 0).all()
 
 
@@ -78,28 +80,28 @@ def test_positions_beyond_are_padding(library):
     turned=st.booleans(),
 )
 @quick
-def test_compact_equals_reference(library, shape, m, dtype, turned):
+def test_compact_equals_reference(sm80_library, shape, m, dtype, turned):
     batch, heads, n, d = shape
     x = torch.randn(shape, generator=torch.Generator().manual_seed(m)).to(dtype)
     if turned:
         x = x.transpose(1, 2).contiguous().transpose(1, 2)
     keep = positions(n, batch * m, n).view(batch, m)
-    out, unit = cuda_emulator.compact(library, x, keep)
+    out, unit = cuda_emulator.compact(sm80_library, x, keep)
     assert torch.equal(out, compact_reference(x, keep))
     assert unit == 16 or d * dtype.itemsize % 16
 
 
-def test_compact_in_smaller_units(library):
+def test_compact_in_smaller_units(sm80_library):
     x = torch.randn(2, 3, 10, 72).bfloat16()
     keep = positions(10, 8).view(2, 4)
     for start, unit in ((0, 16), (4, 8), (2, 4), (1, 2)):
         view = x[..., start : start + 64]
-        out, used = cuda_emulator.compact(library, view, keep)
+        out, used = cuda_emulator.compact(sm80_library, view, keep)
         assert used == unit and torch.equal(out, compact_reference(view, keep))
 
 
 @pytest.mark.slow
-def test_a_missing_barrier_is_noticed(library, tmp_path):
+def test_a_missing_barrier_is_noticed(sm80_library, tmp_path):
     source = (cuda_emulator.CSRC / "cuda" / "gather_kernel.cuh").read_text()
     assert source.count("    sync_block();\n") == 1
     (tmp_path / "cuda").mkdir()

@@ -42,11 +42,26 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     const Call c = make_call(*problem, h);
     const auto on = static_cast<cudaStream_t>(stream);
     const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
+    if (is_wide(*problem, h)) {
+#ifdef AVFLOW_HAVE_HOPPER
+        return launch_wide(c, h, bf16, stream);
+#else
+        return cudaErrorInvalidValue;
+#endif
+    }
     if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
     return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
 }
 
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }
+
+int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head) {
+#ifdef AVFLOW_HAVE_HOPPER
+    return wide_tile_rows(heads_per_kv_head);
+#else
+    return heads_per_kv_head * 0;
+#endif
+}
 
 const char* avflow_cuda_archs(void) {
 #ifdef AVFLOW_CUDA_ARCHS

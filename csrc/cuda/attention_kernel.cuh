@@ -1,8 +1,6 @@
 // Attention on tensor cores, sm_80 and later, after FlashAttention-2 (Dao 2023, arXiv 2307.08691): a block holds 64
 // packed rows of one kv head and walks their live key tiles with a running maximum and sum, while the next tile is on
 // its way into the other half of shared memory.
-//
-// Compiled for the device and run in the emulator of tests/cuda_emulator; not yet run on a device.
 #pragma once
 
 #include "cuda/rows.cuh"
@@ -38,15 +36,8 @@ AVFLOW_DEVICE void multiply_values(const Scores& s, uint32_t values, int lane, R
     // Lanes 0-15 name 16 keys at one chunk, lanes 16-31 the same keys at the next.
     const uint32_t row = values + (lane & 15) * kDepth * 2;
     const uint32_t chunk = ((lane >> 4) ^ (lane & 7)) << 4;
-    uint32_t p[kKeyTile / 16][4];  // the layout of the sums is that of the next product's left side
-#pragma unroll
-    for (int step = 0; step < kKeyTile / 16; ++step) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float* pair = &s[2 * step + i / 2][2 * (i % 2)];
-            p[step][i] = round_pair<kBf16>(pair[0], pair[1]);
-        }
-    }
+    Weights p;
+    round_weights<kBf16>(s, p);
 #pragma unroll
     for (int n = 0; n < kDepth / 8; n += 2) {
 #pragma unroll
@@ -84,12 +75,10 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
     bool next_full = !ended(now) && is_whole(c, p, now);
 
     float* const mass = reinterpret_cast<float*>(&shared + 1) + warp * 16 * c.mass_groups;
-    for (int i = lane & 3; i < c.mass_groups; i += 4) {  // by the thread that owns the cell, see add_mass
-        mass[(lane >> 2) * c.mass_groups + i] = mass[((lane >> 2) + 8) * c.mass_groups + i] = 0.0f;
-    }
+    clear_mass(c.mass_groups, lane, mass);
 
     // Queries come in where the second stage's keys will lie, and stay in registers.
-    load_queries<kDepth>(c, p, tile, tiles + 2 * kTileBytes);
+    load_queries<kDepth>(c, p, tile, 0, kTileHeads, threadIdx.x, kThreads, tiles + 2 * kTileBytes);
     if (!ended(now)) {
         load_keys<kDepth>(c, p, kv_head, key_tile(now), tiles, tiles + kTileBytes);
         if (!next_full) fill_words(c, p, tile, key_tile(now), shared.words[0]);
@@ -98,28 +87,12 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
     copy_wait<0>();
     sync_block();
     uint32_t q[kDepth / 16][4];
-#pragma unroll
-    for (int step = 0; step < kDepth / 16; ++step) {
-        load_matrices(q[step],
-                      tiles + 2 * kTileBytes + chunk_at<kDepth>(warp * 16 + (lane & 15), 2 * step + lane / 16));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) q[step][i] ^= c.flip;
-    }
+    take_queries<kDepth>(tiles + 2 * kTileBytes, c.flip, warp, lane, q);
 
     Rows<kDepth> rows;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) rows.top[h] = -kInfinity, rows.sum[h] = 0.0f;
-#pragma unroll
-    for (int n = 0; n < kDepth / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) rows.o[n][i] = 0.0f;
-    }
-    int unit[2];  // where the words of this thread's rows are; rows past the end take the last one's
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        const int m = warp * 16 + (lane >> 2) + 8 * h, inside = m < tile.count ? m : tile.count - 1;
-        unit[h] = p.header->head_cuts ? inside : inside / tile.group;
-    }
+    clear(rows);
+    int unit[2];
+    find_units(tile, p.header->head_cuts, warp, lane, unit);
 
     for (int stage = 0; !ended(now); stage ^= 1) {
         // This tile has arrived, and all warps are done with the tile before it: its place is free for the next.
@@ -148,6 +121,7 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
                  -kInfinity);
         }
         softmax<kDepth>(s, c.factor, rows, alpha);
+        scale_outputs<kDepth>(alpha, rows);
         if (!full && zero) keep(s, of[unit[0]].open, of[unit[1]].open, lane, 0.0f);
         if (c.mass_groups) add_mass(p, this_tile, s, alpha, lane, mass);
         // A weight of exactly 0 must hide NaN and infinities, and 0 x NaN is NaN: such values are taken out of the
@@ -162,11 +136,7 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
         if (careful) spoil<kDepth>(shared.used + warp * 16, shared.broken, lane, rows);
     }
 
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-        rows.sum[h] += shuffle_xor(rows.sum[h], 1);
-        rows.sum[h] += shuffle_xor(rows.sum[h], 2);
-    }
+    join_sums(rows);
     if (whole) {
         sync_block();  // other warps may still read the tile that the outputs go through
         finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass, memory);

@@ -15,7 +15,11 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileHeads = 16 * kWarps;  // packed rows (rows x query heads of a kv head) of a tile: 16 a warp
 
+constexpr int kWideHeads = 128;  // packed rows of a tile of the Hopper kernel
+constexpr int kStages = 4;       // tiles of keys and values that its ring holds
+
 inline int32_t tile_rows(int32_t heads_per_kv_head) { return std::max(1, kTileHeads / heads_per_kv_head); }
+inline int32_t wide_tile_rows(int32_t heads_per_kv_head) { return std::max(1, kWideHeads / heads_per_kv_head); }
 
 struct Call {
     const uint16_t* q;
@@ -33,6 +37,7 @@ struct Call {
     int32_t depth, mass_groups;      // mass_groups: 0 where no mass is asked for
     int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
     float factor;                    // of the scores, > 0, to base 2
+    bool mapped;                     // the Hopper kernel's keys come by the copy engine
     uint32_t flip;                   // sign bits of two queries, for a negative scale
 };
 
@@ -48,11 +53,16 @@ constexpr int64_t kFewBlocks = 128;
 constexpr int64_t kSplitBlocks = 264;
 constexpr int64_t kLeastTilesASplit = 4;  // merging a part costs about as much as half a tile
 
+// Is the problem planned for the Hopper kernel? Its tiles are too large for the other one.
+inline bool is_wide(const AvflowAttention& a, const Header& header) {
+    return a.kv_heads > 0 && int64_t{header.tile_rows} * (a.heads / a.kv_heads) > kTileHeads;
+}
+
 // Whether the kernels take this call. Copies move 16 bytes at a time, so every row must begin at a multiple of that.
 inline bool accepts(const AvflowAttention& a, const Header& header) {
     const bool dtype = a.dtype == AVFLOW_BFLOAT16 || a.dtype == AVFLOW_FLOAT16;
-    const bool heads = a.kv_heads > 0 && a.heads % a.kv_heads == 0 &&
-                       static_cast<int64_t>(header.tile_rows) * (a.heads / a.kv_heads) <= kTileHeads;
+    const bool heads =
+        a.kv_heads > 0 && a.heads % a.kv_heads == 0 && int64_t{header.tile_rows} * (a.heads / a.kv_heads) <= kWideHeads;
     int64_t misplaced = a.q_row | a.q_head | a.k_batch | a.k_row | a.k_head | a.v_batch | a.v_row | a.v_head;
     for (const void* at : {a.q, a.k, a.v, static_cast<const void*>(a.out)}) {
         misplaced |= static_cast<int64_t>(reinterpret_cast<uintptr_t>(at)) / 2;
@@ -84,10 +94,12 @@ inline Call make_call(const AvflowAttention& a, const Header& header) {
     // The running maximum is taken before scaling, so the factor must be positive. For a scale of 0 a tiny one gives
     // the same weights, and -inf times it is still -inf.
     c.factor = std::max(std::fabs(a.scale) * 1.44269504088896341f, 1e-30f);
+    // Neighbouring keys of the problem must be neighbours in memory, and there must be one.
+    c.mapped = !header.keep_keys && header.keys <= a.capacity && a.slots > 0;
     c.flip = a.scale < 0 ? 0x80008000u : 0;
     const int64_t blocks = static_cast<int64_t>(header.row_tiles) * a.kv_heads;
     int64_t tiles = std::max(header.max_tiles, 1);
-    if (blocks < kFewBlocks) {
+    if (blocks < kFewBlocks && !is_wide(a, header)) {
         const int64_t even = (static_cast<int64_t>(header.total_tiles) * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
         tiles = std::min(tiles, std::max(even, kLeastTilesASplit));
     }
@@ -117,9 +129,36 @@ struct alignas(16) Shared {
     Problem problem;
 };
 
-// Dynamic shared memory of a block: two stages of keys and values, what else it shares, then the mass.
+// What the Hopper kernel tells of a tile in its ring; -1: there are no more. `fence`: written by ordinary accesses.
+struct alignas(16) KeyTile {
+    int32_t key_tile, whole, careful, fence;
+};
+
+// What a block of the Hopper kernel shares besides keys, values and queries.
+struct alignas(16) WideShared {
+    uint64_t landed[kStages], ready[kStages], free[kStages];  // barriers: bytes of the copy engine, the rest, the end
+    KeyTile tile[kStages];
+    Words words[kStages][kWideHeads];
+    uint64_t used[kWideHeads];
+    Broken broken[kStages];
+    Problem problem;
+};
+
+inline int64_t wide_shared_bytes(const Call& c) {
+    return (kStages * 2 * kKeyTile + kWideHeads) * c.depth * 2 + static_cast<int64_t>(sizeof(WideShared)) +
+           kWideHeads * c.mass_groups * 4;
+}
+
+// Dynamic shared memory of a block of the other kernel: two stages of keys and values, what else it shares, then the
+// mass.
 inline int64_t shared_bytes(const Call& c) {
     return 2 * 2 * kKeyTile * c.depth * 2 + static_cast<int64_t>(sizeof(Shared)) + kTileHeads * c.mass_groups * 4;
 }
+
+// What a map of keys or values covers: those of the problem that the tensors hold.
+inline int32_t mapped_keys(const Call& c, const Header& header) { return std::min(header.keys, c.slots.held); }
+
+// Of hopper.cu, where AVFLOW_HAVE_HOPPER is defined. Returns a cudaError_t.
+int32_t launch_wide(const Call& c, const Header& h, bool bf16, void* stream);
 
 }  // namespace avflow::cuda

@@ -5,12 +5,13 @@
 #include <cstdint>
 
 #define AVFLOW_DEVICE static __device__ __forceinline__
+#define AVFLOW_DEVICE_MEMBER __device__ __forceinline__
 
 namespace avflow::cuda {
 
 // A block's dynamic shared memory, and the 32-bit addresses that the instructions below take.
 AVFLOW_DEVICE char* shared_memory() {
-    extern __shared__ __align__(128) char memory[];
+    extern __shared__ __align__(1024) char memory[];  // the Hopper kernel's tiles begin at multiples of that
     return memory;
 }
 

@@ -16,6 +16,54 @@ struct Rows {
 
 using Scores = float[kKeyTile / 8][4];
 
+template <int kDepth>
+AVFLOW_DEVICE void clear(Rows<kDepth>& rows) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) rows.top[h] = -kInfinity, rows.sum[h] = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kDepth / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) rows.o[n][i] = 0.0f;
+    }
+}
+
+// Adds up the four threads' shares of each row's sum.
+template <int kDepth>
+AVFLOW_DEVICE void join_sums(Rows<kDepth>& rows) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        rows.sum[h] += shuffle_xor(rows.sum[h], 1);
+        rows.sum[h] += shuffle_xor(rows.sum[h], 2);
+    }
+}
+
+// Where the words of a thread's two packed rows are; rows past the end take the last one's.
+AVFLOW_DEVICE void find_units(const Extent& tile, bool by_head, int warp, int lane, int (&unit)[2]) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        const int m = warp * 16 + (lane >> 2) + 8 * h, inside = m < tile.count ? m : tile.count - 1;
+        unit[h] = by_head ? inside : inside / tile.group;
+    }
+}
+
+// The queries of a warp's 16 packed rows, from shared memory laid out by chunk_at.
+template <int kDepth>
+AVFLOW_DEVICE void take_queries(uint32_t queries, uint32_t flip, int warp, int lane, uint32_t (&q)[kDepth / 16][4]) {
+#pragma unroll
+    for (int step = 0; step < kDepth / 16; ++step) {
+        load_matrices(q[step], queries + chunk_at<kDepth>(warp * 16 + (lane & 15), 2 * step + lane / 16));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) q[step][i] ^= flip;
+    }
+}
+
+// mass [16, groups] of the warp = 0; by the thread that owns the cell, see add_mass.
+AVFLOW_DEVICE void clear_mass(int groups, int lane, float* mass) {
+    for (int g = lane & 3; g < groups; g += 4) {
+        mass[(lane >> 2) * groups + g] = mass[((lane >> 2) + 8) * groups + g] = 0.0f;
+    }
+}
+
 // Puts `other` where the rows' words have no bit.
 AVFLOW_DEVICE void keep(Scores& s, uint64_t word0, uint64_t word1, int lane, float other) {
     const uint64_t words[2] = {word0 >> (2 * (lane & 3)), word1 >> (2 * (lane & 3))};
@@ -32,7 +80,7 @@ AVFLOW_DEVICE void keep(Scores& s, uint64_t word0, uint64_t word1, int lane, flo
     }
 }
 
-// Scores to weights; moves the running maximum and sum on, and scales what was summed so far by alpha.
+// Scores to weights; moves the running maximum and sum on. What was summed so far is still to be scaled by alpha.
 template <int kDepth>
 AVFLOW_DEVICE void softmax(Scores& s, float factor, Rows<kDepth>& rows, float (&alpha)[2]) {
 #pragma unroll
@@ -56,10 +104,29 @@ AVFLOW_DEVICE void softmax(Scores& s, float factor, Rows<kDepth>& rows, float (&
             }
         }
         rows.sum[h] = sum;
+    }
+}
+
+template <int kDepth>
+AVFLOW_DEVICE void scale_outputs(const float (&alpha)[2], Rows<kDepth>& rows) {
 #pragma unroll
-        for (int n = 0; n < kDepth / 8; ++n) {
-            rows.o[n][2 * h] *= alpha[h];
-            rows.o[n][2 * h + 1] *= alpha[h];
+    for (int n = 0; n < kDepth / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) rows.o[n][i] *= alpha[i / 2];
+    }
+}
+
+// Weights as the left side of the next product: the layout of the sums is that of a left side.
+using Weights = uint32_t[kKeyTile / 16][4];
+
+template <bool kBf16>
+AVFLOW_DEVICE void round_weights(const Scores& s, Weights& to) {
+#pragma unroll
+    for (int step = 0; step < kKeyTile / 16; ++step) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            const float* pair = &s[2 * step + i / 2][2 * (i % 2)];
+            to[step][i] = round_pair<kBf16>(pair[0], pair[1]);
         }
     }
 }

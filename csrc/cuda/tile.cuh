@@ -95,12 +95,22 @@ AVFLOW_DEVICE uint32_t chunk_at(int row, int chunk) {
     return row * kDepth * 2 + ((chunk ^ (row & 7)) << 4);
 }
 
-// Starts the copy of the queries of a tile; rows beyond its end become zero.
+// The same in blocks of 64 columns, one behind the other: what a warpgroup's product reads. One block at depth 64, and
+// then the same place.
+template <int kDepth, bool kBlocks>
+AVFLOW_DEVICE uint32_t key_chunk_at(int row, int chunk) {
+    if constexpr (!kBlocks) return chunk_at<kDepth>(row, chunk);
+    return (chunk >> 3) * kKeyTile * 128 + chunk_at<64>(row, chunk & 7);
+}
+
+// Starts the copy of packed rows first .. first + count - 1 of a tile by `threads` threads; rows beyond its end become
+// zero.
 template <int kDepth>
-AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& tile, uint32_t to) {
+AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& tile, int first, int count, int thread,
+                                int threads, uint32_t to) {
     constexpr int kChunks = kDepth / 8;
-    const int chunk = threadIdx.x % kChunks;
-    for (int m = threadIdx.x / kChunks; m < kTileHeads; m += kThreads / kChunks) {
+    const int chunk = thread % kChunks;
+    for (int m = first + thread / kChunks; m < first + count; m += threads / kChunks) {
         const bool valid = m < tile.count;
         const int row = tile.first_row + (valid ? m / tile.group : 0);
         const int head = tile.kv_head * tile.group + (valid ? m % tile.group : 0);
@@ -109,8 +119,9 @@ AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& t
     }
 }
 
-// Starts the copy of a tile of keys and values; keys beyond the last and keys that are not held become zero.
-template <int kDepth>
+// Starts the copy of a tile of keys and values by the block's first kThreads threads; keys beyond the last and keys
+// that are not held become zero.
+template <int kDepth, bool kBlocks = false>
 AVFLOW_DEVICE void load_keys(const Call& c, const Problem& p, int32_t kv_head, int32_t tile, uint32_t k, uint32_t v) {
     constexpr int kChunks = kDepth / 8;
     const int chunk = threadIdx.x % kChunks;
@@ -125,18 +136,19 @@ AVFLOW_DEVICE void load_keys(const Call& c, const Problem& p, int32_t kv_head, i
         Place from = at;
         if (p.keep_keys) from = place_of(c.slots, p.keep_keys[j < left ? base + j : base]);
         const bool valid = j < left && from.slot < c.slots.held;
-        copy_async(k + chunk_at<kDepth>(j, chunk), from_k + from.batch * c.k_batch + from.slot * c.k_row, valid);
-        copy_async(v + chunk_at<kDepth>(j, chunk), from_v + from.batch * c.v_batch + from.slot * c.v_row, valid);
+        const uint32_t to = key_chunk_at<kDepth, kBlocks>(j, chunk);
+        copy_async(k + to, from_k + from.batch * c.k_batch + from.slot * c.k_row, valid);
+        copy_async(v + to, from_v + from.batch * c.v_batch + from.slot * c.v_row, valid);
         for (at.slot += kStep; at.slot >= c.slots.capacity; at.slot -= c.slots.capacity) ++at.batch;
     }
 }
 
-// The words of a partial tile, each once: by packed row where cuts name heads, else by row. Two or more threads share a
-// row's runs, since tiles of short runs have many.
+// The words of a partial tile, each once: by packed row where cuts name heads, else by row. As many of the block's
+// first kThreads threads as there are share a row's runs, since tiles of short runs have many.
 AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& tile, int32_t key_tile, Words* words) {
     const bool by_head = p.header->head_cuts;
     const int units = by_head ? tile.count : tile.rows;
-    int lanes = 2;
+    int lanes = 1;
     while (lanes < 32 && units * lanes * 2 <= kThreads) lanes *= 2;
     const int unit = threadIdx.x / lanes, lane = threadIdx.x % lanes;
     Words mine = {0, 0};
@@ -168,7 +180,7 @@ AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& til
     if (lane == 0 && unit < units) words[unit] = mine;
 }
 
-// Does this thread's share of the values hold a NaN or an infinity?
+// Does this thread's share of the values hold a NaN or an infinity? For the block's first kThreads threads.
 template <bool kBf16, int kDepth>
 AVFLOW_DEVICE bool any_broken(const char* values) {
     struct alignas(16) Chunk {
@@ -185,14 +197,14 @@ AVFLOW_DEVICE bool any_broken(const char* values) {
 }
 
 // Sets values that are NaN or infinite to 0 and notes where they were.
-template <bool kBf16, int kDepth>
+template <bool kBf16, int kDepth, bool kBlocks = false>
 AVFLOW_DEVICE void take_out(char* values, Broken& broken) {
     constexpr uint32_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
     for (int i = threadIdx.x; i < 2 * kDepth; i += kThreads) {
         const int column = i % kDepth, half = i / kDepth;
         uint32_t up = 0, down = 0;
         for (int j = 0; j < 32; ++j) {
-            char* const chunk = values + chunk_at<kDepth>(half * 32 + j, column / 8);
+            char* const chunk = values + key_chunk_at<kDepth, kBlocks>(half * 32 + j, column / 8);
             uint16_t& place = reinterpret_cast<uint16_t*>(chunk)[column % 8];
             const uint32_t value = place;
             if ((value & kExponent) != kExponent) continue;

@@ -150,10 +150,13 @@ PYBIND11_MODULE(_C, m) {
     m.def("tile_kinds", &tile_kinds, py::arg("packed"));
     m.def(
         "tile_rows",
-        [](int32_t heads_per_kv_head, bool cuda) {
-            return cuda ? avflow::cuda::tile_rows(heads_per_kv_head) : avflow_tile_rows(heads_per_kv_head);
+        [](int32_t heads_per_kv_head, const std::string& kernel) {
+            if (kernel == "cpu") return avflow_tile_rows(heads_per_kv_head);
+            if (kernel == "cuda") return avflow::cuda::tile_rows(heads_per_kv_head);
+            if (kernel == "hopper") return avflow::cuda::wide_tile_rows(heads_per_kv_head);
+            throw py::value_error("no kernel named " + kernel + ": cpu, cuda and hopper are known");
         },
-        py::arg("heads_per_kv_head"), py::arg("cuda") = false);
+        py::arg("heads_per_kv_head"), py::arg("kernel") = "cpu");
     m.def(
         "cuda",
         []() -> py::object {
@@ -164,6 +167,7 @@ PYBIND11_MODULE(_C, m) {
             int count = 0;
             const cudaError_t status = cudaGetDeviceCount(&count);  // 35 where there is no driver, 100 without a device
             found["devices"] = status == cudaSuccess ? count : 0;
+            found["hopper"] = avflow_hopper_tile_rows(1) > 0;
             found["error"] = status == cudaSuccess ? py::object(py::none()) : py::str(cudaGetErrorString(status));
             return found;
 #else

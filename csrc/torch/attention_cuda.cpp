@@ -22,7 +22,8 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
                     ": the CUDA kernels have 64 and 128; pad q, k and v with zeros, or call on the CPU");
     STD_TORCH_CHECK(a.dtype != AVFLOW_FLOAT32,
                     "q, k and v are float32: the CUDA kernels take bfloat16 and float16; convert, or call on the CPU");
-    STD_TORCH_CHECK(call.header.tile_rows == avflow_cuda_tile_rows(call.heads_per_kv_head()),
+    const int32_t planned = call.header.tile_rows, ratio = call.heads_per_kv_head();
+    STD_TORCH_CHECK(planned == avflow_cuda_tile_rows(ratio) || planned == avflow_hopper_tile_rows(ratio),
                     "the problem was packed for another number of heads, or for the CPU: pass device_type=\"cuda\" to "
                     "AttentionProblem.packed");
     STD_TORCH_CHECK(problem_on_device.has_value(),

@@ -58,9 +58,10 @@ def prepare(tracker: Tracker, state: Conversation, rows: int, slots: int | None 
             made[key] = state.growing_problem(key[0], rows, cuts, capacity)
         # Packed here, since a compiled forward cannot.
         ratio, device = tracker.model.n_heads // tracker.model.n_kv_heads, tracker.model.device
-        made[key].packed(ratio, semantics, device.type)
         if device.type == "cuda":
             made[key].packed_on(device, ratio, semantics)
+        else:
+            made[key].packed(ratio, semantics)
         layers.append((made[key], semantics))
     state.plans[rows] = (tracker.version, room, layers)
     return layers

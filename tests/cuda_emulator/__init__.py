@@ -53,7 +53,10 @@ class CompactArgs(ctypes.Structure):
 
 
 def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
-    """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own."""
+    """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own.
+
+    Its attribute `kernel` says which kernel `attention` runs: "cuda", the one for sm_80 and later, or "hopper".
+    """
     library = folder / "emulator.so"
     flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
     flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
@@ -61,6 +64,7 @@ def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     loaded.emulated_workspace.restype = ctypes.c_int64
     loaded.emulated_error.restype = ctypes.c_char_p
+    loaded.kernel = "cuda"
     return loaded
 
 
@@ -77,11 +81,11 @@ def attention(
     row_order: torch.Tensor | None = None,
     schedule: int = 0,
 ) -> tuple[AttentionOutput, int]:
-    """`avflow_ext.attention` by the CUDA kernels, and into how many parts the keys were split."""
+    """`avflow_ext.attention` by the library's kernel, and into how many parts the keys were split."""
     if k.dim() == 3:
         k, v = k[None], v[None]  # [batch, slots, kv_heads, d]
     heads, kv_heads, d = q.shape[1], k.shape[2], q.shape[2]
-    packed = problem.packed(heads // kv_heads, semantics, "cuda")
+    packed = problem.packed(heads // kv_heads, semantics, library.kernel)
     rows = len(problem.rows)
     out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
     lse = torch.full((rows, heads), torch.nan) if return_lse else None

@@ -3,6 +3,7 @@
 // (the kernels' own include of cuda/ptx.h finds that one too: this folder comes first in the include path)
 #include "cuda/attention_kernel.cuh"
 #include "cuda/gather_kernel.cuh"
+#include "cuda/hopper_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
 
 using namespace avflow;
@@ -10,21 +11,29 @@ using namespace avflow::cuda;
 
 namespace {
 
-template <typename Of>
-bool launch(int64_t blocks, emulator::Schedule schedule, void (*kernel)(Of), const Of& call, int threads = kThreads) {
+template <typename... Of>
+bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*kernel)(Of...),
+            const std::type_identity_t<Of>&... given) {
     for (int64_t i = 0; i < blocks; ++i) {
         blockIdx.x = static_cast<unsigned>(i);
-        if (!emulator::run_block(threads, schedule, [&] { kernel(call); })) return false;
+        tile_copies.clear();
+        if (!emulator::run_block(threads, schedule, [&] { kernel(given...); })) return false;
     }
     return true;
 }
 
 template <bool kBf16, int kDepth>
 bool run(const Call& c, const Header& h, emulator::Schedule schedule) {
-    if (shared_bytes(c) > static_cast<int64_t>(sizeof(emulator::block.shared))) return false;
-    return launch(blocks_of(c, h), schedule, attend<kBf16, kDepth>, c) &&
+    if (h.tile_rows * c.group > kTileHeads) {
+        const int32_t keys = mapped_keys(c, h);
+        const KeyMaps maps = {{c.k, c.k_row, c.k_head, keys, c.depth}, {c.v, c.v_row, c.v_head, keys, c.depth}};
+        return wide_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
+               launch(blocks_of(c, h), schedule, kWideThreads, attend_wide<kBf16, kDepth>, c, maps);
+    }
+    if (shared_bytes(c) > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
+    return launch(blocks_of(c, h), schedule, kThreads, attend<kBf16, kDepth>, c) &&
            (c.splits == 1 ||
-            launch(int64_t{h.row_tiles} * c.kv_heads * kTileHeads, emulator::kInStep, merge<kBf16>, c));
+            launch(int64_t{h.row_tiles} * c.kv_heads * kTileHeads, emulator::kInStep, kThreads, merge<kBf16>, c));
 }
 
 }  // namespace
@@ -57,7 +66,7 @@ int32_t emulated_gather_rms_norm(const AvflowGatherRmsNorm* a, int32_t schedule,
     *wide = reads_wide(*a) ? kWide : 1;
     const auto kernel = *wide > 1 ? (bf16 ? gather_rms_norm<true, kWide> : gather_rms_norm<false, kWide>)
                                   : (bf16 ? gather_rms_norm<true, 1> : gather_rms_norm<false, 1>);
-    return launch(a->m, order, kernel, c, c.threads) ? 0 : 2;
+    return launch(a->m, order, c.threads, kernel, c) ? 0 : 2;
 }
 
 // 0 or 2, and the bytes that a thread copies in `unit`.
@@ -65,7 +74,7 @@ int32_t emulated_compact(const AvflowCompact* a, int32_t* unit) {
     const avflow::cuda::CompactCall c = make_call(*a);
     *unit = unit_of(*a);
     const auto kernel = *unit == 16 ? compact<16> : *unit == 8 ? compact<8> : *unit == 4 ? compact<4> : compact<2>;
-    return launch(blocks_of(c), emulator::kInStep, kernel, c, kCompactThreads) ? 0 : 2;
+    return launch(blocks_of(c), emulator::kInStep, kCompactThreads, kernel, c) ? 0 : 2;
 }
 
 int32_t emulated_splits(const AvflowAttention* a) {

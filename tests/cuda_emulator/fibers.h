@@ -19,7 +19,8 @@ namespace emulator {
 
 constexpr int kMostThreads = 1024;
 constexpr size_t kStack = 128 << 10;
-constexpr size_t kSharedBytes = 99 << 10;  // what every device from sm_80 on gives a block
+constexpr size_t kSharedBytes = 227 << 10;       // what Hopper gives a block
+constexpr size_t kAnySharedBytes = 99 << 10;  // what every device from sm_80 on does
 
 enum Schedule : int { kInStep, kFirstWarpAhead, kLastWarpAhead };
 
@@ -30,6 +31,16 @@ struct Copy {
     bool valid;
 };
 
+// A product of a warpgroup that is under way, as one of its threads sees it.
+struct Product {
+    float (*sum)[4];
+    const uint32_t* a;     // 4 words
+    std::vector<float> held;  // the sums before it; until it is done, NaN stands there
+    uint64_t b;
+    int columns, group;  // group: as with copies
+    bool add, along_k, bf16;
+};
+
 struct Fiber {
     ucontext_t start;
     jmp_buf at;
@@ -38,6 +49,8 @@ struct Fiber {
     void* argument = nullptr;  // to the collective it waits for
     std::vector<Copy> copies;
     int groups = 0;
+    std::vector<Product> products;
+    int product_groups = 0;
     std::unique_ptr<char[]> stack{new char[kStack]};
 };
 
@@ -51,7 +64,7 @@ struct Block {
     int threads = 0, current = 0, idle = 0, finished = 0;
     Schedule schedule = kInStep;
     std::vector<Fiber> fibers = std::vector<Fiber>(kMostThreads);
-    Crowd warps[kMostThreads / 32], all;
+    Crowd warps[kMostThreads / 32], warpgroups[kMostThreads / 128], all;
     std::function<void()> body;
     ucontext_t home;
     char error[200] = "";
@@ -85,14 +98,24 @@ inline void switch_to(int thread) {
 inline void yield(bool block_wide) {
     if (block.finished == block.threads) setcontext(&block.home);
     if (++block.idle > 4 * block.threads) fail("waits for threads that never arrive");
-    const int me = block.current, warp = me / 32, warps = block.threads / 32;
+    const int me = block.current;
     int next = (me + 1) % block.threads;
-    if (block.schedule != kInStep) {
-        const int step = block.schedule == kFirstWarpAhead ? 1 : warps - 1;
-        const bool leave = block_wide && me % 32 == 31;
-        next = (leave ? (warp + step) % warps : warp) * 32 + (me + 1) % 32;
+    if (block.schedule == kInStep) {
+        while (block.fibers[next].done) next = (next + 1) % block.threads;
+    } else {
+        const int warps = block.threads / 32, step = block.schedule == kFirstWarpAhead ? 1 : warps - 1;
+        // The next lane of the warp, or, behind its last, the first one of the next warp that is not done.
+        int warp = me / 32, lane = me % 32 + 1;
+        for (;;) {
+            while (lane < 32 && block.fibers[32 * warp + lane].done) ++lane;
+            if (lane < 32) break;
+            lane = 0;
+            bool over = true;
+            for (int i = 0; i < 32; ++i) over = over && block.fibers[32 * warp + i].done;
+            if (block_wide || over) warp = (warp + step) % warps;
+        }
+        next = 32 * warp + lane;
     }
-    while (block.fibers[next].done) next = (next + 1) % block.threads;
     if (next != me) switch_to(next);
 }
 
@@ -127,10 +150,21 @@ void meet_warp(const char* name, T& argument, const Act& act) {
     });
 }
 
+// The same for the 128 threads of a warpgroup.
+template <typename T, typename Act>
+void meet_warpgroup(const char* name, T& argument, const Act& act) {
+    const int first = block.current / 128 * 128;
+    meet(name, block.warpgroups[first / 128], first, 128, &argument, [&] {
+        T* threads[128];
+        for (int i = 0; i < 128; ++i) threads[i] = static_cast<T*>(block.fibers[first + i].argument);
+        act(threads);
+    });
+}
+
 inline void enter() {
     block.body();
     Fiber& me = fiber();
-    if (!me.copies.empty()) fail("left with copies under way");
+    if (!me.copies.empty() || !me.products.empty()) fail("left with copies or products under way");
     me.done = true;
     me.waits_for = "the end";
     block.idle = 0;
@@ -148,11 +182,13 @@ inline bool run_block(int threads, Schedule schedule, std::function<void()> body
     block.all = {};
     memset(block.shared, 0xFF, sizeof(block.shared));  // NaN in every type
     for (Crowd& warp : block.warps) warp = {};
+    for (Crowd& warpgroup : block.warpgroups) warpgroup = {};
     for (int i = 0; i < threads; ++i) {
         Fiber& f = block.fibers[i];
         f.started = f.done = false;
         f.copies.clear();
-        f.groups = 0;
+        f.products.clear();
+        f.groups = f.product_groups = 0;
         getcontext(&f.start);
         f.start.uc_stack.ss_sp = f.stack.get();
         f.start.uc_stack.ss_size = kStack;

@@ -8,8 +8,10 @@
 #include "fibers.h"
 
 #define AVFLOW_DEVICE static inline
+#define AVFLOW_DEVICE_MEMBER
 #define __global__
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct Index {
     unsigned x;

@@ -1,0 +1,247 @@
+// Attention on Hopper's own tensor cores (sm_90a), after FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): one
+// warpgroup fetches key tiles into a ring in shared memory and works out their words; two others hold 64 packed rows
+// each and multiply, so that the softmax of one tile runs while the product of the tile before it is under way.
+//
+// Keys come by the copy engine (TMA), or, where a keep list or a cache of several sequences scatters them, by cp.async.
+#pragma once
+
+#include "cuda/ptx_hopper.h"
+#include "cuda/rows.cuh"
+
+namespace avflow::cuda {
+
+constexpr int kConsumers = kWideHeads / 64;  // warpgroups of 64 packed rows
+constexpr int kWideThreads = kThreads * (1 + kConsumers);
+// A tile is shown this many steps after its copy was begun, if somebody has to look at it before. The consumers hold
+// two tiles, one must be there for them to go on with, and the rest of the ring may be on its way.
+constexpr int kAhead = 2;
+static_assert(kAhead <= kStages - 2);
+// At launch each thread has 168 registers, a third of 65,536 / 128 rounded down to a multiple of 8.
+constexpr int kProducerRegisters = 88, kConsumerRegisters = 208;
+static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 3 * 168);
+
+struct KeyMaps {
+    KeyMap keys, values;
+};
+
+template <int kDepth>
+struct Ring {
+    static constexpr uint32_t kTileBytes = kKeyTile * kDepth * 2, kStageBytes = 2 * kTileBytes;
+    char* memory;
+    AVFLOW_DEVICE_MEMBER uint32_t keys(int stage) const { return shared_address(memory) + stage * kStageBytes; }
+    AVFLOW_DEVICE_MEMBER uint32_t values(int stage) const { return keys(stage) + kTileBytes; }
+    AVFLOW_DEVICE_MEMBER char* values_at(int stage) const { return memory + stage * kStageBytes + kTileBytes; }
+};
+
+// The first warpgroup: fetches tile after tile of the row tile's keys; what is partial gets its words, and values that
+// are NaN or infinite are taken out of it. Ends with a tile -1.
+template <bool kBf16, int kDepth>
+AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& tile, int32_t row_tile,
+                           const Ring<kDepth>& ring, WideShared& shared) {
+    const Problem& p = shared.problem;
+    const int32_t latest = latest_seen(c, p, tile);
+    Walk now = walk_from(p, row_tile, 0, INT32_MAX);
+    pass_closed(c, p, latest, now);
+    uint32_t waiting = 0;  // bit i: the tile begun i steps before the last one is not shown yet
+    uint32_t partial = 0;  // the same: it is partial
+    int begun = 0;         // tiles; a tile a step, then steps without one
+    for (int step = 0;; ++step) {
+        if (waiting >> (kAhead - 1) & 1) {
+            const int stage = (step - kAhead) % kStages;
+            if (c.mapped) {
+                barrier_wait(&shared.landed[stage], (step - kAhead) / kStages % 2);
+            } else {
+                copy_wait<kAhead - 1>();
+            }
+            if (partial >> (kAhead - 1) & 1) {
+                if (!c.mapped) sync_warpgroup(0);  // the copies of all threads have arrived
+                // A weight of exactly 0 must hide NaN and infinities, see attend.
+                if (sync_warpgroup_any(0, any_broken<kBf16, kDepth>(ring.values_at(stage)))) {
+                    take_out<kBf16, kDepth, true>(ring.values_at(stage), shared.broken[stage]);
+                    if (threadIdx.x == 0) shared.tile[stage].careful = shared.tile[stage].fence = 1;
+                }
+            }
+            barrier_arrive(&shared.ready[stage]);
+        }
+        const bool more = !ended(now);
+        if (!more && !(waiting & ((1u << (kAhead - 1)) - 1))) {
+            const int stage = begun % kStages;
+            barrier_wait(&shared.free[stage], begun / kStages % 2 ^ 1);
+            if (threadIdx.x == 0) {
+                shared.tile[stage].key_tile = -1;
+                if (c.mapped) barrier_arrive(&shared.landed[stage]);
+            }
+            barrier_arrive(&shared.ready[stage]);
+            break;
+        }
+        waiting <<= 1;
+        partial <<= 1;
+        if (more) {
+            const int stage = step % kStages;
+            barrier_wait(&shared.free[stage], step / kStages % 2 ^ 1);
+            const int32_t this_tile = key_tile(now);
+            const bool whole = is_whole(c, p, now);
+            if (threadIdx.x == 0) {
+                shared.tile[stage] = {this_tile, whole, 0, !c.mapped};
+                if (c.mapped) {
+                    barrier_arrive_for(&shared.landed[stage], Ring<kDepth>::kStageBytes);
+                    copy_tile(ring.keys(stage), maps.keys, tile.kv_head, this_tile * kKeyTile, &shared.landed[stage]);
+                    copy_tile(ring.values(stage), maps.values, tile.kv_head, this_tile * kKeyTile,
+                              &shared.landed[stage]);
+                }
+            }
+            if (!c.mapped) load_keys<kDepth, true>(c, p, tile.kv_head, this_tile, ring.keys(stage), ring.values(stage));
+            if (!whole) fill_words(c, p, tile, this_tile, shared.words[stage]);
+            if (whole && c.mapped) {
+                barrier_arrive(&shared.ready[stage]);  // consumers wait for the bytes themselves
+            } else {
+                waiting |= 1;
+                partial |= !whole;
+            }
+            advance(now);
+            pass_closed(c, p, latest, now);
+            begun = step + 1;
+        }
+        if (!c.mapped) copy_commit();  // an empty group at the end: the count of those under way goes on
+    }
+    if (!c.mapped) copy_wait<0>();
+}
+
+// Begins s = queries x keys.
+template <bool kBf16, int kDepth>
+AVFLOW_DEVICE void begin_scores(const uint32_t (&q)[kDepth / 16][4], uint32_t keys, Scores& s) {
+#pragma unroll
+    for (int step = 0; step < kDepth / 16; ++step) {  // four steps to a block of 64 columns
+        const uint32_t at = keys + step / 4 * kKeyTile * 128 + step % 4 * 32;
+        multiply_add_tile<kBf16, false>(s, q[step], describe(at, 0), step > 0);
+    }
+    products_commit();
+}
+
+// Begins o += weights x values.
+template <bool kBf16, int kDepth>
+AVFLOW_DEVICE void begin_outputs(const Weights& weights, uint32_t values, Rows<kDepth>& rows) {
+#pragma unroll
+    for (int step = 0; step < kKeyTile / 16; ++step) {
+        multiply_add_tile<kBf16, true>(rows.o, weights[step], describe(values + step * 16 * 128, kKeyTile * 128), true);
+    }
+    products_commit();
+}
+
+// The warpgroups after the first: 64 packed rows each, 16 a warp.
+template <bool kBf16, int kDepth>
+AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>& ring, WideShared& shared,
+                           char* queries, float* all_mass) {
+    const Problem& p = shared.problem;
+    const int warp = threadIdx.x / 32 - kWarps, lane = threadIdx.x % 32;
+    float* const mass = all_mass + warp * 16 * c.mass_groups;
+    clear_mass(c.mass_groups, lane, mass);
+    load_queries<kDepth>(c, p, tile, warp * 16, 16, lane, 32, shared_address(queries));
+    copy_commit();
+    copy_wait<0>();
+    sync_warp();
+    uint32_t q[kDepth / 16][4];
+    take_queries<kDepth>(shared_address(queries), c.flip, warp, lane, q);
+    Rows<kDepth> rows;
+    clear(rows);
+    int unit[2];
+    find_units(tile, p.header->head_cuts, warp, lane, unit);
+    const bool zero = p.header->zero;
+
+    Scores s;
+    Weights weights;
+    float alpha[2];
+    int stage = 0, parity = 0;
+    const auto wait = [&] {
+        if (c.mapped) barrier_wait(&shared.landed[stage], parity);
+        barrier_wait(&shared.ready[stage], parity);
+        const KeyTile here = shared.tile[stage];
+        if (here.fence) show_to_products();
+        return here;
+    };
+    const auto weigh = [&](const KeyTile& now) {
+        const Words* of = shared.words[stage];
+        if (!now.whole) {
+            keep(s, zero ? of[unit[0]].seen : of[unit[0]].open, zero ? of[unit[1]].seen : of[unit[1]].open, lane,
+                 -kInfinity);
+        }
+        softmax<kDepth>(s, c.factor, rows, alpha);
+        if (!now.whole && zero) keep(s, of[unit[0]].open, of[unit[1]].open, lane, 0.0f);
+        if (c.mass_groups) add_mass(p, now.key_tile, s, alpha, lane, mass);
+    };
+
+    KeyTile now = wait();
+    if (now.key_tile >= 0) {
+        products_begin();
+        begin_scores<kBf16, kDepth>(q, ring.keys(0), s);
+        products_wait<0>();
+        sums_ready(s);
+        weigh(now);
+        if (now.careful) note_used(s, lane, shared.used + warp * 16);
+        round_weights<kBf16>(s, weights);
+        for (;;) {
+            // Of the tile at `last`, weights are ready and their product is not begun.
+            const int last = stage;
+            const bool careful = now.careful;
+            stage = stage + 1 == kStages ? 0 : stage + 1;
+            parity ^= stage == 0;
+            now = wait();
+            if (now.key_tile < 0) {
+                products_begin();
+                begin_outputs<kBf16, kDepth>(weights, ring.values(last), rows);
+                products_wait<0>();
+                sums_ready(rows.o);
+                sync_warp();
+                if (careful) spoil<kDepth>(shared.used + warp * 16, shared.broken[last], lane, rows);
+                break;
+            }
+            products_begin();
+            begin_scores<kBf16, kDepth>(q, ring.keys(stage), s);
+            begin_outputs<kBf16, kDepth>(weights, ring.values(last), rows);
+            products_wait<1>();
+            sums_ready(s);
+            weigh(now);
+            products_wait<0>();
+            sums_ready(rows.o);
+            sync_warp();
+            if (careful) spoil<kDepth>(shared.used + warp * 16, shared.broken[last], lane, rows);
+            sync_warp();  // nobody in the warp looks at the tile any more
+            if (lane == 0) barrier_arrive(&shared.free[last]);
+            scale_outputs<kDepth>(alpha, rows);
+            if (now.careful) note_used(s, lane, shared.used + warp * 16);
+            round_weights<kBf16>(s, weights);
+        }
+    }
+    join_sums(rows);
+    finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass,
+                          queries);  // through the queries' place: rows of this warp only
+}
+
+template <bool kBf16, int kDepth>
+__global__ void __launch_bounds__(kWideThreads, 1) attend_wide(const Call c, const __grid_constant__ KeyMaps maps) {
+    // Shared memory: the ring of keys and values; queries, later outputs; the rest; mass.
+    const Ring<kDepth> ring = {shared_memory()};
+    char* const queries = ring.memory + kStages * Ring<kDepth>::kStageBytes;
+    WideShared& shared = *reinterpret_cast<WideShared*>(queries + kWideHeads * kDepth * 2);
+    if (threadIdx.x == 0) {
+        shared.problem = view(c.problem);
+        for (int i = 0; i < kStages; ++i) {
+            barrier_init(&shared.landed[i], 1);
+            barrier_init(&shared.ready[i], kThreads);
+            barrier_init(&shared.free[i], kConsumers * kWarps);
+        }
+    }
+    sync_block();
+    const Problem& p = shared.problem;
+    const int32_t row_tile = p.tile_order[blockIdx.x / c.kv_heads];  // heavy ones first
+    const Extent tile = extent_of(c, *p.header, row_tile, blockIdx.x % c.kv_heads);
+    if (threadIdx.x < kThreads) {
+        fewer_registers<kProducerRegisters>();
+        produce<kBf16, kDepth>(c, maps, tile, row_tile, ring, shared);
+    } else {
+        more_registers<kConsumerRegisters>();
+        consume<kBf16, kDepth>(c, tile, ring, shared, queries, reinterpret_cast<float*>(&shared + 1));
+    }
+}
+
+}  // namespace avflow::cuda

@@ -1,0 +1,193 @@
+// Stands in for csrc/cuda/ptx_hopper.h. A product reads its operands when it is waited for, as late as it may; until then
+// NaN stands in its sums.
+#pragma once
+
+#include "cuda/ptx.h"
+
+namespace avflow::cuda {
+
+struct PhaseBarrier {
+    uint8_t arrivals, left;
+    uint16_t phase;
+    int32_t bytes;  // still to come
+};
+static_assert(sizeof(PhaseBarrier) == sizeof(uint64_t));
+
+AVFLOW_DEVICE void barrier_init(uint64_t* barrier, uint32_t arrivals) {
+    const PhaseBarrier fresh{static_cast<uint8_t>(arrivals), static_cast<uint8_t>(arrivals), 0, 0};
+    memcpy(barrier, &fresh, sizeof(fresh));
+}
+AVFLOW_DEVICE void barrier_change(uint64_t* barrier, int arrivals, int bytes) {
+    PhaseBarrier now;
+    memcpy(&now, barrier, sizeof(now));
+    now.left = static_cast<uint8_t>(now.left - arrivals);
+    now.bytes += bytes;
+    if (now.left == 0 && now.bytes == 0) now.left = now.arrivals, ++now.phase;
+    memcpy(barrier, &now, sizeof(now));
+    block.idle = 0;
+}
+AVFLOW_DEVICE void barrier_arrive(uint64_t* barrier) { barrier_change(barrier, 1, 0); }
+AVFLOW_DEVICE void barrier_arrive_for(uint64_t* barrier, uint32_t bytes) {
+    barrier_change(barrier, 1, static_cast<int>(bytes));
+}
+
+struct KeyMap {
+    const uint16_t* at;
+    int64_t row, head;  // strides in elements
+    int32_t keys, depth;
+};
+
+// A tile under way: it arrives when its barrier is waited for; until then its place holds NaN.
+struct TileCopy {
+    char* to;
+    KeyMap map;
+    int head, first;
+    uint64_t* barrier;
+};
+inline std::vector<TileCopy> tile_copies;
+
+AVFLOW_DEVICE void copy_tile(uint32_t to, const KeyMap& map, int head, int first, uint64_t* barrier) {
+    const size_t bytes = size_t{64} * 2 * static_cast<size_t>(map.depth);
+    if (to % 1024 || to + bytes > sizeof(block.shared)) emulator::fail("tile to a bad address");
+    memset(block.shared + to, 0xFF, bytes);
+    tile_copies.push_back({block.shared + to, map, head, first, barrier});
+}
+AVFLOW_DEVICE void land(const TileCopy& copy) {
+    for (int key = 0; key < 64; ++key) {
+        for (int column = 0; column < copy.map.depth; ++column) {
+            const uint16_t* from = copy.map.at + (copy.first + key) * copy.map.row + copy.head * copy.map.head + column;
+            const uint16_t value = copy.first + key < copy.map.keys ? *from : uint16_t{0};
+            uint32_t at = static_cast<uint32_t>(column / 64 * 64 * 128 + key * 128 + column % 64 * 2);
+            at ^= (at >> 7 & 7) << 4;
+            memcpy(copy.to + at, &value, 2);
+        }
+    }
+    barrier_change(copy.barrier, 0, -64 * 2 * copy.map.depth);
+}
+AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+    emulator::fiber().waits_for = "barrier in shared memory";
+    for (;;) {
+        PhaseBarrier now;
+        memcpy(&now, barrier, sizeof(now));
+        if ((now.phase & 1) != parity) break;
+        std::vector<TileCopy> left;
+        for (const TileCopy& copy : tile_copies) {
+            if (copy.barrier == barrier) {
+                land(copy);
+            } else {
+                left.push_back(copy);
+            }
+        }
+        tile_copies.swap(left);
+        emulator::yield(true);
+    }
+}
+
+AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine) {
+    if (number != block.current / 128) emulator::fail("the barrier of another warpgroup");
+    struct Argument {
+        bool mine, any;
+    } argument{mine, false};
+    emulator::meet_warpgroup("warpgroup", argument, [](Argument** threads) {
+        bool any = false;
+        for (int i = 0; i < 128; ++i) any = any || threads[i]->mine;
+        for (int i = 0; i < 128; ++i) threads[i]->any = any;
+    });
+    return argument.any;
+}
+AVFLOW_DEVICE void sync_warpgroup(int number) { sync_warpgroup_any(number, false); }
+
+template <int>
+AVFLOW_DEVICE void fewer_registers() {}
+template <int>
+AVFLOW_DEVICE void more_registers() {}
+AVFLOW_DEVICE void show_to_products() {}
+AVFLOW_DEVICE void products_begin() {}
+AVFLOW_DEVICE void products_commit() { ++emulator::fiber().product_groups; }
+
+template <int kColumns>
+AVFLOW_DEVICE void sums_ready(float (&)[kColumns][4]) {}
+
+AVFLOW_DEVICE uint64_t describe(uint32_t address, uint32_t block_bytes) {
+    if (address % 16) emulator::fail("a product's right side at a bad address");
+    return uint64_t{1} << 62 | uint64_t{64} << 32 | uint64_t{block_bytes / 16} << 16 | address / 16;
+}
+
+template <bool kBf16, bool kAlongK, int kColumns>
+AVFLOW_DEVICE void multiply_add_tile(float (&sum)[kColumns][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+    emulator::Fiber& me = emulator::fiber();
+    emulator::Product product{sum, a, {}, b, kColumns, me.product_groups, add, kAlongK, kBf16};
+    bool pending = false;  // the sums of a product before it: they are not there yet
+    for (const emulator::Product& other : me.products) pending = pending || other.sum == sum;
+    if (!pending) product.held.assign(&sum[0][0], &sum[0][0] + 4 * kColumns);
+    for (int i = 0; i < 4 * kColumns; ++i) (&sum[0][0])[i] = NAN;
+    me.products.push_back(product);
+}
+
+// Element (n, k) of a right side, as the PTX ISA lays out its canonical layouts of 128-byte swizzle.
+AVFLOW_DEVICE float right_side(const emulator::Product& product, int n, int k) {
+    const uint32_t start = (product.b & 0x3FFF) << 4, block_bytes = (product.b >> 16 & 0x3FFF) << 4;
+    const uint32_t eight_rows = (product.b >> 32 & 0x3FFF) << 4;
+    uint32_t at = start + (product.along_k ? n % 64 * 2 + n / 64 * block_bytes + k % 8 * 128 + k / 8 * eight_rows
+                                           : k * 2 + n % 8 * 128 + n / 8 * eight_rows);
+    at ^= (at >> 7 & 7) << 4;
+    uint16_t bits;
+    memcpy(&bits, block.shared + at, 2);
+    return product.bf16 ? widen<true>(bits) : widen<false>(bits);
+}
+
+template <int kPending>
+AVFLOW_DEVICE void products_wait() {
+    emulator::Fiber* mine = &emulator::fiber();
+    emulator::meet_warpgroup("products", mine, [](emulator::Fiber*** threads) {
+        std::vector<emulator::Product>& first = (*threads[0])->products;
+        while (!first.empty() && first[0].group < (*threads[0])->product_groups - kPending) {
+            const int columns = first[0].columns;
+            std::vector<float> right(16 * 8 * columns);
+            for (int k = 0; k < 16; ++k) {
+                for (int n = 0; n < 8 * columns; ++n) right[k * 8 * columns + n] = right_side(first[0], n, k);
+            }
+            float left[64][16];
+            for (int t = 0; t < 128; ++t) {
+                emulator::Fiber& thread = **threads[t];
+                if (thread.products.empty() || thread.products[0].b != first[0].b) emulator::fail("products differ");
+                const emulator::Product& product = thread.products[0];
+                const int row = t / 32 * 16 + t % 32 / 4, c = 2 * (t % 4);
+                for (int i = 0; i < 4; ++i) {
+                    for (int half = 0; half < 2; ++half) {
+                        const uint16_t bits = static_cast<uint16_t>(product.a[i] >> 16 * half);
+                        left[row + 8 * (i % 2)][c + 8 * (i / 2) + half] =
+                            product.bf16 ? widen<true>(bits) : widen<false>(bits);
+                    }
+                }
+            }
+            for (int t = 0; t < 128; ++t) {
+                std::vector<emulator::Product>& products = (*threads[t])->products;
+                const emulator::Product product = products[0];
+                products.erase(products.begin());
+                const int row = t / 32 * 16 + t % 32 / 4;
+                std::vector<float> sums(4 * columns);
+                for (int n = 0; n < columns; ++n) {
+                    for (int i = 0; i < 4; ++i) {
+                        float total = product.add ? product.held[4 * n + i] : 0.0f;
+                        for (int k = 0; k < 16; ++k) {
+                            total += left[row + 8 * (i / 2)][k] * right[k * 8 * columns + 8 * n + 2 * (t % 4) + i % 2];
+                        }
+                        sums[4 * n + i] = total;
+                    }
+                }
+                emulator::Product* next = nullptr;  // on the same sums
+                for (emulator::Product& other : products) {
+                    if (!next && other.sum == product.sum) next = &other;
+                }
+                if (next) {
+                    next->held = sums;
+                } else {
+                    memcpy(product.sum, sums.data(), sums.size() * sizeof(float));
+                }
+            }
+        }
+    });
+}
+
+}  // namespace avflow::cuda
