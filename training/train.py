@@ -152,8 +152,9 @@ def first_state(config: dict, out: Path, start: Path | None) -> dict:
     step = starts(config)["interleaved"]
     shutil.copyfile(Path(__file__).parent / "log.jsonl", out / "log.jsonl")
     _cut_log(out / "log.jsonl", step)
-    lines = (out / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    return {"step": step, "seconds": json.loads(lines[-1])["seconds"], "thinker": avflow.load(start).hf.state_dict()}
+    seconds = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    thinker = avflow.load(start).hf.state_dict()
+    return {"step": step, "seconds": seconds[-1] if seconds else 0.0, "thinker": thinker}
 
 
 def train(config: dict, out: Path, start: Path | None = None) -> None:
