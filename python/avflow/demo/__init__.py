@@ -66,7 +66,7 @@ def held_out(
 
     Args:
         each: questions of every task. tasks: of avflow.synthetic.TASKS. item_tasks: of its LINEUP_TASKS; their file,
-            "items", is in a folder of its own.
+            "items", is in a folder of its own, and holds twice as many of each: they are short.
     """
     from ..synthetic import make_items, write_items
 
@@ -74,7 +74,7 @@ def held_out(
     items = make_items("heldout", each * len(tasks), tasks=tasks)
     samples = write_items(items, folder)
     clips = [str(folder / "clips" / f"{item.id}.mp4") for item in items]
-    lineups = write_items(make_items("heldout", each * len(item_tasks), tasks=item_tasks), folder / "items")
+    lineups = write_items(make_items("heldout", 2 * each * len(item_tasks), tasks=item_tasks), folder / "items")
     made = {"checkpoint": "tiny-omni", "samples": str(samples), "items": str(lineups), "clips": clips}
     return made | {"window": 3, "random": False}
 
