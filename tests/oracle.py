@@ -13,7 +13,7 @@ import torch
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from avflow.compat import attention_name, find_text_model
+from avflow.compat import attention_name, cache_in, find_text_model
 from avflow.groups import ALIASES, BASE_GROUPS
 from avflow_ext.reference import edge_hash
 
@@ -93,7 +93,7 @@ def dense(hf, cuts: dict[int, torch.Tensor], semantics: str = "renormalize"):
     text_model = find_text_model(hf)
 
     def before(module, args, kwargs):
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         state["at"] = 0 if cache is None else int(cache.get_seq_length())
 
     handle = text_model.register_forward_pre_hook(before, with_kwargs=True)

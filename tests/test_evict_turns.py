@@ -26,6 +26,7 @@ from evict_cases import (
 from transformers import DynamicCache
 
 import avflow
+from avflow.compat import cache_in
 
 MORE = [31, 41, 59, 26]
 
@@ -242,7 +243,7 @@ def both_kinds(name, case, before, after):
 
     state = {"at": 0, "layer": 0}
     handle = model(name).text_model.register_forward_pre_hook(
-        lambda m, a, k: state.update(at=int(k["past_key_values"].get_seq_length())), with_kwargs=True
+        lambda m, a, k: state.update(at=int(cache_in(k).get_seq_length())), with_kwargs=True
     )
     oracle.dense_attention = mixed
     try:

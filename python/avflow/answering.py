@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .compat import kept_state
+from .compat import cache_argument, cache_of, kept_state
 from .models.base import Model
 from .prompt import Prompt
 
@@ -98,11 +98,11 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
         with Clock(model) as clock:
             out = model.hf(**inputs, use_cache=True)
             seconds = clock.read()
-        cache = out.past_key_values
+        cache = cache_of(out)
         kv_bytes = cache_bytes(cache)
         rows = [out.logits[0, -1].float()]  # [vocab] each
         for count, token in enumerate(prompt.answer_ids[:-1], start=1):
-            step = {"input_ids": torch.tensor([[token]], device=device), "past_key_values": cache}
+            step = {"input_ids": torch.tensor([[token]], device=device), cache_argument(): cache}
             if clock.position_ids is not None:  # said outright: Omni would count them from the mask, for all tokens
                 place = clock.position_ids[-3:] if clock.position_ids.dim() == 3 else clock.position_ids
                 step["position_ids"] = (place.max() + count).expand(*place.shape[:-1], 1)

@@ -1,9 +1,9 @@
-"""What differs between the transformers versions in use (5.17 .. 5.23), and where a decoder's parts are."""
+"""What differs between the transformers versions in use (5.17 .. 5.24), and where a decoder's parts are."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,24 @@ def declare_torchvision() -> None:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _LIBRARIES.append(library)
         import torchvision  # noqa: F401
+
+
+def cache_argument() -> str:
+    """What models call their cache: "cache" from 5.24 on, "past_key_values" before."""
+    from transformers.generation.utils import ALL_CACHE_NAMES  # late: `import avflow` does without transformers
+
+    return "cache" if "cache" in ALL_CACHE_NAMES else "past_key_values"
+
+
+def cache_in(arguments: Mapping[str, Any]) -> Any:
+    """The cache among a model's or generate's arguments, by either name; None where there is none."""
+    found = arguments.get("cache")
+    return arguments.get("past_key_values") if found is None else found
+
+
+def cache_of(output: Any) -> Any:
+    """The cache that a model's output holds, or None. Of the newer versions' outputs, the old name warns."""
+    return output.cache if hasattr(output, "cache") else getattr(output, "past_key_values", None)
 
 
 def find_text_model(hf: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import nn
 from avflow_ext import AttentionProblem
 
 from .attention import attention
+from .compat import cache_in
 from .conversation import STATE, Conversation
 from .errors import InputError
 
@@ -105,7 +106,7 @@ def compiled_step(tracker: Tracker, kwargs: dict[str, Any]) -> Step:
     Raises:
         InputError: no uncompiled forward has prepared the cache; compiled are only steps of one token.
     """
-    cache, embeds, ids = kwargs.get("past_key_values"), kwargs.get("inputs_embeds"), kwargs.get("input_ids")
+    cache, embeds, ids = cache_in(kwargs), kwargs.get("inputs_embeds"), kwargs.get("input_ids")
     batch, rows = (embeds if ids is None else ids).shape[:2]
     state = getattr(cache, STATE, None)
     plan = None if state is None else state.plans.get(rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .answering import Clock, cache_bytes, forward_inputs
-from .compat import kept_state
+from .compat import cache_of, kept_state
 from .errors import InputError
 from .evict import evict
 from .models.base import Model
@@ -105,4 +105,4 @@ def _generate(model: Model, prompt: Prompt, max_new_tokens: int) -> Generated:
     tokenizer = getattr(model.processor, "tokenizer", model.processor)
     text = model.text(ids) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=True)
     prefill = clock.first_end
-    return Generated(text.strip(), ids, prefill, seconds - prefill, cache_bytes(out.past_key_values))
+    return Generated(text.strip(), ids, prefill, seconds - prefill, cache_bytes(cache_of(out)))

@@ -20,7 +20,7 @@ from avflow_ext import Cut
 
 from .attention import register
 from .boundary import BoundaryNorm
-from .compat import attention_name, attributes, check_layers, rope_owners
+from .compat import attention_name, attributes, cache_argument, cache_in, cache_of, check_layers, rope_owners
 from .conversation import STATE, Conversation
 from .decoding import Decoding, compiled_step, prepare
 from .errors import InputError
@@ -190,7 +190,7 @@ class Tracker:
                 "Compute the loss from the logits of the rows that stay (logits[:, -1] predicts the next token)"
             )
         batch, new = (ids if ids is not None else embeds).shape[:2]
-        cache = kwargs.get("past_key_values")
+        cache = cache_in(kwargs)
         state, past = self._conversation(cache, batch)
         if past and state.rope_deltas is not None:
             for owner, deltas in zip(rope_owners(self.model.hf), state.rope_deltas, strict=True):
@@ -229,7 +229,7 @@ class Tracker:
         if torch.compiler.is_compiling() or self.running is None:
             return
         running, self.running = self.running, None
-        cache = running.cache if running.cache is not None else getattr(output, "past_key_values", None)
+        cache = running.cache if running.cache is not None else cache_of(output)
         if cache is not None:
             running.finish(cache, [owner.rope_deltas for owner in rope_owners(self.model.hf)])
             if cache.is_compileable:
@@ -255,7 +255,9 @@ class Tracker:
             if self.schedule is not None and kwargs.get("labels") is not None:
                 raise InputError("generate takes no labels=")
             ids = kwargs.get("input_ids") if inputs is None else inputs
-            cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+            cache, mask = cache_in(kwargs), kwargs.get("attention_mask")
+            if kwargs.get("past_key_values") is not None and cache_argument() != "past_key_values":
+                kwargs["cache"] = kwargs.pop("past_key_values")  # or transformers warns, and names this file
             given = ids if ids is not None else kwargs.get("inputs_embeds")
             count = 0 if given is None else given.shape[1]
             state = None if cache is None else cache.__dict__.get(STATE)

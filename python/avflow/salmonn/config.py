@@ -38,7 +38,7 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
 
     model_type = "video_salmonn2_plus"
     sub_configs = _PARTS
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "cache"]
     has_no_defaults_at_init = True  # read by transformers 5.17: there is no config without arguments
 
     text_config: dict | PreTrainedConfig | None = None

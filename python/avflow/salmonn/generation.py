@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
+from ..compat import cache_in
 from ..errors import InputError
 from .config import VideoSalmonn2PlusConfig
 from .positions import AUDIO, IMAGE, TEXT, VIDEO, blocks, rope_index, token_kinds
@@ -26,7 +27,7 @@ class MediaGenerationMixin(GenerationMixin):
         ids = model_kwargs.get("input_ids")
         if ids is None or ids.shape[1] == 0:
             ids = inputs_tensor if inputs_tensor.dim() == 2 else None  # embeddings have 3
-        cache = model_kwargs.get("past_key_values")
+        cache = cache_in(model_kwargs)
         past = 0 if cache is None else int(cache.get_seq_length())
         if past and self.rope_deltas is not None:
             if ids is not None and any(model_kwargs.get(name) is not None for name in _MEDIA):

@@ -22,10 +22,13 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils.generic import can_return_tuple
 
+from ..compat import cache_argument, cache_of
 from ..errors import InputError
 from .config import VideoSalmonn2PlusConfig
 from .generation import MediaGenerationMixin
 from .positions import rope_index
+
+CACHE = cache_argument()  # a constant: compiled forwards read it
 
 
 class AudioTower(nn.Module):
@@ -69,7 +72,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WhisperEncoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["past_key_values", "cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -150,6 +153,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         video_second_per_grid: torch.Tensor | None = None,
         audio_features: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        cache: Any = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits [B, N or logits_to_keep, vocab].
@@ -163,6 +167,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
             video_second_per_grid: [videos], seconds; position layout "trained" only.
             audio_features: [pieces, mels, 3000], pieces of 30 s in the order of the batch.
             inputs_embeds: [B, N, hidden] in place of input_ids and media; see `embed`.
+            past_key_values, cache: the same, by transformers' older and newer name.
             kwargs: for the decoder.
 
         Raises:
@@ -170,20 +175,21 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise InputError("pass either input_ids or inputs_embeds")
+        cache = past_key_values if cache is None else cache
         media = (pixel_values, pixel_values_videos, audio_features)
         if position_ids is None:
             position_ids = self._positions(
                 input_ids,
                 inputs_embeds,
                 attention_mask,
-                past_key_values,
+                cache,
                 image_grid_thw,
                 video_grid_thw,
                 video_second_per_grid,
                 any(m is not None for m in media),
             )
         if inputs_embeds is None:
-            self._check_media(input_ids, past_key_values, media)
+            self._check_media(input_ids, cache, media)
             inputs_embeds = self.embed(
                 input_ids, pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, audio_features
             )
@@ -191,8 +197,8 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{CACHE: cache},
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -203,9 +209,9 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: cache_of(outputs)},
         )
 
     def _positions(
@@ -213,7 +219,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        past_key_values: Any,
+        cache: Any,
         image_grid_thw: torch.Tensor | None,
         video_grid_thw: torch.Tensor | None,
         video_second_per_grid: torch.Tensor | None,
@@ -221,7 +227,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
     ) -> torch.Tensor:
         """Positions [3, B, N] where the caller gives none."""
         given = input_ids if inputs_embeds is None else inputs_embeds
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        past = 0 if cache is None else int(cache.get_seq_length())
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         if past == 0 and input_ids is not None:
             positions, self.rope_deltas = rope_index(
@@ -242,10 +248,10 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
             line = line + deltas.repeat_interleave(batch // len(deltas), 0)
         return line.expand(3, -1, -1)
 
-    def _check_media(self, input_ids: torch.Tensor, past_key_values: Any, media: tuple) -> None:
+    def _check_media(self, input_ids: torch.Tensor, cache: Any, media: tuple) -> None:
         """Media tokens whose media were not given would be read as words."""
         one = input_ids.shape[1] == 1
-        if one or None not in media or (past_key_values is not None and int(past_key_values.get_seq_length())):
+        if one or None not in media or (cache is not None and int(cache.get_seq_length())):
             return
         for name, given in zip(("image", "video", "audio"), media, strict=True):
             count = 0 if given is not None else int((input_ids == getattr(self.config, f"{name}_token_id")).sum())
