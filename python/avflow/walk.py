@@ -94,7 +94,7 @@ class _Problems:
         self.model, self.layout, self.knockouts = model, layout, knockouts
         group = np.concatenate([c.columns.group for c in batch])[layout.token]
         item = np.concatenate([c.columns.item for c in batch])[layout.token]
-        self.tokens = [torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)]
+        self.tokens = Tokens(*(torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)))
         self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
         self._key, self._problem = None, None
 
@@ -105,7 +105,7 @@ class _Problems:
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
         rows, key = self.layout.rows[layer], (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
         if key != self._key:
-            tokens = Tokens(*(t[:rows] for t in self.tokens))
+            tokens = self.tokens.head(rows)
             self._key = key
             self._problem = AttentionProblem(
                 rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer), keep_rows=keep_rows
