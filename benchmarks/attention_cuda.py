@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, capabilities
 from avflow_ext._load import _C
+from avflow_ext.device import cuda_kernel
 
 SHAPES = {"3B": (16, 2, 128), "7B": (28, 4, 128)}  # heads, kv heads, d of Qwen2.5
 FLASH, CUDNN, MATH = SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH
@@ -103,7 +104,8 @@ def dense_mask(tokens: Tokens, source: int, target: int) -> torch.Tensor:
 
 
 def open_tiles(problem: AttentionProblem, ratio: int) -> int:
-    return int((_C.tile_kinds(problem.packed(ratio, device_type="cuda").numpy()) > 0).sum())
+    kernel = cuda_kernel(torch.cuda.current_device(), len(problem.rows), ratio)
+    return int((_C.tile_kinds(problem.packed(ratio, device_type=kernel).numpy()) > 0).sum())
 
 
 class Report:

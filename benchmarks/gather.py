@@ -4,7 +4,6 @@
 
 Rows of the residual and one layer's keys at Qwen2.5-3B and 7B shapes; fp32 on the CPU, bf16 on CUDA. Every line is a
 ratio of best times taken in turns in this process, with the bandwidth of what must be read and written once.
-The CUDA side has not run on any device so far.
 """
 
 from __future__ import annotations

@@ -318,7 +318,7 @@ def test_demo_ends_on_one_page_and_says_that_it_shows_no_finding(model, tmp_path
 
     monkeypatch.setattr(avflow.demo, "held_out", make)
     # Its media are made up, so nothing can be shown of them; tests/test_page.py shows a real sample.
-    monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, s, folder, schedule: write_shown(folder, []))
+    monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, files, folder, schedule: write_shown(folder, []))
     result = avflow_("demo", "--out", folder)
     assert result.exit_code == 0, result.output
     assert "random" in result.stdout and "no finding" in result.stdout

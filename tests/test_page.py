@@ -153,6 +153,14 @@ def test_several_sweeps_stand_side_by_side(folders, tmp_path):
     assert "other: this run is not finished" in text and "Information flow, other" in text
 
 
+def test_sweeps_without_a_task_in_common_are_chosen_but_not_compared(folders, tmp_path):
+    items = cases.sweep(tmp_path / "items", 3, tasks=("find_image", "find_sound"))
+    text = report_together([*folders, items], tmp_path / "out").read_text()
+    checked(text)
+    assert [s["name"] for s in data_of(text)["sweeps"]] == ["run", "items"] and "Information flow, items" in text
+    assert 'id="compare"' not in text and "side by side" not in text
+
+
 def test_several_widths_of_one_run_stand_side_by_side_too(tmp_path):
     folder = cases.sweep(tmp_path / "run", 3, widths=(1, 3))
     files = report(folder)

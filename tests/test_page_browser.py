@@ -161,6 +161,17 @@ def test_runs_are_chosen_and_compared(opened):
     assert texts(opened, "#flow-count") == ["all tasks, 8 samples"]
 
 
+def test_a_task_of_another_run_brings_that_run(browser, tmp_path):
+    made = [cases.sweep(tmp_path / "clips"), cases.sweep(tmp_path / "items", 3, tasks=("find_image", "find_sound"))]
+    browser.console.clear()
+    browser.open(report_together(made, tmp_path))
+    choose(browser, "task", "find_sound")
+    assert texts(browser, "#flow-count") == ["find_sound, 3 samples"]
+    assert browser.run("document.querySelector('input[name=run]:checked').value") == "1"
+    choose(browser, "task", "pitch")
+    assert texts(browser, "#flow-count") == ["pitch, 12 samples"] and browser.console == []
+
+
 def test_another_sample_is_shown(opened):
     before = texts(opened, "#sample .question")
     assert "the same" in " ".join(texts(opened, "#sample .answers td"))

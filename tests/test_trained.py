@@ -7,7 +7,11 @@ import pytest
 import torch
 
 import avflow
-from avflow.synthetic import TASKS, make_items, write_items
+from avflow.demo import held_out
+from avflow.demo.flow import run_demo
+from avflow.page import collect, summary
+from avflow.page.collect import kind_of
+from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
 from avflow.weights import folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
@@ -30,7 +34,7 @@ def samples(tmp_path_factory):
 def test_the_folder_is_small_and_says_what_it_is():
     assert sum(f.stat().st_size for f in FOLDER.iterdir()) < 8e6
     card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert all(f"| {task} |" in card for task in TASKS) and "What it is not" in card
+    assert all(f"| {task} |" in card for task in [*TASKS, *LINEUP_TASKS]) and "What it is not" in card
 
 
 def test_it_is_deep_enough_for_windows(model):
@@ -56,11 +60,31 @@ def test_it_answers_fresh_held_out_clips(model, samples):
     assert letters >= 0.95 and words >= 0.95, found
 
 
+def test_it_answers_fresh_interleaved_items(model, tmp_path):
+    found = accuracy(model, write_items(make_items("heldout", 40, seed=2024, tasks=list(LINEUP_TASKS)), tmp_path))
+    assert set(found) == set(LINEUP_TASKS) and min(share for (share,) in found.values()) >= 0.85, found
+    assert sum(share for (share,) in found.values()) / len(found) >= 0.95, found
+
+
 def test_it_generates_the_answer(model, samples):
     sample = avflow.Sample.read_jsonl(samples)[0]
     prompt = model.prepare(sample)
     out = model.hf.generate(**prompt.model_inputs, max_new_tokens=1, do_sample=False)
     assert model.text([int(out[0, -1])]) == sample.answer
+
+
+@pytest.mark.slow
+def test_the_demo_sweeps_clips_and_interleaved_items(tmp_path):
+    made = held_out(tmp_path, each=2, tasks=("color", "pitch"), item_tasks=("find_image", "find_sound"))
+    told: list[str] = []
+    demo = run_demo(made, tmp_path, told.append)
+    assert [outcome.counts["ok"] for outcome in demo.outcomes] == [4, 8] and not demo.untold
+    assert [kind_of(folder) for folder in demo.folders] == ["sweep", "sweep", "share", "lens", "plan", "shown"]
+    found = collect(demo.folders)
+    assert [sample["task"] for sample in found["shown"]["samples"]] == ["color", "pitch", "find_image", "find_sound"]
+    assert ["answers" in sample for sample in found["shown"]["samples"]] == [True, True, False, False]
+    titles = {part["title"]: part["lines"] for part in summary(found)}
+    assert any(line.startswith("find_image (4 samples") for line in titles["Information flow, interleaved"])
 
 
 @pytest.mark.slow

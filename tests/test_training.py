@@ -14,15 +14,27 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import network  # noqa: E402
 import train  # noqa: E402
 from batches import Batches, questions_of, training_scene  # noqa: E402
+from lineups import LineupBatches  # noqa: E402
 
 import avflow  # noqa: E402
-from avflow.synthetic import make_items, write_items  # noqa: E402
+from avflow.synthetic import LINEUP_TASKS, LineupItem, make_items, write_items  # noqa: E402
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "training" / "config.yaml").read_text(encoding="utf-8"))
 TINY = CONFIG | {
     "model": {"layers": 4, "hidden": 32, "heads": 2, "kv_heads": 1, "intermediate": 32, "towers": 16},
     "data": {"scenes": 2, "choices": 2, "open": 1, "workers": 0},
-    "stages": {"towers": 2, "shallow": 2, "shallow_layers": 2, "later": 3, "shallow_fall": 1, "whole": 2, "fall": 1},
+    "stages": {
+        "towers": 2,
+        "shallow": 2,
+        "shallow_layers": 2,
+        "later": 3,
+        "shallow_fall": 1,
+        "whole": 2,
+        "fall": 1,
+        "interleaved": 2,
+        "interleaved_fall": 1,
+        "interleaved_scenes": 2,
+    },  # fmt: skip
     "evaluate": {"every": 2, "scenes": 16},
     "save_every": 1,
 }
@@ -32,11 +44,12 @@ TINY = CONFIG | {
 def start(tmp_path_factory):
     """Layout and parts of a tiny run, and the folder of its first weights."""
     out = tmp_path_factory.mktemp("start")
+    torch.manual_seed(0)
     return (*train.layout(TINY, out), out / "start")
 
 
 def test_packed_questions_get_the_logits_of_their_own_prompts(start, tmp_path):
-    blocks, head, _, folder = start
+    blocks, head, _, _, folder = start
     model = avflow.load(folder)
     items = make_items("heldout", 2, seed=5, tasks=["tone_shape", "match"])
     samples = avflow.Sample.read_jsonl(write_items(items, tmp_path))
@@ -69,7 +82,7 @@ def test_packed_questions_get_the_logits_of_their_own_prompts(start, tmp_path):
 
 
 def test_batches_are_what_prepare_gives_but_for_the_codec(start, tmp_path):
-    blocks, _, parts, folder = start
+    blocks, _, parts, _, folder = start
     batches = Batches(blocks, **parts, split="heldout", seed=0, scenes=8, balanced=True)
     batch, again = batches[0], batches[0]
     assert all(torch.equal(batch[k], again[k]) for k in ("patches", "mel", "ids", "targets"))
@@ -86,13 +99,39 @@ def test_batches_are_what_prepare_gives_but_for_the_codec(start, tmp_path):
     assert read.shape == made.shape and (read - made).abs().mean() < 0.06  # of a standard deviation of all pictures
 
 
+@pytest.mark.parametrize("task", LINEUP_TASKS)
+def test_packed_references_get_the_logits_of_their_own_prompts(start, tmp_path, task):
+    """Batch and packing together: candidates, question and four references in one row, against four prompts."""
+    blocks, head, parts, rows, folder = start
+    model = avflow.load(folder)
+    with torch.no_grad():
+        model.hf.lm_head.weight *= 50  # first weights give all logits near 0: nothing to compare
+    packed = network.Packed(copy.deepcopy(model.hf), head, blocks.lengths, blocks.counts).eval()
+    lineups = [item.lineup for item in make_items("heldout", 2, seed=4, tasks=[task])]
+    batch = LineupBatches(**parts, split="heldout", seed=0, scenes=2)._batch(lineups)
+    with torch.no_grad():
+        ours, _, _ = packed.lineup_answers(rows[task], batch, *packed.see_and_hear(batch))  # [2, 4, vocab]
+    items = [LineupItem(f"{n}-{right}", line, right) for n, line in enumerate(lineups) for right in range(4)]
+    prompts = [model.prepare(s) for s in avflow.Sample.read_jsonl(write_items(items, tmp_path))]
+    for item, prompt, logits in zip(items, prompts, ours.flatten(0, 1), strict=True):
+        with torch.no_grad():
+            theirs = model.hf(**prompt.model_inputs).logits[0, -1]
+        # Sounds are written in 16 bit; another reference is three times further away, at least (below).
+        torch.testing.assert_close(logits, theirs, atol=2e-2, rtol=1e-3)
+        assert int(rows[task].targets[item.right]) == prompt.answer_ids[0]
+    apart = (ours[:, 1:] - ours[:, :1]).abs().amax(-1)
+    assert apart.min() > 0.06, apart
+    letters = [model.text([int(rows[task].ids[at])]) for at in rows[task].letters[1]]
+    assert letters == ["A", "B", "C", "D"]
+
+
 def test_training_scenes_are_of_their_split():
     rng = np.random.default_rng(0)
     assert all(training_scene(rng, split).split == split for split in ("train", "heldout") for _ in range(50))
 
 
 def test_a_deeper_model_starts_near_the_shallow_one(start):
-    blocks, head, parts, _ = start
+    blocks, head, parts, _, _ = start
     batch = Batches(blocks, **parts, split="train", seed=0, scenes=2)[0]
     shallow = train.build(TINY, blocks, head, 0)
     deep = train.grow(TINY, shallow, blocks, head, 10)
@@ -108,7 +147,7 @@ def test_a_deeper_model_starts_near_the_shallow_one(start):
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     train.train(TINY, tmp_path / "whole")
     wanted = torch.load(tmp_path / "whole" / "state.pt", weights_only=True)["model"]
-    for kill in (1, 3, 5):  # within each stage
+    for kill in (1, 3, 5, 7):  # within each stage
         out, count, save = tmp_path / f"killed{kill}", 0, torch.save
 
         def stop(*args, kill=kill, save=save):
@@ -123,8 +162,22 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path, monkeypatch):
             train.train(TINY, out)
         train.train(TINY, out)
         state = torch.load(out / "state.pt", weights_only=True)
-        assert state["step"] == 6
+        assert state["step"] == 8
         assert all(torch.equal(state["model"][k], wanted[k]) for k in wanted)
         lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        assert [line["step"] for line in lines] == [2, 4, 6]
+        assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert avflow.load(tmp_path / "whole" / "checkpoint").n_layers == 4
+    assert {"find_image", "find_sound", "color"} <= set(lines[-1]["heldout"]) and "find_image" not in lines[-2][
+        "heldout"
+    ]
+
+
+@pytest.mark.slow
+def test_the_interleaved_stage_starts_from_a_folder(tmp_path, start):
+    *_, folder = start
+    train.train(TINY, tmp_path, start=folder)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 8 and "find_image" in lines[-1]["train"]
+    before, after = (avflow.load(f).hf.state_dict() for f in (folder, tmp_path / "checkpoint"))
+    moved = {k: float((before[k] - after[k]).norm() / (before[k].norm() + 1e-3)) for k in before}
+    assert 0 < max(moved.values()) and sum(v < 0.3 for v in moved.values()) > 0.8 * len(moved), moved

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from lineups import LineupBatches
 from network import SIDE, TEXTS
 from torch.utils.data import DataLoader, Dataset
 
@@ -114,21 +115,32 @@ def labels_of(scene: Scene) -> dict[str, np.ndarray]:
 
 
 class Batches(Dataset):
-    """Batch number -> tensors, as model.prepare gives them but for the codec's noise. picture: its settings."""
+    """Batch number -> tensors, as model.prepare gives them but for the codec's noise. picture: its settings.
+
+    lineups: batches of interleaved items, which every batch from number `lineups_from` on holds too ("lineups"); it
+    then has as many scenes as lineups of a task.
+    """
 
     def __init__(
-        self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0, balanced=False
-    ):
+        self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0, balanced=False,
+        lineups: LineupBatches | None = None, lineups_from=0,
+    ):  # fmt: skip
         self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
         self.videos, self.late, self.balanced = TorchVideos(picture), late, balanced
+        self.lineups, self.lineups_from = lineups, lineups_from
 
     def __getitem__(self, number: int) -> dict:
+        if self.lineups is None or number < self.lineups_from:
+            return self._clips(number, self.scenes)
+        return self._clips(number, self.lineups.scenes) | {"lineups": self.lineups[number]}
+
+    def _clips(self, number: int, count_scenes: int) -> dict:
         rng = np.random.default_rng([self.seed, self.split == "train", number])
         rows, scenes, tasks = [], [], []
-        for i in range(self.scenes):
+        for i in range(count_scenes):
             count = sum(self.blocks.counts)
             if self.balanced:  # for evaluation: every task as often, one question of a scene counts
-                task = TASKS[TASK_NAMES[(number * self.scenes + i) % len(TASK_NAMES)]]
+                task = TASKS[TASK_NAMES[(number * count_scenes + i) % len(TASK_NAMES)]]
                 scene = make_scene(rng, self.split, str(rng.choice(task.pictures)), str(rng.choice(task.sounds)))
                 questions = [ask(scene, task.name, rng) for _ in range(count)]
             else:

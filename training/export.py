@@ -1,7 +1,8 @@
 """Put a finished run into the package: `python training/export.py runs/tiny-omni --to python/avflow/weights/tiny-omni`.
 
-Copies the checkpoint's folder, and writes MODEL_CARD.md with the accuracy of these weights on held-out clips that are
-made for it, as mp4 files read by model.prepare. `--card-only` writes the card of the folder's present weights.
+Copies the checkpoint's folder, and writes MODEL_CARD.md with the accuracy of these weights on held-out samples that are
+made for it, as mp4, png and wav files read by model.prepare. `--card-only` writes the card of the folder's present
+weights.
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ import torch
 import yaml
 
 import avflow
-from avflow.synthetic import TASKS, make_items, write_items
+from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
+from avflow.synthetic.lineup import CANDIDATES
 
 HERE = Path(__file__).parent
 CARD = (HERE / "card.md").read_text(encoding="utf-8")
 
 
 @torch.no_grad()
-def accuracy(model, path: Path) -> dict[str, tuple[float, float]]:
-    """Share of right answers per task of a samples file: with options, and as a word without them."""
-    hits: dict[str, list[tuple[bool, bool]]] = {}
+def accuracy(model, path: Path) -> dict[str, tuple[float, ...]]:
+    """Share of right answers per task of a samples file: with options, and, of clips, as a word without them."""
+    hits: dict[str, list[tuple[bool, ...]]] = {}
     for sample in avflow.Sample.read_jsonl(path):
-        word = sample.options[sample.answer_index]
-        plain = avflow.Sample(sample.id, sample.question, answer=word, video=sample.video)
+        asked_as = [sample]
+        if sample.candidates is None:
+            word = sample.options[sample.answer_index]
+            asked_as.append(avflow.Sample(sample.id, sample.question, answer=word, video=sample.video))
         right = []
-        for asked in (sample, plain):
+        for asked in asked_as:
             prompt = model.prepare(asked)
             logits = model.hf(**prompt.model_inputs).logits[0, -1]  # [vocab]
             right.append(int(logits.argmax()) == prompt.answer_ids[0])
@@ -43,21 +47,27 @@ def accuracy(model, path: Path) -> dict[str, tuple[float, float]]:
 def card(model, config: dict, seconds: float, clips: int, seed: int) -> str:
     """The model card of these weights, with figures measured now."""
     with tempfile.TemporaryDirectory() as folder:
-        found = accuracy(model, write_items(make_items("heldout", clips * len(TASKS), seed), folder))
+        tasks = [*TASKS, *LINEUP_TASKS]
+        found = accuracy(model, write_items(make_items("heldout", clips * len(tasks), seed, tasks), folder))
     rows = []
     for task in TASKS.values():
         shares = " | ".join(f"{100 * share:.1f} %" for share in (1 / task.shown, *found[task.name]))
         rows.append(f"| {task.name} | {task.needs} | {shares} |")
+    for name in LINEUP_TASKS:
+        rows.append(f"| {name} | both | {100 / CANDIDATES:.1f} % | {100 * found[name][0]:.1f} % | - |")
     stages, data = config["stages"], config["data"]
     questions = data["choices"] + data["open"]
+    added = stages["interleaved"] * stages["interleaved_scenes"]
     return CARD.format(
         million=sum(p.numel() for p in model.hf.parameters()) / 1e6,
         layers=model.n_layers,
         hidden=model.config.hidden_size,
-        stages=f"{stages['towers']} + {stages['shallow']} + {stages['whole']} steps in three stages",
+        stages=f"{stages['towers']} + {stages['shallow']} + {stages['whole']} + {stages['interleaved']} steps in four",
         scenes=data["scenes"],
         questions=questions,
-        total=(stages["shallow"] + stages["whole"]) * data["scenes"] * questions,
+        total=(stages["shallow"] + stages["whole"]) * data["scenes"] * questions + added * questions,
+        lineups=added * len(LINEUP_TASKS) * CANDIDATES,
+        fewer=stages["interleaved_scenes"],
         minutes=seconds / 60,
         threads=config["threads"],
         shallow=stages["shallow_layers"],

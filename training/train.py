@@ -2,6 +2,7 @@
 
 Goes on from the run's last checkpoint after a kill, to the same result: batches follow from their number. `log.jsonl`
 holds the loss and the held-out accuracy of every task as training goes; `checkpoint/` the finished model's folder.
+`--start FOLDER` begins a new run at the stage `interleaved`, with the weights of a checkpoint folder.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -25,7 +27,9 @@ declare_torchvision()
 sys.path.insert(0, str(Path(__file__).parent))
 
 from batches import TASK_NAMES, Batches, Blocks, stream  # noqa: E402
+from lineups import LINEUP_NAMES, LineupBatches, LineupRows  # noqa: E402
 from network import SIDE, Head, Packed, deepen, make_thinker, make_tokenizer  # noqa: E402
+from stages import make_optimizer, rates, stage_of, starts  # noqa: E402
 
 from avflow.demo import omni  # noqa: E402
 from avflow.demo.tokenizer import save_tokenizer  # noqa: E402
@@ -43,8 +47,11 @@ def save_folder(thinker, tokenizer, folder: Path) -> None:
     omni.save_thinker(thinker, tokenizer, folder, torch.bfloat16)
 
 
-def layout(config: dict, out: Path) -> tuple[Blocks, Head, dict]:
-    """How questions are laid out, learned from one clip as model.prepare gives it; what makes batches."""
+def layout(config: dict, out: Path) -> tuple[Blocks, Head, dict, dict[str, LineupRows]]:
+    """How questions and interleaved items are laid out, learned from one of each as model.prepare gives it.
+
+    Third: what makes batches.
+    """
     tokenizer, data = make_tokenizer(), config["data"]
     save_folder(make_thinker(tokenizer, config["model"]), tokenizer, out / "start")
     model = avflow.load(out / "start")
@@ -52,15 +59,16 @@ def layout(config: dict, out: Path) -> tuple[Blocks, Head, dict]:
         path = write_items(make_items("train", 1), folder)
         prompt = model.prepare(avflow.Sample.read_jsonl(path)[0])
     blocks = Blocks(tokenizer, data["choices"], data["open"])
-    return blocks, Head.of(model, prompt), {"extractor": model.processor.feature_extractor, "picture": FRAME}
+    parts = {"extractor": model.processor.feature_extractor, "picture": FRAME}
+    return blocks, Head.of(model, prompt), parts, {task: LineupRows.of(model, task) for task in LINEUP_NAMES}
 
 
 def build(config: dict, blocks: Blocks, head: Head, step: int) -> Packed:
     """The model of this step's stage, with its first weights."""
     torch.manual_seed(config["seed"])
-    sizes, stages = config["model"], config["stages"]
-    if step < stages["towers"] + stages["shallow"]:
-        sizes = sizes | {"layers": stages["shallow_layers"]}
+    sizes = config["model"]
+    if step < starts(config)["whole"]:
+        sizes = sizes | {"layers": config["stages"]["shallow_layers"]}
     return Packed(make_thinker(blocks.tokenizer, sizes), head, blocks.lengths, blocks.counts)
 
 
@@ -68,39 +76,9 @@ def grow(config: dict, shallow: Packed, blocks: Blocks, head: Head, step: int) -
     """The whole model, from the shallow one."""
     packed = build(config, blocks, head, step)
     deepen(shallow.thinker, packed.thinker, config["model"]["layers"] // config["stages"]["shallow_layers"])
-    for name in ("eyes", "ears", "choice"):
+    for name in ("eyes", "ears", "choice", "pair"):
         getattr(packed, name).load_state_dict(getattr(shallow, name).state_dict())
     return packed
-
-
-def rates(config: dict, step: int) -> tuple[float, float]:
-    """Learning rates of towers and decoder at this step."""
-    stages, o = config["stages"], config["optimizer"]
-    starts = (0, stages["towers"], stages["towers"] + stages["shallow"])
-    stage = sum(step >= s for s in starts) - 1
-    at = step - starts[stage]
-    warm = min(1.0, (at + 1) / o["warmup"])
-    if stage == 0:
-        return o["towers_rate"] * warm, 0.0
-    if stage == 1:
-        left = min(1.0, (stages["shallow"] - at) / stages["shallow_fall"])
-        rate = warm * (o["whole_rate"] + left * (o["shallow_rate"] - o["whole_rate"]))
-    else:
-        rate = warm * o["whole_rate"] * min(1.0, (stages["whole"] - at) / stages["fall"])
-    return rate, rate
-
-
-def make_optimizer(packed: Packed, config: dict):
-    groups: dict[tuple[bool, bool], list] = {}
-    for name, p in packed.named_parameters():
-        tower = any(part in name for part in ("visual", "audio_tower", "eyes", "ears"))
-        groups.setdefault((tower, p.ndim >= 2 and "embed" not in name), []).append(p)
-    o = config["optimizer"]
-    sets = [
-        {"params": ps, "tower": tower, "weight_decay": o["weight_decay"] if decay else 0.0}
-        for (tower, decay), ps in groups.items()
-    ]
-    return torch.optim.AdamW(sets, lr=0.0, betas=tuple(o["betas"]), fused=True)
 
 
 @torch.no_grad()
@@ -120,67 +98,123 @@ def evaluate(packed: Packed, batches: list[dict], choices: int) -> dict[str, flo
     return {k: round(sum(v) / len(v), 4) for k, v in sorted(hits.items())}
 
 
-def train(config: dict, out: Path) -> None:
+@torch.no_grad()
+def evaluate_lineups(packed: Packed, batch: dict, rows: dict[str, LineupRows]) -> dict[str, float]:
+    """Share of right letters per task of interleaved items."""
+    packed.eval()
+    found = {}
+    for task, part in batch.items():
+        logits, _, _ = packed.lineup_answers(rows[task], part, *packed.see_and_hear(part))  # [B, 4, vocab]
+        found[task] = round(float((logits.argmax(-1) == rows[task].targets).float().mean()), 4)
+    packed.train()
+    return found
+
+
+def clips_loss(packed: Packed, batch: dict, config: dict, step: int, choices: int, note: dict) -> torch.Tensor:
+    """Loss of a batch of questions about clips, in the stage of this step."""
+    o, stage = config["optimizer"], stage_of(config, step)
+    video, audio = packed.see_and_hear(batch)
+    probe = torch.zeros(())
+    if stage != "interleaved":
+        probe = packed.probe_loss(batch, video, audio, motion=step >= config["stages"]["later"])
+        _note(note, "probe", probe.item())
+    if stage == "towers":
+        return probe
+    logits, choice = packed.answers(batch, video, audio)
+    answer = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
+    _note(note, "loss", answer.item())
+    _note(note, "choice", choice.item())
+    right = logits.argmax(-1) == batch["targets"]
+    for column in range(right.shape[1]):
+        kind = "" if column < choices else " (open)"
+        for row in range(right.shape[0]):
+            _note(note, TASK_NAMES[int(batch["tasks"][row, column])] + kind, float(right[row, column]))
+    return answer + o["choice_weight"] * choice + o["probe_weight"] * probe
+
+
+def lineups_loss(packed: Packed, batch: dict, config: dict, rows: dict[str, LineupRows], note: dict) -> torch.Tensor:
+    """Loss of a batch of interleaved items, over all tasks."""
+    o, loss = config["optimizer"], torch.zeros(())
+    for task, part in batch.items():
+        logits, choice, pair = packed.lineup_answers(rows[task], part, *packed.see_and_hear(part))
+        answer = F.cross_entropy(logits.flatten(0, 1), rows[task].targets.repeat(len(logits)))
+        loss = loss + answer + o["choice_weight"] * choice + o["pair_weight"] * pair
+        _note(note, "loss (interleaved)", answer.item())
+        _note(note, "pair", pair.item())
+        _note(note, task, float((logits.argmax(-1) == rows[task].targets).float().mean()))
+    return loss
+
+
+def first_state(config: dict, out: Path, start: Path | None) -> dict:
+    """Where a run begins: at nothing, or with the weights of the folder `start`, and this log's lines before them."""
+    if start is None:
+        return {"step": 0, "seconds": 0.0}
+    step = starts(config)["interleaved"]
+    shutil.copyfile(Path(__file__).parent / "log.jsonl", out / "log.jsonl")
+    _cut_log(out / "log.jsonl", step)
+    seconds = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    thinker = avflow.load(start).hf.state_dict()
+    return {"step": step, "seconds": seconds[-1] if seconds else 0.0, "thinker": thinker}
+
+
+def train(config: dict, out: Path, start: Path | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config["threads"])
-    stages, data, o = config["stages"], config["data"], config["optimizer"]
-    deep_from = stages["towers"] + stages["shallow"]
-    total = deep_from + stages["whole"]
-    blocks, head, parts = layout(config, out)
+    begins, data, scenes = starts(config), config["data"], config["evaluate"]["scenes"]
+    blocks, head, parts, rows = layout(config, out)
     held = Batches(blocks, **parts, split="heldout", seed=config["seed"] + 1, scenes=16, balanced=True)
-    held = [held[i] for i in range(config["evaluate"]["scenes"] // held.scenes)]
-    state_file, state = out / "state.pt", {"step": 0, "seconds": 0.0}
+    held = [held[i] for i in range(scenes // held.scenes)]
+    held_lineups = LineupBatches(**parts, split="heldout", seed=config["seed"] + 1, scenes=max(scenes // 8, 1))[0]
+    state_file = out / "state.pt"
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         _cut_log(out / "log.jsonl", state["step"])
+    else:
+        state = first_state(config, out, start)
     first, seconds = state["step"], state["seconds"]
-    packed = build(config, blocks, head, first - 1)  # a state at the stage's border is still the shallow model
+    # A state at a stage's border is still the model of the stage before.
+    packed = build(config, blocks, head, first if "thinker" in state else first - 1)
     optimizer = make_optimizer(packed, config)
+    if "thinker" in state:
+        packed.thinker.load_state_dict(state["thinker"])
     if "model" in state:
         packed.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    batches = Batches(blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"], late=stages["later"])
-    source = stream(batches, range(first, total), data["workers"])
+    lineups = LineupBatches(**parts, split="train", seed=config["seed"], scenes=config["stages"]["interleaved_scenes"])
+    batches = Batches(
+        blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"], late=config["stages"]["later"],
+        lineups=lineups, lineups_from=begins["interleaved"],
+    )  # fmt: skip
+    source = stream(batches, range(first, begins["end"]), data["workers"])
     begin, running = time.perf_counter() - seconds, {}
-    for step in range(first, total):
-        if step == deep_from:
+    for step in range(first, begins["end"]):
+        if step == begins["whole"]:
             packed = grow(config, packed, blocks, head, step)
+        if step in (begins["whole"], begins["interleaved"]):
             optimizer = make_optimizer(packed, config)
         batch = next(source)
         low, high = rates(config, step)
         for group in optimizer.param_groups:
             group["lr"] = low if group["tower"] else high
-        video, audio = packed.see_and_hear(batch)
-        probe = packed.probe_loss(batch, video, audio, motion=step >= stages["later"])
-        if step < stages["towers"]:
-            loss = probe
-        else:
-            logits, choice = packed.answers(batch, video, audio)
-            answer = F.cross_entropy(logits.flatten(0, 1), batch["targets"].flatten())
-            loss = answer + o["choice_weight"] * choice + o["probe_weight"] * probe
-            _note(running, "loss", answer.item())
-            _note(running, "choice", choice.item())
-            right = logits.argmax(-1) == batch["targets"]
-            for column in range(right.shape[1]):
-                kind = "" if column < blocks.counts[0] else " (open)"
-                for row in range(right.shape[0]):
-                    _note(running, TASK_NAMES[int(batch["tasks"][row, column])] + kind, float(right[row, column]))
-        _note(running, "probe", probe.item())
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(packed.parameters(), o["clip"])
+        clips_loss(packed, batch, config, step, blocks.counts[0], running).backward()
+        if "lineups" in batch:
+            lineups_loss(packed, batch["lineups"], config, rows, running).backward()
+        torch.nn.utils.clip_grad_norm_(packed.parameters(), config["optimizer"]["clip"])
         optimizer.step()
         done, every = step + 1, config["evaluate"]["every"]
-        if done % every == 0 or done == total:
+        if done % every == 0 or done == begins["end"]:
             line = {"step": done, "seconds": round(time.perf_counter() - begin, 1), "rate": high or low}
             line |= {"train": {k: round(sum(v) / len(v), 4) for k, v in sorted(running.items())}}
-            if done > stages["towers"]:
+            if done > begins["shallow"]:
                 line["heldout"] = evaluate(packed, held, blocks.counts[0])
+            if done > begins["interleaved"]:
+                line["heldout"] |= evaluate_lineups(packed, held_lineups, rows)
             running = {}
             with open(out / "log.jsonl", "a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
-        if done % config["save_every"] == 0 or done == total:
+        if done % config["save_every"] == 0 or done == begins["end"]:
             state = {"model": packed.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save(state | {"seconds": time.perf_counter() - begin}, out / "state.tmp")
             os.replace(out / "state.tmp", state_file)
@@ -202,5 +236,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="checkpoint folder to begin the stage `interleaved` with")
     arguments = parser.parse_args()
-    train(yaml.safe_load(arguments.config.read_text(encoding="utf-8")), arguments.out)
+    train(yaml.safe_load(arguments.config.read_text(encoding="utf-8")), arguments.out, arguments.start)

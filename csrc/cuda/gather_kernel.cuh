@@ -1,7 +1,5 @@
 // Gathers of the eviction boundary: rows of the residual with their RMS norm, and the cache of the tokens that stay.
 // Both move memory once, in pieces of 16 bytes where rows allow it.
-//
-// Compiled for the device and run in the emulator of tests/cuda_emulator; not yet run on a device.
 #pragma once
 
 #include "cuda/gather_call.h"

@@ -10,10 +10,12 @@ from torch import nn
 from avflow_ext import gather_rms_norm
 from avflow_ext.gather import gather_rms_norm_reference
 
+from .uploads import upload
+
 
 def take(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
     """Gathers along `dim` by index int64 [batch, m]; the batch is the dimension before it (its size may be 1)."""
-    batch, index = len(index), index.to(x.device)
+    batch, index = len(index), upload(index, x.device)
     x = x.movedim((dim - 1, dim), (0, 1))  # [batch or 1, n, ...]
     row = torch.arange(batch, device=index.device)[:, None] if x.shape[0] > 1 else torch.zeros_like(index[:1, :1])
     return x[row, index].movedim((0, 1), (dim - 1, dim))
@@ -40,7 +42,7 @@ class BoundaryNorm:
             hidden.reshape(batch * n, width),
             self.norm.weight,
             self.norm.variance_epsilon,
-            flat.view(-1).to(hidden.device),
+            upload(flat.view(-1), hidden.device),
         )
         kept, normed = (t.view(*index.shape, width) for t in (kept, normed))
         self.ready = (kept, normed)
@@ -70,4 +72,4 @@ def gather_hidden(norm: BoundaryNorm | None, hidden: torch.Tensor, index: torch.
         return norm.gather(hidden, index)
     kept = take(hidden, index.clamp(min=0), 1)
     blank = index < 0
-    return kept.masked_fill(blank.to(kept.device)[..., None], 0) if bool(blank.any()) else kept
+    return kept.masked_fill(upload(blank, kept.device)[..., None], 0) if bool(blank.any()) else kept

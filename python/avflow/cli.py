@@ -59,17 +59,23 @@ def demo(
         made = held_out(folder)
         note = RANDOM_NOTE if made["random"] else ""
         found = run_demo(made, folder, typer.echo, debug=state["debug"])
-        _draw(folder / "run", title="Demo", note=note)
+        for run in found.folders[: len(found.outcomes)]:
+            _draw(run, title="Demo", note=note)
         page = report_together(found.folders, folder, title="What a small model sees, hears and needs", note=note)
         for part in summary(collect(found.folders)):
             typer.echo("\n".join([f"\n{part['title']}", *(f"  {line}" for line in part["lines"])]))
         typer.echo(f"\ncheckpoint  {made['checkpoint']}\nquestions   {made['samples']}")
-        _close(folder / "run", found.outcome, [folder / "run" / "figures" / "flow.png", page])
+        if "items" in made:
+            typer.echo(f"items       {made['items']}")
+        for run, outcome in zip(found.folders, found.outcomes, strict=False):
+            _close(run, outcome, [run / "figures" / "flow.png"])
+        typer.echo(f"report      {page}")
         if found.schedule:
             typer.echo(f"schedule    {found.schedule}")
         for line in [*found.untold, *([note] if note else [])]:
             typer.echo(line)
-        _exit_by(found.outcome)
+        for outcome in found.outcomes:
+            _exit_by(outcome)
 
 
 @app.command()

@@ -12,6 +12,7 @@ from avflow_ext import compact
 
 from .conversation import NEVER, Conversation
 from .errors import InputError
+from .uploads import upload
 
 
 @once
@@ -74,10 +75,14 @@ def drop(cache: Any, state: Conversation) -> None:
             keep[b, most - len(at) :] = at
         state.columns[segment] = np.where(keep >= 0, columns[sequence, np.maximum(keep, 0)], -1).astype(np.int32)
         keeps.append(torch.from_numpy(keep))
+    there: dict[tuple[int, torch.device], torch.Tensor] = {}
     for number, layer in enumerate(layers):
-        keep = keeps[state.segment(number)]
+        segment = state.segment(number)
+        keep, device = keeps[segment], layer.keys.device
         if keep is not None:
-            keep = keep.to(layer.keys.device)
+            if (segment, device) not in there:
+                there[segment, device] = upload(keep, device)
+            keep = there[segment, device]
             layer.keys, layer.values = compact(layer.keys, keep), compact(layer.values, keep)
     layers[0].__class__ = _short_layer()
     layers[0].missing = len(state) - state.columns[0].shape[1]

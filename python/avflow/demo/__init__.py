@@ -13,6 +13,7 @@ from typing import Any
 
 VERSION = 3  # raise it when what is made changes: older folders are then made again
 TASKS = ("color", "shape", "pitch", "tone_shape")  # seen, heard, and both; ten of each take some two minutes
+ITEM_TASKS = ("find_image", "find_sound")  # interleaved items
 
 
 def make(
@@ -58,11 +59,14 @@ def make(
     return found
 
 
-def held_out(folder, each: int = 10, tasks: tuple[str, ...] = TASKS) -> dict[str, Any]:
+def held_out(
+    folder, each: int = 10, tasks: tuple[str, ...] = TASKS, item_tasks: tuple[str, ...] = ITEM_TASKS
+) -> dict[str, Any]:
     """The model that comes with the package, and held-out questions for it, written to `folder`; told as `make` does.
 
     Args:
-        each: questions of every task. tasks: of avflow.synthetic.TASKS.
+        each: questions of every task. tasks: of avflow.synthetic.TASKS. item_tasks: of its LINEUP_TASKS; their file,
+            "items", is in a folder of its own, and holds twice as many of each: they are short.
     """
     from ..synthetic import make_items, write_items
 
@@ -70,7 +74,9 @@ def held_out(folder, each: int = 10, tasks: tuple[str, ...] = TASKS) -> dict[str
     items = make_items("heldout", each * len(tasks), tasks=tasks)
     samples = write_items(items, folder)
     clips = [str(folder / "clips" / f"{item.id}.mp4") for item in items]
-    return {"checkpoint": "tiny-omni", "samples": str(samples), "clips": clips, "window": 3, "random": False}
+    lineups = write_items(make_items("heldout", 2 * each * len(item_tasks), tasks=item_tasks), folder / "items")
+    made = {"checkpoint": "tiny-omni", "samples": str(samples), "items": str(lineups), "clips": clips}
+    return made | {"window": 3, "random": False}
 
 
 def _all_there(found: dict[str, Any]) -> bool:

@@ -18,16 +18,16 @@ ANSWER_TOKENS = 1  # a letter: the model of the package has learned nothing abou
 
 @dataclass
 class Demo:
-    """What was made. outcome: of the sweep. folders: of the page. untold: why a part of the page is not there."""
+    """What was made. outcomes: of the sweeps. folders: of the page. untold: why a part of the page is not there."""
 
-    outcome: Any
+    outcomes: list[Any]
     folders: list[Path]
     schedule: Path | None = None
     untold: list[str] = field(default_factory=list)
 
 
 def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], debug: bool = False) -> Demo:
-    """Everything but the making of the files and of the page. made: as demo.make gives it.
+    """Everything but the making of the files and of the page. made: as demo.make or demo.held_out gives it.
 
     An eviction plan needs a model that answers something right: where it does not, it is left out with the reason.
     """
@@ -38,9 +38,14 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
     say("sweep: every path, cut at every layer ...")
     # Every sample is swept, not only those answered correctly: a random model answers by chance.
     job = SweepJob(model, samples, ["av_video"], window=made["window"], select="all")
-    demo = Demo(run(job, folder / "run", debug=debug), [folder / "run"])
-    if not demo.outcome.counts["ok"]:
+    demo = Demo([run(job, folder / "run", debug=debug)], [folder / "run"])
+    if not demo.outcomes[0].counts["ok"]:
         return demo
+    if "items" in made:
+        say("sweep: candidates, question and reference ...")
+        items = SweepJob(model, Path(made["items"]), ["interleaved"], window=made["window"], select="all")
+        demo.outcomes.append(run(items, folder / "interleaved", debug=debug))
+        demo.folders.append(folder / "interleaved")
     for what in ("share", "lens"):
         say(f"{what}: one clean pass a sample ...")
         if run_look(LookJob(model, samples, what), folder / what, debug=debug).table.num_rows:
@@ -54,7 +59,8 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
     except InputError as error:
         demo.untold.append(f"no eviction plan: {error}")
     say("answers: with the schedule and without ...")
-    show_samples(model, samples, folder / "shown", schedule)
+    shown = [samples, *([Path(made["items"])] if "items" in made else [])]
+    show_samples(model, shown, folder / "shown", schedule)
     demo.folders.append(folder / "shown")
     return demo
 
@@ -67,21 +73,25 @@ def _plan(model: str, samples: Path, folder: Path, debug: bool) -> EvictionSched
     return run_plan(job, folder / "plan", folder / "schedule.json", debug=debug).schedule
 
 
-def show_samples(model: str, samples: Path, folder: Path, schedule: EvictionSchedule | None) -> None:
-    """One sample of every task into shown.json: its picture, its tokens, and its generated answers."""
+def show_samples(model: str, files: list[Path], folder: Path, schedule: EvictionSchedule | None) -> None:
+    """One sample of every task into shown.json: its picture, its tokens, and its generated answers.
+
+    Answers with the schedule are of the first file alone: it was chosen on these.
+    """
     from ..generating import generate
     from ..models import load
     from ..page.shown import answers, shown, write_shown
 
     loaded = load(model, device="cpu", dtype="float32")
-    first: dict[str, Sample] = {}
-    for sample in Sample.read_jsonl(samples):
-        first.setdefault(sample.task, sample)
+    first: dict[str, tuple[Sample, bool]] = {}
+    for file in files:
+        for sample in Sample.read_jsonl(file):
+            first.setdefault(sample.task, (sample, file is files[0]))
     told = []
-    for sample in first.values():
+    for sample, planned in first.values():
         prompt = loaded.prepare(sample)
         told.append(shown(prompt, loaded))
-        if schedule is not None and schedule.steps:
+        if planned and schedule is not None and schedule.steps:
             if len(told) == 1:  # the first runs of a process are slow
                 generate(loaded, prompt, None, max_new_tokens=2)
                 generate(loaded, prompt, schedule, max_new_tokens=2)

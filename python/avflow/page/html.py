@@ -5,12 +5,14 @@ Nothing is fetched: style, scripts, numbers and pictures are in the file.
 
 from __future__ import annotations
 
+import itertools
 import json
 from html import escape
 from importlib.resources import files
 from typing import Any
 
 from ..path_style import path_label
+from .flow import lines_of
 from .words import summary
 
 SCRIPTS = ("base.js", "lines.js", "heat.js", "bars.js", "sample.js", "schedule.js", "main.js")
@@ -27,7 +29,7 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
     parts.append("<noscript><p>The charts need JavaScript; the text and the tables do not.</p></noscript>")
     if drawn:
         parts += _FLOW
-    if len(drawn) > 1:
+    if any(_comparable(a["flow"], b["flow"]) for a, b in itertools.combinations(drawn, 2)):
         parts += _COMPARED
     for key, section in (("share", _SHARE), ("lens", _LENS), ("plan", _PLAN), ("shown", _SHOWN)):
         if key in found and (key != "shown" or found["shown"]["samples"]):
@@ -125,6 +127,13 @@ def _words(found: dict[str, Any]) -> list[str]:
         if told:
             parts.append(f'<section class="from-{base}"><h2>In words</h2>{"".join(told)}</section>')
     return parts
+
+
+def _comparable(flow: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
+    """Have two sweeps a task and a path in common? Entry 0 is all tasks together, where there are several."""
+    tasks, others = ({entry["task"] for entry in (f[1:] or f)} for f in (flow, other))
+    paths, more = ({line["path"] for entry in f for line in lines_of(entry)} for f in (flow, other))
+    return bool(tasks & others and paths & more)
 
 
 def _section(title: str, lead: str, *places: str) -> list[str]:

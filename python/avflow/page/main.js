@@ -20,7 +20,7 @@ function tasks() {
 
 function controls() {
   const parts = [];
-  if (tasks().length > 1) parts.push(choice("Task", "task", tasks().map((t) => [t, taskName(t)]), state.task, (v) => (state.task = v)));
+  if (tasks().length > 1) parts.push(choice("Task", "task", tasks().map((t) => [t, taskName(t)]), state.task, chooseTask));
   if ((data.sweeps ?? []).length > 1)
     parts.push(choice("Run", "run", data.sweeps.map((s, i) => [i, s.name]), state.run, (v) => { state.run = v; }));
   parts.push(choice("Layers count from", "base", [[0, "0"], [1, "1"]], state.base, (v) => { state.base = v; root.dataset.base = v; }));
@@ -39,6 +39,16 @@ function theme() {
   button.addEventListener("click", () => { own = root.dataset.theme !== "dark"; apply(); });
   system.addEventListener("change", apply);
   apply();
+}
+
+// A run without a sample of the task gives way to one that has some.
+function chooseTask(task) {
+  state.task = task;
+  if (!data.sweeps?.length || entryOf(data.sweeps[state.run].flow)) return;
+  const other = data.sweeps.findIndex((sweep) => entryOf(sweep.flow));
+  if (other < 0) return;
+  state.run = other;
+  document.querySelector(`input[name="run"][value="${other}"]`).checked = true;
 }
 
 const entryOf = (entries) => entries.find((entry) => entry.task === state.task);
@@ -83,8 +93,9 @@ function numbers(holder, lines) {
 function compareCharts() {
   const select = place("compare-path");
   if (!select.options.length) {
-    const labels = new Map(data.sweeps.flatMap((s) => s.flow.flatMap((e) => e.panels.flatMap((p) => p.lines.map((l) => [l.path, l.label])))));
-    select.append(...[...labels].map(([path, label]) => make("option", { value: path }, label)));
+    const own = data.sweeps.map((s) => new Map(s.flow.flatMap((e) => e.panels.flatMap((p) => p.lines.map((l) => [l.path, l.label])))));
+    const labels = own.flatMap((map) => [...map]).filter(([path]) => own.filter((map) => map.has(path)).length > 1);
+    select.append(...[...new Map(labels)].map(([path, label]) => make("option", { value: path }, label)));
     select.addEventListener("change", render);
   }
   const colors = ["blue", "vermillion", "green", "orange", "purple", "sky", "grey"], shapes = [[], [10, 3.2], [2.4, 2.8]];
@@ -138,7 +149,7 @@ function sampleCharts() {
 }
 
 function render() {
-  if (data.sweeps?.length) { flowCharts(); if (data.sweeps.length > 1) compareCharts(); }
+  if (data.sweeps?.length) { flowCharts(); if (place("compare")) compareCharts(); }
   lookCharts();
   if (data.plan) planCharts();
   if (data.shown?.samples.length) sampleCharts();

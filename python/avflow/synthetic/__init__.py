@@ -7,14 +7,18 @@ Every clip has a picture and a sound. A visual question's sound is a distraction
 clips never share a scene (see scene.py).
 """
 
-from .items import Item, frames_read, make_items, write_items, write_scene
+from .items import Item, LineupItem, frames_read, make_items, write_items, write_scene
+from .lineup import LINEUP_TASKS, Lineup, make_lineup
 from .questions import TASKS, Question, Task, answer, ask
 from .scene import Scene, make_scene
 from .sound import waveform
 
 __all__ = [
+    "LINEUP_TASKS",
     "TASKS",
     "Item",
+    "Lineup",
+    "LineupItem",
     "Question",
     "Scene",
     "Task",
@@ -22,6 +26,7 @@ __all__ = [
     "ask",
     "frames_read",
     "make_items",
+    "make_lineup",
     "make_scene",
     "waveform",
     "write_items",

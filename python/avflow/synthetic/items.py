@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..errors import InputError
 from ..media import frame_count, resize
 from ..sample import LETTERS, Sample
 from . import picture, sound
+from .lineup import LINEUP_TASKS, Lineup, Sight, Tone, make_lineup
 from .questions import TASKS, Question, ask
 from .scene import SECONDS, SPLITS, Scene, make_scene
 
@@ -31,22 +33,67 @@ class Item:
         letter = LETTERS[q.options.index(q.answer)]
         return Sample(self.id, q.text, list(q.options), letter, video=str(video), task=q.task)
 
+    def write(self, folder: Path) -> Sample:
+        """The clip as clips/<id>.mp4 in `folder`; the sample, with a path relative to it."""
+        name = f"clips/{self.id}.mp4"
+        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        write_scene(self.scene, folder / name)
+        return self.sample(name)
 
-def make_items(split: str, count: int, seed: int = 0, tasks: Sequence[str] | None = None) -> list[Item]:
+
+@dataclass(frozen=True)
+class LineupItem:
+    """An interleaved item: all candidates of the lineup, and the reference that candidate `right` (from 0) matches."""
+
+    id: str
+    lineup: Lineup
+    right: int
+
+    def write(self, folder: Path) -> Sample:
+        """Its files as media/<id>-A.png .. and media/<id>-reference.wav, or the reverse; the sample, paths relative."""
+        (folder / "media").mkdir(parents=True, exist_ok=True)
+        task, paths = LINEUP_TASKS[self.lineup.task], []
+        shown = [*self.lineup.candidates, self.lineup.references[self.right]]
+        for name, medium in zip((*LETTERS[: len(shown) - 1], "reference"), shown, strict=True):
+            paths.append(f"media/{self.id}-{name}.{'png' if isinstance(medium, Sight) else 'wav'}")
+            _write_medium(medium, folder / paths[-1])
+        *candidates, reference = paths
+        return Sample(
+            self.id,
+            task.question,
+            answer=LETTERS[self.right],
+            task=task.name,
+            candidates=candidates,
+            reference=reference,
+        )
+
+
+def make_items(
+    split: str, count: int, seed: int = 0, tasks: Sequence[str] | None = None
+) -> list[Item] | list[LineupItem] | list[Item | LineupItem]:
     """`count` items, the tasks in turn. Item i is the same whatever the count; any count can be asked for.
+
+    Args:
+        tasks: of TASKS (a clip each) and LINEUP_TASKS (interleaved items); None: all of TASKS.
 
     Raises:
         InputError: an unknown split or task.
     """
     tasks = list(TASKS) if tasks is None else list(tasks)
-    if unknown := [t for t in tasks if t not in TASKS]:
-        raise InputError(f"task {unknown[0]!r}: pass one of {', '.join(TASKS)}")
+    if unknown := [t for t in tasks if t not in TASKS and t not in LINEUP_TASKS]:
+        raise InputError(f"task {unknown[0]!r}: pass one of {', '.join([*TASKS, *LINEUP_TASKS])}")
     if split not in SPLITS:
         raise InputError(f"split {split!r}: pass one of {', '.join(SPLITS)}")
-    items = []
+    items: list = []
     for i in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), i])
-        task = TASKS[tasks[i % len(tasks)]]
+        name = tasks[i % len(tasks)]
+        if name in LINEUP_TASKS:
+            lineup = make_lineup(rng, split, name)
+            right = int(rng.integers(len(lineup.candidates)))
+            items.append(LineupItem(f"{split}-{seed}-{i:05d}-{name}", lineup, right))
+            continue
+        task = TASKS[name]
         scene = make_scene(rng, split, str(rng.choice(task.pictures)), str(rng.choice(task.sounds)))
         items.append(Item(f"{split}-{seed}-{i:05d}-{task.name}", scene, ask(scene, task.name, rng)))
     return items
@@ -72,15 +119,24 @@ def write_scene(scene: Scene, path) -> Path:
     return write_media(path, shown, picture.FPS, sound.waveform(scene, SAMPLE_RATE))
 
 
-def write_items(items: Sequence[Item], folder) -> Path:
-    """Write a clip per item (clips/<id>.mp4) and samples.jsonl; the JSONL's path. What a file holds is overwritten."""
+def _write_medium(medium: Sight | Tone, path: Path) -> None:
+    if isinstance(medium, Sight):
+        from PIL import Image
+
+        Image.fromarray(medium.draw()).save(path)
+        return
+    with wave.open(str(path), "wb") as out:  # 16-bit, mono, 16 kHz
+        out.setnchannels(1)
+        out.setsampwidth(2)
+        out.setframerate(16000)
+        out.writeframes((medium.waveform() * 32767).astype("<i2").tobytes())
+
+
+def write_items(items: Sequence[Item | LineupItem], folder) -> Path:
+    """Write every item's media and samples.jsonl; the JSONL's path. What a file holds is overwritten."""
     folder = Path(folder)
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
-    lines = []
-    for item in items:
-        name = f"clips/{item.id}.mp4"
-        write_scene(item.scene, folder / name)
-        lines.append(item.sample(name).to_json())
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [item.write(folder).to_json() for item in items]
     path = folder / "samples.jsonl"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

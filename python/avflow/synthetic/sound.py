@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,15 +54,22 @@ def spans(scene: Scene) -> list[Span]:
 
 
 def waveform(scene: Scene, rate: int = 16000) -> np.ndarray:
-    """float32 [SECONDS * rate] in -0.6..0.6. Each span fades in and out over 15 ms, so that no codec hears a click."""
-    rng = scene.rng("waveform")
-    noise = rng.standard_normal(round(SECONDS * 16000))  # made at 16 kHz, so that its loudness is the same at any rate
+    """float32 [SECONDS * rate] in -0.6..0.6."""
+    return mix(spans(scene), scene.rng("waveform"), SECONDS, rate)
+
+
+def mix(sounds: Sequence[Span], rng: np.random.Generator, seconds: float, rate: int = 16000) -> np.ndarray:
+    """The spans over a floor of noise: float32 [seconds * rate]. rng: loudness, overtone and noise.
+
+    Each span fades in and out over 15 ms, so that no codec hears a click.
+    """
+    noise = rng.standard_normal(round(seconds * 16000))  # made at 16 kHz, so that its loudness is the same at any rate
     if rate != 16000:
-        n = round(SECONDS * rate)
+        n = round(seconds * rate)
         noise = np.interp(np.arange(n) / rate, np.arange(len(noise)) / 16000, noise)
     loud, overtone, floor = rng.uniform(0.2, 0.4), rng.uniform(0.0, 0.3), rng.uniform(0.0005, 0.004)
     out = floor * noise
-    for span in spans(scene):
+    for span in sounds:
         first, last = int(np.ceil(span.start * rate)), int(span.stop * rate) + 1
         t = np.arange(first, last) / rate
         fade = np.clip(np.minimum(t - span.start, span.stop - t) / 0.015, 0.0, 1.0)

@@ -1,0 +1,200 @@
+"""What tiny-omni shows of the study's findings (arXiv 2606.10147), measured on held-out clips and interleaved items.
+
+    python benchmarks/findings.py [FOLDER]      # default: benchmarks/results/tiny-omni
+
+writes FOLDER/findings.json, the pictures docs/findings-*.png and docs/experiments.png, and the tables of
+docs/findings.md, in some three minutes on one core. Whatever is chosen from measurements (a path's strongest layer for
+the random control, pathways, an eviction schedule) is chosen on one set of samples and measured on another.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from findings_tables import draw_flow, draw_looks, write_tables
+
+import avflow
+from avflow.cost import eviction_cost
+from avflow.pathways import count_edges
+from avflow.presets import PRESETS
+from avflow.results import mean_change
+from avflow.sinks import sinks
+from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
+
+ROOT = Path(__file__).resolve().parent.parent
+WINDOW = 3  # of 12 layers, as 7 is of 28 or 36
+EACH, EACH_ITEMS = 12, 30  # samples of each task, in either set
+FOUND, TESTED = 101, 202  # seeds of the set that is chosen on, and of the one that is measured on
+NEEDS = {name: task.needs for name, task in TASKS.items()} | {name: name for name in LINEUP_TASKS}
+STUDY_PATHS = PRESETS["av_video"][:8]
+# Edges that stay, read off sweeps of the set FOUND. Edges within a group stay too, but those between frames and between
+# segments only where a "cross" path says so.
+EARLY, LATE = range(0, 3), range(3, 12)
+PATHWAYS = {
+    "cross:video": EARLY, "cross:audio": EARLY, "audio->video": EARLY, "video->audio": EARLY,
+    "media->question": range(0, 4), "question_text->options": None, "options->question_text": None,
+    "question->last": LATE,
+}  # fmt: skip
+# The study's two streams of interleaved items, in all layers; and the way through the question's words, which tiny-omni
+# takes: these are the question before the reference and the line after the letters.
+REFERENCE = {
+    "candidates->candidates": None, "candidates->reference": None, "question_text->reference": None,
+    "candidates->question_text": None, "reference->last": None,
+}  # fmt: skip
+LETTERS = {
+    "candidates->candidates": None, "candidates->options": None, "reference->options": None, "options->options": None,
+    "options->last": None,
+}  # fmt: skip
+WORDS = {
+    "reference->question_text": None, "question_text->options": None, "options->question_text": None,
+    "question_text->last": None,
+}  # fmt: skip
+MARKS = {"candidates->template": None, "reference->template": None, "question->template": None}
+STREAMS = {
+    "the study's stream by the reference": REFERENCE,
+    "the study's stream by the letters": LETTERS,
+    "both streams": REFERENCE | LETTERS,
+    "both, and the question's words": REFERENCE | LETTERS | WORDS,
+    "all that, and the marks and words around media": REFERENCE | LETTERS | WORDS | MARKS,
+}
+MASKS = ("video->last", "video->text", "video+audio->text")  # in the last layers
+
+
+def prepare(model, tasks, each: int, seed: int) -> list[avflow.Prompt]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_items(make_items("heldout", each * len(tasks), seed, list(tasks)), folder)
+        return [model.prepare(sample) for sample in avflow.Sample.read_jsonl(path)]
+
+
+def by_needs(table: pa.Table) -> dict[str, pa.Table]:
+    """The rows of visual tasks, of audio ones, of those for both; of either task of interleaved items."""
+    needs = pa.array([NEEDS[task] for task in table["task"].to_pylist()])
+    return {name: table.filter(pc.equal(needs, name)) for name in sorted(set(needs.to_pylist()))}
+
+
+def strongest(table: pa.Table) -> dict[str, dict[str, dict]]:
+    """{needs: {path: the row of mean_change at the layer where the mean is lowest}}."""
+    out: dict[str, dict[str, dict]] = {}
+    for needs, part in by_needs(table).items():
+        for row in mean_change(part).to_pylist():
+            best = out.setdefault(needs, {}).get(row["knockout"])
+            if best is None or row["mean"] < best["mean"]:
+                out[needs][row["knockout"]] = row
+    return out
+
+
+def shares(values: list[bool]) -> dict:
+    return {"accuracy": float(np.mean(values)), "samples": len(values)}
+
+
+def random_control(model, prompts, path: str, layer: int, needs: str) -> dict:
+    """The path cut around `layer`, against as many random edges there (three seeds): mean change in percent."""
+    edge, changes = avflow.Knockout.parse(path), {"path": [], "random": []}
+    for prompt in prompts:
+        if NEEDS[prompt.task] != needs:
+            continue
+        n, group = len(prompt), model.groups.ids(prompt.groups)
+        gone = count_edges(edge.cuts(model.groups), group, np.array(prompt.items))
+        share = gone / (n * (n - 1) / 2)
+        others = [avflow.Knockout("all", "all", random_share=share, seed=s, name=f"random {s}") for s in range(3)]
+        rows = avflow.sweep(model, prompt, [edge, *others], WINDOW, layers=[layer]).table.to_pylist()
+        for row in rows:
+            changes["path" if row["knockout"] == edge.name else "random"].append(row["change_percent"])
+    means = {f"{k}_mean": float(np.mean(v)) for k, v in changes.items()}
+    return {"path": path, "layer": layer, "needs": needs, **means}
+
+
+def masked_last_layers(model, prompts, layers: int) -> dict:
+    """Accuracy with media hidden from the last token or from all text in the last `layers` layers."""
+    first = model.n_layers - layers
+    table = avflow.sweep(model, prompts, list(MASKS), style="top_down", layers=[first], select="all").table
+    out = {"first_layer": first, "none": shares([r["correct"] for r in table.to_pylist() if r["knockout"] == MASKS[0]])}
+    for path in MASKS:
+        out[path] = shares([r["correct_knockout"] for r in table.to_pylist() if r["knockout"] == path])
+    return out
+
+
+def kept_edges(table: pa.Table) -> dict:
+    """Accuracy and mean probability with only the pathways left, beside the full model and random edges."""
+    out: dict[str, dict] = {}
+    for run in ("full", "pathways", "random 0", "random 1"):
+        rows = table.filter(pc.equal(table["run"], run))
+        out[run] = {name: float(np.mean(rows[name].to_pylist())) for name in ("edges_kept", "correct", "p")}
+    return out | {"samples": len(set(table["prompt"].to_pylist()))}
+
+
+@torch.no_grad()
+def evicted(model, schedule, prompts) -> dict:
+    """Accuracy with and without the schedule, and what it saves, on prompts that it was not chosen on."""
+    right: dict[str, list[bool]] = {"clean": [], "kept": []}
+    costs = []
+    for prompt in prompts:
+        clean = model.hf(**prompt.model_inputs).logits[0, -1]
+        with avflow.evict(model, schedule, groups=prompt.groups, items=prompt.items):
+            kept = model.hf(**prompt.model_inputs).logits[0, -1]
+        for name, logits in (("clean", clean), ("kept", kept)):
+            right[name].append(int(logits.argmax()) == prompt.answer_ids[0])
+        costs.append(eviction_cost(model, schedule, prompt))
+    saved = {k: 1 - sum(c[k] for c in costs) / sum(c[f"clean_{k}"] for c in costs) for k in ("flops", "kv_bytes")}
+    steps = {step.group: step.after for step in schedule.steps}
+    return {"schedule": steps, **{k: shares(v) for k, v in right.items()}, "saved": saved}
+
+
+def attention(table: pa.Table, layers: int) -> dict[str, dict[str, list[float]]]:
+    """{needs: {group: share of the last token's attention in each layer}}, mean over prompts."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for needs, part in by_needs(table).items():
+        found: dict[str, np.ndarray] = {}
+        count = len(set(part["prompt"].to_pylist()))
+        for row in part.to_pylist():
+            found.setdefault(row["group"], np.zeros(layers))[row["layer"]] += row["share"] / count
+        out[needs] = {group: values.tolist() for group, values in found.items()}
+    return out
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "benchmarks" / "results" / "tiny-omni"
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    model = avflow.load("tiny-omni")
+    clips, fresh = (prepare(model, TASKS, EACH, seed) for seed in (FOUND, TESTED))
+    items, fresh_items = (prepare(model, LINEUP_TASKS, EACH_ITEMS, seed) for seed in (FOUND, TESTED))
+    found: dict = {"window": WINDOW, "clips": len(clips), "items": len(items), "layers": model.n_layers}
+    flow = avflow.sweep(model, clips, "av_video", WINDOW, progress=True)
+    lineup = avflow.sweep(model, items, "interleaved", WINDOW, progress=True)
+    found["flow"], found["lineup"] = strongest(flow.table), strongest(lineup.table)
+    found["random"] = [
+        random_control(model, fresh, path, found["flow"][needs][path]["layer"], needs)
+        for path, needs in (("video->question", "visual"), ("audio->question", "audio"), ("question->last", "both"))
+    ]
+    share, lens = avflow.attention_share(model, clips), avflow.answer_lens(model, clips)
+    found["attention"] = attention(share, model.n_layers)
+    found["attention"] |= attention(avflow.attention_share(model, items), model.n_layers)
+    long = sinks(model, clips, times=1.01)["ratio"].to_pylist()
+    found["sinks"] = {"rows": sum(ratio > 10 for ratio in long), "longest": max(long)}
+    found["masks"] = masked_last_layers(model, fresh, 2)
+    paths = avflow.pathways(model, fresh, PATHWAYS, random=2)
+    found["pathways"] = kept_edges(paths)
+    found["streams"] = {
+        name: kept_edges(avflow.pathways(model, fresh_items, keep, random=2)) for name, keep in STREAMS.items()
+    }
+    plan = avflow.plan_eviction(model, clips, ["video", "audio", "question_text"])
+    found["evicted"] = evicted(model, plan, fresh)
+    plan_items = avflow.plan_eviction(model, items, ["candidates", "reference", "question_text"])
+    found["evicted_items"] = evicted(model, plan_items, fresh_items)
+    (folder / "findings.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw_flow(by_needs(flow.table), STUDY_PATHS, ROOT / "docs" / "findings-video.png")
+    draw_flow(by_needs(lineup.table), PRESETS["interleaved"], ROOT / "docs" / "findings-interleaved.png")
+    draw_looks(share, lens, paths, ROOT / "docs" / "experiments.png")
+    write_tables(found, ROOT / "docs" / "findings.md")
+
+
+if __name__ == "__main__":
+    main()
