@@ -34,16 +34,8 @@ def _keep(name: str, index, length: int) -> torch.Tensor | None:
     return index.to(device="cpu", dtype=torch.int32).contiguous()
 
 
-def _columns(tokens: Tokens):
-    return torch.stack([tokens.order, tokens.group, tokens.item, tokens.stream], 1).numpy()  # [n, 4]
-
-
 def _check_increasing(name: str, tokens: Tokens) -> None:
-    by_stream = torch.argsort(tokens.stream, stable=True)
-    stream, order = tokens.stream[by_stream], tokens.order[by_stream]
-    bad = (stream[1:] == stream[:-1]) & (order[1:] <= order[:-1]) & (stream[1:] >= 0)
-    if bool(bad.any()):
-        at = int(by_stream[1:][bad][0])
+    if (at := tokens.disorder) is not None:
         raise ValueError(
             f"{name}: order must strictly increase within a stream; token {at} (stream {int(tokens.stream[at])}) "
             f"has order {int(tokens.order[at])}"
@@ -84,7 +76,7 @@ class AttentionProblem:
         self.keep_keys = _keep("keep_keys", keep_keys, len(keys))
         self.rows = rows if self.keep_rows is None else rows.select(self.keep_rows)
         self.keys = keys if self.keep_keys is None else keys.select(self.keep_keys)
-        top = max([int(t.stream.max()) for t in (self.rows, self.keys) if len(t)], default=0)
+        top = max([int(t.stream.numpy().max()) for t in (self.rows, self.keys) if len(t)], default=0)
         self.streams = Streams.roots(top + 1) if streams is None else streams
         if top >= len(self.streams):
             raise ValueError(f"a token belongs to stream {top}, but only {len(self.streams)} streams are given")
@@ -95,17 +87,18 @@ class AttentionProblem:
         _check_increasing("rows", self.rows)
         if self.keys is not self.rows:  # a walk's keys are its rows, in every layer
             _check_increasing("keys", self.keys)
-        seen = 1 + (int(self.keys.group.max()) if len(self.keys) else -1)
+        seen = 1 + (int(self.keys.group.numpy().max()) if len(self.keys) else -1)
         self.groups = max(seen, 1) if groups is None else groups
         if not seen <= self.groups <= 64:
             raise ValueError(f"groups = {groups}: the keys hold group {seen - 1}, and 64 groups are the most")
         self.latest_order = latest_order
-        first = [int(self.rows.order.max())] if len(self.rows) else []
-        if latest_order is not None and not max([-(2**31), *first]) <= latest_order < 2**31:
-            raise ValueError(
-                f"latest_order = {latest_order}: rows begin at {first[0] if first else 'no'} order, and int32 ends at "
-                f"{2**31 - 1}; pass the largest order that any row may have"
-            )
+        if latest_order is not None:
+            first = [int(self.rows.order.numpy().max())] if len(self.rows) else []
+            if not max([-(2**31), *first]) <= latest_order < 2**31:
+                raise ValueError(
+                    f"latest_order = {latest_order}: rows begin at {first[0] if first else 'no'} order, and int32 ends "
+                    f"at {2**31 - 1}; pass the largest order that any row may have"
+                )
         self._packed: dict[tuple[int, str, str], torch.Tensor] = {}
         self._copies: dict[tuple[int, str, int], DeviceCopy] = {}
 
@@ -131,9 +124,9 @@ class AttentionProblem:
                 for cut in self.cuts
             ]
             words = _C.pack(
-                rows=_columns(self.rows),
-                keys=_columns(self.keys),
-                streams=torch.stack([self.streams.parent, self.streams.start], 1).numpy(),
+                rows=self.rows.matrix,
+                keys=self.keys.matrix,
+                streams=self.streams.matrix,
                 cuts=cuts,
                 keep_rows=None if self.keep_rows is None else self.keep_rows.numpy(),
                 keep_keys=None if self.keep_keys is None else self.keep_keys.numpy(),

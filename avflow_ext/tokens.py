@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 MAX_GROUPS = 64  # a set of groups is one 64-bit word
@@ -70,6 +72,33 @@ class Tokens:
     def __len__(self) -> int:
         return self.order.numel()
 
+    @functools.cached_property
+    def matrix(self) -> np.ndarray:
+        """The columns side by side, int32 [n, 4]."""
+        # By numpy: torch cuts a copy of 40k numbers among threads, and waits for them where the cores are busy.
+        return np.stack([c.numpy() for c in (self.order, self.group, self.item, self.stream)], 1)
+
+    @functools.cached_property
+    def disorder(self) -> int | None:
+        """The first token, by stream, whose order is not above that of the token before it in its stream; or None."""
+        order, stream = self.matrix[:, 0], self.matrix[:, 3]
+        if (stream[1:] >= stream[:-1]).all():
+            by_stream = np.arange(len(stream))
+        else:
+            by_stream = np.argsort(stream, kind="stable")
+            order, stream = order[by_stream], stream[by_stream]
+        bad = (stream[1:] == stream[:-1]) & (order[1:] <= order[:-1]) & (stream[1:] >= 0)
+        return int(by_stream[1 + bad.argmax()]) if bad.any() else None
+
+    def head(self, count: int) -> Tokens:
+        """The first `count` tokens, as views. What was found out about all of them is not looked up again."""
+        first = object.__new__(Tokens)
+        first.__dict__.update({name: getattr(self, name)[:count] for name in ("order", "group", "item", "stream")})
+        first.__dict__["matrix"] = self.matrix[:count]
+        if self.disorder is None:
+            first.__dict__["disorder"] = None
+        return first
+
     def select(self, index: torch.Tensor) -> Tokens:
         """The tokens at `index` (int [m]), in that order."""
         index = index.to(device="cpu", dtype=torch.int64)
@@ -102,6 +131,11 @@ class Streams:
 
     def __len__(self) -> int:
         return self.parent.numel()
+
+    @functools.cached_property
+    def matrix(self) -> np.ndarray:
+        """parent and start side by side, int32 [streams, 2]."""
+        return np.stack([self.parent.numpy(), self.start.numpy()], 1)
 
     @classmethod
     def roots(cls, count: int) -> Streams:

@@ -374,6 +374,24 @@ def test_bad_problems(make, error, text):
         make()
 
 
+@given(problem=problems(longest=120), share=st.floats(0, 1))
+@settings(max_examples=40, deadline=None)
+def test_the_first_tokens_are_those_of_the_columns(problem, share):
+    rows, count = problem.rows, round(share * len(problem.rows))
+    head = rows.head(count)
+    made = Tokens(rows.order[:count], rows.group[:count], rows.item[:count], rows.stream[:count])
+    ours, theirs = (AttentionProblem(t, problem.keys, problem.streams, problem.cuts) for t in (head, made))
+    assert torch.equal(ours.packed(2), theirs.packed(2))
+
+
+def test_the_first_tokens_are_checked_by_themselves():
+    tokens = Tokens([0, 5, 1, 5, 9], [0] * 5, None, [1, 0, 1, 0, 0])
+    assert tokens.disorder == 3 and tokens.head(3).disorder is None and tokens.head(4).disorder == 3
+    AttentionProblem(tokens.head(3))
+    with pytest.raises(ValueError, match="token 3"):
+        AttentionProblem(tokens.head(4))
+
+
 # ---------------------------------------------------------------- torch's own checks
 
 

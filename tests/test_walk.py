@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import avflow
-from avflow import walk
+from avflow import chunks
 from avflow.plan import Plan
 
 
@@ -55,8 +55,8 @@ def test_last_layer_works_only_for_predicting_rows(omni):
 def test_mlp_chunks_change_nothing(omni, monkeypatch):
     prompt = tiny.av_prompt("interleaved")
     whole = avflow.sweep(omni, prompt, "av_video", select="all").table["logp_knockout"].to_pylist()
-    monkeypatch.setattr(walk, "MLP_CHUNK", 33)
-    monkeypatch.setattr(walk, "HEAD_CHUNK", 5)
+    monkeypatch.setattr(chunks, "MLP_CHUNK", 33)
+    monkeypatch.setattr(chunks, "HEAD_CHUNK", 5)
     parts = avflow.sweep(omni, prompt, "av_video", select="all").table["logp_knockout"].to_pylist()
     assert parts == pytest.approx(whole, abs=2e-5)
 

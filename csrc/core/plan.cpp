@@ -1,11 +1,14 @@
 #include "plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <numeric>
 #include <thread>
 
 #include "mask.h"
+#include "row_classes.h"
+#include "summary.h"
 
 namespace avflow {
 namespace {
@@ -14,22 +17,6 @@ constexpr int64_t kPairsAThread = 1 << 20;  // a thread starts in 50 us, and jud
 constexpr int64_t kMostThreads = 16;
 
 enum class Kind { kSkip, kPartial, kFull };
-
-// What a tile's tokens have in common; enough to decide most pairs of tiles without looking at tokens.
-struct Summary {
-    uint64_t groups = 0;
-    int32_t first_order = INT32_MAX, last_order = INT32_MIN;
-    int32_t stream = -1;  // of all tokens, where one_stream
-    bool one_stream = true;
-
-    void add(const Token& token, bool first) {
-        groups |= uint64_t{1} << token.group;
-        first_order = std::min(first_order, token.order);
-        last_order = std::max(last_order, token.order);
-        if (first) stream = token.stream;
-        one_stream = one_stream && stream == token.stream;
-    }
-};
 
 struct Builder {
     const Layout& in;
@@ -212,27 +199,56 @@ struct Builder {
         reads.add(first + static_cast<int32_t>(full - begin), static_cast<int32_t>(seen - full), Kind::kPartial);
     }
 
-    int64_t find_reads(int32_t row_tile, std::vector<Span>& spans) const {
+    // Key tiles from .. to - 1, which hold no key of the rows' own streams.
+    static void add_classed(const RowClasses& classes, const std::vector<int32_t>& own, int32_t from, int32_t to,
+                            Reads& reads) {
+        for (int32_t word = from / 64; word * 64 < to; ++word) {
+            auto [left, all] = classes.words(own, word);
+            if (word == from / 64) left &= ~low_bits(from % 64);
+            left &= low_bits(to - word * 64);
+            while (left) {
+                const int32_t at = std::countr_zero(left);
+                const bool full = all >> at & 1;
+                const int32_t count = std::countr_one((full ? left & all : left & ~all) >> at);
+                reads.add(word * 64 + at, count, full ? Kind::kFull : Kind::kPartial);
+                left &= ~(low_bits(count) << at);
+            }
+        }
+    }
+
+    int64_t find_reads(int32_t row_tile, const RowClasses& classes, std::vector<Span>& spans) const {
         const int32_t first = row_tile * in.tile_rows;
         const int32_t last = std::min<int32_t>(first + in.tile_rows, static_cast<int32_t>(in.rows.size()));
         Summary rows;
         std::vector<std::pair<int32_t, int32_t>> ranges;
-        int32_t previous = -1;
+        std::vector<int32_t> own;  // classes of the rows
+        bool classed = !classes.of_row.empty();
         for (int32_t r = first; r < last; ++r) {
             rows.add(in.rows[r], r == first);
+            const int32_t c = classed ? classes.of_row[r] : RowClasses::kNone;
+            classed = c != RowClasses::kNone;
+            if (classed && (own.empty() || own.back() != c)) own.push_back(c);
+        }
+        int32_t previous = -1;
+        for (int32_t r = first; r < last; ++r) {
             const int32_t s = in.rows[r].stream;
             if (s < 0 || s == previous) continue;
             previous = s;
-            for (const int32_t of : {s, in.streams[s].parent}) {
+            for (const int32_t of : {s, classed ? -1 : in.streams[s].parent}) {
                 if (of >= 0 && last_tile[of] >= 0) ranges.emplace_back(first_tile[of], last_tile[of]);
             }
         }
         std::sort(ranges.begin(), ranges.end());
+        int32_t next = classed ? INT32_MAX : 0, end_classed = 0;
+        for (size_t i = 0; classed && i < own.size(); ++i) {
+            next = std::min(next, 64 * classes.first_word(own[i]));
+            end_classed = std::max(end_classed, 64 * classes.last_word(own[i]));
+        }
         const bool plain =
             rows.one_stream && rows.stream >= 0 && !some_cut_concerns(rows.stream, rows.groups, ~uint64_t{0});
         Reads reads{spans};
-        int32_t next = 0;
         for (const auto& range : ranges) {
+            if (classed && range.first > next) add_classed(classes, own, next, range.first, reads);
             for (int32_t tile = std::max(range.first, next); tile <= range.second; ++tile) {
                 const int32_t end = plain ? std::min(plain_end[tile], range.second) : tile;
                 if (end > tile) {
@@ -244,6 +260,7 @@ struct Builder {
             }
             next = std::max(next, range.second + 1);
         }
+        if (next < end_classed) add_classed(classes, own, next, end_classed, reads);
         return reads.tiles;
     }
 
@@ -253,13 +270,14 @@ struct Builder {
         const int64_t pairs = static_cast<int64_t>(row_tiles) * key_tiles;
         const int64_t cores = std::min<int64_t>(std::thread::hardware_concurrency(), kMostThreads);
         const int64_t parts = std::clamp<int64_t>(pairs / kPairsAThread, 1, std::max<int64_t>(cores, 1));
+        const RowClasses classes(in, problem, key_summary, first_tile, last_tile, row_tiles);
         std::vector<std::vector<Span>> found(parts);
         std::vector<int64_t> cost(row_tiles, 0);
         std::vector<int32_t> counts(row_tiles, 0);
         const auto work = [&](int64_t part) {
             for (int64_t t = row_tiles * part / parts; t < row_tiles * (part + 1) / parts; ++t) {
                 const size_t before = found[part].size();
-                cost[t] = find_reads(static_cast<int32_t>(t), found[part]);
+                cost[t] = find_reads(static_cast<int32_t>(t), classes, found[part]);
                 counts[t] = static_cast<int32_t>(found[part].size() - before);
             }
         };

@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #ifdef AVFLOW_HAVE_CUDA
@@ -89,8 +91,12 @@ avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int3
     return in;
 }
 
-py::array_t<int32_t> as_array(const std::vector<int32_t>& words) {
-    return py::array_t<int32_t>(static_cast<py::ssize_t>(words.size()), words.data());
+// Without a copy: the plan of a sweep inside the media is tens of megabytes.
+py::array_t<int32_t> as_array(std::vector<int32_t> words) {
+    auto kept = std::make_unique<std::vector<int32_t>>(std::move(words));
+    const py::capsule owner(kept.get(), [](void* at) { delete static_cast<std::vector<int32_t>*>(at); });
+    const auto* held = kept.release();
+    return py::array_t<int32_t>(static_cast<py::ssize_t>(held->size()), held->data(), owner);
 }
 
 // What the plan decided for each pair of tiles: 0 skip, 1 partial, 2 full. [row_tiles, key_tiles], for tests and
@@ -103,7 +109,9 @@ py::array_t<int32_t> tile_kinds(const Int32Array& packed) {
         for (int32_t c = 0; c < p.header->key_tiles; ++c) out(t, c) = 0;
         for (int32_t s = p.span_begin[t]; s < p.span_begin[t + 1]; ++s) {
             for (int32_t i = 0; i < p.spans[s].count; ++i) {
-                out(t, p.spans[s].first + i) = p.spans[s].kind == avflow::kFull ? 2 : 1;
+                int32_t& kind = out(t, p.spans[s].first + i);
+                if (kind) throw py::value_error("two spans of a row tile hold one key tile");
+                kind = p.spans[s].kind == avflow::kFull ? 2 : 1;
             }
         }
     }
@@ -138,7 +146,7 @@ PYBIND11_MODULE(_C, m) {
                 py::gil_scoped_release unlocked;
                 words = avflow::pack(in);
             }
-            return as_array(words);
+            return as_array(std::move(words));
         },
         py::arg("rows"), py::arg("keys"), py::arg("streams"), py::arg("cuts"), py::arg("keep_rows"),
         py::arg("keep_keys"), py::arg("q_rows"), py::arg("k_rows"), py::arg("groups"), py::arg("tile_rows"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from .chunks import inner_size, mlp_chunk
 from .errors import InputError
 from .models.base import Model
-from .walk import MLP_CHUNK
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -33,7 +33,10 @@ def parse_bytes(value: int | float | str) -> int:
 def available_bytes(device: torch.device) -> int:
     """A default budget: half of the free host memory, or 0.7 of the free device memory."""
     if device.type == "cuda":
-        return int(0.7 * torch.cuda.mem_get_info(device)[0])
+        # What torch holds from earlier walks and does not use is free too: without it the second sample of a run would
+        # be split into more walks than the first.
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(0.7 * (torch.cuda.mem_get_info(device)[0] + idle))
     free = []
     try:
         text = Path("/proc/meminfo").read_text()
@@ -56,8 +59,8 @@ def row_bytes(model: Model) -> int:
 def fixed_bytes(model: Model, tokens: int) -> int:
     """Bytes that do not grow with the streams: the captured prompt, and the MLP's widest chunk."""
     e = torch.finfo(model.dtype).bits // 8
-    inner = getattr(model.config, "intermediate_size", 4 * model.config.hidden_size)
-    return e * (tokens * (model.config.hidden_size + 2 * model.head_dim) + 3 * inner * min(MLP_CHUNK, 4 * tokens))
+    chunk = min(mlp_chunk(model), 4 * tokens)
+    return e * (tokens * (model.config.hidden_size + 2 * model.head_dim) + 3 * inner_size(model) * chunk)
 
 
 def max_rows(model: Model, tokens: int, budget: int) -> int:

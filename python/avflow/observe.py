@@ -12,11 +12,12 @@ from avflow_ext import AttentionProblem, Cut, Tokens
 
 from .attention import attention, register
 from .capture import Captured, capture
+from .chunks import mlp_chunk
 from .compat import attention_name, attributes, kept_state
 from .errors import InputError, NumericError
 from .models.base import Model
 from .prompt import Prompt
-from .walk import MLP_CHUNK, in_chunks
+from .walk import in_chunks
 
 OnAttention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], None]
 OnHidden = Callable[[int, torch.Tensor], None]
@@ -70,7 +71,7 @@ def observe(
     columns = tokens_of(captured)
     problem = None
     hidden = captured.hidden
-    chunked = [in_chunks(layer.mlp, MLP_CHUNK) for layer in model.layers if hasattr(layer, "mlp")]
+    chunked = [in_chunks(layer.mlp, mlp_chunk(model)) for layer in model.layers if hasattr(layer, "mlp")]
     with attention_name(model.text_model, register()), attributes(chunked):
         for index, layer in enumerate(model.layers[: max(wanted) + 1]):
             see, here = on_attention if index in wanted else None, tuple(cuts(index))

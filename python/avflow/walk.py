@@ -13,14 +13,13 @@ from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from .attention import attention, register
 from .capture import Captured
+from .chunks import head_chunk, mlp_chunk
 from .compat import attention_name, attributes
 from .errors import NumericError
 from .layout import Layout
 from .models.base import Model
 from .rules import Knockout
 
-MLP_CHUNK = 2048  # rows; the widest intermediate is 3 x intermediate_size x this, and the weights are re-read per chunk
-HEAD_CHUNK = 64  # rows of logits at a time: 64 x 152k in fp32 is 39 MB
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
@@ -34,10 +33,10 @@ class Prediction:
 
 
 class _LayerCall:
-    """One layer's attention over the packed rows."""
+    """One layer's attention over the packed rows; `keep` are the problem's keep_rows on the device, int64, or None."""
 
-    def __init__(self, problem: AttentionProblem, semantics: str, on_keys: OnKeys | None, layer: int) -> None:
-        self.problem, self.semantics, self.on_keys, self.layer = problem, semantics, on_keys, layer
+    def __init__(self, problem: AttentionProblem, semantics: str, on_keys: OnKeys | None, layer: int, keep) -> None:
+        self.problem, self.semantics, self.on_keys, self.layer, self.keep = problem, semantics, on_keys, layer, keep
 
     def __call__(self, module, q, k, v, mask, scale):
         # q [1, heads, rows, d], k and v [1, kv_heads, rows, d]: rows-major in memory, so these are views
@@ -45,9 +44,8 @@ class _LayerCall:
         if self.on_keys:
             self.on_keys(self.layer, k, v)
         out = attention(q, k, v, self.problem, scale=scale, semantics=self.semantics).out  # [rows, heads, d]
-        keep = self.problem.keep_rows
-        if keep is not None:
-            out = q.new_zeros(q.shape).index_copy_(0, keep.to(q.device, torch.int64), out)
+        if self.keep is not None:
+            out = q.new_zeros(q.shape).index_copy_(0, self.keep, out)
         return out[None]
 
 
@@ -87,6 +85,15 @@ def _row_wise(model: Model, last_rows: torch.Tensor, chunk: int) -> list:
     return pairs
 
 
+def _upload(lists: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Lists of integers on the device, int64 each, by one copy that is not waited for: a copy in the midst of a walk
+    from memory that is not pinned would wait for all the layers before it."""
+    whole = torch.from_numpy(np.concatenate([np.asarray(one, np.int64) for one in lists]))
+    if device.type == "cuda":
+        whole = whole.pin_memory()  # torch keeps the pinned block until the copy is done
+    return whole.to(device, non_blocking=True).split([len(one) for one in lists])
+
+
 class _Problems:
     """The attention problem of each layer; the same object as before where nothing has changed."""
 
@@ -94,7 +101,7 @@ class _Problems:
         self.model, self.layout, self.knockouts = model, layout, knockouts
         group = np.concatenate([c.columns.group for c in batch])[layout.token]
         item = np.concatenate([c.columns.item for c in batch])[layout.token]
-        self.tokens = [torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)]
+        self.tokens = Tokens(*(torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)))
         self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
         self._key, self._problem = None, None
 
@@ -105,7 +112,7 @@ class _Problems:
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
         rows, key = self.layout.rows[layer], (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
         if key != self._key:
-            tokens = Tokens(*(t[:rows] for t in self.tokens))
+            tokens = self.tokens.head(rows)
             self._key = key
             self._problem = AttentionProblem(
                 rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer), keep_rows=keep_rows
@@ -139,33 +146,56 @@ def run_walk(
     Raises:
         NumericError: NaN or infinity; the message names the prompt and, with find_broken, the layer.
     """
-    device = model.device
-    token = torch.from_numpy(layout.token).to(device)
+    options = _options(batch, layout, predict)  # [rows, options] or None
+    lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
+    token, rows, own, *joins = _upload(lists, model.device)
     hidden = torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden  # [1, rows, D]
     cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
     sin = torch.cat([c.sin for c in batch], -2).index_select(-2, token)
-    rows = torch.from_numpy(predict).to(device)
     problems = _Problems(model, batch, layout, knockouts)
     last = model.n_layers - 1
-    with attention_name(model.text_model, register()), attributes(_row_wise(model, rows, MLP_CHUNK)):
+    with attention_name(model.text_model, register()), attributes(_row_wise(model, rows, mlp_chunk(model))):
         for index, layer in enumerate(model.layers):
-            joins = layout.joins[index]
-            if joins.size:
-                hidden = torch.cat([hidden, hidden.index_select(1, torch.from_numpy(joins).to(device))], 1)
+            if layout.joins[index].size:
+                hidden = torch.cat([hidden, hidden.index_select(1, joins[index])], 1)
             problem = problems.at(index, predict if index == last else None)
             n = layout.rows[index]
             hidden = layer(
                 hidden,
                 attention_mask=None,
                 position_embeddings=(cos[..., :n, :], sin[..., :n, :]),
-                avflow_call=_LayerCall(problem, semantics, on_keys, index),
+                avflow_call=_LayerCall(problem, semantics, on_keys, index, rows if index == last else None),
             )
             hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
             if on_layer:
                 on_layer(n)
             if find_broken:
                 _check_finite(hidden[0, : layout.clean_rows], batch, f"after decoder layer {index}")
-    return _predict(model, batch, hidden[0, rows], layout, predict, torch.from_numpy(targets).to(device))
+    choices = None if options is None else joins[-1].view(options.shape)
+    logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
+    if not bool(finite.all()):
+        c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
+        raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
+    has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
+    return Prediction(logp.float(), top.long(), option.bool() & has)
+
+
+def _prompts_of(layout: Layout, predict: np.ndarray) -> np.ndarray:
+    """The prompt of each predicting row, int [P]."""
+    which = layout.stream[predict]
+    return np.where(layout.parent[which] < 0, which, layout.parent[which])
+
+
+def _options(batch: Sequence[Captured], layout: Layout, predict: np.ndarray) -> np.ndarray | None:
+    """Option ids of each predicting row, int64 [P, most options]; shorter lists repeat their first; None: no options.
+
+    A prompt without options has zeros.
+    """
+    ids = [c.prompt.option_ids or [0] for c in batch]
+    if all(c.prompt.option_ids is None for c in batch):
+        return None
+    widest = max(map(len, ids))
+    return np.array([[*one, *[one[0]] * (widest - len(one))] for one in ids], np.int64)[_prompts_of(layout, predict)]
 
 
 def _check_finite(rows: torch.Tensor, batch: Sequence[Captured], where: str) -> None:
@@ -176,22 +206,20 @@ def _check_finite(rows: torch.Tensor, batch: Sequence[Captured], where: str) -> 
         at += len(c)
 
 
-def _predict(model, batch, hidden, layout, predict, targets) -> Prediction:
-    """Final norm and output matrix on the predicting rows [P, D], in pieces; log-softmax in fp32."""
-    which = layout.stream[predict]
-    which = np.where(layout.parent[which] < 0, which, layout.parent[which])  # prompt of each row [P]
-    logp, top, option = [], [], []
-    for at in range(0, hidden.shape[0], HEAD_CHUNK):
-        part = slice(at, at + HEAD_CHUNK)
+def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options: torch.Tensor | None) -> torch.Tensor:
+    """Final norm and output matrix on the predicting rows [P, D], in pieces; log-softmax in fp32.
+
+    Returns:
+        float64 [4, P] on the CPU, by one copy at the end: logp, top, whether the answer leads its options, whether all
+        logits are finite. Numbers of fp32 and token ids are exact in it.
+    """
+    said, chunk = [], head_chunk(model)
+    for at in range(0, hidden.shape[0], chunk):
+        part = slice(at, at + chunk)
         logits = model.lm_head(model.norm(hidden[None, part]))[0].float()  # [rows, vocab]
-        bad = ~torch.isfinite(logits).all(-1)
-        if bool(bad.any()):
-            c = batch[which[at + int(bad.nonzero()[0])]]
-            raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
+        finite = torch.isfinite(logits).all(-1)
         own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
-        logp.append((own - logits.logsumexp(-1)).cpu())
-        top.append(logits.argmax(-1).cpu())
-        for i, row in enumerate(logits):
-            ids = batch[which[at + i]].prompt.option_ids
-            option.append(ids is not None and bool(own[i] >= row[torch.tensor(ids, device=row.device)].max()))
-    return Prediction(torch.cat(logp), torch.cat(top), torch.tensor(option))
+        logp, top = own - logits.logsumexp(-1), logits.argmax(-1)
+        leads = finite if options is None else own >= logits.gather(1, options[part]).amax(-1)
+        said.append(torch.stack([t.double() for t in (logp, top, leads, finite)]))
+    return torch.cat(said, 1).cpu()
