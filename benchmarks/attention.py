@@ -116,11 +116,12 @@ def main() -> None:
         "--no-flex", action="store_true", help="leave FlexAttention out (its compilation takes a minute)"
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of turns for each case on CUDA")
     args = parser.parse_args()
     if args.device == "cuda":
         import attention_cuda
 
-        sys.exit(attention_cuda.main(args.json, not args.no_flex))
+        sys.exit(attention_cuda.main(args.json, not args.no_flex, args.seconds))
     n = args.tokens
     if args.isa:
         _C.set_cpu_isa(args.isa)
