@@ -104,6 +104,19 @@ def test_profile(scripts, tmp_path):
     assert encoded["profile"]["device_seconds"]["attention, sdpa"] > 0  # of the towers
 
 
+def test_towers(scripts, tmp_path):
+    path = tmp_path / "towers.json"
+    scripts("towers").main("cpu", "narrow", 2, 5, str(path), 0.0)
+    data = read(path)
+    # First layer: 5 frames of 12 windows, of 3 lengths; second: the frames. Sound: two chunks of 2 s, one of 1 s.
+    calls = {"vision": (60 + 5, 3 + 1), "audio": (2 * 3, 2 * 2)}
+    for name, (before, after) in calls.items():
+        found = data[name]
+        assert found["transformers"]["attention_calls"] == before and found["avflow"]["attention_calls"] == after
+        assert found["apart"] <= 1e-5 and found["ratio"] > 0
+    assert data["vision"]["avflow"]["operators"] < data["vision"]["transformers"]["operators"]
+
+
 def test_a_trace_of_a_device(scripts):
     traces = scripts("traces")
 

@@ -12,7 +12,7 @@ from ..errors import MediaError
 from ..media import read_image, read_video
 from ..prompt import Prompt
 from ..sound import SAMPLE_RATE, align_sound, read_audio
-from . import chat, omni_positions, register
+from . import chat, omni_positions, register, towers
 
 if TYPE_CHECKING:
     from ..sample import Sample
@@ -137,7 +137,8 @@ class Qwen25Omni(chat.ChatFamily):
     def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
         # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
         owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
-        return [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
+        positions = [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
+        return [*positions, *towers.quicker(model.hf)]
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         config = model.hf.config

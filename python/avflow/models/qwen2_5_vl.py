@@ -12,7 +12,7 @@ from .. import labels, pictures, processing, vision
 from ..errors import InputError
 from ..media import read_image, read_video
 from ..prompt import Prompt
-from . import chat, register
+from . import chat, register, towers
 
 if TYPE_CHECKING:
     from ..sample import Sample
@@ -116,6 +116,9 @@ class Qwen25VL(chat.ChatFamily):
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         return labels.MediaIds(video=model.hf.config.video_token_id, image=model.hf.config.image_token_id)
+
+    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+        return towers.quicker(model.hf)
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)

@@ -15,7 +15,7 @@ from ..pictures import smart_resize
 from ..prompt import Prompt
 from ..salmonn import processing
 from ..sound import SAMPLE_RATE, read_audio
-from . import chat, register
+from . import chat, register, towers
 
 if TYPE_CHECKING:
     from ..sample import Sample
@@ -119,6 +119,9 @@ class VideoSalmonn2Plus(chat.ChatFamily):
     def media_ids(self, model: Model) -> labels.MediaIds:
         config = model.hf.config
         return labels.MediaIds(video=config.video_token_id, image=config.image_token_id, audio=config.audio_token_id)
+
+    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+        return towers.quicker(model.hf)
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)

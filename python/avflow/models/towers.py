@@ -1,0 +1,218 @@
+"""Vision and audio towers in few calls: what they attend within, windows, frames, chunks of sound, goes in batches.
+
+transformers calls attention once per segment, and reads the segments' lengths from the device three times in every
+layer. A minute of 280 x 392 pixels with its sound takes Qwen2.5-Omni-3B's towers 21,360 such calls and 192 such reads;
+here 136 calls and none. Embeddings are the same: segments of one length are attended to in one call of the function
+that the tower is configured with, and index tensors are made on the host by transformers' own functions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..compat import attributes
+from ..errors import InputError
+
+# transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
+NAME = "avflow_segments"
+BATCHED = ("sdpa", "eager")  # take a batch; flash attention takes segments of any length in one call as it is
+# Of fp32 scores in one call, where the function makes any. With 16 heads 819 windows, or 13 frames of 560 patches: over
+# 1,000 blocks of a kernel either way, for the 132 processors of an H100, so that larger calls would gain nothing.
+SCORE_BYTES = 256 * 2**20
+# What a caller may have made already; transformers takes each in place of computing it.
+GIVEN = {"position_ids", "window_index", "cu_window_seqlens", "cu_seqlens"} | {"padded_feature", "chunk_lengths"}
+GIVEN |= {"valid_indices", "pool_indices"}
+MOST = 32768  # segments in one call: CUDA kernels put the batch on a grid axis, which ends at 65,535
+
+
+class Segments:
+    """Consecutive segments of a tower's rows, for one forward.
+
+    Attributes:
+        runs: (length, count) of the segments that follow each other once the rows are in order.
+        order, back: int64 [rows]; row i in order is row order[i] of the tower, whose row j is at back[j]. None where
+            equal lengths follow each other already: frames of a video, windows of a grid that they fill.
+        whole: int32 [2] on the host, what the attention module is told: one segment.
+        attend: transformers' attention function.
+    """
+
+    def __init__(self, cu_seqlens: torch.Tensor, device: torch.device, attend: Callable) -> None:
+        """cu_seqlens: int32 [segments + 1], where each segment starts, then the number of rows."""
+        self.cu_seqlens = cu_seqlens  # kept: the forward finds us by its id
+        self.attend = attend
+        bounds = cu_seqlens.cpu().long()
+        self.whole = bounds[[0, -1]].int()
+        starts, lengths = bounds[:-1], bounds.diff()
+        found, counts = lengths.unique_consecutive(return_counts=True)
+        self.order = self.back = None
+        if len(found) > len(found.unique()):
+            lengths, first = lengths.sort(descending=True, stable=True)
+            shift = starts[first] - (lengths.cumsum(0) - lengths)  # from a segment's place in order to its own
+            order = torch.arange(int(bounds[-1])) + shift.repeat_interleave(lengths)
+            back = torch.empty_like(order)
+            back[order] = torch.arange(len(order))  # argsort: 20 ms more for 768 frames of 504 x 784
+            self.order, self.back = order.to(device), back.to(device)
+            found, counts = lengths.unique_consecutive(return_counts=True)
+        self.runs = list(zip(found.tolist(), counts.tolist(), strict=True))
+        self._rotary: tuple[Any, Any] = (None, None)
+
+    def in_order(self, rows: torch.Tensor) -> torch.Tensor:
+        """[rows, ...]"""
+        return rows if self.order is None else rows[self.order]
+
+    def as_before(self, rows: torch.Tensor) -> torch.Tensor:
+        """[rows, ...]"""
+        return rows if self.back is None else rows[self.back]
+
+    def rotary(self, tables: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """cos and sin [rows, d] in order; gathered once, as all layers are given the same two."""
+        if self._rotary[0] is not tables:
+            self._rotary = (tables, tuple(map(self.in_order, tables)))
+        return self._rotary[1]
+
+
+def attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None = None,
+    avflow_segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention signature: q, k, v [1, heads, rows, d], rows in order -> [1, rows, heads, d]."""
+    if avflow_segments is None:
+        raise InputError(f"{type(module).__name__} was called with {NAME!r} attention, but not by avflow")
+    heads, _, dim = query.shape[1:]
+    outs, start = [], 0
+    for length, count in avflow_segments.runs:
+        most = max(1, min(MOST, SCORE_BYTES // (4 * heads * length * max(length, dim))))
+        for n in [most] * (count // most) + [count % most] * (count % most > 0):
+            end = start + n * length
+            # [1, heads, rows, d] -> [n, heads, length, d], a view
+            batch = (t[0, :, start:end].unflatten(1, (n, length)).transpose(0, 1) for t in (query, key, value))
+            out = avflow_segments.attend(module, *batch, attention_mask=attention_mask, **kwargs)[0]
+            outs.append(out.flatten(0, 1))  # [n * length, heads, d]
+            start = end
+    return (outs[0] if len(outs) == 1 else torch.cat(outs))[None], None
+
+
+def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments]) -> Callable:
+    """The module's forward with its rows in order: attention cares for none, projections neither."""
+    slow = attention.forward
+
+    def forward(hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any = None, **kwargs: Any):
+        segments = segments_of(cu_seqlens, hidden_states.device)
+        if position_embeddings is not None:
+            kwargs["position_embeddings"] = segments.rotary(position_embeddings)
+        rows = segments.in_order(hidden_states)
+        out = slow(hidden_states=rows, cu_seqlens=segments.whole, avflow_segments=segments, **kwargs)
+        return segments.as_before(out)
+
+    return forward
+
+
+@contextmanager
+def _attention_name(configs: list[Any], name: str) -> Iterator[None]:
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, old in zip(configs, before, strict=True):
+            config._attn_implementation = old
+
+
+@contextmanager
+def _in_batches(tower: nn.Module, modules: list[nn.Module]) -> Iterator[None]:
+    """Lets a tower's attention modules run in batches, for one forward."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, attention_forward)
+    source = sys.modules[type(modules[0]).__module__]  # eager attention is a function of the model's file
+    name = tower.config._attn_implementation
+    attend = source.ALL_ATTENTION_FUNCTIONS.get_interface(name, source.eager_attention_forward)
+    found: dict[int, Segments] = {}
+
+    def segments_of(cu_seqlens: torch.Tensor, device: torch.device) -> Segments:
+        if id(cu_seqlens) not in found:
+            found[id(cu_seqlens)] = Segments(cu_seqlens, device, attend)
+        return found[id(cu_seqlens)]
+
+    configs = list({id(c): c for c in [tower.config, *(m.config for m in modules)]}.values())
+    forwards = [(m, "forward", _quick_attention(m, segments_of)) for m in modules]
+    with _attention_name(configs, NAME), attributes(forwards):
+        yield
+
+
+def vision_indices(tower: Any, hidden_states: Any, grid_thw: torch.Tensor, **kwargs: Any) -> dict[str, torch.Tensor]:
+    """What the vision tower would compute from its grids int [media, 3]: read from the device once, made on the CPU."""
+    from transformers import vision_utils
+
+    grid, merge = grid_thw.cpu(), tower.spatial_merge_size
+    window_index, cu_window_seqlens = vision_utils.get_vision_window_index(
+        grid, spatial_merge_size=merge, window_size=tower.window_size, patch_size=tower.patch_size
+    )
+    return dict(
+        position_ids=vision_utils.get_vision_position_ids(grid, merge).to(grid_thw.device),  # [rows, 2]
+        window_index=window_index.to(grid_thw.device),  # [rows / merge^2]
+        cu_window_seqlens=cu_window_seqlens,  # on the host, where `Segments` reads them
+        cu_seqlens=vision_utils.get_vision_cu_seqlens(grid),
+    )
+
+
+def audio_indices(
+    tower: Any, input_features: torch.Tensor, feature_lens: torch.Tensor, **kwargs: Any
+) -> dict[str, torch.Tensor]:
+    """What the audio tower would compute from the sounds' lengths int [sounds]; input_features [mels, frames]."""
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
+
+    lengths, device = feature_lens.cpu(), input_features.device
+    # transformers pads numbers of frames, not frames; 0 is the padding. [chunks, 1, frames]
+    numbers = torch.arange(1, input_features.shape[1] + 1)[None]
+    places, chunk_lengths = omni.chunk_and_pad_features(numbers, lengths, tower.n_window)
+    frames = functional.pad(input_features.T, (0, 0, 1, 0))  # [1 + frames, mels]
+    return dict(
+        padded_feature=frames[places[:, 0].to(device)].transpose(1, 2),  # [chunks, mels, frames]
+        chunk_lengths=chunk_lengths.to(device),
+        valid_indices=omni.get_valid_indices(chunk_lengths).to(device),
+        pool_indices=omni.get_pool_indices(lengths).to(device),
+        cu_seqlens=omni.get_audio_cu_seqlens(chunk_lengths),  # on the host
+    )
+
+
+def _quick_tower(tower: nn.Module, modules: list[nn.Module], indices: Callable[..., dict[str, Any]]) -> Callable:
+    """The tower's forward, in batches; with attention that takes none, as it is."""
+    slow = tower.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if tower.config._attn_implementation not in BATCHED:
+            return slow(*args, **kwargs)
+        if not kwargs.keys() & GIVEN:
+            kwargs |= indices(tower, *args, **kwargs)
+        with _in_batches(tower, modules):
+            return slow(*args, **kwargs)
+
+    return forward
+
+
+def quicker(hf: nn.Module) -> list[tuple[Any, str, Any]]:
+    """For `Family.quicker`: the forwards of those towers in `hf` that attend within segments."""
+    from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as vl
+
+    out = []
+    for module in hf.modules():
+        if isinstance(module, (omni.Qwen2_5OmniVisionEncoder, vl.Qwen2_5_VisionTransformerPretrainedModel)):
+            out.append((module, "forward", _quick_tower(module, [b.attn for b in module.blocks], vision_indices)))
+        elif isinstance(module, omni.Qwen2_5OmniAudioEncoder):
+            out.append((module, "forward", _quick_tower(module, [b.self_attn for b in module.layers], audio_indices)))
+    return out
