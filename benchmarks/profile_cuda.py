@@ -63,7 +63,7 @@ class HostTimes:
             "plans uploaded": (AttentionProblem, "packed_on"),
             "jobs and starts": (plan.Walks, "__init__"),
             "layouts": (plan, "build_layout"),
-            "columns of the walk": (walk._Problems, "__init__"),
+            "columns of the walk": (walk.Problems, "__init__"),
             "capture, the device's work included": (sweep, "capture"),
             "prediction, waiting for the device included": (walk, "_predict"),
             "result rows": (sweep, "_rows_of"),

@@ -46,6 +46,18 @@ def test_sweep(scripts, tmp_path):
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_plans(scripts, tmp_path):
+    path = tmp_path / "plans.json"
+    scripts("plans").main(["--shape", "tiny", "--tokens", "700", "--turns", "1", "--json", str(path)])
+    after, inside = read(path)["results"]
+    assert (after["targets"], inside["targets"]) == ("after_media", "in_media")
+    for r in (after, inside):
+        assert 700 < r["rows"][0] <= r["rows"][1] and r["walks"] == 1
+        assert 0 < r["pack_seconds"]["mean"] <= r["pack_seconds"]["most"]
+        assert r["plan_bytes"] > 32 * r["rows"][1]  # two columns of 16 bytes, and the plan
+    assert after["rows"][1] < inside["rows"][1]
+
+
 def test_evict(scripts, tmp_path):
     path = tmp_path / "evict.json"
     scripts("evict_cuda").main("cpu", ["tiny"], [160], str(path), 60.0, [2])

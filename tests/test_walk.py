@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import avflow
-from avflow import chunks
+from avflow import chunks, memory
+from avflow.capture import capture
 from avflow.plan import Plan
+from avflow.runner import Runner
 
 
 def test_rows_per_layer_are_those_of_the_estimate(omni):
@@ -59,6 +63,93 @@ def test_mlp_chunks_change_nothing(omni, monkeypatch):
     monkeypatch.setattr(chunks, "HEAD_CHUNK", 5)
     parts = avflow.sweep(omni, prompt, "av_video", select="all").table["logp_knockout"].to_pylist()
     assert parts == pytest.approx(whole, abs=2e-5)
+
+
+class _Reads(TorchDispatchMode):
+    """Counts what would wait for a device: a value read from a tensor, a size that depends on values, a copy."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "_to_copy", "masked_select", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.seen = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        cast = func.__name__.startswith("_to_copy") and (kwargs or {}).get("device") is None
+        if func.__name__.split(".")[0] in self.waiting and not cast:
+            self.count += 1
+            self.seen.append(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("chunk", [64, 5])
+def test_a_walk_reads_nothing_before_its_end(qwen3, monkeypatch, chunk):
+    """No value is read between the first layer and the last one; after it as many as one knockout needs, whatever the
+    number of streams and of pieces."""
+    monkeypatch.setattr(chunks, "HEAD_CHUNK", chunk)
+    prompt = tiny.text_prompt(64, answer_ids=(4, 5), option_ids=(4, 9))
+    counts = []
+    for knockouts in (["video->last"], avflow.rules.as_knockouts("av_video")):
+        plan = Plan(qwen3, [prompt], avflow.SweepRequest(knockouts, window=2, select="all"))
+        runner = Runner(plan, [capture(qwen3, prompt)])
+        with _Reads() as reads:
+            at = []
+            runner.on_layer = lambda rows, at=at, reads=reads: at.append(reads.count)
+            runner.run(plan.layouts[0])
+        assert len(at) == 4 and at[0] == at[2]  # the last layer's list of kept rows is checked, on the host
+        counts.append(reads.count - at[-1])
+    assert counts[0] == counts[1] <= 2, reads.seen
+
+
+def test_predictions_are_those_of_each_row(qwen3):
+    """Prompts with options, with others and with none in one walk; answers of one token and of two."""
+    prompts = [
+        tiny.text_prompt(64, id="a", seed=3, answer_ids=(4, 5), option_ids=(4, 9, 11)),
+        tiny.text_prompt(64, id="b", seed=4),
+        tiny.text_prompt(64, id="c", seed=5, answer_ids=(8,), option_ids=(8,)),
+    ]
+    plan = Plan(qwen3, prompts, avflow.SweepRequest("question->last", window=2, select="all"))
+    runner = Runner(plan, [capture(qwen3, p) for p in prompts])
+    runner.run(plan.layouts[0])
+    for prompt, said in zip(prompts, runner.clean, strict=True):
+        ids = torch.cat([prompt.input_ids, torch.tensor(prompt.answer_ids[:-1], dtype=torch.long)])
+        with torch.no_grad():
+            logits = qwen3.hf(ids[None]).logits[0, len(prompt) - 1 :].float()
+        expected = logits.log_softmax(-1)[torch.arange(len(logits)), torch.tensor(prompt.answer_ids)]
+        assert said.logp == pytest.approx(expected.tolist(), abs=1e-4)
+        assert said.top == logits.argmax(-1).tolist()
+        options = prompt.option_ids
+        assert said.option == (options is not None and bool(logits[0, options[0]] >= logits[0, options].max()))
+
+
+class _Device:
+    """A CUDA device of 80 GB, as far as the chunks and the budget ask."""
+
+    type = "cuda"
+
+
+@pytest.fixture
+def big_device(monkeypatch):
+    properties = SimpleNamespace(total_memory=85_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30_000_000_000, properties.total_memory))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 48_000_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 8_000_000_000)
+    return _Device()
+
+
+def test_the_device_budget_counts_what_torch_keeps(big_device):
+    assert memory.available_bytes(big_device) == int(0.7 * 70_000_000_000)
+
+
+def test_chunks_of_a_large_device(big_device):
+    sizes = SimpleNamespace(hidden_size=3584, intermediate_size=18944)
+    model = SimpleNamespace(device=big_device, dtype=torch.bfloat16, vocab=152064, config=sizes)
+    mlp, head = chunks.mlp_chunk(model), chunks.head_chunk(model)
+    assert mlp > 16384 and 3 * 18944 * 2 * mlp < 2.2e9
+    assert head > 433 and 14 * 152064 * head < 2.2e9  # 433 streams predict in the largest preset of one prompt
+    model.device = torch.device("cpu")
+    assert (chunks.mlp_chunk(model), chunks.head_chunk(model)) == (2048, 64)
 
 
 def test_no_tensor_has_two_sequence_dimensions(qwen3):

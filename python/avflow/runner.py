@@ -24,7 +24,7 @@ class Answer:
     option: bool
 
 
-def _predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
+def predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
     """Rows that predict answer tokens, int64 [P], and their (stream, answer token) as int64 [P, 2]."""
     prompt = np.where(layout.parent < 0, np.arange(len(layout.parent)), layout.parent)  # of each stream
     first = np.array([c.n_prompt - 1 for c in columns])[prompt]
@@ -44,7 +44,7 @@ class Runner:
 
     def run(self, layout: Layout) -> None:
         plan = self.plan
-        rows, which = _predicting(layout, plan.columns)
+        rows, which = predicting(layout, plan.columns)
         prompt = np.where(layout.parent[which[:, 0]] < 0, which[:, 0], layout.parent[which[:, 0]])
         targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
         args = (plan.model, self.batch, layout, plan.knockouts, rows, targets, plan.semantics)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 
 
@@ -15,3 +18,9 @@ def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def upload_lists(lists: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Lists of integers on `device`, int64 each, by one copy."""
+    whole = np.concatenate([np.asarray(one, np.int64) for one in lists])
+    return upload(torch.from_numpy(whole), device).split([len(one) for one in lists])

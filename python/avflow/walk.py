@@ -19,6 +19,7 @@ from .errors import NumericError
 from .layout import Layout
 from .models.base import Model
 from .rules import Knockout
+from .uploads import upload_lists
 
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
 
@@ -85,16 +86,7 @@ def _row_wise(model: Model, last_rows: torch.Tensor, chunk: int) -> list:
     return pairs
 
 
-def _upload(lists: Sequence[np.ndarray], device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Lists of integers on the device, int64 each, by one copy that is not waited for: a copy in the midst of a walk
-    from memory that is not pinned would wait for all the layers before it."""
-    whole = torch.from_numpy(np.concatenate([np.asarray(one, np.int64) for one in lists]))
-    if device.type == "cuda":
-        whole = whole.pin_memory()  # torch keeps the pinned block until the copy is done
-    return whole.to(device, non_blocking=True).split([len(one) for one in lists])
-
-
-class _Problems:
+class Problems:
     """The attention problem of each layer; the same object as before where nothing has changed."""
 
     def __init__(self, model: Model, batch: Sequence[Captured], layout: Layout, knockouts: Sequence[Knockout]) -> None:
@@ -109,14 +101,16 @@ class _Problems:
         active = self.layout.active[layer]
         return [c for k, streams in active.items() for c in self.knockouts[k].cuts(self.model.groups, streams)]
 
+    def make(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
+        tokens = self.tokens.head(self.layout.rows[layer])
+        return AttentionProblem(
+            rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer), keep_rows=keep_rows
+        )
+
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
-        rows, key = self.layout.rows[layer], (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
+        key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
         if key != self._key:
-            tokens = self.tokens.head(rows)
-            self._key = key
-            self._problem = AttentionProblem(
-                rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer), keep_rows=keep_rows
-            )
+            self._key, self._problem = key, self.make(layer, keep_rows)
         return self._problem
 
 
@@ -148,11 +142,11 @@ def run_walk(
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
     lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
-    token, rows, own, *joins = _upload(lists, model.device)
+    token, rows, own, *joins = upload_lists(lists, model.device)
     hidden = torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden  # [1, rows, D]
     cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
     sin = torch.cat([c.sin for c in batch], -2).index_select(-2, token)
-    problems = _Problems(model, batch, layout, knockouts)
+    problems = Problems(model, batch, layout, knockouts)
     last = model.n_layers - 1
     with attention_name(model.text_model, register()), attributes(_row_wise(model, rows, mlp_chunk(model))):
         for index, layer in enumerate(model.layers):
