@@ -101,7 +101,7 @@ def sinks_line(found: dict) -> str:
     sinks = found["sinks"]
     return (
         f"Media tokens whose state is more than 10 times as long as their median, in any layer of {found['clips']} "
-        f"clips: {sinks['rows']}; the longest is {sinks['longest']:.1f} times the median."
+        f"clips: {sinks['rows']};\nthe longest is {sinks['longest']:.1f} times the median."
     )
 
 

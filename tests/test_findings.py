@@ -83,7 +83,7 @@ def test_what_reaches_the_last_token_comes_through_the_question(flow):
 
 def test_as_many_random_edges_do_not_hurt_as_the_path_does(model, clips):
     visual, edge = [p for p in clips if NEEDS[p.task] == "visual"], avflow.Knockout.parse("video->question")
-    layer = 1
+    layer = 1  # where benchmarks/findings.py finds it strongest, on other clips
     changes: dict[str, list[float]] = {edge.name: [], "random": []}
     for prompt in visual:
         gone = count_edges(edge.cuts(model.groups), model.groups.ids(prompt.groups), np.array(prompt.items))
@@ -126,7 +126,7 @@ def kept(model, prompts, keep) -> dict[str, tuple[float, float]]:
 
 
 def test_the_found_pathways_alone_answer_fresh_clips_and_random_edges_do_not(model, fresh_clips):
-    early, late = range(0, 3), range(3, 12)
+    early, late = range(0, 3), range(3, 12)  # found by benchmarks/findings.py, on other clips
     found = kept(
         model,
         fresh_clips,
