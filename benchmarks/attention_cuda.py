@@ -112,8 +112,8 @@ def open_tiles(problem: AttentionProblem, ratio: int) -> int:
 class Report:
     """Prints each case and keeps what is written to the file after each: a run that is stopped leaves what it has."""
 
-    def __init__(self, path: str | None) -> None:
-        self.path = path
+    def __init__(self, path: str | None, seconds: float) -> None:
+        self.path, self.seconds = path, seconds  # of turns for each case
         self.result = {
             "machine": {**machine(), **gpu_facts()},
             "path": f"cuda-{capabilities()['cuda']['path']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 GIB = 2**30
@@ -44,8 +45,16 @@ def machine_line(data: dict[str, Any]) -> str:
 def left_out(data: dict[str, Any]) -> str:
     """What failed and what was skipped, as the file tells it; "" where all is there."""
     lines = [f"- failed: {name}: {text.splitlines()[0][:200]}" for name, text in data.get("errors", {}).items()]
-    lines += [f"- skipped: {name}: {text}" for name, text in data.get("skipped", {}).items()]
-    return "\n\nNot in the tables:\n" + "\n".join(lines) if lines else ""
+    late: dict[str, list[str]] = {}  # what the run had no time for, by model and length
+    for name, text in data.get("skipped", {}).items():
+        if text.startswith("needs about"):
+            *case, step = re.split(r", (?!.*tokens)", name, maxsplit=1)
+            late.setdefault(", ".join(case), []).append(step)
+        else:
+            lines.append(f"- skipped: {name}: {text}")
+    lines += [f"- no time left for {case}: {'; '.join(steps)}" for case, steps in late.items()]
+    note = f"\n\n{data['note']}" if "note" in data else ""
+    return note + ("\n\nNot in the tables:\n" + "\n".join(lines) if lines else "")
 
 
 def attention_table(data: dict[str, Any]) -> str:

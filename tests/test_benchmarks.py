@@ -116,6 +116,26 @@ def test_profile(scripts, tmp_path):
     assert encoded["profile"]["device_seconds"]["attention, sdpa"] > 0  # of the towers
 
 
+def test_attention_without_its_device(scripts, tmp_path, monkeypatch):
+    """What stands around the cases: the parts in turn, a file after each, a part that fails."""
+    script, path = scripts("attention_cuda"), tmp_path / "attention.json"
+    monkeypatch.setattr(script, "capabilities", lambda: {"cuda": {"path": "sm90a"}})
+    monkeypatch.setattr(script, "gpu_facts", lambda: {"gpu": "none", "sms": 1, "cuda": "13.0"})
+    monkeypatch.setattr(script, "ceilings", lambda device: {"copy_bytes_per_second": 1.0})
+    monkeypatch.setattr(script, "best_times", lambda candidates, seconds: ({k: seconds for k in candidates}, {}))
+    for name in ("decode", "streams"):
+        monkeypatch.setattr(script, name, lambda *args: 1 / 0)
+
+    def prompts(report, n, size, with_flex):
+        report.add(f"{size}, {n} tokens", {"avflow": None, "sdpa flash": None}, "sdpa flash", "-", flops=1e12)
+
+    monkeypatch.setattr(script, "whole_prompts", prompts)
+    assert script.main(str(path), True, 0.25) == 1
+    cases = read(path)["cases"]
+    assert list(cases) == [*(f"3B, {n} tokens" for n in script.LENGTHS), "7B, 8192 tokens"]
+    assert all(case["ratio"] == 1 and case["tflops"] == 4 for case in cases.values())
+
+
 def test_towers(scripts, tmp_path):
     path = tmp_path / "towers.json"
     scripts("towers").main("cpu", "narrow", 2, 5, str(path), 0.0)
