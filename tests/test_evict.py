@@ -122,7 +122,7 @@ def test_position_ids_by_the_family(monkeypatch, how, sequences):
     """They replace the model's own loop, with the same tokens and the same memory of positions."""
     case = prompt("omni") if sequences == 1 else batch([prompt("omni", 1, 1), prompt("omni", 2, 3)])
     hf, calls = model("omni").hf, []
-    owner = rope_owners(hf)[0]
+    owner = rope_owners(hf.modules())[0]
     for cls in {type(hf), type(owner)}:
         monkeypatch.setattr(
             cls, "get_rope_index", lambda *a, plain=cls.get_rope_index, **k: calls.append(1) or plain(*a, **k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -132,15 +132,15 @@ def attention_name(text_model: nn.Module, name: str) -> Iterator[None]:
             config._attn_implementation = old
 
 
-def rope_owners(hf: nn.Module) -> list[nn.Module]:
-    """The modules that remember the last prefill's positions, in `rope_deltas`."""
-    return [m for m in hf.modules() if "rope_deltas" in m.__dict__]
+def rope_owners(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """Those of a model's modules that remember the last prefill's positions, in `rope_deltas`."""
+    return [m for m in modules if "rope_deltas" in m.__dict__]
 
 
 @contextmanager
 def kept_state(hf: nn.Module) -> Iterator[None]:
     """Keeps the module state that a forward leaves behind: `rope_deltas` of the last prefill."""
-    owners = rope_owners(hf)
+    owners = rope_owners(hf.modules())
     before = [m.rope_deltas for m in owners]
     try:
         yield
