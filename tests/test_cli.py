@@ -328,8 +328,20 @@ def test_demo_ends_on_one_page_and_says_that_it_shows_no_finding(model, tmp_path
     assert len(set(read(folder / "run").table["knockout"].to_pylist())) == 15
 
 
-def test_what_is_not_there_yet_says_so():
-    assert "not there yet" in one_line_error(avflow_("bench", "model", "--option", "3"))
+def test_bench(tmp_path):
+    out = tmp_path / "bench.json"
+    result = avflow_("bench", "--tokens", 300, "--rounds", 1, "--out", out)
+    assert result.exit_code == 0, result.output
+    found = json.loads(out.read_text())
+    assert found["tokens"] == 300 and found["sweep"]["runs"] == 5 * 12
+    assert (
+        f"{found['sweep']['over_clean']:.2f} x the clean forward" in result.stdout and found["kernel"] in result.stdout
+    )
+
+
+def test_bench_of_what_cannot_be():
+    assert "100 tokens: pass 200 or more" in one_line_error(avflow_("bench", "--tokens", 100))
+    assert "rounds = 0" in one_line_error(avflow_("bench", "--rounds", 0))
 
 
 def test_doctor():

@@ -205,18 +205,28 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             raise typer.Exit(1)
 
 
-def _not_there_yet(name: str, what: str) -> None:
-    @app.command(
-        name,
-        help=f"{what} Not there yet.",
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    )
-    def _command():
-        typer.echo(f"error: avflow {name} is not there yet", err=True)
-        raise typer.Exit(2)
+@app.command()
+def bench(
+    checkpoint: Checkpoint = "tiny-omni",
+    tokens: Annotated[int, typer.Option(help="Of the prompt.")] = 4096,
+    rounds: Annotated[int, typer.Option(help="Turns of each candidate; the best counts.")] = 3,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    out: Annotated[Path | None, typer.Option(help="Also write the figures there, as JSON.")] = None,
+    debug: Debug = False,
+):
+    """What a sweep and an eviction take here, beside transformers' own forward of the same model."""
+    with told():
+        from . import load
+        from .bench import bench as measure
+        from .bench import check, lines
+        from .files import write_whole
 
-
-_not_there_yet("bench", "Measure this machine.")
+        check(tokens, rounds)
+        found = measure(load(checkpoint, device=device, dtype=dtype), tokens, rounds)
+        typer.echo("\n".join(lines(found)))
+        if out is not None:
+            write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
 
 
 def split_texts(texts: list[str]) -> list[str]:
