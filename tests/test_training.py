@@ -17,6 +17,7 @@ from batches import Batches, questions_of, training_scene  # noqa: E402
 from lineups import LineupBatches  # noqa: E402
 
 import avflow  # noqa: E402
+from avflow.compat import find_text_model
 from avflow.synthetic import LINEUP_TASKS, LineupItem, make_items, write_items  # noqa: E402
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "training" / "config.yaml").read_text(encoding="utf-8"))
@@ -135,8 +136,8 @@ def test_a_deeper_model_starts_near_the_shallow_one(start):
     batch = Batches(blocks, **parts, split="train", seed=0, scenes=2)[0]
     shallow = train.build(TINY, blocks, head, 0)
     deep = train.grow(TINY, shallow, blocks, head, 10)
-    assert len(deep.thinker.model.language_model.layers) == 4
-    assert len(shallow.thinker.model.language_model.layers) == 2
+    assert len(find_text_model(deep.thinker).layers) == 4
+    assert len(find_text_model(shallow.thinker).layers) == 2
     with torch.no_grad():
         near, fresh = (p.answers(batch, *p.see_and_hear(batch))[0] for p in (deep, train.build(TINY, blocks, head, 10)))
         goal, _ = shallow.answers(batch, *shallow.see_and_hear(batch))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from network import SIDE, causal_blocks
+from network import SIDE, causal_blocks, owner_of
 
 import avflow
 from avflow.media import resize
@@ -44,7 +44,7 @@ class LineupRows:
             path = write_items(make_items("train", 1, tasks=[task]), folder)
             prompt = model.prepare(avflow.Sample.read_jsonl(path)[0])
         inputs, ids = prompt.model_inputs, prompt.input_ids  # [n]
-        positions, _ = model.hf.model.get_rope_index(
+        positions, _ = owner_of(model.hf, "get_rope_index").get_rope_index(
             input_ids=inputs["input_ids"],
             image_grid_thw=inputs["image_grid_thw"],
             attention_mask=inputs["attention_mask"],

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
+from avflow.compat import find_text_model
 from avflow.demo.checkpoint import Tiny
 from avflow.demo.omni import MEDIA_TOKENS, build_config
 from avflow.demo.tokenizer import build_tokenizer
@@ -64,17 +65,23 @@ def deepen(shallow, deep, times: int) -> None:
     Nearly the same function, spread over more layers, so that a window of layers means something (growing a trained
     stack: Du et al. 2024, arXiv 2405.15319; here each copy's output is divided, so that training goes on from there).
     """
+    decoder = find_text_model(shallow)
+    layers = next(name for name, module in shallow.named_modules() if module is decoder) + ".layers."
     weights = {}
     for name, value in shallow.state_dict().items():
-        head, found, rest = name.partition(".language_model.layers.")
-        if not found:
+        if not name.startswith(layers):
             weights[name] = value
             continue
-        number, rest = rest.split(".", 1)
+        number, rest = name.removeprefix(layers).split(".", 1)
         share = times if rest in ("self_attn.o_proj.weight", "mlp.down_proj.weight") else 1
         for copy in range(times):
-            weights[f"{head}{found}{int(number) * times + copy}.{rest}"] = value / share
+            weights[f"{layers}{int(number) * times + copy}.{rest}"] = value / share
     deep.load_state_dict(weights)
+
+
+def owner_of(hf: nn.Module, name: str) -> nn.Module:
+    """The module that has this part: up to transformers 5.20 the Thinker itself, since then one inside it."""
+    return next(module for module in hf.modules() if hasattr(module, name))
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class Head:
         """From one prompt of the question set, as model.prepare gives it: all its clips are alike in length."""
         inputs = prompt.model_inputs
         config, ids = model.hf.config, prompt.input_ids
-        positions, _ = model.hf.model.get_rope_index(
+        positions, _ = owner_of(model.hf, "get_rope_index").get_rope_index(
             input_ids=inputs["input_ids"],
             video_grid_thw=inputs["video_grid_thw"],
             attention_mask=inputs["attention_mask"],
@@ -164,7 +171,7 @@ class Packed(nn.Module):
 
     def see_and_hear(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Video or images [media, V, hidden] and sounds [sounds, A, hidden] as the decoder gets them."""
-        inner, mel = self.thinker.model, batch["mel"]
+        inner, mel = owner_of(self.thinker, "audio_tower"), batch["mel"]
         n = mel.shape[0]
         video = inner.visual(batch["patches"], grid_thw=batch["grid"]).pooler_output
         lengths = torch.full((n,), mel.shape[-1])
@@ -218,7 +225,7 @@ class Packed(nn.Module):
 
     def _decode(self, x: torch.Tensor, positions: torch.Tensor, packing: tuple) -> tuple[torch.Tensor, ...]:
         """States [B, N, hidden] of x after 0, 1, .. layers; the last ones normed."""
-        out = self.thinker.model.language_model(
+        out = find_text_model(self.thinker)(
             inputs_embeds=x,
             position_ids=positions[:, None].expand(-1, x.shape[0], -1),
             attention_mask=torch.zeros(1, 1, 1, 1),  # one of four dimensions is passed on as it is; nothing looks at it
