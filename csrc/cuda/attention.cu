@@ -55,11 +55,11 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
 
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }
 
-int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head) {
+int32_t avflow_hopper_tile_rows([[maybe_unused]] int32_t heads_per_kv_head) {
 #ifdef AVFLOW_HAVE_HOPPER
     return wide_tile_rows(heads_per_kv_head);
 #else
-    return heads_per_kv_head * 0;
+    return 0;
 #endif
 }
 

@@ -213,8 +213,8 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
         }
     }
     join_sums(rows);
-    finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass,
-                          queries);  // through the queries' place: rows of this warp only
+    // Outputs go through the place of the queries, of which a warp has read its own rows only.
+    finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass, queries);
 }
 
 template <bool kBf16, int kDepth>

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -118,10 +118,14 @@ def attributes(pairs: list[tuple[Any, str, Any]]) -> Iterator[None]:
                 owner.__dict__[name] = value
 
 
-@contextmanager
-def attention_name(text_model: nn.Module, name: str) -> Iterator[None]:
+def attention_name(text_model: nn.Module, name: str) -> AbstractContextManager[None]:
     """Lets the decoder, and only it, call the attention function registered under `name`."""
-    configs = decoder_configs(text_model)
+    return implementation(decoder_configs(text_model), name)
+
+
+@contextmanager
+def implementation(configs: list[Any], name: str) -> Iterator[None]:
+    """Lets the modules that read these config objects call the attention function registered under `name`."""
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:

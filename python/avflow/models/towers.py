@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..compat import attributes
+from ..compat import attributes, implementation
 from ..errors import InputError
 
 # transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
@@ -120,18 +120,6 @@ def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments])
 
 
 @contextmanager
-def _attention_name(configs: list[Any], name: str) -> Iterator[None]:
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = name
-        yield
-    finally:
-        for config, old in zip(configs, before, strict=True):
-            config._attn_implementation = old
-
-
-@contextmanager
 def _in_batches(tower: nn.Module, modules: list[nn.Module]) -> Iterator[None]:
     """Lets a tower's attention modules run in batches, for one forward."""
     from transformers import AttentionInterface
@@ -149,7 +137,7 @@ def _in_batches(tower: nn.Module, modules: list[nn.Module]) -> Iterator[None]:
 
     configs = list({id(c): c for c in [tower.config, *(m.config for m in modules)]}.values())
     forwards = [(m, "forward", _quick_attention(m, segments_of)) for m in modules]
-    with _attention_name(configs, NAME), attributes(forwards):
+    with implementation(configs, NAME), attributes(forwards):
         yield
 
 
