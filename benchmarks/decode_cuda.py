@@ -23,7 +23,10 @@ from device import Clock, Report
 
 import avflow
 from avflow.answering import cache_bytes
+from avflow.compat import cache_argument, cache_of
 from avflow.conversation import STATE
+
+CACHE = cache_argument()
 
 STEPS = 16  # timed together
 ROOM = 96  # slots of the static cache behind the prompt: warm-ups and STEPS
@@ -88,9 +91,9 @@ class Decode:
         from transformers import StaticCache
 
         cache = StaticCache(config=self.model.config, max_cache_len=self.embeds.shape[1] + ROOM) if static else None
-        how = {} if cache is None else {"past_key_values": cache}
+        how = {} if cache is None else {CACHE: cache}
         out = self.model.hf(inputs_embeds=self.embeds, use_cache=True, logits_to_keep=1, **how)
-        return widen(out.past_key_values, batch)
+        return widen(cache_of(out), batch)
 
     @torch.no_grad()
     def eager(self, who: str, batch: int, result: dict) -> None:
@@ -100,7 +103,7 @@ class Decode:
 
             def steps() -> None:
                 for at in range(STEPS):
-                    out = self.model.hf(**inputs, past_key_values=cache, use_cache=True)
+                    out = self.model.hf(**inputs, **{CACHE: cache}, use_cache=True)
                     if (who, batch) not in self.logits and not at:
                         self.logits[who, batch] = out.logits[:, -1].float()
                 take_back(cache, STEPS)
@@ -114,10 +117,10 @@ class Decode:
         torch._dynamo.reset()
         with self.context(who):
             cache, inputs = self.read(True, batch), self.token(batch)
-            self.model.hf(**inputs, past_key_values=cache, use_cache=True)  # prepares the plan that compiled steps use
+            self.model.hf(**inputs, **{CACHE: cache}, use_cache=True)  # prepares the plan that compiled steps use
             take_back(cache, 1)
             step = torch.compile(self.model.hf, backend="eager", fullgraph=True, dynamic=False)
-            run = captured(lambda: step(**inputs, past_key_values=cache, use_cache=True), cache, self.model.device)
+            run = captured(lambda: step(**inputs, **{CACHE: cache}, use_cache=True), cache, self.model.device)
             logits = run().logits[:, -1].float()
             take_back(cache, 1)
             expected = self.logits.get((who, batch))

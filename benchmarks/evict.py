@@ -29,7 +29,10 @@ from timing import machine, side_by_side, write_json
 import avflow
 from avflow.answering import cache_bytes
 from avflow.attention import kernel_name
+from avflow.compat import cache_argument, cache_of
 from avflow.cost import eviction_cost
+
+CACHE = cache_argument()
 
 STEPS = 8  # decode steps timed together
 
@@ -102,10 +105,10 @@ class Bench:
     @torch.no_grad()
     def decode(self, out, context=contextlib.nullcontext) -> None:
         """STEPS steps on a cache that is put back afterwards."""
-        cache, token = out.past_key_values, torch.tensor([[7]], device=self.embeds.device)
+        cache, token = cache_of(out), torch.tensor([[7]], device=self.embeds.device)
         with context():
             for _ in range(STEPS):
-                self.model.hf(input_ids=token, past_key_values=cache, use_cache=True)
+                self.model.hf(input_ids=token, **{CACHE: cache}, use_cache=True)
             if self.embeds.is_cuda:
                 torch.cuda.synchronize()
         cache.crop(-STEPS)
@@ -173,7 +176,7 @@ class Bench:
             "drop": self.evict(schedule, "drop"),
         }
         outs = {label: self.prefill(context) for label, context in contexts.items()}
-        held = {label: cache_bytes(out.past_key_values) for label, out in outs.items()}
+        held = {label: cache_bytes(cache_of(out)) for label, out in outs.items()}
         runs = {label: lambda x=label: self.decode(outs[x], contexts[x]) for label in contexts}
         seconds = side_by_side(runs, seconds=2, least=3)
         return {

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from avflow.compat import cache_argument, cache_of
+
+CACHE = cache_argument()
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks"
 
@@ -86,10 +89,10 @@ def test_a_wide_cache_decodes_as_each_of_its_sequences(scripts):
             logits = []
             for batch in (1, 3):
                 out = model.hf(inputs_embeds=embeds, use_cache=True)
-                cache = decode.widen(out.past_key_values, batch)
+                cache = decode.widen(cache_of(out), batch)
                 token = torch.full((batch, 1), 7)
                 for _ in range(2):
-                    logits.append(model.hf(input_ids=token, past_key_values=cache, use_cache=True).logits[:, -1])
+                    logits.append(model.hf(input_ids=token, **{CACHE: cache}, use_cache=True).logits[:, -1])
         for one, three in zip(logits[:2], logits[2:], strict=True):
             torch.testing.assert_close(three, one.expand(3, -1), atol=2e-2, rtol=2e-2)
 

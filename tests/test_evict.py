@@ -21,7 +21,7 @@ from evict_cases import (
 )
 
 import avflow
-from avflow.compat import rope_owners
+from avflow.compat import cache_of, rope_owners
 
 SITUATIONS = {
     "greedy": {},
@@ -67,7 +67,7 @@ def test_forward(name):
     assert ours.logits.shape[1] == len(stays)
     assert far(ours.logits, theirs.logits[:, stays]) < 1e-4
     assert far(ours.logits, clean.logits[:, stays]) > 1e-2
-    assert lengths(ours.past_key_values) == [int((gone > layer - 1).sum()) for layer in range(4)]
+    assert lengths(cache_of(ours)) == [int((gone > layer - 1).sum()) for layer in range(4)]
 
 
 @pytest.mark.parametrize("how, decode", WAYS)
@@ -91,7 +91,7 @@ def test_bytes(decode):
     case = prompt("omni", 1, 4)
     gone = leaves(case.groups, SCHEDULE)
     with evicting("omni", case, decode=decode):
-        cache = model("omni").hf(**case.inputs).past_key_values
+        cache = cache_of(model("omni").hf(**case.inputs))
     token = 2 * 16 * 4  # kv heads x head_dim x fp32
     for layer, part in enumerate(cache.layers):
         kept = int((gone > (layer - 1 if decode == "keep" else 9)).sum())
@@ -153,7 +153,7 @@ def test_labels_by_the_family():
         given = wrapped.hf.generate(**made.model_inputs, **plain)
     check(ours, given)
     counts = [made.groups.count(g) for g in ("video", "audio")]
-    held = lengths(ours.past_key_values)
+    held = lengths(cache_of(ours))
     assert [held[0] - held[1], held[1] - held[2]] == counts and min(counts) > 0
 
 

@@ -9,6 +9,9 @@ from test_evict_turns import plus
 from transformers import CompileConfig, DynamicCache, StaticCache
 
 import avflow
+from avflow.compat import cache_argument
+
+CACHE = cache_argument()
 
 GRAPHS: list[object] = []
 
@@ -56,14 +59,14 @@ def test_the_next_turn_knows_what_compiled_steps_wrote(fresh, uncompiled):
     one = prompt(name)
     caches = [StaticCache(config=model(name).config, max_cache_len=128), DynamicCache()]
     with evicting(name, one):
-        first = generate(name, one, past_key_values=caches[0], compile_config=compiled())
+        first = generate(name, one, **{CACHE: caches[0]}, compile_config=compiled())
     two = plus(one, first.sequences, ["video"] * 3 + ["last"], [31, 41, 59, 26])
     how = {} if uncompiled else {"compile_config": compiled()}
     with evicting(name, two):
-        ours = generate(name, two, past_key_values=caches[0], **how)
+        ours = generate(name, two, **{CACHE: caches[0]}, **how)
     with dense(name, cuts_of(leaves(two.groups, SCHEDULE), 8)):
-        generate(name, one, past_key_values=caches[1])
-        theirs = generate(name, two, past_key_values=caches[1])
+        generate(name, one, **{CACHE: caches[1]})
+        theirs = generate(name, two, **{CACHE: caches[1]})
     check(ours, theirs)
     gone = leaves(two.groups, SCHEDULE)
     held = [int(layer.cumulative_length) for layer in caches[0].layers]
@@ -88,4 +91,4 @@ def test_a_compiled_prompt_is_refused(fresh, fullgraph):
     step = torch.compile(model("qwen3").hf, backend="eager", fullgraph=fullgraph)
     cache = StaticCache(config=model("qwen3").config, max_cache_len=128)
     with evicting("qwen3", case), pytest.raises(Exception, match="read the prompt uncompiled"):
-        step(**case.inputs, past_key_values=cache)
+        step(**case.inputs, **{CACHE: cache})

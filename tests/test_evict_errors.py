@@ -9,6 +9,9 @@ from transformers import DynamicCache, StaticCache
 
 import avflow
 from avflow import EvictionSchedule, Step, TopK
+from avflow.compat import cache_argument, cache_of
+
+CACHE = cache_argument()
 
 
 def traces(name: str) -> tuple:
@@ -99,7 +102,7 @@ def test_in_a_forward(why):
     values = {"ids": ids, "4d": torch.ones(1, 1, n, n, dtype=torch.bool).tril()}
     cache = DynamicCache()
     with evicting("qwen3", case, schedule, decode), pytest.raises(avflow.InputError, match=message):
-        model("qwen3").hf(**(case.inputs | {k: values[v] for k, v in more.items()}), past_key_values=cache)
+        model("qwen3").hf(**(case.inputs | {k: values[v] for k, v in more.items()}), **{CACHE: cache})
     assert cache.get_seq_length() == 0 and not [k for k in cache.__dict__ if "avflow" in k]
 
 
@@ -122,11 +125,11 @@ def test_caches_of_another_origin():
     case = prompt("qwen3")
     hf, step = model("qwen3").hf, torch.tensor([[5]])
     with torch.no_grad():
-        clean = hf(**case.inputs).past_key_values
+        clean = cache_of(hf(**case.inputs))
     with avflow.knockout(model("qwen3"), "video->last", groups=case.groups):
-        cut = hf(**case.inputs).past_key_values
+        cut = cache_of(hf(**case.inputs))
     with evicting("qwen3", case, {"video": 2}):
-        other = hf(**case.inputs).past_key_values
+        other = cache_of(hf(**case.inputs))
     for cache, message in [
         (clean, "holds 40 tokens, of which 0 are labelled"),
         (cut, "filled without eviction"),
@@ -134,15 +137,15 @@ def test_caches_of_another_origin():
     ]:
         held = lengths(cache)
         with evicting("qwen3", case), pytest.raises(avflow.InputError, match=message):
-            hf(step, past_key_values=cache)
+            hf(step, **{CACHE: cache})
         assert lengths(cache) == held
     with avflow.knockout(model("qwen3"), "video->last", groups=case.groups):
         with pytest.raises(avflow.InputError, match="with the schedule video after 2"):
-            hf(step, past_key_values=other)
+            hf(step, **{CACHE: other})
     with torch.no_grad():
         assert (
             far(
-                hf(step, past_key_values=clean).logits[:, -1],
+                hf(step, **{CACHE: clean}).logits[:, -1],
                 hf(torch.cat([case.inputs["input_ids"], step], 1)).logits[:, -1],
             )
             < 1e-4
@@ -154,7 +157,7 @@ def test_drop_wants_a_cache_whose_memory_it_can_free():
     cache = StaticCache(config=model("qwen3").config, max_cache_len=64)
     with evicting("qwen3", case, decode="drop"):
         with pytest.raises(avflow.InputError, match="frees nothing in a StaticLayer"):
-            generate("qwen3", case, past_key_values=cache)
+            generate("qwen3", case, **{CACHE: cache})
         with pytest.raises(avflow.InputError, match="with assisted or prompt-lookup decoding"):
             ids = case.inputs["input_ids"].clone()
             ids[:, -2:] = ids[:, :2]  # the prompt's end has been there before: a guess comes along with it

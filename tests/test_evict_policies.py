@@ -11,6 +11,7 @@ from evict_cases import NEVER, batch, check, cuts_of, dense, evicting, generate,
 
 import avflow
 from avflow import EveryNth, KeepAll, Step, TopK
+from avflow.compat import cache_of
 
 
 def attention_of(name: str, case, cuts: dict, layer: int) -> torch.Tensor:
@@ -68,7 +69,7 @@ def test_top_k(name, steps, sequences):
         theirs = generate(name, case)
     check(ours, theirs, generate(name, case))
     if sequences == 1:
-        assert lengths(ours.past_key_values) == [int((gone > layer - 1).sum()) + 5 for layer in range(4)]
+        assert lengths(cache_of(ours)) == [int((gone > layer - 1).sum()) + 5 for layer in range(4)]
 
 
 def test_scores_honour_cuts():
@@ -104,7 +105,7 @@ def test_every_other_frame(decode):
         ours = generate("omni", case)
     with dense("omni", cuts_of(gone, 8, [case.n] if decode == "drop" else None)):
         check(ours, generate("omni", case))
-    assert (gone == 1).any() and lengths(ours.past_key_values)[3] == int((gone > 2).sum()) + 5
+    assert (gone == 1).any() and lengths(cache_of(ours))[3] == int((gone > 2).sum()) + 5
 
 
 def test_a_rule_of_ones_own():
@@ -115,5 +116,5 @@ def test_a_rule_of_ones_own():
 
     case = prompt("qwen3")
     with evicting("qwen3", case, [Step("video", 1, FirstTwo())]):
-        held = lengths(generate("qwen3", case).past_key_values)
+        held = lengths(cache_of(generate("qwen3", case)))
     assert held[1] - held[2] == case.groups[0].count("video") - 2

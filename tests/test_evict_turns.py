@@ -26,7 +26,9 @@ from evict_cases import (
 from transformers import DynamicCache
 
 import avflow
-from avflow.compat import cache_in
+from avflow.compat import cache_argument, cache_in, cache_of
+
+CACHE = cache_argument()
 
 MORE = [31, 41, 59, 26]
 
@@ -52,18 +54,18 @@ def test_second_turn(name, decode, sequences):
     one = prompt(name) if sequences == 1 else batch([prompt(name, 1, 1), prompt(name, 2, 3)])
     cache, theirs_cache = DynamicCache(), DynamicCache()
     with evicting(name, one, decode=decode):
-        first = generate(name, one, past_key_values=cache)
+        first = generate(name, one, **{CACHE: cache})
     two = plus(one, first.sequences, ["question_text"] * 3 + ["last"], MORE)
     with evicting(name, two, decode=decode):
-        ours = generate(name, two, past_key_values=cache)
+        ours = generate(name, two, **{CACHE: cache})
     # The question of turn 2 leaves too; in the oracle one mask serves both turns.
     cuts = cuts_of(leaves(two.groups, SCHEDULE), 8, [one.n, two.n] if decode == "drop" else None)
     with dense(name, cuts):
-        generate(name, one, past_key_values=theirs_cache)
-        theirs = generate(name, two, past_key_values=theirs_cache)
+        generate(name, one, **{CACHE: theirs_cache})
+        theirs = generate(name, two, **{CACHE: theirs_cache})
     clean_cache = DynamicCache()
-    generate(name, one, past_key_values=clean_cache)
-    check(ours, theirs, generate(name, two, past_key_values=clean_cache))
+    generate(name, one, **{CACHE: clean_cache})
+    check(ours, theirs, generate(name, two, **{CACHE: clean_cache}))
 
 
 @pytest.mark.parametrize("decode", ["keep", "drop"])
@@ -72,21 +74,21 @@ def test_new_media_in_the_second_turn(name, decode):
     one, extra = prompt(name, 1, 2), prompt(name, 5, 3)
     cache, theirs_cache = DynamicCache(), DynamicCache()
     with evicting(name, one, decode=decode):
-        first = generate(name, one, past_key_values=cache)
+        first = generate(name, one, **{CACHE: cache})
     media = {k: v for k, v in extra.inputs.items() if k not in ("input_ids", "attention_mask", "mm_token_type_ids")}
     two = plus(one, first.sequences, extra.groups[0], extra.inputs["input_ids"][0].tolist(), media)
     if name == "salmonn":  # asks for them where media follow a cache
         two.inputs["position_ids"] = torch.arange(two.n).expand(4, 1, -1)
     with evicting(name, two, decode=decode):
-        ours = generate(name, two, past_key_values=cache)
+        ours = generate(name, two, **{CACHE: cache})
     gone = leaves(two.groups, SCHEDULE)
     with dense(name, cuts_of(gone, 8, [one.n, two.n] if decode == "drop" else None)):
-        generate(name, one, past_key_values=theirs_cache)
-        theirs = generate(name, two, past_key_values=theirs_cache)
+        generate(name, one, **{CACHE: theirs_cache})
+        theirs = generate(name, two, **{CACHE: theirs_cache})
     check(ours, theirs)
-    held = lengths(ours.past_key_values)
+    held = lengths(cache_of(ours))
     assert held == [int((gone > (layer - 1 if decode == "keep" else 9)).sum()) + 5 for layer in range(4)]
-    assert ours.past_key_values.get_seq_length() == two.n + 5
+    assert cache_of(ours).get_seq_length() == two.n + 5
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -99,12 +101,12 @@ def test_two_conversations_take_turns(name):
 
         def turn1(i, firsts=firsts, caches=caches):
             with evicting(name, cases[i]):
-                firsts[i] = generate(name, cases[i], past_key_values=caches[i]).sequences
+                firsts[i] = generate(name, cases[i], **{CACHE: caches[i]}).sequences
 
         def turn2(i, firsts=firsts, seconds=seconds, caches=caches):
             two = plus(cases[i], firsts[i], ["question_text"] * 3 + ["last"], MORE)
             with evicting(name, two):
-                seconds[i] = generate(name, two, past_key_values=caches[i])
+                seconds[i] = generate(name, two, **{CACHE: caches[i]})
 
         for step in (
             [(turn1, 0), (turn1, 1), (turn2, 0), (turn2, 1)]
@@ -131,16 +133,16 @@ def test_new_tokens_alone(name):
     runs = []
     for number, cache in enumerate(caches):
         with evicting(name, one):
-            first = generate(name, one, past_key_values=cache)
+            first = generate(name, one, **{CACHE: cache})
         two = plus(one, first.sequences, ["video"] * 3 + ["last"], MORE)
         with evicting(name, two):
             if number == 1:
                 two.inputs["input_ids"] = two.inputs["input_ids"][:, -5:]
             if number == 2:  # the last generated token was not read yet
                 ids = two.inputs["input_ids"][:, -5:]
-                runs.append(model(name).hf(ids, past_key_values=cache).logits[:, -1])
+                runs.append(model(name).hf(ids, **{CACHE: cache}).logits[:, -1])
             else:
-                runs.append(generate(name, two, past_key_values=cache))
+                runs.append(generate(name, two, **{CACHE: cache}))
     assert runs[0].sequences[:, -6:].tolist() == runs[1].sequences[:, -6:].tolist()
     assert far(runs[1].logits[0], runs[0].logits[0]) < 1e-6 and far(runs[2], runs[0].logits[0]) < 1e-4
     assert len(set(map(tuple, map(lengths, caches[:2])))) == 1
@@ -165,7 +167,7 @@ def test_chunks_of_plain_forwards():
     cache = DynamicCache()
     with evicting("qwen3", case):
         for part in ids.split(9, 1):
-            last = model("qwen3").hf(part, past_key_values=cache).logits[:, -1]
+            last = model("qwen3").hf(part, **{CACHE: cache}).logits[:, -1]
     with dense("qwen3", cuts_of(gone, 0)):
         theirs = model("qwen3").hf(ids).logits[:, -1]
     assert far(last, theirs) < 1e-4

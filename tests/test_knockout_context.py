@@ -11,6 +11,9 @@ import torch
 from transformers import DynamicCache
 
 import avflow
+from avflow.compat import cache_argument, cache_of
+
+CACHE = cache_argument()
 
 KNOCKOUT = avflow.Knockout.parse("video->question")
 LAYERS = range(1, 3)
@@ -116,7 +119,8 @@ def test_left_padding(qwen3, how):
         assert (forward[b, -1] - logits[0, -1]).abs().max() < 2e-3
 
 
-def test_second_turn_and_chunks(qwen3):
+@pytest.mark.parametrize("argument", dict.fromkeys([CACHE, "past_key_values"]))  # 5.24's new name, and the old one
+def test_second_turn_and_chunks(qwen3, argument):
     """Turn 1, three decode steps, then several tokens at once on the same cache: rows align at the end of the keys."""
     prompt = tiny.text_prompt(64)
     n, more = len(prompt), [31, 41, 59, 26]
@@ -127,12 +131,12 @@ def test_second_turn_and_chunks(qwen3):
         whole = qwen3.hf(ids).logits[0]
     cache = DynamicCache(config=qwen3.config)
     with avflow.knockout(qwen3, KNOCKOUT, LAYERS, groups=names, items=items):
-        first = qwen3.hf(ids[:, :n], past_key_values=cache).logits[0]
-        steps = [qwen3.hf(ids[:, n + i : n + i + 1], past_key_values=cache).logits[0] for i in range(3)]
+        first = qwen3.hf(ids[:, :n], **{argument: cache}).logits[0]
+        steps = [qwen3.hf(ids[:, n + i : n + i + 1], **{argument: cache}).logits[0] for i in range(3)]
         saved = copy.deepcopy(cache)
     with avflow.knockout(qwen3, KNOCKOUT, LAYERS, groups=names, items=items):  # a later block goes on with the cache
-        second = qwen3.hf(ids[:, n + 3 :], past_key_values=cache).logits[0]
-        again = qwen3.hf(ids[:, n + 3 :], past_key_values=saved).logits[0]
+        second = qwen3.hf(ids[:, n + 3 :], **{argument: cache}).logits[0]
+        again = qwen3.hf(ids[:, n + 3 :], **{argument: saved}).logits[0]
     assert (torch.cat([first, *steps, second]) - whole).abs().max() < 2e-4
     assert torch.equal(second, again)
 
@@ -146,9 +150,9 @@ def test_second_turn_of_generate(qwen3):
     items = [*prompt.items, *[-1] * 7]
     cache = DynamicCache(config=qwen3.config)
     with avflow.knockout(qwen3, KNOCKOUT, LAYERS, groups=names[:n], items=items[:n]):
-        one = qwen3.hf.generate(prompt.input_ids[None], past_key_values=cache, **how)
+        one = qwen3.hf.generate(prompt.input_ids[None], **{CACHE: cache}, **how)
     with avflow.knockout(qwen3, KNOCKOUT, LAYERS, groups=names, items=items):
-        two = qwen3.hf.generate(torch.cat([one, more], 1), past_key_values=cache, **how)
+        two = qwen3.hf.generate(torch.cat([one, more], 1), **{CACHE: cache}, **how)
     cuts = dense_cuts(qwen3, KNOCKOUT, [(names, items)], LAYERS, len(names) + 4)
     with oracle.dense(qwen3.hf, cuts):
         theirs = qwen3.hf.generate(torch.cat([one, more], 1), **how)
@@ -202,10 +206,10 @@ def test_errors(omni, qwen3):
         with pytest.raises(avflow.InputError, match="not its decoder alone"):
             qwen3.text_model(prompt.input_ids[None])
     with torch.no_grad():
-        cache = qwen3.hf(prompt.input_ids[None], use_cache=True).past_key_values
+        cache = cache_of(qwen3.hf(prompt.input_ids[None], use_cache=True))
     with avflow.knockout(qwen3, KNOCKOUT, groups=prompt.groups):
         with pytest.raises(avflow.InputError, match="the cache holds 40 tokens, of which 0 are labelled"):
-            qwen3.hf(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+            qwen3.hf(torch.ones(1, 1, dtype=torch.long), **{CACHE: cache})
 
 
 def real_prompt(layout: str = "interleaved"):

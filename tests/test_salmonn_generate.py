@@ -9,9 +9,11 @@ import torch
 from transformers import StaticCache
 
 import avflow
-from avflow.compat import kept_state
+from avflow.compat import cache_argument, cache_of, kept_state
 from avflow.errors import InputError
 from avflow.salmonn import rope_index
+
+CACHE = cache_argument()
 
 NEW = 6
 
@@ -101,14 +103,14 @@ def test_decoding_compiles_whole(hf):
     """A step with a static cache and positions given is one graph."""
     inputs = prompts()[4]
     cache = StaticCache(config=hf.config.text_config, max_cache_len=128)
-    out = hf(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    out = hf(**inputs, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
     step = torch.compile(hf.forward, fullgraph=True, backend="eager")
     found = []
     for at in range(NEW):
         new = out.logits.argmax(-1)
         found.append(int(new))
         position = (inputs["input_ids"].shape[1] + at + hf.rope_deltas).expand(3, 1, 1)
-        out = step(input_ids=new, position_ids=position, past_key_values=cache, use_cache=True)
+        out = step(input_ids=new, position_ids=position, **{CACHE: cache}, use_cache=True)
     assert found == generate(hf, inputs)[0].tolist()
 
 
@@ -125,7 +127,7 @@ def test_forward_goes_on_from_a_cache(hf):
             assert torch.equal(new[:, 0], expected[:, step])
             mask = torch.cat([mask, torch.ones_like(new)], 1)
             given = {} if len(mask) == 1 and step % 2 else {"attention_mask": mask}
-            out = hf(input_ids=new, past_key_values=out.past_key_values, use_cache=True, **given)
+            out = hf(input_ids=new, **{CACHE: cache_of(out)}, use_cache=True, **given)
 
 
 @torch.no_grad()
@@ -173,7 +175,7 @@ def test_second_turn(hf):
         more = torch.randint(10, 400, (1, 5), generator=torch.Generator().manual_seed(0))
         ids = torch.cat([first.sequences, more], 1)
         whole = inputs | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        rest = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": first.past_key_values}
+        rest = {"input_ids": ids, "attention_mask": torch.ones_like(ids), CACHE: cache_of(first)}
         assert torch.equal(generate(hf, rest), generate(hf, whole))
 
 
@@ -251,8 +253,8 @@ def test_what_is_refused(released):
         released(**without(inputs, "video_grid_thw"))
     out = released(**inputs, use_cache=True)
     with pytest.raises(InputError, match="media after a cache"):
-        released(**without(inputs, "attention_mask"), past_key_values=out.past_key_values)
-    late = inputs | {"input_ids": inputs["input_ids"].repeat(1, 2), "past_key_values": out.past_key_values}
+        released(**without(inputs, "attention_mask"), **{CACHE: cache_of(out)})
+    late = inputs | {"input_ids": inputs["input_ids"].repeat(1, 2), CACHE: cache_of(out)}
     late["attention_mask"] = torch.ones_like(late["input_ids"])
     with pytest.raises(InputError, match="media after a cache"):
         generate(released, late)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import oracle
@@ -13,9 +14,14 @@ from demo_folder import model as model_of
 
 import avflow
 from avflow import labels
+from avflow.demo import salmonn
+from avflow.demo.checkpoint import Tiny
 from avflow.demo.clips import SAMPLE_RATE, Clip, tone, write_clip, write_png, write_wav
+from avflow.demo.tokenizer import build_tokenizer
+from avflow.demo.weights import PICTURE
 from avflow.errors import InputError, MediaError, UnsupportedModelError
 from avflow.rules import as_knockouts
+from avflow.salmonn import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
 from avflow.sample import Sample
 
 CLIP = Clip()  # 4 s, 112 x 84 pixels: 20 steps of 12 tokens; sound of 60 tokens, 8 of them heard, 52 padding
@@ -266,3 +272,62 @@ def test_a_part_of_a_video_and_of_its_sound():
     part, frames = (p.model_inputs["pixel_values_videos"] for p in (prompt, whole))  # [steps x 48, 1176]
     apart = [float((part - frames[at * 48 : (at + 10) * 48]).abs().mean()) for at in range(11)]
     assert int(np.argmin(apart)) == 5  # 1 s into the clip
+
+
+@pytest.fixture(scope="module")
+def short_pieces(tmp_path_factory):
+    """A checkpoint with pieces of 6 s, and texts and sampling of its own, as a small trained one has."""
+    tokenizer = build_tokenizer(salmonn.SOUND_TOKENS)
+    config = salmonn.build_config(tokenizer, Tiny(layers=2))
+    config["audio_config"]["max_source_positions"] = 300
+    config |= {"prompt_texts": {"system": "Look."}, "video_sampling": {"fps": 4, "max_frames": 16, "max_pixels": 3136}}
+    hf = VideoSalmonn2PlusForConditionalGeneration(VideoSalmonn2PlusConfig.from_published(config))
+    folder = tmp_path_factory.mktemp("short")
+    salmonn.save(folder, config, hf, tokenizer, settings=PICTURE | {"chunk_length": 6})
+    return folder
+
+
+def test_a_checkpoint_may_have_its_own_pieces_texts_and_sampling(short_pieces):
+    own = avflow.load(short_pieces)
+    prompt = own.prepare(sample())
+    steps = runs(prompt, "video", "audio")
+    assert prompt.model_inputs["audio_features"].shape == (1, 128, 600)
+    assert sum(n for group, _, n in steps if group == "audio") == 12 and steps[-1] == ("audio", 7, 5)
+    assert [n for group, _, n in steps if group == "video"] == [2] * 8  # 16 frames, of 28 x 56 pixels
+    decode = own.processor.tokenizer.decode
+    text = decode(prompt.input_ids)
+    assert "system\nLook.<|im_end|>" in text and "Answer with the option's letter" in text
+    given = own.prepare(sample(), fps=2, min_frames=4, max_frames=8, system="Hear.", instruction="")
+    assert sum(group == "video" for group in given.groups) == 4 * 2
+    text = decode(given.input_ids)
+    assert "system\nHear.<|im_end|>" in text and "Answer" not in text
+    with torch.no_grad():
+        assert torch.isfinite(own.hf(**prompt.model_inputs).logits).all()
+
+
+def test_what_a_checkpoint_says_of_itself_survives_saving(short_pieces, tmp_path):
+    own = avflow.load(short_pieces)
+    own.hf.save_pretrained(tmp_path)
+    own.processor.save_pretrained(tmp_path)
+    one, two = (avflow.load(folder).prepare(sample()) for folder in (short_pieces, tmp_path))
+    assert torch.equal(one.input_ids, two.input_ids)
+    assert torch.equal(one.model_inputs["audio_features"], two.model_inputs["audio_features"])
+
+
+def test_pieces_that_are_not_the_models_are_an_error(short_pieces, tmp_path):
+    own = avflow.load(short_pieces)
+    own.processor.settings = own.processor.settings | {"chunk_length": 30}
+    with pytest.raises(InputError, match="pieces of 30 s, 60 tokens, the model makes 12 of a piece: chunk_length"):
+        own.prepare(sample())
+    for bad in (0, 1.5, "6"):
+        own.processor.settings = own.processor.settings | {"chunk_length": bad}
+        with pytest.raises(InputError, match=f"chunk_length is {bad!r}, expected whole seconds"):
+            own.prepare(sample())
+
+
+@pytest.mark.parametrize("field", [{"prompt_texts": {"sistem": "x"}}, {"video_sampling": {"frames": 3}}])
+def test_unknown_texts_and_sampling_are_an_error(short_pieces, field):
+    published = json.loads((short_pieces / "config.json").read_text())
+    (name, (key,)) = next((name, list(value)) for name, value in field.items())
+    with pytest.raises(InputError, match=f"{name} has '{key}': it may have"):
+        VideoSalmonn2PlusConfig.from_published(published | field)

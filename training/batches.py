@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from families import SIDE, TEXTS
 from lineups import LineupBatches
-from network import SIDE, TEXTS
 from torch.utils.data import DataLoader, Dataset
 
 from avflow.models.chat import user_lines
@@ -19,28 +19,27 @@ from avflow.synthetic import sound as sounds
 from avflow.synthetic.scene import COLORS, DIRECTIONS, LEVELS, SHAPES, Scene
 
 TASK_NAMES = list(TASKS)
-AUDIO_TOKENS = 100  # 4 s at 25 a second
 LATE = ("number",)  # tasks that join later in the run
 HARD = {"tone_shape": 3.0, "match": 3.0, "count": 2.0, "pitch": 2.0, "rhythm": 2.0, "direction": 1.5}
 
 
-def block_text(question: Question, options: bool) -> str:
+def block_text(question: Question, options: bool, before: str = "") -> str:
     """What follows the media in the prompt of this question; without options, an open-ended question."""
     sample = Sample("x", question.text, list(question.options) if options else None, question.answer, video="x.mp4")
     text = "".join(line for line, _, _ in user_lines(sample, TEXTS["instruction"]))
-    return f"{text}<|im_end|>\n<|im_start|>assistant\n"
+    return f"{before}{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 class Blocks:
     """Questions as token ids, padded to one length per kind."""
 
-    def __init__(self, tokenizer, choices: int, open_: int) -> None:
-        self.tokenizer, self.counts = tokenizer, (choices, open_)
+    def __init__(self, tokenizer, choices: int, open_: int, before: str = "") -> None:
+        self.tokenizer, self.counts, self.before = tokenizer, (choices, open_), before
         self.pad = tokenizer.pad_token_id
         self.letters = [self._ids(letter)[0] for letter in LETTERS[:4]]
         self.words = {a: self._ids(a)[0] for task in TASKS.values() for a in task.answers}
         longest = [Question(t.name, t.question, t.answers[: t.shown], t.answers[0]) for t in TASKS.values()]
-        self.lengths = tuple(max(len(self._ids(block_text(q, o))) for q in longest) for o in (True, False))
+        self.lengths = tuple(max(len(self._ids(block_text(q, o, before))) for q in longest) for o in (True, False))
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -53,7 +52,7 @@ class Blocks:
         ids, last, targets, options, right = [], [], [], [], []
         for i, q in enumerate(questions):
             choice = i < self.counts[0]
-            found, length = self._ids(block_text(q, choice)), self.lengths[not choice]
+            found, length = self._ids(block_text(q, choice, self.before)), self.lengths[not choice]
             last.append(len(ids) + len(found) - 1)
             if choice:
                 words = [len(ids) + found.index(self._ids(f" {o}")[0]) for o in q.options]
@@ -81,13 +80,13 @@ def questions_of(scene: Scene, rng: np.random.Generator, count: int, without: tu
     return [ask(scene, str(rng.choice(names, p=chance / chance.sum())), rng) for _ in range(count)]
 
 
-def labels_of(scene: Scene) -> dict[str, np.ndarray]:
-    """For the probes: of every video token [16] and every audio token [100]."""
+def labels_of(scene: Scene, family) -> dict[str, np.ndarray]:
+    """For the probes: of every video token, four a step, and of every time at which the sound is labelled."""
     out: dict[str, list] = {
         k: [] for k in ("color", "shape", "number", "motion", "place", "alone", "pitch", "kind", "onset")
     }
-    for patch in range(4):
-        seen = pictures.places(scene, patch + 0.5)
+    for t in family.step_times:
+        seen = pictures.places(scene, t)
         shape, x, y, _ = seen[0]
         place = (2 * x / pictures.SIDE - 1, 2 * y / pictures.SIDE - 1)
         for _token in range(4):
@@ -98,8 +97,7 @@ def labels_of(scene: Scene) -> dict[str, np.ndarray]:
             out["place"].append(place)
             out["alone"].append(float(scene.picture != "crowd"))
     spans = sounds.spans(scene)
-    for token in range(AUDIO_TOKENS):
-        t = 0.04 * token + 0.02
+    for t in family.sound_times:
         span = next((s for s in spans if s.start <= t <= s.stop), None)
         kind, pitch = 0, 5
         if span is not None:
@@ -111,7 +109,24 @@ def labels_of(scene: Scene) -> dict[str, np.ndarray]:
         out["pitch"].append(pitch)
         out["kind"].append(kind)
         out["onset"].append(int(any(0 <= t - s.start < 0.08 for s in spans)))
+    if family.slots > 1:
+        out |= window_labels(out, family.slots)
     return {k: np.array(v, np.float32 if k in ("place", "alone") else np.int64) for k, v in out.items()}
+
+
+def window_labels(labels: dict[str, list], slots: int) -> dict[str, list]:
+    """Of each audio token as a whole: what is heard longest in it, silence only if nothing else; how many onsets.
+
+    They give pitch and onsets a code that does not depend on where in the token's time they are.
+    """
+    out: dict[str, list] = {"most_pitch": [], "most_kind": [], "onsets": []}
+    begins = (np.diff(labels["onset"], prepend=0) > 0).astype(int)  # an onset is labelled for 80 ms: two times
+    for at in range(0, len(begins), slots):
+        pitch, kind = (labels[name][at : at + slots] for name in ("pitch", "kind"))
+        out["most_pitch"].append(max(range(5), key=pitch.count) if min(pitch) < 5 else 5)
+        out["most_kind"].append(max(range(1, 4), key=kind.count) if max(kind) else 0)
+        out["onsets"].append(min(int(begins[at : at + slots].sum()), 2))
+    return out
 
 
 class Batches(Dataset):
@@ -122,9 +137,10 @@ class Batches(Dataset):
     """
 
     def __init__(
-        self, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0, balanced=False,
-        lineups: LineupBatches | None = None, lineups_from=0,
+        self, family, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0,
+        balanced=False, lineups: LineupBatches | None = None, lineups_from=0,
     ):  # fmt: skip
+        self.family = family
         self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
         self.videos, self.late, self.balanced = TorchVideos(picture), late, balanced
         self.lineups, self.lineups_from = lineups, lineups_from
@@ -149,15 +165,13 @@ class Batches(Dataset):
             rows.append(self.blocks.pack(questions))
             tasks.append([TASK_NAMES.index(q.task) for q in questions])
             scenes.append(scene)
-        mel = self.extractor(
-            [waveform(s) for s in scenes], sampling_rate=16000, padding="max_length", return_tensors="pt"
-        )["input_features"][..., :400]
-        video = self.videos([frames_read(s, SIDE) for s in scenes], {"shortest_edge": SIDE**2, "longest_edge": SIDE**2})
-        found = [labels_of(s) for s in scenes]
+        frames = [frames_read(s, SIDE, self.family.frames) for s in scenes]
+        video = self.videos(frames, {"shortest_edge": SIDE**2, "longest_edge": SIDE**2})
+        found = [labels_of(s, self.family) for s in scenes]
         return {
             "patches": video["pixel_values_videos"],
             "grid": video["video_grid_thw"],
-            "mel": mel.contiguous(),
+            "mel": self.family.mel(self.extractor, [waveform(s) for s in scenes]),
             "labels": {k: torch.from_numpy(np.stack([f[k] for f in found])) for k in found[0]},
             **{k: torch.tensor([row[k] for row in rows]) for k in rows[0]},
             "tasks": torch.tensor(tasks),

@@ -1,8 +1,8 @@
-"""Put a finished run into the package: `python training/export.py runs/tiny-omni --to python/avflow/weights/tiny-omni`.
+"""Put a finished run into the package: `python training/export.py runs/tiny-omni`, by the name of its folder.
 
-Copies the checkpoint's folder, and writes MODEL_CARD.md with the accuracy of these weights on held-out samples that are
-made for it, as mp4, png and wav files read by model.prepare. `--card-only` writes the card of the folder's present
-weights.
+Copies the checkpoint's folder to python/avflow/weights and the log to training, and writes MODEL_CARD.md with the
+accuracy of these weights on held-out samples that are made for it, as mp4, png and wav files read by model.prepare.
+`--card-only` writes the card of the package's present weights.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from pathlib import Path
 
 import torch
 import yaml
+from stages import STAGES
 
 import avflow
+from avflow import weights
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
 from avflow.synthetic.lineup import CANDIDATES
 
 HERE = Path(__file__).parent
-CARD = (HERE / "card.md").read_text(encoding="utf-8")
 
 
 @torch.no_grad()
@@ -44,25 +45,28 @@ def accuracy(model, path: Path) -> dict[str, tuple[float, ...]]:
     }
 
 
-def card(model, config: dict, seconds: float, clips: int, seed: int) -> str:
-    """The model card of these weights, with figures measured now."""
+def card(name: str, config: dict, seconds: float, clips: int, seed: int) -> str:
+    """The model card of the package's weights of that name, with figures measured now."""
+    model, lineups = avflow.load(name), LINEUP_TASKS if config["stages"]["interleaved"] else {}
     with tempfile.TemporaryDirectory() as folder:
-        tasks = [*TASKS, *LINEUP_TASKS]
+        tasks = [*TASKS, *lineups]
         found = accuracy(model, write_items(make_items("heldout", clips * len(tasks), seed, tasks), folder))
     rows = []
     for task in TASKS.values():
         shares = " | ".join(f"{100 * share:.1f} %" for share in (1 / task.shown, *found[task.name]))
         rows.append(f"| {task.name} | {task.needs} | {shares} |")
-    for name in LINEUP_TASKS:
-        rows.append(f"| {name} | both | {100 / CANDIDATES:.1f} % | {100 * found[name][0]:.1f} % | - |")
+    for task in lineups:
+        rows.append(f"| {task} | both | {100 / CANDIDATES:.1f} % | {100 * found[task][0]:.1f} % | - |")
     stages, data = config["stages"], config["data"]
     questions = data["choices"] + data["open"]
     added = stages["interleaved"] * stages["interleaved_scenes"]
-    return CARD.format(
+    numbers = [stages[stage] for stage in STAGES if stages[stage]]
+    text = "".join((HERE / file).read_text(encoding="utf-8") for file in (f"{name}.md", "card.md"))
+    return text.format(
         million=sum(p.numel() for p in model.hf.parameters()) / 1e6,
         layers=model.n_layers,
         hidden=model.config.hidden_size,
-        stages=f"{stages['towers']} + {stages['shallow']} + {stages['whole']} + {stages['interleaved']} steps in four",
+        stages=f"{' + '.join(map(str, numbers))} steps in {('three', 'four')[len(numbers) - 3]}",
         scenes=data["scenes"],
         questions=questions,
         total=(stages["shallow"] + stages["whole"]) * data["scenes"] * questions + added * questions,
@@ -84,19 +88,21 @@ def card(model, config: dict, seconds: float, clips: int, seed: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--to", type=Path, required=True)
     parser.add_argument("--clips", type=int, default=100, help="held-out clips per task")
     parser.add_argument("--seed", type=int, default=77)
     parser.add_argument("--card-only", action="store_true")
     a = parser.parse_args()
-    config = yaml.safe_load((HERE / "config.yaml").read_text(encoding="utf-8"))
+    name = a.run.name
+    if name not in weights.NAMES:
+        parser.error(f"{a.run}: the package has models named {', '.join(weights.NAMES)}; name the run's folder so")
+    config, log, to = HERE / f"{name}.yaml", HERE / f"{name}.jsonl", weights.folder(name)
     if not a.card_only:
-        shutil.copytree(a.run / "checkpoint", a.to, dirs_exist_ok=True)
-        (a.to / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
-        shutil.copyfile(a.run / "log.jsonl", HERE / "log.jsonl")
-    seconds = json.loads((HERE / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["seconds"]
-    text = card(avflow.load(a.to), config, seconds, a.clips, a.seed)
-    (a.to / "MODEL_CARD.md").write_text(text, encoding="utf-8")
+        shutil.copytree(a.run / "checkpoint", to, dirs_exist_ok=True)
+        (to / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone
+        shutil.copyfile(a.run / "log.jsonl", log)
+    seconds = json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["seconds"]
+    text = card(name, yaml.safe_load(config.read_text(encoding="utf-8")), seconds, a.clips, a.seed)
+    (to / "MODEL_CARD.md").write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from network import SIDE, causal_blocks, owner_of
+from families import SIDE, owner_of
+from network import causal_blocks
 
 import avflow
 from avflow.media import resize

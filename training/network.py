@@ -1,4 +1,4 @@
-"""The small Thinker, its first weights, and its forward over packed questions.
+"""The small model, its first weights, and its forward over packed questions.
 
 Questions about one scene share its picture and sound: media stand before the question, so their states do not depend on
 it. A row of a batch is the shared prompt up to the end of the media, then blocks of one question each. A block sees the
@@ -11,52 +11,41 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from families import TEXTS
 from torch import nn
-from transformers import AttentionInterface, Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
+from transformers import AttentionInterface
 
 from avflow.compat import find_text_model
-from avflow.demo.checkpoint import Tiny
-from avflow.demo.omni import MEDIA_TOKENS, build_config
 from avflow.demo.tokenizer import build_tokenizer
 from avflow.synthetic import TASKS
 from avflow.synthetic.lineup import PAIRS
 
-SIDE = 56  # pixels of a frame as the model reads it: 2 x 2 tokens
-TEXTS = {"system": "You see and hear.", "instruction": "Answer with the letter."}
 
-
-def make_tokenizer():
+def make_tokenizer(family):
     """Byte-level BPE in which every word of the question set is one token."""
     words = {a for task in TASKS.values() for a in task.answers}
     asked = [t.question for t in TASKS.values() if t.name != "number"]  # which is asked in words of the others
     corpus = [t for question in asked for t in (question, f"{question}\n")]
     corpus += [*words, *(f"A. {w}\nB. {w}\nC. {w}\n" for w in words), *TEXTS.values(), "system\nuser\nassistant\n"]
-    return build_tokenizer(MEDIA_TOKENS, vocab_size=520, corpus=sorted(corpus))
+    return build_tokenizer(family.tokens, vocab_size=520, corpus=sorted(corpus))
 
 
-def make_thinker(tokenizer, sizes: dict):
-    """The exact Thinker architecture in small, with weights for training from scratch (torch's own random state)."""
-    towers = sizes["towers"]
-    decoder = Tiny(**{k: v for k, v in sizes.items() if k != "towers"})
-    config = build_config(tokenizer, decoder).to_dict()
-    # A base of 1e6 turns by under 0.001 per row and column at this head size: the decoder could not tell them apart.
-    half = decoder.hidden // decoder.heads // 2
-    part = half // 3
-    config["text_config"]["rope_parameters"] |= {"rope_theta": 100.0, "mrope_section": [half - 2 * part, part, part]}
-    config["vision_config"] |= {"hidden_size": towers, "intermediate_size": 2 * towers}
-    config["audio_config"] |= {"d_model": towers, "encoder_ffn_dim": 2 * towers}
-    config["prompt_texts"] = TEXTS
-    thinker = Qwen2_5OmniThinkerForConditionalGeneration(Qwen2_5OmniThinkerConfig(**config))
+def make_model(family, tokenizer, sizes: dict) -> nn.Module:
+    """The exact architecture in small, with weights for training from scratch (torch's own random state)."""
+    hf = family.build(tokenizer, sizes)
+    layers = find_text_model(hf).config.num_hidden_layers
     with torch.no_grad():
-        for name, p in thinker.named_parameters():
+        for name, p in hf.named_parameters():
+            if not p.requires_grad:
+                continue
             if p.ndim >= 2:
-                small = (2 * decoder.layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
+                small = (2 * layers) ** -0.5 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0
                 p.normal_(0.0, small / p[0].numel() ** 0.5)
             elif name.endswith("bias"):
                 p.zero_()
-        thinker.get_input_embeddings().weight.normal_(0.0, 0.7)
-        thinker.lm_head.weight.normal_(0.0, 0.02)
-    return thinker
+        hf.get_input_embeddings().weight.normal_(0.0, 0.7)
+        hf.lm_head.weight.normal_(0.0, 0.02)
+    return hf
 
 
 def deepen(shallow, deep, times: int) -> None:
@@ -79,11 +68,6 @@ def deepen(shallow, deep, times: int) -> None:
     deep.load_state_dict(weights)
 
 
-def owner_of(hf: nn.Module, name: str) -> nn.Module:
-    """The module that has this part: up to transformers 5.20 the Thinker itself, since then one inside it."""
-    return next(module for module in hf.modules() if hasattr(module, name))
-
-
 @dataclass(frozen=True)
 class Head:
     """What all prompts begin with: everything up to the end of the media. ids [P], positions [3, P] (t, h, w)."""
@@ -94,20 +78,11 @@ class Head:
     audio_id: int
 
     @classmethod
-    def of(cls, model, prompt) -> Head:
+    def of(cls, family, model, prompt) -> Head:
         """From one prompt of the question set, as model.prepare gives it: all its clips are alike in length."""
-        inputs = prompt.model_inputs
         config, ids = model.hf.config, prompt.input_ids
-        positions, _ = owner_of(model.hf, "get_rope_index").get_rope_index(
-            input_ids=inputs["input_ids"],
-            video_grid_thw=inputs["video_grid_thw"],
-            attention_mask=inputs["attention_mask"],
-            use_audio_in_video=True,
-            audio_seqlens=inputs["feature_attention_mask"].sum(-1),
-            second_per_grids=inputs["video_second_per_grid"],
-        )
         p = int((ids == config.vision_end_token_id).nonzero()[0]) + 1
-        return cls(ids[:p], positions[:, 0, :p].long(), config.video_token_id, config.audio_token_id)
+        return cls(ids[:p], family.positions(model, prompt)[:, :p], config.video_token_id, config.audio_token_id)
 
 
 def causal_blocks(count: int, length: int, p: int) -> tuple[int, int, torch.Tensor]:
@@ -149,13 +124,13 @@ def _unit(x: torch.Tensor) -> torch.Tensor:
 
 
 class Packed(nn.Module):
-    """A Thinker's forward over packed rows, and the towers' probes."""
+    """A model's forward over packed rows, and the towers' probes."""
 
-    def __init__(self, thinker, head: Head, lengths: tuple[int, int], counts: tuple[int, int]) -> None:
+    def __init__(self, family, hf, head: Head, lengths: tuple[int, int], counts: tuple[int, int]) -> None:
         super().__init__()
-        self.thinker, self.head = thinker, head
+        self.family, self.hf, self.head = family, hf, head
         AttentionInterface.register("avflow_packed", _packed)
-        thinker.set_attn_implementation({"text_config": "avflow_packed"})
+        hf.set_attn_implementation({"text_config": "avflow_packed"})
         p = len(head.ids)
         start = int(head.positions.max()) + 1
         parts, groups = [head.positions], []
@@ -164,19 +139,17 @@ class Packed(nn.Module):
             groups.append(causal_blocks(count, length, p))
         self.positions = torch.cat(parts, 1)  # [3, N]
         self.packing = (p, groups)
-        hidden = thinker.config.text_config.hidden_size
+        hidden = hf.config.text_config.hidden_size
         self.choice = nn.Linear(hidden, 1)
-        self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2 + 4), nn.Linear(hidden, 6 + 4 + 2)
+        self.eyes, self.ears = nn.Linear(hidden, 6 + 4 + 4 + 2 + 4), nn.Linear(hidden, family.slots * (6 + 4 + 2))
+        self.windows = nn.Linear(hidden, 6 + 4 + 3) if family.slots > 1 else None
         self.pair = nn.Linear(hidden, len(PAIRS))
 
     def see_and_hear(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Video or images [media, V, hidden] and sounds [sounds, A, hidden] as the decoder gets them."""
-        inner, mel = owner_of(self.thinker, "audio_tower"), batch["mel"]
-        n = mel.shape[0]
-        video = inner.visual(batch["patches"], grid_thw=batch["grid"]).pooler_output
-        lengths = torch.full((n,), mel.shape[-1])
-        audio = inner.audio_tower(mel.transpose(0, 1).flatten(1), feature_lens=lengths, aftercnn_lens=lengths // 2)
-        return video.view(len(batch["grid"]), -1, video.shape[-1]), audio.last_hidden_state.view(n, -1, video.shape[-1])
+        video = self.family.see(self.hf, batch["patches"], batch["grid"])
+        audio = self.family.hear(self.hf, batch["mel"])
+        return video.view(len(batch["grid"]), -1, video.shape[-1]), audio.view(len(batch["mel"]), -1, video.shape[-1])
 
     def answers(self, batch: dict, video: torch.Tensor, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [B, questions, vocab] at the last token of every block; loss of which option is right, read linearly.
@@ -191,7 +164,7 @@ class Packed(nn.Module):
         options = batch["options"]  # [B, choices, 3]
         words = _at(hidden[(len(hidden) - 1) // 2], options.clamp(min=0).flatten(1) + p)
         scores = self.choice(_unit(words)).view(options.shape).masked_fill(options < 0, -1e4)
-        logits = self.thinker.lm_head(_at(hidden[-1], batch["last"] + p))  # of normed states
+        logits = self.hf.lm_head(_at(hidden[-1], batch["last"] + p))  # of normed states
         return logits, F.cross_entropy(scores.flatten(0, 1), batch["right"].flatten())
 
     def lineup_answers(
@@ -204,7 +177,7 @@ class Packed(nn.Module):
         with it, 51 % without.
         """
         n, b = len(rows.targets), len(batch["colors"])
-        image_id = self.thinker.config.image_token_id
+        image_id = self.hf.config.image_token_id
         x = self._embed(rows.ids.expand(b, -1), image_id, sights, tones)
         hidden = self._decode(x, rows.positions, rows.packing)
         layers = len(hidden) - 1
@@ -216,16 +189,16 @@ class Packed(nn.Module):
             found = self.pair(_unit(hidden[layers // 4][:, at]))
             colors = batch["colors"].repeat_interleave(len(at) // n, 1)
             pair = pair + F.cross_entropy(found.flatten(0, 1), colors.flatten()) / 2
-        return self.thinker.lm_head(hidden[-1][:, rows.last]), choice, pair
+        return self.hf.lm_head(hidden[-1][:, rows.last]), choice, pair
 
     def _embed(self, ids: torch.Tensor, seen_id: int, seen: torch.Tensor, heard: torch.Tensor) -> torch.Tensor:
-        x = self.thinker.get_input_embeddings()(ids)
+        x = self.hf.get_input_embeddings()(ids)
         x = x.masked_scatter((ids == seen_id)[..., None], seen.to(x.dtype))
         return x.masked_scatter((ids == self.head.audio_id)[..., None], heard.to(x.dtype))
 
     def _decode(self, x: torch.Tensor, positions: torch.Tensor, packing: tuple) -> tuple[torch.Tensor, ...]:
         """States [B, N, hidden] of x after 0, 1, .. layers; the last ones normed."""
-        out = find_text_model(self.thinker)(
+        out = find_text_model(self.hf)(
             inputs_embeds=x,
             position_ids=positions[:, None].expand(-1, x.shape[0], -1),
             attention_mask=torch.zeros(1, 1, 1, 1),  # one of four dimensions is passed on as it is; nothing looks at it
@@ -236,15 +209,19 @@ class Packed(nn.Module):
         return (*out.hidden_states[:-1], out.last_hidden_state)
 
     def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor, motion: bool) -> torch.Tensor:
-        """What every video token's frames show and every audio token's 40 ms let hear, read off linearly.
+        """What every video token's frames show and every 40 ms of sound let hear, read off their tokens linearly.
 
         motion: also where the shape is moving to, from one of the token's two frames to the other.
         """
         color, shape, number, place, way = self.eyes(video).split([6, 4, 4, 2, 4], -1)
-        pitch, kind, onset = self.ears(audio).split([6, 4, 2], -1)
+        heard = self.ears(audio).unflatten(-1, (self.family.slots, -1)).flatten(1, 2)  # [B, times, 12]
+        pitch, kind, onset = heard.split([6, 4, 2], -1)
         labels = batch["labels"]
         found = {"color": color, "shape": shape, "number": number, "pitch": pitch, "kind": kind, "onset": onset}
         found |= {"motion": way} if motion and (labels["motion"] >= 0).any() else {}
+        if self.windows is not None:
+            parts = self.windows(audio).split([6, 4, 3], -1)
+            found |= dict(zip(("most_pitch", "most_kind", "onsets"), parts, strict=True))
         loss = sum(F.cross_entropy(f.flatten(0, 1), labels[name].flatten()) for name, f in found.items())
         off = (place - labels["place"]).square().sum(-1) * labels["alone"]
         return loss + 4 * off.sum() / labels["alone"].sum().clamp(min=1)

@@ -40,7 +40,9 @@ def rates(config: dict, step: int) -> tuple[float, float]:
 def make_optimizer(packed, config: dict) -> torch.optim.Optimizer:
     groups: dict[tuple[bool, bool], list] = {}
     for name, p in packed.named_parameters():
-        tower = any(part in name for part in ("visual", "audio_tower", "eyes", "ears"))
+        if not p.requires_grad:
+            continue
+        tower = any(part in name for part in (*packed.family.towers, "eyes", "ears", "windows"))
         groups.setdefault((tower, p.ndim >= 2 and "embed" not in name), []).append(p)
     o = config["optimizer"]
     sets = [

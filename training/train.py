@@ -1,8 +1,7 @@
-"""Train the small model from nothing: `python training/train.py training/config.yaml --out runs/tiny-omni`.
+"""Train the small model from nothing: `python training/train.py training/tiny-omni.yaml --out runs/tiny-omni`.
 
 Goes on from the run's last checkpoint after a kill, to the same result: batches follow from their number. `log.jsonl`
 holds the loss and the held-out accuracy of every task as training goes; `checkpoint/` the finished model's folder.
-`--start FOLDER` begins a new run at the stage `interleaved`, with the weights of a checkpoint folder.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -27,40 +25,34 @@ declare_torchvision()
 sys.path.insert(0, str(Path(__file__).parent))
 
 from batches import TASK_NAMES, Batches, Blocks, stream  # noqa: E402
+from families import FAMILIES, FRAME  # noqa: E402
 from lineups import LINEUP_NAMES, LineupBatches, LineupRows  # noqa: E402
-from network import SIDE, Head, Packed, deepen, make_thinker, make_tokenizer  # noqa: E402
+from network import Head, Packed, deepen, make_model, make_tokenizer  # noqa: E402
 from stages import make_optimizer, rates, stage_of, starts  # noqa: E402
 
-from avflow.demo import omni  # noqa: E402
-from avflow.demo.tokenizer import save_tokenizer  # noqa: E402
-from avflow.demo.weights import PICTURE  # noqa: E402
 from avflow.synthetic import make_items, write_items  # noqa: E402
-
-FRAME = PICTURE | {"min_pixels": SIDE**2, "max_pixels": SIDE**2}
-
-
-def save_folder(thinker, tokenizer, folder: Path) -> None:
-    """A checkpoint folder that avflow.load and transformers' from_pretrained read; weights as bfloat16."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(tokenizer, omni.MEDIA_TOKENS, omni.CHAT_TEMPLATE, folder)
-    omni.save_preprocessors(folder, FRAME, seconds=8)
-    omni.save_thinker(thinker, tokenizer, folder, torch.bfloat16)
 
 
 def layout(config: dict, out: Path) -> tuple[Blocks, Head, dict, dict[str, LineupRows]]:
     """How questions and interleaved items are laid out, learned from one of each as model.prepare gives it.
 
-    Third: what makes batches.
+    Third: what makes batches. Fourth: empty where no interleaved items are trained.
     """
-    tokenizer, data = make_tokenizer(), config["data"]
-    save_folder(make_thinker(tokenizer, config["model"]), tokenizer, out / "start")
+    family, data = family_of(config), config["data"]
+    tokenizer = make_tokenizer(family)
+    family.save(make_model(family, tokenizer, config["model"]), tokenizer, config["model"], out / "start")
     model = avflow.load(out / "start")
     with tempfile.TemporaryDirectory() as folder:
         path = write_items(make_items("train", 1), folder)
         prompt = model.prepare(avflow.Sample.read_jsonl(path)[0])
-    blocks = Blocks(tokenizer, data["choices"], data["open"])
+    blocks = Blocks(tokenizer, data["choices"], data["open"], family.before_text)
     parts = {"extractor": model.processor.feature_extractor, "picture": FRAME}
-    return blocks, Head.of(model, prompt), parts, {task: LineupRows.of(model, task) for task in LINEUP_NAMES}
+    lineups = LINEUP_NAMES if config["stages"]["interleaved"] else []
+    return blocks, Head.of(family, model, prompt), parts, {task: LineupRows.of(model, task) for task in lineups}
+
+
+def family_of(config: dict):
+    return FAMILIES[config["model"]["family"]]
 
 
 def build(config: dict, blocks: Blocks, head: Head, step: int) -> Packed:
@@ -69,15 +61,17 @@ def build(config: dict, blocks: Blocks, head: Head, step: int) -> Packed:
     sizes = config["model"]
     if step < starts(config)["whole"]:
         sizes = sizes | {"layers": config["stages"]["shallow_layers"]}
-    return Packed(make_thinker(blocks.tokenizer, sizes), head, blocks.lengths, blocks.counts)
+    family = family_of(config)
+    return Packed(family, make_model(family, blocks.tokenizer, sizes), head, blocks.lengths, blocks.counts)
 
 
 def grow(config: dict, shallow: Packed, blocks: Blocks, head: Head, step: int) -> Packed:
     """The whole model, from the shallow one."""
     packed = build(config, blocks, head, step)
-    deepen(shallow.thinker, packed.thinker, config["model"]["layers"] // config["stages"]["shallow_layers"])
-    for name in ("eyes", "ears", "choice", "pair"):
-        getattr(packed, name).load_state_dict(getattr(shallow, name).state_dict())
+    deepen(shallow.hf, packed.hf, config["model"]["layers"] // config["stages"]["shallow_layers"])
+    for name in ("eyes", "ears", "windows", "choice", "pair"):
+        if getattr(shallow, name) is not None:
+            getattr(packed, name).load_state_dict(getattr(shallow, name).state_dict())
     return packed
 
 
@@ -145,45 +139,35 @@ def lineups_loss(packed: Packed, batch: dict, config: dict, rows: dict[str, Line
     return loss
 
 
-def first_state(config: dict, out: Path, start: Path | None) -> dict:
-    """Where a run begins: at nothing, or with the weights of the folder `start`, and this log's lines before them."""
-    if start is None:
-        return {"step": 0, "seconds": 0.0}
-    step = starts(config)["interleaved"]
-    shutil.copyfile(Path(__file__).parent / "log.jsonl", out / "log.jsonl")
-    _cut_log(out / "log.jsonl", step)
-    seconds = [json.loads(line)["seconds"] for line in (out / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    thinker = avflow.load(start).hf.state_dict()
-    return {"step": step, "seconds": seconds[-1] if seconds else 0.0, "thinker": thinker}
-
-
-def train(config: dict, out: Path, start: Path | None = None) -> None:
+def train(config: dict, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config["threads"])
     begins, data, scenes = starts(config), config["data"], config["evaluate"]["scenes"]
     blocks, head, parts, rows = layout(config, out)
-    held = Batches(blocks, **parts, split="heldout", seed=config["seed"] + 1, scenes=16, balanced=True)
+    family = family_of(config)
+    held = Batches(family, blocks, **parts, split="heldout", seed=config["seed"] + 1, scenes=16, balanced=True)
     held = [held[i] for i in range(scenes // held.scenes)]
-    held_lineups = LineupBatches(**parts, split="heldout", seed=config["seed"] + 1, scenes=max(scenes // 8, 1))[0]
     state_file = out / "state.pt"
     if state_file.is_file():
         state = torch.load(state_file, weights_only=True)
         _cut_log(out / "log.jsonl", state["step"])
     else:
-        state = first_state(config, out, start)
+        state = {"step": 0, "seconds": 0.0}
     first, seconds = state["step"], state["seconds"]
     # A state at a stage's border is still the model of the stage before.
-    packed = build(config, blocks, head, first if "thinker" in state else first - 1)
+    packed = build(config, blocks, head, first - 1)
     optimizer = make_optimizer(packed, config)
-    if "thinker" in state:
-        packed.thinker.load_state_dict(state["thinker"])
     if "model" in state:
         packed.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    lineups = LineupBatches(**parts, split="train", seed=config["seed"], scenes=config["stages"]["interleaved_scenes"])
+    lineups = held_lineups = None
+    if rows:
+        few = config["stages"]["interleaved_scenes"]
+        lineups = LineupBatches(**parts, split="train", seed=config["seed"], scenes=few)
+        held_lineups = LineupBatches(**parts, split="heldout", seed=config["seed"] + 1, scenes=max(scenes // 8, 1))[0]
     batches = Batches(
-        blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"], late=config["stages"]["later"],
-        lineups=lineups, lineups_from=begins["interleaved"],
+        family, blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"],
+        late=config["stages"]["later"], lineups=lineups, lineups_from=begins["interleaved"],
     )  # fmt: skip
     source = stream(batches, range(first, begins["end"]), data["workers"])
     begin, running = time.perf_counter() - seconds, {}
@@ -218,7 +202,7 @@ def train(config: dict, out: Path, start: Path | None = None) -> None:
             state = {"model": packed.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
             torch.save(state | {"seconds": time.perf_counter() - begin}, out / "state.tmp")
             os.replace(out / "state.tmp", state_file)
-    save_folder(packed.thinker, blocks.tokenizer, out / "checkpoint")
+    family.save(packed.hf, blocks.tokenizer, config["model"], out / "checkpoint")
 
 
 def _note(running: dict, name: str, value: float) -> None:
@@ -236,6 +220,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, help="checkpoint folder to begin the stage `interleaved` with")
     arguments = parser.parse_args()
-    train(yaml.safe_load(arguments.config.read_text(encoding="utf-8")), arguments.out, arguments.start)
+    train(yaml.safe_load(arguments.config.read_text(encoding="utf-8")), arguments.out)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Tiny
 from .tokenizer import build_tokenizer, save_tokenizer
-from .vision import TOKENS, flat_config, save_model, save_pictures
+from .vision import TOKENS, flat_config, save_model, save_pictures, save_weights
+from .weights import PICTURE
 
 SOUND_TOKENS = TOKENS | {"audio_token": "<|audio_pad|>"}
 
@@ -18,14 +20,27 @@ def write(folder: Path, size: Tiny) -> None:
 
     tokenizer = build_tokenizer(SOUND_TOKENS)
     save_tokenizer(tokenizer, SOUND_TOKENS, None, folder)
-    config = flat_config(tokenizer, size, SOUND_TOKENS) | {"architectures": ["video_SALMONN2_plus"]}
-    config["audio_config"] = _audio_config(size)
+    config = build_config(tokenizer, size)
 
     def build():
         return VideoSalmonn2PlusForConditionalGeneration(VideoSalmonn2PlusConfig.from_published(config))
 
     save_model(folder, config, build, _published_name, size)
     save_pictures(folder)
+
+
+def save(folder: Path, config: dict[str, Any], hf, tokenizer, dtype=None, settings: dict[str, Any] = PICTURE) -> None:
+    """The checkpoint folder of a model that is there. settings: of preprocessor_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(tokenizer, SOUND_TOKENS, None, folder)
+    save_weights(folder, config, hf, _published_name, dtype)
+    save_pictures(folder, settings)
+
+
+def build_config(tokenizer, size: Tiny) -> dict[str, Any]:
+    """config.json as a published folder has it, in small."""
+    config = flat_config(tokenizer, size, SOUND_TOKENS) | {"architectures": ["video_SALMONN2_plus"]}
+    return config | {"audio_config": _audio_config(size)}
 
 
 def _audio_config(size: Tiny) -> dict:

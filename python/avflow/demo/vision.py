@@ -94,13 +94,19 @@ def save_model(
 ) -> None:
     """config.json, generation_config.json, and the weights of `build()` under the names of published files."""
     import torch
-    from safetensors.torch import save_file
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(size.seed)
         hf = build()
         scale_weights(hf, size)
-    tensors = {published_name(k): v.contiguous() for k, v in hf.state_dict().items()}
+    save_weights(folder, config, hf, published_name)
+
+
+def save_weights(folder: Path, config: dict[str, Any], hf, published_name: Callable[[str], str], dtype=None) -> None:
+    """config.json, generation_config.json and the weights of `hf`, stored in `dtype`; None: as they are."""
+    from safetensors.torch import save_file
+
+    tensors = {published_name(k): v.to(dtype or v.dtype).contiguous() for k, v in hf.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     write_json(folder / "config.json", config)
     pad, end = config["bos_token_id"], config["eos_token_id"]
@@ -108,9 +114,9 @@ def save_model(
     write_json(folder / "generation_config.json", generation)
 
 
-def save_pictures(folder: Path) -> None:
+def save_pictures(folder: Path, settings: dict[str, Any] = PICTURE) -> None:
     more = {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2_5_VLProcessor"}
-    write_json(folder / "preprocessor_config.json", {**PICTURE, **more})
+    write_json(folder / "preprocessor_config.json", {**settings, **more})
 
 
 def _published_name(key: str) -> str:

@@ -186,6 +186,14 @@ class ChatFamily(Family):
         return groups, items
 
 
+def wording(model: Model, published: str, system: str | None, instruction: str | None, question_first: bool) -> Wording:
+    """The caller's texts; for None what the checkpoint's config.json has in `prompt_texts`, else the published ones."""
+    texts = {"system": published, "instruction": INSTRUCTION} | (getattr(model.hf.config, "prompt_texts", None) or {})
+    given = {"system": system, "instruction": instruction}
+    texts |= {name: text for name, text in given.items() if text is not None}
+    return Wording(**texts, question_first=question_first)
+
+
 def tokenizer_of(model: Model) -> Any:
     tokenizer = getattr(model.processor, "tokenizer", None)
     if tokenizer is None:

@@ -82,10 +82,7 @@ class Qwen25Omni(chat.ChatFamily):
             MediaError: a file that is missing, broken, without the sound that is asked for, or with sound of another
                 length. InputError: text that holds one of the model's special tokens, limits that make no sense.
         """
-        texts = {"system": SYSTEM, "instruction": chat.INSTRUCTION} | getattr(model.hf.config, "prompt_texts", {})
-        system = texts["system"] if system is None else system
-        instruction = texts["instruction"] if instruction is None else instruction
-        wording = chat.Wording(system, instruction, question_first)
+        wording = chat.wording(model, SYSTEM, system, instruction, question_first)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
         if sample.candidates is not None:

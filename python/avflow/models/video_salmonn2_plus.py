@@ -47,15 +47,15 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         model: Model,
         sample: Sample,
         *,
-        fps: float = processing.FPS,
-        min_frames: int = processing.MIN_FRAMES,
-        max_frames: int = processing.MAX_FRAMES,
+        fps: float | None = None,
+        min_frames: int | None = None,
+        max_frames: int | None = None,
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         use_audio_in_video: bool | None = None,
         question_first: bool = False,
-        system: str = SYSTEM,
-        instruction: str = chat.INSTRUCTION,
+        system: str | None = None,
+        instruction: str | None = None,
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -64,15 +64,18 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         stands within the video, after each temporal step the tokens of its time, after the last step all the rest.
 
         Args:
-            fps, min_frames, max_frames: sampling of video, as published: 10 frames a second up to 768 frames, beyond
-                which they are spread evenly; an odd last frame counts twice.
-            min_pixels, max_pixels: limits per video frame, default 3136 and 61250. A video of fewer than `max_frames`
-                frames spends what the others would have had: up to 0.95 * max_frames / frames * max_pixels each. The
-                same two are the limits of an image if given, else the checkpoint's.
+            fps, min_frames, max_frames: sampling of video. None: what the checkpoint was trained with, if its
+                config.json says so in `video_sampling`, else as published: 10 frames a second, at least 16, up to 768,
+                beyond which they are spread evenly; an odd last frame counts twice.
+            min_pixels, max_pixels: limits per video frame. None: likewise, else 3136 and 61250. A video of fewer than
+                `max_frames` frames spends what the others would have had: up to 0.95 * max_frames / frames *
+                max_pixels each. The same two are the limits of an image if given, else the checkpoint's.
             use_audio_in_video: read the video's own sound. None: what the sample says, and if it says nothing, yes,
                 unless the sample has a sound file, which then takes the place of the video's own, as published. A
                 video without sound is an error, never a silent change.
-            instruction: the line after the options; "" for none. Open-ended questions have none.
+            system: the system text. None: what the checkpoint was trained with, if its config.json says so in
+                `prompt_texts`, else the published one.
+            instruction: the line after the options; "" for none. Open-ended questions have none. None: as for system.
 
         Items: video, the temporal step (2 frames); audio within a video, the step after which it stands, so that
         equal items are equal times, save for the last step, which has the sound's tail and its padding to 30 s; audio
@@ -86,7 +89,11 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         self._check_processor(model)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         limits = (min_pixels, max_pixels)
-        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
+        wording = chat.wording(model, SYSTEM, system, instruction, question_first)
+        given = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
+        sampling = processing.SAMPLING | (model.hf.config.video_sampling or {})
+        sampling |= {name: value for name, value in given.items() if value is not None}
+        media = _read(model, sample, own_sound, sampling, limits)
 
         def encode(text: str) -> dict[str, Any]:
             return processing.encode(
@@ -99,7 +106,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
                 image_pixels=chat.image_limits(model.processor, *limits),
             )
 
-        return self.lay_out(model, sample, media, chat.Wording(system, instruction, question_first), encode)
+        return self.lay_out(model, sample, media, wording, encode)
 
     def _check_processor(self, model: Model) -> None:
         tokenizer = chat.tokenizer_of(model)
@@ -107,6 +114,12 @@ class VideoSalmonn2Plus(chat.ChatFamily):
             raise InputError(
                 f"video-SALMONN 2+ cannot use a {type(model.processor).__name__}: load the model with avflow.load, or "
                 "pass avflow.salmonn.processing.SalmonnProcessor.from_pretrained(folder)"
+            )
+        heard, tokens = model.processor.piece_tokens, model.hf.config.audio_tokens_per_piece
+        if heard != tokens:
+            raise InputError(
+                f"the processor cuts sound into pieces of {model.processor.piece_seconds} s, {heard} tokens, the model "
+                f"makes {tokens} of a piece: chunk_length in preprocessor_config.json is not of this config.json"
             )
         for kind, token in processing.PLACEHOLDERS.items():
             ours, theirs = tokenizer.convert_tokens_to_ids(token), getattr(self.media_ids(model), kind)
@@ -128,7 +141,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         return labels.label_media(ids, self.media_ids(model), patch_tokens, SEGMENT, audio_by_step=True)
 
 
-def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple) -> chat.Media:
+def _read(model: Model, sample: Sample, own_sound: bool, sampling: dict[str, float], limits: tuple) -> chat.Media:
     media = chat.Media(interleaved=bool(sample.video))
     media.facts["processor"] = model.processor.avflow_info.path
     if sample.image:
@@ -145,20 +158,20 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
     if media.sound is not None and media.frames is not None:
         part = model.processor.video_processor
         steps = -(-len(media.frames) // part.temporal_patch_size)
-        heard = processing.PIECE_TOKENS * processing.audio_pieces(len(media.sound))
+        heard = model.processor.piece_tokens * model.processor.pieces(media.sound)
         seconds = media.seconds_per_frame * part.temporal_patch_size
         processing.audio_counts(steps, seconds, heard, f"sample {sample.id!r}: the sound of {source}")
     return media
 
 
-def _read_video(model: Model, sample: Sample, sampling: tuple, limits: tuple, media: chat.Media) -> Video:
+def _read_video(model: Model, sample: Sample, sampling: dict[str, float], limits: tuple, media: chat.Media) -> Video:
     """Decodes the sample's video into `media`."""
-    fps, min_frames, max_frames = sampling
+    fps, min_frames, max_frames = (sampling[name] for name in ("fps", "min_frames", "max_frames"))
     if not 0 < fps < math.inf:
         raise InputError(f"fps is {fps}: sample more than 0 frames per second")
     if not 1 <= min_frames <= max_frames:
         raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 1 <= min_frames <= max_frames")
-    low, high = chat.pixel_limits(*limits, processing.MIN_PIXELS, processing.MAX_PIXELS)
+    low, high = chat.pixel_limits(*limits, sampling["min_pixels"], sampling["max_pixels"])
     part = model.processor.video_processor
 
     def size(frames: int, height: int, width: int) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from transformers.models.whisper.configuration_whisper import WhisperConfig
 from ..errors import InputError, UnsupportedModelError
 
 LAYOUTS = ("released", "trained")
+TEXTS = ("system", "instruction")
+SAMPLING = ("fps", "min_frames", "max_frames", "min_pixels", "max_pixels")
 ENCODER_RATE = 50  # frames a second that the audio encoder gives: 16 kHz, hop 160, one stride of 2
 
 _PARTS = {
@@ -31,6 +33,9 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
             positions of training. See `positions.py`.
         seconds_per_window: what one query of the Q-Former hears; windows do not overlap.
         query_length: audio tokens per window.
+        prompt_texts: "system" and "instruction" that the model was trained with; None: the published ones.
+        video_sampling: "fps", "min_frames", "max_frames", "min_pixels", "max_pixels" that it was trained with, those
+            that differ from the published code's (`processing.SAMPLING`).
 
     Raises:
         InputError: a field that is missing or does not fit the others; the message names it.
@@ -54,6 +59,8 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
     tie_word_embeddings: bool = False
+    prompt_texts: dict | None = None
+    video_sampling: dict | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         for name, part in _PARTS.items():
@@ -89,6 +96,7 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
             query_length=_take(_take(audio, "audio_config.qformer_config", dict), "query_length", int, 1),
             tie_word_embeddings=_take(config, "tie_word_embeddings", bool, False),
             **{name: _take(config, name, int) for name in _IDS},
+            **{name: config[name] for name in ("prompt_texts", "video_sampling") if name in config},
             **more,
         )
 
@@ -131,6 +139,10 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
         for name in _IDS:
             if not 0 <= getattr(self, name) < text.vocab_size:
                 raise InputError(f"{name} {getattr(self, name)}: outside the vocabulary of {text.vocab_size}")
+        for name, known in (("prompt_texts", TEXTS), ("video_sampling", SAMPLING)):
+            given = getattr(self, name) or {}
+            if unknown := [key for key in given if key not in known]:
+                raise InputError(f"{name} has {unknown[0]!r}: it may have {', '.join(known)}")
 
 
 _IDS = ("image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id")

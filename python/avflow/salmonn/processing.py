@@ -13,14 +13,17 @@ import numpy as np
 import torch
 
 from .. import vision
-from ..errors import MediaError
+from ..errors import InputError, MediaError
 from ..sound import SAMPLE_RATE
+from . import config
 
 FPS, MIN_FRAMES, MAX_FRAMES = 10.0, 16, 768  # inference.py; scripts/test.sh takes at least 64 frames and 784 pixels
 MIN_PIXELS, MAX_PIXELS = 3136, 61250
-PIECE = 30 * SAMPLE_RATE  # samples that the audio encoder hears at once
-PIECE_TOKENS = 60  # of each piece, padded or not
+SAMPLING = dict(zip(config.SAMPLING, (FPS, MIN_FRAMES, MAX_FRAMES, MIN_PIXELS, MAX_PIXELS), strict=True))
+PIECE_SECONDS = 30  # that the audio encoder hears at once
+PIECE = PIECE_SECONDS * SAMPLE_RATE
 TOKENS_PER_SECOND = 2
+PIECE_TOKENS = PIECE_SECONDS * TOKENS_PER_SECOND  # of each piece, padded or not
 PLACEHOLDERS = {"image": "<|image_pad|>", "video": "<|video_pad|>", "audio": "<|audio_pad|>"}
 
 
@@ -37,9 +40,9 @@ def pixel_cap(frames: int, max_frames: int = MAX_FRAMES, max_pixels: int = MAX_P
     return max_pixels if frames >= max_frames else 0.95 * max_frames / frames * max_pixels
 
 
-def audio_pieces(samples: int) -> int:
-    """How many 30 s pieces hear this much sound."""
-    return max(1, math.ceil(samples / PIECE))
+def audio_pieces(samples: int, piece: int = PIECE) -> int:
+    """How many pieces of `piece` samples (30 s) hear this much sound."""
+    return max(1, math.ceil(samples / piece))
 
 
 def audio_counts(steps: int, seconds_per_step: float, audio_tokens: int, what: str = "the sound") -> list[int]:
@@ -67,18 +70,38 @@ def _span(kind: str) -> str:
 
 
 class SalmonnProcessor(vision.VisionProcessor):
-    """Tokenizer and picture settings of a checkpoint folder; template and sound are the published code's own."""
+    """Tokenizer and picture settings of a checkpoint folder; template and sound are the published code's own.
+
+    A preprocessor_config.json with `chunk_length` says how many seconds a piece of sound has, for a model whose audio
+    encoder has other than the published 1,500 positions. Published folders have no such field.
+    """
 
     @classmethod
     def _template(cls, folder: str, tokenizer: Any) -> None:
         return None  # the data code has its own ChatML and ignores the tokenizer's, see apply_chat_template
+
+    @property
+    def piece_seconds(self) -> int:
+        seconds = self.settings.get("chunk_length", PIECE_SECONDS)
+        if not isinstance(seconds, int) or seconds < 1:
+            raise InputError(f"preprocessor_config.json: chunk_length is {seconds!r}, expected whole seconds from 1 on")
+        return seconds
+
+    @property
+    def piece_tokens(self) -> int:
+        """Audio tokens of one piece of sound."""
+        return self.piece_seconds * TOKENS_PER_SECOND
+
+    def pieces(self, sound: np.ndarray) -> int:
+        """How many pieces hear `sound` [samples]."""
+        return audio_pieces(len(sound), self.piece_seconds * SAMPLE_RATE)
 
     @cached_property
     def feature_extractor(self) -> Any:
         from transformers import WhisperFeatureExtractor
 
         return WhisperFeatureExtractor(
-            feature_size=128, sampling_rate=SAMPLE_RATE, hop_length=160, chunk_length=30, n_fft=400
+            feature_size=128, sampling_rate=SAMPLE_RATE, hop_length=160, chunk_length=self.piece_seconds, n_fft=400
         )
 
     def apply_chat_template(self, chat: list[dict], tokenize: bool = False, add_generation_prompt: bool = True) -> str:
@@ -94,7 +117,8 @@ class SalmonnProcessor(vision.VisionProcessor):
 
         The data code pads to 1 s first; padding to 30 s, which follows, makes that of no effect.
         """
-        pieces = [sound[i * PIECE : (i + 1) * PIECE] for i in range(audio_pieces(len(sound)))]
+        n = self.piece_seconds * SAMPLE_RATE
+        pieces = [sound[i * n : (i + 1) * n] for i in range(self.pieces(sound))]
         return self.feature_extractor(pieces, sampling_rate=SAMPLE_RATE, return_tensors="pt")["input_features"]
 
 
@@ -124,7 +148,7 @@ def encode(
     audio_tokens = 0
     if sound is not None:
         inputs["audio_features"] = processor.audio_features(sound)
-        audio_tokens = PIECE_TOKENS * len(inputs["audio_features"])
+        audio_tokens = processor.piece_tokens * len(inputs["audio_features"])
     if image is not None:
         runs[pad["image"]] = [[pad["image"]] * math.prod(vision.tokens(inputs["image_grid_thw"][0], merge))]
     if frames is not None:

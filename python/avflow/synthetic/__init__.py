@@ -7,7 +7,7 @@ Every clip has a picture and a sound. A visual question's sound is a distraction
 clips never share a scene (see scene.py).
 """
 
-from .items import Item, LineupItem, frames_read, make_items, write_items, write_scene
+from .items import Item, LineupItem, frame_numbers, frames_read, make_items, write_items, write_scene
 from .lineup import LINEUP_TASKS, Lineup, make_lineup
 from .questions import TASKS, Question, Task, answer, ask
 from .scene import Scene, make_scene
@@ -24,6 +24,7 @@ __all__ = [
     "Task",
     "answer",
     "ask",
+    "frame_numbers",
     "frames_read",
     "make_items",
     "make_lineup",

@@ -99,14 +99,21 @@ def make_items(
     return items
 
 
-def frames_read(scene: Scene, side: int) -> torch.Tensor:
-    """The frames that a model with pictures of `side` x `side` reads at 2 fps: uint8 [8, 3, side, side].
+def frame_numbers() -> list[int]:
+    """Which of a clip's frames Qwen2.5-Omni reads: 8, at 2 fps, as avflow.media takes them from the file."""
+    total = len(picture.file_times())
+    return np.rint(np.round(np.linspace(0, total - 1, frame_count(SECONDS, total)), 6)).astype(int).tolist()
 
-    The same frames, and the same resizing, as avflow.media takes from the clip's file, without the codec's noise.
+
+def frames_read(scene: Scene, side: int, numbers: Sequence[int] | None = None) -> torch.Tensor:
+    """The frames that a model with pictures of `side` x `side` reads: uint8 [T, 3, side, side].
+
+    The same resizing as avflow.media does with the clip's file, without the codec's noise.
+
+    Args:
+        numbers: which of the file's frames; None: `frame_numbers()`.
     """
-    times = picture.file_times()
-    n = frame_count(SECONDS, len(times))
-    kept = times[np.rint(np.round(np.linspace(0, len(times) - 1, n), 6)).astype(int)]
+    kept = picture.file_times()[frame_numbers() if numbers is None else list(numbers)]
     pixels = torch.from_numpy(picture.frames(scene, kept)).permute(0, 3, 1, 2).contiguous()
     return resize(pixels, side, side)
 
