@@ -1,16 +1,17 @@
-"""What tiny-omni shows of the study's findings (arXiv 2606.10147), measured on held-out clips and interleaved items.
+"""What the small trained models show of the study's findings (arXiv 2606.10147), on held-out clips and items.
 
-    python benchmarks/findings.py [FOLDER]      # default: benchmarks/results/tiny-omni
+    python benchmarks/findings.py [tiny-omni] [tiny-salmonn]      # default: both
 
-writes FOLDER/findings.json, the pictures docs/findings-*.png and docs/experiments.png, and the tables of
-docs/findings.md, in some three minutes on one core. Whatever is chosen from measurements (a path's strongest layer for
-the random control, pathways, an eviction schedule) is chosen on one set of samples and measured on another.
+writes benchmarks/results/<model>/findings.json, the pictures docs/findings-*.png and docs/experiments.png, and the
+tables of docs/findings.md, in some three minutes on one core. Whatever is chosen from measurements (a path's strongest
+layer for the random control, pathways, an eviction schedule) is chosen on one set of samples and measured on another.
+Interleaved items are tiny-omni's alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from findings_tables import draw_flow, draw_looks, write_tables
+from findings_tables import PAGES, draw_flow, draw_looks, write_tables
 
 import avflow
 from avflow.cost import eviction_cost
@@ -36,11 +37,10 @@ NEEDS = {name: task.needs for name, task in TASKS.items()} | {name: name for nam
 STUDY_PATHS = PRESETS["av_video"][:8]
 # Edges that stay, read off sweeps of the set FOUND. Edges within a group stay too, but those between frames and between
 # segments only where a "cross" path says so.
-EARLY, LATE = range(0, 3), range(3, 12)
+EARLY = range(0, 3)
 PATHWAYS = {
-    "cross:video": EARLY, "cross:audio": EARLY, "audio->video": EARLY, "video->audio": EARLY,
-    "media->question": range(0, 4), "question_text->options": None, "options->question_text": None,
-    "question->last": LATE,
+    "cross:video": range(0, 1), "cross:audio": EARLY, "audio->video": EARLY, "video->audio": EARLY,
+    "media->options": range(0, 5), "question_text->options": range(0, 6), "options->last": None,
 }  # fmt: skip
 # The study's two streams of interleaved items, in all layers; and the way through the question's words, which tiny-omni
 # takes: these are the question before the reference and the line after the letters.
@@ -64,6 +64,12 @@ STREAMS = {
     "both, and the question's words": REFERENCE | LETTERS | WORDS,
     "all that, and the marks and words around media": REFERENCE | LETTERS | WORDS | MARKS,
 }
+# In all layers.
+WHOLE = ("video->question", "audio->question", "question->last", "video+audio->last")
+WHOLE_ITEMS = (
+    "candidates->reference", "candidates->options", "candidates->question_text", "candidates->last",
+    "reference->options", "reference->question_text", "reference->last", "options->last", "question_text->last",
+)  # fmt: skip
 MASKS = ("video->last", "video->text", "video+audio->text")  # in the last layers
 
 
@@ -124,7 +130,7 @@ def masked_last_layers(model, prompts, layers: int) -> dict:
 def kept_edges(table: pa.Table) -> dict:
     """Accuracy and mean probability with only the pathways left, beside the full model and random edges."""
     out: dict[str, dict] = {}
-    for run in ("full", "pathways", "random 0", "random 1"):
+    for run in dict.fromkeys(table["run"].to_pylist()):
         rows = table.filter(pc.equal(table["run"], run))
         out[run] = {name: float(np.mean(rows[name].to_pylist())) for name in ("edges_kept", "correct", "p")}
     return out | {"samples": len(set(table["prompt"].to_pylist()))}
@@ -159,41 +165,63 @@ def attention(table: pa.Table, layers: int) -> dict[str, dict[str, list[float]]]
     return out
 
 
-def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "benchmarks" / "results" / "tiny-omni"
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    model = avflow.load("tiny-omni")
+def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
+    """What clips show; and the tables that are drawn: "flow", "share", "lens", "pathways"."""
     clips, fresh = (prepare(model, TASKS, EACH, seed) for seed in (FOUND, TESTED))
-    items, fresh_items = (prepare(model, LINEUP_TASKS, EACH_ITEMS, seed) for seed in (FOUND, TESTED))
-    found: dict = {"window": WINDOW, "clips": len(clips), "items": len(items), "layers": model.n_layers}
-    flow = avflow.sweep(model, clips, "av_video", WINDOW, progress=True)
-    lineup = avflow.sweep(model, items, "interleaved", WINDOW, progress=True)
-    found["flow"], found["lineup"] = strongest(flow.table), strongest(lineup.table)
+    tables = {
+        "flow": avflow.sweep(model, clips, "av_video", WINDOW, progress=True).table,
+        "share": avflow.attention_share(model, clips),
+        "lens": avflow.answer_lens(model, clips),
+        "pathways": avflow.pathways(model, fresh, PATHWAYS, random=3),
+    }
+    found: dict = {"window": WINDOW, "clips": len(clips), "layers": model.n_layers, "flow": strongest(tables["flow"])}
+    whole = avflow.sweep(model, clips, list(WHOLE), style="top_down", layers=[0]).table
+    found["whole"] = strongest(whole)
     found["random"] = [
         random_control(model, fresh, path, found["flow"][needs][path]["layer"], needs)
         for path, needs in (("video->question", "visual"), ("audio->question", "audio"), ("question->last", "both"))
     ]
-    share, lens = avflow.attention_share(model, clips), avflow.answer_lens(model, clips)
-    found["attention"] = attention(share, model.n_layers)
-    found["attention"] |= attention(avflow.attention_share(model, items), model.n_layers)
+    found["attention"] = attention(tables["share"], model.n_layers)
     long = sinks(model, clips, times=1.01)["ratio"].to_pylist()
     found["sinks"] = {"rows": sum(ratio > 10 for ratio in long), "longest": max(long)}
     found["masks"] = masked_last_layers(model, fresh, 2)
-    paths = avflow.pathways(model, fresh, PATHWAYS, random=2)
-    found["pathways"] = kept_edges(paths)
-    found["streams"] = {
-        name: kept_edges(avflow.pathways(model, fresh_items, keep, random=2)) for name, keep in STREAMS.items()
-    }
+    found["pathways"] = kept_edges(tables["pathways"])
     plan = avflow.plan_eviction(model, clips, ["video", "audio", "question_text"])
-    found["evicted"] = evicted(model, plan, fresh)
-    plan_items = avflow.plan_eviction(model, items, ["candidates", "reference", "question_text"])
-    found["evicted_items"] = evicted(model, plan_items, fresh_items)
-    (folder / "findings.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw_flow(by_needs(flow.table), STUDY_PATHS, ROOT / "docs" / "findings-video.png")
-    draw_flow(by_needs(lineup.table), PRESETS["interleaved"], ROOT / "docs" / "findings-interleaved.png")
-    draw_looks(share, lens, paths, ROOT / "docs" / "experiments.png")
-    write_tables(found, ROOT / "docs" / "findings.md")
+    return found | {"evicted": evicted(model, plan, fresh)}, tables
+
+
+def measure_items(model, found: dict) -> pa.Table:
+    """What interleaved items show, into `found`; the sweep's table."""
+    items, fresh = (prepare(model, LINEUP_TASKS, EACH_ITEMS, seed) for seed in (FOUND, TESTED))
+    lineup = avflow.sweep(model, items, "interleaved", WINDOW, progress=True).table
+    found["items"], found["lineup"] = len(items), strongest(lineup)
+    whole = avflow.sweep(model, items, list(WHOLE_ITEMS), style="top_down", layers=[0]).table
+    found["whole_items"] = strongest(whole)
+    found["attention"] |= attention(avflow.attention_share(model, items), model.n_layers)
+    found["streams"] = {
+        name: kept_edges(avflow.pathways(model, fresh, keep, random=2)) for name, keep in STREAMS.items()
+    }
+    plan = avflow.plan_eviction(model, items, ["candidates", "reference", "question_text"])
+    found["evicted_items"] = evicted(model, plan, fresh)
+    return lineup
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=PAGES, help=f"of {', '.join(PAGES)}; all of them if left out")
+    torch.set_num_threads(1)
+    for name in parser.parse_args().models:
+        model = avflow.load(name)
+        found, tables = measure_clips(model)
+        lineup = measure_items(model, found) if model.family.takes_candidates else None
+        file = ROOT / "benchmarks" / "results" / name / "findings.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        draw_flow(by_needs(tables["flow"]), STUDY_PATHS, ROOT / "docs" / f"findings-{PAGES[name]['picture']}.png")
+        if lineup is not None:
+            draw_flow(by_needs(lineup), PRESETS["interleaved"], ROOT / "docs" / "findings-interleaved.png")
+            draw_looks(tables["share"], tables["lens"], tables["pathways"], ROOT / "docs" / "experiments.png")
+        write_tables(found, ROOT / "docs" / "findings.md", PAGES[name]["tables"])
 
 
 if __name__ == "__main__":

@@ -44,13 +44,13 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def fall(row: dict | None) -> str:
-    """A mean change, its interval, and the centre of the window where it is strongest."""
+def fall(row: dict | None, where: bool = True) -> str:
+    """A mean change, its interval, and, where there are several, the centre of the window where it is strongest."""
     if row is None:
         return "-"
     if abs(row["mean"]) < 0.5:
         return "0"
-    return f"{row['mean']:.0f} [{row['low']:.0f}, {row['high']:.0f}] ({row['layer']})"
+    return f"{row['mean']:.0f} [{row['low']:.0f}, {row['high']:.0f}]" + f" ({row['layer']})" * where
 
 
 def video_table(found: dict) -> str:
@@ -60,6 +60,16 @@ def video_table(found: dict) -> str:
         for path in PRESETS["av_video"]
     ]
     return table(["path cut", *(TITLES[n] for n in names), "the study, 3B"], rows)
+
+
+def whole_table(found: dict, names: Sequence[str] = ("visual", "audio", "both"), what: str = "whole") -> str:
+    paths = found[what][names[0]]
+    rows = [[f"`{path}`", *(fall(found[what][n].get(path), where=False) for n in names)] for path in paths]
+    return table(["path cut in all layers", *(TITLES[n] for n in names)], rows)
+
+
+def whole_items_table(found: dict) -> str:
+    return whole_table(found, ("find_sound", "find_image"), "whole_items")
 
 
 def items_table(found: dict) -> str:
@@ -115,17 +125,21 @@ def masks_table(found: dict) -> str:
     )
 
 
+def random_cell(runs: dict) -> str:
+    """Accuracy with each of the random choices."""
+    return ", ".join(percent(r["correct"]) for name, r in runs.items() if name.startswith("random"))
+
+
 def pathways_table(found: dict) -> str:
     rows = []
     for name, runs in (("clips", found["pathways"]), *found["streams"].items()):
-        random = [runs["random 0"], runs["random 1"]]
         rows.append(
             [
                 name if name == "clips" else f"items: {name}",
                 percent(runs["pathways"]["edges_kept"]),
                 percent(runs["full"]["correct"]),
                 percent(runs["pathways"]["correct"]),
-                " and ".join(percent(r["correct"]) for r in random),
+                random_cell(runs),
             ]
         )
     rows.append(["Map the Flow: LLaVA-NeXT-7B-Video-FT, TVBench", "42 %", "51.5", "51.2", "40.1"])
@@ -151,15 +165,45 @@ def counts(found: dict) -> str:
     )
 
 
+def salmonn_table(found: dict) -> str:
+    """All but the flow, in a few lines."""
+    random, masks, runs = found["random"], found["masks"], found["pathways"]
+    rows = [
+        [f"`{r['path']}` ({r['needs']}, layer {r['layer']}): its edges, as many random ones",
+         f"{r['path_mean']:.0f} %, {r['random_mean']:.0f} %"]
+        for r in random
+    ]  # fmt: skip
+    last = f"layers {masks['first_layer']}-{found['layers'] - 1} without video + audio -> text: accuracy"
+    rows.append([last, f"{percent(masks['video+audio->text']['accuracy'])} of {percent(masks['none']['accuracy'])}"])
+    kept = f"the pathways of tiny-omni alone, {percent(runs['pathways']['edges_kept'])} of the edges: accuracy"
+    rows.append([f"{kept}; as many random ones", f"{percent(runs['pathways']['correct'])}; {random_cell(runs)}"])
+    rows.append(["media tokens ten times as long as their median", str(found["sinks"]["rows"])])
+    e = found["evicted"]
+    steps = ", ".join(f"{group} {after}" for group, after in e["schedule"].items()) or "nothing can leave"
+    saved = " and ".join(percent(e["saved"][k]) for k in ("flops", "kv_bytes"))
+    change = f"{percent(e['clean']['accuracy'])} to {percent(e['kept']['accuracy'])}"
+    rows.append([f"planned eviction ({steps}): accuracy; FLOPs and KV bytes saved", f"{change}; {saved}"])
+    return table(["measured", "tiny-salmonn"], rows)
+
+
 TABLES: dict[str, Callable[[dict], str]] = {
-    "counts": counts, "video": video_table, "items": items_table, "random": random_table,
+    "counts": counts, "video": video_table, "whole": whole_table, "items": items_table,
+    "items-whole": whole_items_table, "random": random_table,
     "attention": attention_table, "sinks": sinks_line, "masks": masks_table,
     "pathways": pathways_table, "evicted": evicted_table,
 }  # fmt: skip
+# Model -> what of docs/findings.md is its.
+PAGES = {
+    "tiny-omni": {"picture": "video", "tables": TABLES},
+    "tiny-salmonn": {
+        "picture": "salmonn",
+        "tables": {"salmonn-video": video_table, "salmonn-whole": whole_table, "salmonn": salmonn_table},
+    },
+}
 
 
-def write_tables(found: dict, page: Path) -> None:
-    for name, make in TABLES.items():
+def write_tables(found: dict, page: Path, tables: dict[str, Callable[[dict], str]]) -> None:
+    for name, make in tables.items():
         put(page, name, make(found))
 
 

@@ -311,7 +311,7 @@ def test_demo_ends_on_one_page_and_says_that_it_shows_no_finding(model, tmp_path
 
     folder = tmp_path / "demo"
 
-    def make(path):
+    def make(path, model):
         path.mkdir()
         samples = write_samples(path / "samples.jsonl", ["s1", "s22"])
         return {"checkpoint": str(path / "checkpoint"), "samples": str(samples), "window": 3, "random": True}

@@ -1,4 +1,4 @@
-"""The model that comes with the package: it loads everywhere, sees and hears, and needs what a task is about."""
+"""The models that come with the package: they load everywhere, see and hear, and need what a task is about."""
 
 import sys
 from pathlib import Path
@@ -9,19 +9,23 @@ import torch
 import avflow
 from avflow.demo import held_out
 from avflow.demo.flow import run_demo
+from avflow.errors import InputError
 from avflow.page import collect, summary
 from avflow.page.collect import kind_of
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
-from avflow.weights import folder
+from avflow.weights import NAMES, folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from export import accuracy  # noqa: E402
 
-FOLDER = folder("tiny-omni")
+
+@pytest.fixture(scope="module", params=NAMES)
+def model(request):
+    return avflow.load(request.param)
 
 
 @pytest.fixture(scope="module")
-def model():
+def omni():
     return avflow.load("tiny-omni")
 
 
@@ -31,26 +35,28 @@ def samples(tmp_path_factory):
     return write_items(make_items("heldout", 6 * len(TASKS), seed=2024), tmp_path_factory.mktemp("heldout"))
 
 
-def test_the_folder_is_small_and_says_what_it_is():
-    assert sum(f.stat().st_size for f in FOLDER.iterdir()) < 8e6
-    card = (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert all(f"| {task} |" in card for task in [*TASKS, *LINEUP_TASKS]) and "What it is not" in card
+@pytest.mark.parametrize("name", NAMES)
+def test_the_folder_is_small_and_says_what_it_is(name):
+    assert sum(f.stat().st_size for f in folder(name).iterdir()) < 8e6
+    card = (folder(name) / "MODEL_CARD.md").read_text(encoding="utf-8")
+    tasks = [*TASKS, *LINEUP_TASKS] if name == "tiny-omni" else TASKS
+    assert all(f"| {task} |" in card for task in tasks) and f"# {name}\n" in card and "What it is not" in card
 
 
 def test_it_is_deep_enough_for_windows(model):
     assert model.n_layers >= 12 and model.text_model.config.rope_parameters["rope_theta"] == 100.0
 
 
-def test_plain_transformers_loads_it_too(model, samples):
+def test_plain_transformers_loads_tiny_omni_too(omni, samples):
     from transformers import AutoTokenizer, Qwen2_5OmniThinkerForConditionalGeneration
 
     sample = avflow.Sample.read_jsonl(samples)[0]
-    prompt = model.prepare(sample)
-    plain = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32).eval()
+    prompt = omni.prepare(sample)
+    plain = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder("tiny-omni"), dtype=torch.float32).eval()
     with torch.no_grad():
-        ours, theirs = (m(**prompt.model_inputs).logits for m in (model.hf, plain))
+        ours, theirs = (m(**prompt.model_inputs).logits for m in (omni.hf, plain))
     assert torch.equal(ours, theirs)
-    text = AutoTokenizer.from_pretrained(FOLDER).decode(prompt.input_ids)
+    text = AutoTokenizer.from_pretrained(folder("tiny-omni")).decode(prompt.input_ids)
     assert "You see and hear." in text and sample.question in text
 
 
@@ -60,8 +66,8 @@ def test_it_answers_fresh_held_out_clips(model, samples):
     assert letters >= 0.95 and words >= 0.95, found
 
 
-def test_it_answers_fresh_interleaved_items(model, tmp_path):
-    found = accuracy(model, write_items(make_items("heldout", 40, seed=2024, tasks=list(LINEUP_TASKS)), tmp_path))
+def test_tiny_omni_answers_fresh_interleaved_items(omni, tmp_path):
+    found = accuracy(omni, write_items(make_items("heldout", 40, seed=2024, tasks=list(LINEUP_TASKS)), tmp_path))
     assert set(found) == set(LINEUP_TASKS) and min(share for (share,) in found.values()) >= 0.85, found
     assert sum(share for (share,) in found.values()) / len(found) >= 0.95, found
 
@@ -71,6 +77,13 @@ def test_it_generates_the_answer(model, samples):
     prompt = model.prepare(sample)
     out = model.hf.generate(**prompt.model_inputs, max_new_tokens=1, do_sample=False)
     assert model.text([int(out[0, -1])]) == sample.answer
+
+
+def test_the_demo_has_items_for_models_that_read_them_and_a_list_of_models(tmp_path):
+    made = held_out(tmp_path, each=1, tasks=("color",), model="tiny-salmonn")
+    assert made["checkpoint"] == "tiny-salmonn" and "items" not in made and Path(made["samples"]).exists()
+    with pytest.raises(InputError, match="model 'tiny': the package has tiny-omni and tiny-salmonn"):
+        held_out(tmp_path, model="tiny")
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ TINY = CONFIG | {
         "intermediate": 32,
         "towers": 16,
     },
-    "data": {"scenes": 2, "choices": 2, "open": 1, "workers": 0},
+    "data": CONFIG["data"] | {"scenes": 2, "choices": 2, "open": 1, "workers": 0},
     "stages": {
         "towers": 2,
         "shallow": 2,
@@ -83,7 +83,7 @@ def test_packed_questions_get_the_logits_of_their_own_prompts(both, tmp_path, na
     prompts = [model.prepare(s) for s in samples]
     packed = network.Packed(FAMILIES[name], copy.deepcopy(model.hf), head, blocks.lengths, blocks.counts).eval()
     for item, sample, prompt in zip(items, samples, prompts, strict=True):
-        other = questions_of(item.scene, np.random.default_rng(0), 1)
+        other = questions_of(item.scene, np.random.default_rng(0), 1, {})
         questions = [item.question, *other, item.question]  # two with options, one to be answered with a word
         row = blocks.pack(questions)
         targets = row["targets"]

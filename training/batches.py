@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from avflow.synthetic.scene import COLORS, DIRECTIONS, LEVELS, SHAPES, Scene
 
 TASK_NAMES = list(TASKS)
 LATE = ("number",)  # tasks that join later in the run
-HARD = {"tone_shape": 3.0, "match": 3.0, "count": 2.0, "pitch": 2.0, "rhythm": 2.0, "direction": 1.5}
 
 
 def block_text(question: Question, options: bool, before: str = "") -> str:
@@ -63,25 +62,27 @@ class Blocks:
         return {"ids": ids, "last": last, "targets": targets, "options": options, "right": right}
 
 
-def training_scene(rng: np.random.Generator, split: str) -> Scene:
-    """Scenes with a question for both senses make up half of the training set, and the rest is any pair."""
-    kind = rng.random()
-    if kind < 0.25:
-        return make_scene(rng, split, "change", "halves")
-    if kind < 0.5:
-        return make_scene(rng, split, "crowd", "beeps")
+def training_scene(rng: np.random.Generator, split: str, kinds: Sequence[dict] = ()) -> Scene:
+    """A scene of a picture and a sound, as often as `kinds` say (picture, sound, share; null: any); the rest is any."""
+    at = rng.random()
+    for kind in kinds:
+        if at < kind["share"]:
+            return make_scene(rng, split, kind["picture"], kind["sound"])
+        at -= kind["share"]
     return make_scene(rng, split)
 
 
-def questions_of(scene: Scene, rng: np.random.Generator, count: int, without: tuple[str, ...] = ()) -> list[Question]:
-    """`count` questions that fit the scene, the harder tasks more often."""
+def questions_of(
+    scene: Scene, rng: np.random.Generator, count: int, often: dict[str, float], without: tuple[str, ...] = ()
+) -> list[Question]:
+    """`count` questions that fit the scene; often: of the tasks that are asked more than once as often, how often."""
     names = [name for name in TASK_NAMES if TASKS[name].fits(scene) and name not in without]
-    chance = np.array([HARD.get(name, 1.0) for name in names])
+    chance = np.array([often.get(name, 1.0) for name in names])
     return [ask(scene, str(rng.choice(names, p=chance / chance.sum())), rng) for _ in range(count)]
 
 
 def labels_of(scene: Scene, family) -> dict[str, np.ndarray]:
-    """For the probes: of every video token, four a step, and of every time at which the sound is labelled."""
+    """For the probes: of every video token, four a step; of the family's times of every sound."""
     out: dict[str, list] = {
         k: [] for k in ("color", "shape", "number", "motion", "place", "alone", "pitch", "kind", "onset")
     }
@@ -138,11 +139,13 @@ class Batches(Dataset):
 
     def __init__(
         self, family, blocks: Blocks, extractor, picture: dict, split: str, seed: int, scenes: int, late=0,
-        balanced=False, lineups: LineupBatches | None = None, lineups_from=0,
+        often: dict[str, float] | None = None, kinds: Sequence[dict] = (), balanced=False,
+        lineups: LineupBatches | None = None, lineups_from=0,
     ):  # fmt: skip
         self.family = family
         self.blocks, self.extractor, self.split, self.seed, self.scenes = blocks, extractor, split, seed, scenes
         self.videos, self.late, self.balanced = TorchVideos(picture), late, balanced
+        self.often, self.kinds = often or {}, kinds
         self.lineups, self.lineups_from = lineups, lineups_from
 
     def __getitem__(self, number: int) -> dict:
@@ -160,8 +163,8 @@ class Batches(Dataset):
                 scene = make_scene(rng, self.split, str(rng.choice(task.pictures)), str(rng.choice(task.sounds)))
                 questions = [ask(scene, task.name, rng) for _ in range(count)]
             else:
-                scene = training_scene(rng, self.split)
-                questions = questions_of(scene, rng, count, LATE if number < self.late else ())
+                scene = training_scene(rng, self.split, self.kinds)
+                questions = questions_of(scene, rng, count, self.often, LATE if number < self.late else ())
             rows.append(self.blocks.pack(questions))
             tasks.append([TASK_NAMES.index(q.task) for q in questions])
             scenes.append(scene)

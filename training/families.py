@@ -24,7 +24,6 @@ from avflow.synthetic.scene import SECONDS
 SIDE = 56  # pixels of a frame as the models read it: 2 x 2 tokens
 FRAME = PICTURE | {"min_pixels": SIDE**2, "max_pixels": SIDE**2}
 TEXTS = {"system": "You see and hear.", "instruction": "Answer with the letter."}
-LABEL_SECONDS = 0.04  # between the times at which the sound is labelled
 
 
 class Omni:
@@ -36,7 +35,7 @@ class Omni:
     frames = frame_numbers()  # of the clip's file
     step_times = [0.5, 1.5, 2.5, 3.5]  # of the video's temporal steps, seconds
     slots = 1  # labelled times per audio token
-    sound_times = LABEL_SECONDS * (np.arange(round(SECONDS / LABEL_SECONDS)) + 0.5)
+    sound_times = 0.04 * np.arange(100) + 0.02
 
     def build(self, tokenizer, sizes: dict) -> nn.Module:
         """The model as transformers makes it; `network.make_model` gives it weights."""
@@ -94,8 +93,8 @@ class Salmonn:
     sampling = {"fps": 4.0, "max_frames": 16, "min_pixels": SIDE**2, "max_pixels": SIDE**2}
     frames = processing.frame_numbers(len(file_times()), SECONDS, sampling["fps"])
     step_times = (np.reshape(frames, (-1, 2)).mean(1) / FPS).tolist()
-    slots = 12  # of a token's 0.5 s
-    sound_times = (0.5 * np.arange(2 * piece)[:, None] + LABEL_SECONDS * (np.arange(slots) + 0.5)).ravel()
+    slots = 12
+    sound_times = (0.5 * np.arange(2 * piece)[:, None] + 0.04 * np.arange(slots) + 0.02).ravel()
 
     def build(self, tokenizer, sizes: dict) -> nn.Module:
         hf = VideoSalmonn2PlusForConditionalGeneration(
@@ -126,7 +125,8 @@ class Salmonn:
 
     def positions(self, model, prompt) -> torch.Tensor:
         inputs = prompt.model_inputs
-        positions, _ = rope_index(inputs["input_ids"], model.hf.config, video_grid_thw=inputs["video_grid_thw"])
+        media = {name: inputs[name] for name in ("video_grid_thw", "video_second_per_grid")}
+        positions, _ = rope_index(inputs["input_ids"], model.hf.config, **media)
         return positions[:, 0]
 
     def mel(self, extractor, sounds: Sequence[np.ndarray]) -> torch.Tensor:

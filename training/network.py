@@ -209,7 +209,7 @@ class Packed(nn.Module):
         return (*out.hidden_states[:-1], out.last_hidden_state)
 
     def probe_loss(self, batch: dict, video: torch.Tensor, audio: torch.Tensor, motion: bool) -> torch.Tensor:
-        """What every video token's frames show and every 40 ms of sound let hear, read off their tokens linearly.
+        """What every video token's frames show and every audio token's time lets hear, read off linearly.
 
         motion: also where the shape is moving to, from one of the token's two frames to the other.
         """

@@ -167,7 +167,8 @@ def train(config: dict, out: Path) -> None:
         held_lineups = LineupBatches(**parts, split="heldout", seed=config["seed"] + 1, scenes=max(scenes // 8, 1))[0]
     batches = Batches(
         family, blocks, **parts, split="train", seed=config["seed"], scenes=data["scenes"],
-        late=config["stages"]["later"], lineups=lineups, lineups_from=begins["interleaved"],
+        late=config["stages"]["later"], often=data["often"], kinds=data["kinds"], lineups=lineups,
+        lineups_from=begins["interleaved"],
     )  # fmt: skip
     source = stream(batches, range(first, begins["end"]), data["workers"])
     begin, running = time.perf_counter() - seconds, {}

@@ -46,6 +46,7 @@ def _options(debug: Annotated[bool, typer.Option("--debug", help="Show traceback
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
+    model: Annotated[str, typer.Option(help="A small model of the package: tiny-omni or tiny-salmonn.")] = "tiny-omni",
     debug: Debug = False,
 ):
     """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""
@@ -56,7 +57,7 @@ def demo(
         from .report import report_together
 
         typer.echo(f"making held-out clips in {folder} ...")
-        made = held_out(folder)
+        made = held_out(folder, model=model)
         note = RANDOM_NOTE if made["random"] else ""
         found = run_demo(made, folder, typer.echo, debug=state["debug"])
         for run in found.folders[: len(found.outcomes)]:

@@ -1,6 +1,6 @@
 """Everything a first sweep needs: clips with sound, questions about them, and a model.
 
-`held_out`: the trained model of the package and questions that it has not seen. `make`: a checkpoint of random weights,
+`held_out`: a trained model of the package and questions that it has not seen. `make`: a checkpoint of random weights,
 which shows that every stage runs, on real files, and answers nothing.
 """
 
@@ -10,6 +10,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from ..errors import InputError
 
 VERSION = 3  # raise it when what is made changes: older folders are then made again
 TASKS = ("color", "shape", "pitch", "tone_shape")  # seen, heard, and both; ten of each take some two minutes
@@ -60,23 +62,38 @@ def make(
 
 
 def held_out(
-    folder, each: int = 10, tasks: tuple[str, ...] = TASKS, item_tasks: tuple[str, ...] = ITEM_TASKS
+    folder,
+    each: int = 10,
+    tasks: tuple[str, ...] = TASKS,
+    item_tasks: tuple[str, ...] = ITEM_TASKS,
+    model: str = "tiny-omni",
 ) -> dict[str, Any]:
-    """The model that comes with the package, and held-out questions for it, written to `folder`; told as `make` does.
+    """A model that comes with the package, and held-out questions for it, written to `folder`; told as `make` does.
 
     Args:
         each: questions of every task. tasks: of avflow.synthetic.TASKS. item_tasks: of its LINEUP_TASKS; their file,
-            "items", is in a folder of its own, and holds twice as many of each: they are short.
+            "items", is in a folder of its own, and holds twice as many of each: they are short. A model that does not
+            read interleaved items gets none. model: one of avflow.weights.NAMES.
+
+    Raises:
+        InputError: the package has no such model.
     """
+    from .. import weights
+    from ..checkpoints import read_json
+    from ..models import family_of
     from ..synthetic import make_items, write_items
 
+    if model not in weights.NAMES:
+        raise InputError(f"model {model!r}: the package has {' and '.join(weights.NAMES)}")
     folder = Path(folder)
     items = make_items("heldout", each * len(tasks), tasks=tasks)
     samples = write_items(items, folder)
     clips = [str(folder / "clips" / f"{item.id}.mp4") for item in items]
-    lineups = write_items(make_items("heldout", 2 * each * len(item_tasks), tasks=item_tasks), folder / "items")
-    made = {"checkpoint": "tiny-omni", "samples": str(samples), "items": str(lineups), "clips": clips}
-    return made | {"window": 3, "random": False}
+    made = {"checkpoint": model, "samples": str(samples), "clips": clips, "window": 3, "random": False}
+    if family_of(read_json(weights.folder(model) / "config.json"), model).takes_candidates:
+        lineups = make_items("heldout", 2 * each * len(item_tasks), tasks=item_tasks)
+        made["items"] = str(write_items(lineups, folder / "items"))
+    return made
 
 
 def _all_there(found: dict[str, Any]) -> bool:

@@ -60,7 +60,7 @@ def wrap(hf: nn.Module, processor: Any = None) -> Model:
 
 
 def load(name: str | Path, device: str = "cpu", dtype: str | torch.dtype = "float32") -> Model:
-    """A checkpoint folder, the name of a model in the package ("tiny-omni"), or one on the hub, with its processor.
+    """A model with its processor: from a checkpoint folder, of the package (weights.NAMES: "tiny-omni" ..), or the hub.
 
     Raises:
         InputError: no such folder, no config.json, an unknown dtype.

@@ -96,8 +96,7 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
             query_length=_take(_take(audio, "audio_config.qformer_config", dict), "query_length", int, 1),
             tie_word_embeddings=_take(config, "tie_word_embeddings", bool, False),
             **{name: _take(config, name, int) for name in _IDS},
-            **{name: config[name] for name in ("prompt_texts", "video_sampling") if name in config},
-            **more,
+            **({name: config[name] for name in _OWN if name in config} | more),
         )
 
     @property
@@ -145,6 +144,7 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
                 raise InputError(f"{name} has {unknown[0]!r}: it may have {', '.join(known)}")
 
 
+_OWN = ("position_layout", "prompt_texts", "video_sampling")  # that no published config.json has
 _IDS = ("image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "vision_end_token_id")
 _REQUIRED = object()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAMES = ("tiny-omni",)
+NAMES = ("tiny-omni", "tiny-salmonn")
 
 
 def folder(name: str) -> Path:
