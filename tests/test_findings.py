@@ -1,4 +1,4 @@
-"""The study's findings, on the trained model of the package: what needs which path, and what can go.
+"""The study's findings, on the trained models of the package: what needs which path, and what can go.
 
 Whatever is chosen from measurements is chosen on one set of held-out samples and tested on another. Bounds stand half
 way or more from what was measured to what would contradict the finding; another BLAS or thread count moves a mean by
@@ -6,6 +6,8 @@ less than 1 point of 100.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,44 +18,50 @@ import avflow
 from avflow.pathways import count_edges
 from avflow.results import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
+from avflow.weights import NAMES
 
 pytestmark = pytest.mark.slow
 NEEDS = {name: task.needs for name, task in TASKS.items()}
 WINDOW = 3
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def model(request):
+    return avflow.load(request.param)
+
+
 @pytest.fixture(scope="module")
-def model():
+def omni():
     return avflow.load("tiny-omni")
 
 
 @pytest.fixture(scope="module")
-def prepared(model, tmp_path_factory):
-    """(tasks, samples of each, seed) -> prompts"""
+def files(tmp_path_factory):
+    """(tasks, samples of each, seed) -> samples, their files written once"""
 
-    def prepare(tasks, each: int, seed: int) -> list[avflow.Prompt]:
+    @cache
+    def write(tasks, each: int, seed: int) -> list[avflow.Sample]:
         items = make_items("heldout", each * len(tasks), seed, list(tasks))
-        path = write_items(items, tmp_path_factory.mktemp("samples"))
-        return [model.prepare(sample) for sample in avflow.Sample.read_jsonl(path)]
+        return avflow.Sample.read_jsonl(write_items(items, tmp_path_factory.mktemp("samples")))
 
-    return prepare
+    return write
 
 
 @pytest.fixture(scope="module")
-def clips(prepared):
+def clips(model, files):
     """To choose with."""
-    return prepared(TASKS, 8, 301)
+    return [model.prepare(sample) for sample in files(tuple(TASKS), 8, 301)]
 
 
 @pytest.fixture(scope="module")
-def fresh_clips(prepared):
+def fresh_clips(model, files):
     """To test on."""
-    return prepared(TASKS, 8, 302)
+    return [model.prepare(sample) for sample in files(tuple(TASKS), 8, 302)]
 
 
 @pytest.fixture(scope="module")
-def items(prepared):
-    return prepared(LINEUP_TASKS, 16, 303)
+def items(omni, files):
+    return [omni.prepare(sample) for sample in files(tuple(LINEUP_TASKS), 16, 303)]
 
 
 def lowest(model, prompts, knockouts, **options) -> dict[str, float]:
@@ -143,17 +151,17 @@ def test_the_found_pathways_alone_answer_fresh_clips_and_random_edges_do_not(mod
     assert len(random) == 3 and np.mean(random) <= found["pathways"][1] - 0.06, found
 
 
-def test_interleaved_items_are_answered_from_the_candidates_through_text_not_straight(model, items):
+def test_interleaved_items_are_answered_from_the_candidates_through_text_not_straight(omni, items):
     """Little passes from candidates or reference to the last token itself; more does through what stands between."""
-    straight = lowest(model, items, ["candidates->last", "reference->last"])
-    through = lowest(model, items, ["candidates->question_text+options+reference", "question->last"])
+    straight = lowest(omni, items, ["candidates->last", "reference->last"])
+    through = lowest(omni, items, ["candidates->question_text+options+reference", "question->last"])
     assert min(straight.values()) > -12 and max(through.values()) < -15, (straight, through)
 
 
-def test_the_right_candidate_is_needed_and_a_wrong_one_is_not(model, items):
+def test_the_right_candidate_is_needed_and_a_wrong_one_is_not(omni, items):
     """All edges out of it, in every layer; of the three wrong ones together for comparison."""
     own, others = (f"{c}->reference+question+template+last" for c in ("candidate_correct", "candidate_incorrect"))
-    table = avflow.sweep(model, items, [own, others], window=1, style="top_down", layers=[0], select="all").table
+    table = avflow.sweep(omni, items, [own, others], window=1, style="top_down", layers=[0], select="all").table
     right = {cut: np.mean(_column(table, cut, "correct_knockout")) for cut in (own, others)}
     assert np.mean(_column(table, own, "correct")) >= 0.95
     assert right[own] < right[others] - 0.2, right

@@ -331,3 +331,12 @@ def test_unknown_texts_and_sampling_are_an_error(short_pieces, field):
     (name, (key,)) = next((name, list(value)) for name, value in field.items())
     with pytest.raises(InputError, match=f"{name} has '{key}': it may have"):
         VideoSalmonn2PlusConfig.from_published(published | field)
+
+
+def test_a_checkpoint_may_name_its_position_layout(short_pieces):
+    published = json.loads((short_pieces / "config.json").read_text())
+    layouts = [
+        VideoSalmonn2PlusConfig.from_published(published | {"position_layout": x}) for x in ("trained", "released")
+    ]
+    assert [config.position_layout for config in layouts] == ["trained", "released"]
+    assert VideoSalmonn2PlusConfig.from_published(published).position_layout == "released"
