@@ -88,7 +88,8 @@ def test_what_reaches_the_last_token_comes_through_the_question(model, clips):
     for needs in sorted(set(NEEDS.values())):
         prompts = [p for p in clips if NEEDS[p.task] == needs]
         paths = lowest(model, prompts, ["video+audio->last", "question->last"], style="top_down", layers=[0])
-        assert paths["video+audio->last"] > -5 and paths["question->last"] < -20, (needs, paths)
+        straight = paths["video+audio->last"]  # of tiny-salmonn -10 on questions about both media, else about 0
+        assert straight > -25 and paths["question->last"] < straight - 20, (needs, paths)
 
 
 def test_as_many_random_edges_do_not_hurt_as_the_path_does(model, clips):
@@ -135,10 +136,11 @@ def kept(model, prompts, keep) -> dict[str, tuple[float, float]]:
     return out
 
 
-def test_the_found_pathways_alone_answer_fresh_clips_and_random_edges_do_not(model, fresh_clips):
+def test_the_pathways_of_tiny_omni_alone_answer_fresh_clips_and_random_edges_do_not(omni, files):
+    fresh_clips = [omni.prepare(sample) for sample in files(tuple(TASKS), 8, 302)]
     early = range(0, 3)  # found by benchmarks/findings.py, on other clips
     found = kept(
-        model,
+        omni,
         fresh_clips,
         {
             "cross:video": range(0, 1), "cross:audio": early, "audio->video": early, "video->audio": early,
