@@ -1,5 +1,6 @@
 """The models that come with the package: they load everywhere, see and hear, and need what a task is about."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -84,6 +85,19 @@ def test_the_demo_has_items_for_models_that_read_them_and_a_list_of_models(tmp_p
     assert made["checkpoint"] == "tiny-salmonn" and "items" not in made and Path(made["samples"]).exists()
     with pytest.raises(InputError, match="model 'tiny': the package has tiny-omni and tiny-salmonn"):
         held_out(tmp_path, model="tiny")
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_out_what_a_trained_model_answers_wrongly(tmp_path, monkeypatch):
+    """One such sample, of a probability near 0, changes by thousands of percent and would be all that a mean shows."""
+    monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda *_: None)
+    made = held_out(tmp_path, each=2, tasks=("color",), model="tiny-salmonn")
+    lines = [json.loads(line) for line in Path(made["samples"]).read_text(encoding="utf-8").splitlines()]
+    lines[0]["answer"] = "ABC"["ABC".index(lines[0]["answer"]) - 1]
+    Path(made["samples"]).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    demo = run_demo(made, tmp_path, lambda _: None)
+    assert demo.outcomes[0].counts == {"ok": 1, "selected_out": 1, "failed": 0}
+    assert set(demo.outcomes[0].results.table["correct"].to_pylist()) == {True}
 
 
 @pytest.mark.slow

@@ -36,14 +36,16 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
 
     model, samples = made["checkpoint"], Path(made["samples"])
     say("sweep: every path, cut at every layer ...")
-    # Every sample is swept, not only those answered correctly: a random model answers by chance.
-    job = SweepJob(model, samples, ["av_video"], window=made["window"], select="all")
+    # Of a trained model only what it answers correctly, as in the study: where it is wrong the answer's probability is
+    # near 0, and may change by many times that. A random model answers by chance, so there all.
+    select = "all" if made["random"] else "correct"
+    job = SweepJob(model, samples, ["av_video"], window=made["window"], select=select)
     demo = Demo([run(job, folder / "run", debug=debug)], [folder / "run"])
     if not demo.outcomes[0].counts["ok"]:
         return demo
     if "items" in made:
         say("sweep: candidates, question and reference ...")
-        items = SweepJob(model, Path(made["items"]), ["interleaved"], window=made["window"], select="all")
+        items = SweepJob(model, Path(made["items"]), ["interleaved"], window=made["window"], select=select)
         demo.outcomes.append(run(items, folder / "interleaved", debug=debug))
         demo.folders.append(folder / "interleaved")
     for what in ("share", "lens"):
