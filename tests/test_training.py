@@ -13,13 +13,13 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 import network  # noqa: E402
 import train  # noqa: E402
-from batches import Batches, questions_of, training_scene  # noqa: E402
+from batches import Batches, labels_of, questions_of, training_scene  # noqa: E402
 from families import FAMILIES, SIDE  # noqa: E402
 from lineups import LineupBatches  # noqa: E402
 
 import avflow  # noqa: E402
 from avflow.compat import find_text_model
-from avflow.synthetic import LINEUP_TASKS, LineupItem, make_items, write_items  # noqa: E402
+from avflow.synthetic import LINEUP_TASKS, LineupItem, make_items, make_scene, write_items  # noqa: E402
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "training" / "tiny-omni.yaml").read_text(encoding="utf-8"))
 TINY = CONFIG | {
@@ -160,6 +160,27 @@ def test_packed_references_get_the_logits_of_their_own_prompts(start, tmp_path, 
 def test_training_scenes_are_of_their_split():
     rng = np.random.default_rng(0)
     assert all(training_scene(rng, split).split == split for split in ("train", "heldout") for _ in range(50))
+
+
+def test_scenes_come_as_often_as_the_configuration_says():
+    kinds = [{"picture": "crowd", "sound": "beeps", "share": 0.5}, {"picture": None, "sound": "pair", "share": 0.5}]
+    rng = np.random.default_rng(0)
+    found = [training_scene(rng, "train", kinds) for _ in range(200)]
+    beeps = [s for s in found if s.sound == "beeps"]
+    assert {s.picture for s in beeps} == {"crowd"} and 70 < len(beeps) < 130
+    assert len({s.picture for s in found if s.sound == "pair"}) == 3 and {s.sound for s in found} == {"beeps", "pair"}
+
+
+def test_a_token_of_half_a_second_is_labelled_as_a_whole():
+    family, rng = FAMILIES["video_salmonn2_plus"], np.random.default_rng(1)
+    for _ in range(40):
+        scene = make_scene(rng, "train", sound="beeps")
+        labels = labels_of(scene, family)
+        assert labels["onsets"].shape == labels["most_kind"].shape == (12,) and labels["onset"].shape == (144,)
+        assert labels["onsets"].sum() == scene.beeps
+        pitches = set(labels["most_pitch"].tolist())
+        assert pitches == {scene.levels[0], 5}  # the tone's, and silence
+        assert (labels["most_kind"][8:] == 0).all()  # what lies behind the clip is silence
 
 
 def test_a_deeper_model_starts_near_the_shallow_one(start):
