@@ -3,7 +3,7 @@
     python benchmarks/findings.py [tiny-omni] [tiny-salmonn]      # default: both
 
 writes benchmarks/results/<model>/findings.json, the pictures docs/findings-*.png and docs/experiments.png, and the
-tables of docs/findings.md, in some three minutes on one core. Whatever is chosen from measurements (a path's strongest
+tables of docs/findings.md, in some five minutes on one core. Whatever is chosen from measurements (a path's strongest
 layer for the random control, pathways, an eviction schedule) is chosen on one set of samples and measured on another.
 Interleaved items are tiny-omni's alone.
 """
