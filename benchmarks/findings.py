@@ -42,8 +42,8 @@ PATHWAYS = {
     "cross:video": range(0, 1), "cross:audio": EARLY, "audio->video": EARLY, "video->audio": EARLY,
     "media->options": range(0, 5), "question_text->options": range(0, 6), "options->last": None,
 }  # fmt: skip
-# The study's two streams of interleaved items, in all layers; and the way through the question's words, which tiny-omni
-# takes: these are the question before the reference and the line after the letters.
+# The study's two streams of interleaved items, in all layers; and the way through the question's words, which
+# another training of tiny-omni took: these are the question before the reference and the line after the letters.
 REFERENCE = {
     "candidates->candidates": None, "candidates->reference": None, "question_text->reference": None,
     "candidates->question_text": None, "reference->last": None,

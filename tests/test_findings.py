@@ -88,8 +88,9 @@ def test_what_reaches_the_last_token_comes_through_the_question(model, clips):
     for needs in sorted(set(NEEDS.values())):
         prompts = [p for p in clips if NEEDS[p.task] == needs]
         paths = lowest(model, prompts, ["video+audio->last", "question->last"], style="top_down", layers=[0])
-        straight = paths["video+audio->last"]  # of tiny-salmonn -10 on questions about both media, else about 0
-        assert straight > -25 and paths["question->last"] < straight - 20, (needs, paths)
+        # tiny-salmonn's last token reads the video itself, a little, on questions about both media.
+        most = -25 if needs == "both" and not model.family.takes_candidates else -5
+        assert paths["video+audio->last"] > most and paths["question->last"] < most - 20, (needs, paths)
 
 
 def test_as_many_random_edges_do_not_hurt_as_the_path_does(model, clips):
@@ -150,7 +151,7 @@ def test_the_pathways_of_tiny_omni_alone_answer_fresh_clips_and_random_edges_do_
     assert found["pathways"][0] < 0.6, found
     assert found["pathways"][1] >= found["full"][1] - 0.06, found
     random = [right for run, (_, right) in found.items() if run.startswith("random")]
-    assert len(random) == 3 and np.mean(random) <= found["pathways"][1] - 0.06, found
+    assert len(random) == 3 and np.mean(random) <= found["pathways"][1] - 0.1, found
 
 
 def test_interleaved_items_are_answered_from_the_candidates_through_text_not_straight(omni, items):

@@ -55,15 +55,16 @@ class Omni:
         omni.save_thinker(hf, tokenizer, folder, torch.bfloat16)
 
     def positions(self, model, prompt) -> torch.Tensor:
-        """[3, N] of a clip's prompt: t, h, w."""
+        """[3, N] of the prompt of a clip or of an interleaved item: t, h, w."""
         inputs = prompt.model_inputs
         positions, _ = owner_of(model.hf, "get_rope_index").get_rope_index(
             input_ids=inputs["input_ids"],
-            video_grid_thw=inputs["video_grid_thw"],
+            image_grid_thw=inputs.get("image_grid_thw"),
+            video_grid_thw=inputs.get("video_grid_thw"),
             attention_mask=inputs["attention_mask"],
-            use_audio_in_video=True,
+            use_audio_in_video="video_grid_thw" in inputs,
             audio_seqlens=inputs["feature_attention_mask"].sum(-1),
-            second_per_grids=inputs["video_second_per_grid"],
+            second_per_grids=inputs.get("video_second_per_grid"),
         )
         return positions[:, 0].long()
 

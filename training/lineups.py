@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from families import SIDE, owner_of
+from families import FAMILIES, SIDE
 from network import causal_blocks
 
 import avflow
@@ -44,17 +44,9 @@ class LineupRows:
         with tempfile.TemporaryDirectory() as folder:
             path = write_items(make_items("train", 1, tasks=[task]), folder)
             prompt = model.prepare(avflow.Sample.read_jsonl(path)[0])
-        inputs, ids = prompt.model_inputs, prompt.input_ids  # [n]
-        positions, _ = owner_of(model.hf, "get_rope_index").get_rope_index(
-            input_ids=inputs["input_ids"],
-            image_grid_thw=inputs["image_grid_thw"],
-            attention_mask=inputs["attention_mask"],
-            use_audio_in_video=False,
-            audio_seqlens=inputs["feature_attention_mask"].sum(-1),
-        )
+        ids, positions = prompt.input_ids, FAMILIES["qwen2_5_omni"].positions(model, prompt)  # [n], [3, n]
         p = prompt.groups.index("reference") - 1  # the mark before it opens the block
         length = len(ids) - p
-        positions = positions[:, 0].long()
         starts = p + length * torch.arange(CANDIDATES)  # of the blocks
         options = [(g.startswith("option"), i) for g, i in zip(prompt.groups, prompt.items, strict=True)]
         letters = [options.index((True, i)) - p for i in range(CANDIDATES)]

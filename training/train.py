@@ -1,4 +1,4 @@
-"""Train the small model from nothing: `python training/train.py training/tiny-omni.yaml --out runs/tiny-omni`.
+"""Train a small model from nothing: `python training/train.py training/tiny-omni.yaml --out runs/tiny-omni`.
 
 Goes on from the run's last checkpoint after a kill, to the same result: batches follow from their number. `log.jsonl`
 holds the loss and the held-out accuracy of every task as training goes; `checkpoint/` the finished model's folder.
