@@ -22,9 +22,9 @@ import torch
 from device import Clock, Report
 
 import avflow
-from avflow.answering import cache_bytes
-from avflow.compat import cache_argument, cache_of
-from avflow.conversation import STATE
+from avflow.models.compat import cache_argument, cache_of
+from avflow.runtime.answering import cache_bytes
+from avflow.runtime.conversation import STATE
 
 CACHE = cache_argument()
 

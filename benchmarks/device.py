@@ -12,8 +12,8 @@ from timing import machine, write_json
 from torch.nn.attention import SDPBackend
 
 import avflow
-from avflow.attention import kernel_name
-from avflow.compat import declare_torchvision
+from avflow.models.attention import kernel_name
+from avflow.models.compat import declare_torchvision
 from avflow_ext import capabilities
 
 # layers, hidden, intermediate, heads, kv heads, vocabulary: the text decoders of Qwen2.5(-Omni), and one to try this on

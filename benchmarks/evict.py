@@ -27,10 +27,10 @@ from sweep import make_model, make_prompt
 from timing import machine, side_by_side, write_json
 
 import avflow
-from avflow.answering import cache_bytes
-from avflow.attention import kernel_name
-from avflow.compat import cache_argument, cache_of
-from avflow.cost import eviction_cost
+from avflow.models.attention import kernel_name
+from avflow.models.compat import cache_argument, cache_of
+from avflow.planning.savings import eviction_cost
+from avflow.runtime.answering import cache_bytes
 
 CACHE = cache_argument()
 

@@ -22,9 +22,9 @@ from sweep import make_prompt
 from torch.nn.attention import sdpa_kernel
 
 import avflow
-from avflow.answering import cache_bytes
-from avflow.compat import cache_of
-from avflow.cost import eviction_cost
+from avflow.models.compat import cache_of
+from avflow.planning.savings import eviction_cost
+from avflow.runtime.answering import cache_bytes
 
 LENGTHS = (16384, 8192, 32768)
 QUESTION = 50  # tokens of question and options

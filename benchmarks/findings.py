@@ -22,11 +22,11 @@ import torch
 from findings_tables import PAGES, draw_flow, draw_looks, write_tables
 
 import avflow
-from avflow.cost import eviction_cost
-from avflow.pathways import count_edges
-from avflow.presets import PRESETS
-from avflow.results import mean_change
-from avflow.sinks import sinks
+from avflow.experiments.pathways import count_edges
+from avflow.experiments.sinks import sinks
+from avflow.knockouts.presets import PRESETS
+from avflow.planning.savings import eviction_cost
+from avflow.results.table import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
 
 ROOT = Path(__file__).resolve().parent.parent

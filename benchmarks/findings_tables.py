@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tables import put
 
-from avflow import plots, plots_attention
-from avflow.presets import PRESETS
+from avflow.knockouts.presets import PRESETS
+from avflow.plots import attention as plots_attention
+from avflow.plots import information_flow as plots
 
 # Of arXiv 2606.10147, on Qwen2.5-Omni-3B (36 layers, window 7), read off its figures and tables: approximate.
 STUDY_VIDEO = {

@@ -19,9 +19,9 @@ from sweep import AFTER_MEDIA, IN_MEDIA, make_prompt
 from timing import machine, write_json
 
 import avflow
-from avflow.plan import Plan
-from avflow.runner import predicting
-from avflow.walk import Problems
+from avflow.experiments.sweep_plan import Plan
+from avflow.walk.answers import predicting
+from avflow.walk.walk import Problems
 
 QUESTION = 50  # tokens of question and options
 MEMORY = "60GB"  # for the packed rows: of an 80 GB device

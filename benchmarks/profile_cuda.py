@@ -56,7 +56,8 @@ class HostTimes:
 
     @contextlib.contextmanager
     def timing(self) -> Iterator[None]:
-        sweep, plan, walk = (importlib.import_module(f"avflow.{name}") for name in ("sweep", "plan", "walk"))
+        names = ("experiments.sweep", "walk.packing", "walk.walk")
+        sweep, plan, walk = (importlib.import_module(f"avflow.{name}") for name in names)
         places = {
             "attention problems": (AttentionProblem, "__init__"),
             "plans packed": (AttentionProblem, "packed"),
@@ -133,7 +134,7 @@ class Profiles:
         self.step("prefill, nothing leaves, sdpa flash", shape, lambda: prefill(sdpa_kernel(BACKENDS["flash"])))
 
     def thinker(self) -> None:
-        capture = importlib.import_module("avflow.capture").capture
+        capture = importlib.import_module("avflow.walk.capture").capture
         model, prompt = make_thinker(self.shape, self.report.device), make_av_prompt(self.shape)
         seconds, height, width = CLIP[self.shape]
         shape = {"name": self.shape, "tokens": len(prompt), "video_seconds": seconds, "patches": [height, width]}

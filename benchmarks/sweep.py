@@ -25,9 +25,9 @@ import torch
 from timing import machine, write_json
 
 import avflow
-from avflow.attention import kernel_name
-from avflow.compat import declare_torchvision
-from avflow.rules import as_knockouts
+from avflow.knockouts.presets import as_knockouts
+from avflow.models.attention import kernel_name
+from avflow.models.compat import declare_torchvision
 
 AFTER_MEDIA = [k for k in as_knockouts("av_video") if "cross" not in k.name and "<->" not in k.name]
 IN_MEDIA = [k for k in as_knockouts("av_video") if k not in AFTER_MEDIA]

@@ -8,7 +8,7 @@ import torch
 from device import made_on
 
 import avflow
-from avflow.compat import declare_torchvision
+from avflow.models.compat import declare_torchvision
 
 # The published model's ids, and those of a vocabulary of 512.
 IDS = {

@@ -21,8 +21,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from traces import summary, traced
 
-from avflow.compat import attributes, declare_torchvision
 from avflow.models import towers
+from avflow.models.compat import attributes, declare_torchvision
 
 NARROW = 8  # a head's width; the published numbers of heads, which bound a call
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from avflow.compat import declare_torchvision
+from avflow.models.compat import declare_torchvision
 from avflow_ext import capabilities
 from avflow_ext._load import _C
 
-sys.path.insert(0, str(Path(__file__).parent))
 declare_torchvision()  # before transformers: tests import it directly
 
 
@@ -68,7 +66,7 @@ def _emulator(folder, kernel: str):
 
 @pytest.fixture(scope="session")
 def sm80_library(tmp_path_factory):
-    """The CUDA kernels compiled for the host, on the emulator of tests/cuda_emulator; attention by the one of sm_80."""
+    """The CUDA kernels compiled for the host, on the emulator in helpers; attention by the one of sm_80."""
     return _emulator(tmp_path_factory.mktemp("emulator"), "cuda")
 
 

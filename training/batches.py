@@ -10,9 +10,9 @@ from families import SIDE, TEXTS
 from lineups import LineupBatches
 from torch.utils.data import DataLoader, Dataset
 
+from avflow.media.images import TorchVideos
 from avflow.models.chat import user_lines
-from avflow.pictures import TorchVideos
-from avflow.sample import LETTERS, Sample
+from avflow.prompts.sample import LETTERS, Sample
 from avflow.synthetic import TASKS, Question, ask, frames_read, make_scene, waveform
 from avflow.synthetic import picture as pictures
 from avflow.synthetic import sound as sounds

@@ -11,15 +11,16 @@ import torch
 from torch import nn
 from transformers import Qwen2_5OmniThinkerConfig, Qwen2_5OmniThinkerForConditionalGeneration
 
-from avflow.demo import omni, salmonn
-from avflow.demo.checkpoint import Tiny
-from avflow.demo.tokenizer import save_tokenizer
-from avflow.demo.weights import PICTURE
-from avflow.salmonn import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration, processing
-from avflow.salmonn.positions import rope_index
+from avflow.models.video_salmonn2_plus import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
+from avflow.models.video_salmonn2_plus import processor as processing
+from avflow.models.video_salmonn2_plus.positions import rope_index
 from avflow.synthetic import frame_numbers
 from avflow.synthetic.picture import FPS, file_times
 from avflow.synthetic.scene import SECONDS
+from avflow.tiny import omni, salmonn
+from avflow.tiny.checkpoint import Tiny
+from avflow.tiny.random_weights import PICTURE
+from avflow.tiny.tokenizer import save_tokenizer
 
 SIDE = 56  # pixels of a frame as the models read it: 2 x 2 tokens
 FRAME = PICTURE | {"min_pixels": SIDE**2, "max_pixels": SIDE**2}

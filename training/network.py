@@ -15,10 +15,10 @@ from families import TEXTS
 from torch import nn
 from transformers import AttentionInterface
 
-from avflow.compat import find_text_model
-from avflow.demo.tokenizer import build_tokenizer
+from avflow.models.compat import find_text_model
 from avflow.synthetic import TASKS
 from avflow.synthetic.lineup import PAIRS
+from avflow.tiny.tokenizer import build_tokenizer
 
 
 def make_tokenizer(family):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 import yaml
 
 import avflow
-from avflow.compat import declare_torchvision
+from avflow.models.compat import declare_torchvision
 
 declare_torchvision()
 sys.path.insert(0, str(Path(__file__).parent))

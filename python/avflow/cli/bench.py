@@ -10,17 +10,17 @@ import torch
 
 from avflow_ext import AttentionProblem, Tokens, attention
 
-from .answering import own_run
-from .attention import kernel_name
-from .compat import kept_state
-from .cost import eviction_cost
-from .errors import InputError
-from .evict import evict
-from .models.base import Model
-from .plan import SweepRequest
-from .prompt import Prompt
-from .schedule import EvictionSchedule
-from .sweep import sweep_prompt
+from ..errors import InputError
+from ..eviction.schedule import EvictionSchedule
+from ..experiments.sweep import sweep_prompt
+from ..experiments.sweep_plan import SweepRequest
+from ..models.attention import kernel_name
+from ..models.base import Model
+from ..models.compat import kept_state
+from ..planning.savings import eviction_cost
+from ..prompts.prompt import Prompt
+from ..runtime.answering import own_run
+from ..runtime.evict import evict
 
 PATHS = ["video->question", "audio->question", "video->last", "audio->last", "question->last"]
 QUESTION = 50  # tokens

@@ -56,7 +56,7 @@ def _system() -> dict[str, Any]:
 
 
 def _versions(problems: list[str]) -> dict[str, Any]:
-    from . import __version__
+    from .. import __version__
 
     found: dict[str, Any] = {"avflow": __version__}
     for name in PACKAGES:
@@ -108,7 +108,7 @@ def _processor(problems: list[str]) -> dict[str, Any]:
     """How the media processors of transformers get their image operations."""
     before = "torchvision" in sys.modules
     try:
-        from .compat import _LIBRARIES, declare_torchvision
+        from ..models.compat import _LIBRARIES, declare_torchvision
 
         declare_torchvision()
         import torchvision

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .cli_tools import (
+from ..errors import InputError
+from .options import (
     Checkpoint,
     Data,
     Debug,
@@ -25,7 +26,6 @@ from .cli_tools import (
     state,
     told,
 )
-from .errors import InputError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -63,9 +63,9 @@ def plan(
 ):
     """Measure what dropping each group after each layer does, and choose an eviction schedule."""
     with told():
-        from .cli import parse_layers
-        from .eviction_plan import PlanRequest
-        from .plan_job import PlanJob, plan_estimates, run_plan
+        from ..planning.plan_eviction import PlanRequest
+        from ..runs.plan_run import PlanJob, plan_estimates, run_plan
+        from .options import parse_layers
 
         names = [name.strip() for name in groups.split(",")]
         if not all(names):
@@ -106,9 +106,9 @@ def plan(
 
 
 def _draw(folder: Path, schedule) -> list[Path]:
-    from . import plots
-    from .files import writing
-    from .plots_eviction import eviction_lines
+    from ..files import writing
+    from ..plots import information_flow as plots
+    from ..plots.eviction import eviction_lines
 
     figure, _ = eviction_lines(schedule.plan.table, {step.group: step.after for step in schedule.steps})
     with writing(folder / "figures"):
@@ -166,9 +166,9 @@ def generate(
 ):
     """Answer a question about media; with --evict, tokens leave mid-network."""
     with told():
-        from .generating import generate as answer
-        from .generating import open_sample, read_schedule
-        from .models import load
+        from ..models import load
+        from ..runtime.generating import generate as answer
+        from ..runtime.generating import open_sample, read_schedule
 
         if evict is None and (compare or decode != "keep"):
             raise InputError("--compare and --decode are about a schedule: name one with --evict")

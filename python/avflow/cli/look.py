@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_tools import (
+from ..errors import InputError
+from .options import (
     Checkpoint,
     Data,
     Debug,
@@ -25,7 +26,6 @@ from .cli_tools import (
     state,
     told,
 )
-from .errors import InputError
 
 # Options of the experiments, by experiment; the others are those of every command.
 OPTIONS = {
@@ -43,7 +43,7 @@ def add_to(app: typer.Typer) -> None:
 
 def parse_keep(texts: list[str]) -> dict[str, list[int] | None]:
     """Pathways of "video->question=8-19" or "question->last" (all layers). Raises InputError."""
-    from .cli import parse_layers
+    from .options import parse_layers
 
     out: dict[str, list[int] | None] = {}
     for text in texts:
@@ -60,7 +60,7 @@ def chosen_options(what: str, given: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: an unknown experiment, an option that belongs to another one, pathways without --keep.
     """
-    from .cli import parse_layers, parse_widths, split_texts
+    from .options import parse_layers, parse_widths, split_texts
 
     if what not in OPTIONS:
         raise InputError(f"look {what!r}: pass one of {', '.join(OPTIONS)}")
@@ -125,7 +125,7 @@ def look(
     given |= dict(max_new_tokens=max_new_tokens, memory=memory)
     with told():
         options = chosen_options(what, given)
-        from .looking import LookJob, draw, run_look
+        from ..runs.look_run import LookJob, draw, run_look
 
         job = LookJob(
             model,

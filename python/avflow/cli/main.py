@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import cli_evict, cli_look
-from .cli_tools import (
+from ..errors import InputError
+from . import evict as cli_evict
+from . import look as cli_look
+from .options import (
     Checkpoint,
     Data,
     Debug,
@@ -23,12 +24,14 @@ from .cli_tools import (
     Questions,
     ShuffleSeed,
     Task,
+    parse_layers,
+    parse_widths,
     print_estimates,
     sampling,
+    split_texts,
     state,
     told,
 )
-from .errors import InputError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,18 +54,18 @@ def demo(
 ):
     """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""
     with told():
-        from .demo import held_out
-        from .demo.flow import RANDOM_NOTE, run_demo
-        from .page import collect, summary
-        from .report import report_together
+        from ..demo import held_out
+        from ..demo.flow import run_demo
+        from ..report.collect import collect
+        from ..report.words import summary
+        from ..report.write import report_together
 
         typer.echo(f"making held-out clips in {folder} ...")
         made = held_out(folder, model=model)
-        note = RANDOM_NOTE if made["random"] else ""
         found = run_demo(made, folder, typer.echo, debug=state["debug"])
         for run in found.folders[: len(found.outcomes)]:
-            _draw(run, title="Demo", note=note)
-        page = report_together(found.folders, folder, title="What a small model sees, hears and needs", note=note)
+            _draw(run, title="Demo")
+        page = report_together(found.folders, folder, title="What a small model sees, hears and needs")
         for part in summary(collect(found.folders)):
             typer.echo("\n".join([f"\n{part['title']}", *(f"  {line}" for line in part["lines"])]))
         typer.echo(f"\ncheckpoint  {made['checkpoint']}\nquestions   {made['samples']}")
@@ -73,7 +76,7 @@ def demo(
         typer.echo(f"report      {page}")
         if found.schedule:
             typer.echo(f"schedule    {found.schedule}")
-        for line in [*found.untold, *([note] if note else [])]:
+        for line in found.untold:
             typer.echo(line)
         for outcome in found.outcomes:
             _exit_by(outcome)
@@ -114,7 +117,7 @@ def sweep(
 ):
     """Cut every path at every layer, for every sample; a run folder with rows and figures."""
     with told():
-        from .job import SweepJob, run
+        from ..runs.sweep_job import SweepJob, run
 
         job = SweepJob(
             model=model,
@@ -138,7 +141,7 @@ def sweep(
             ray=ray,
         )
         if dry_run:
-            from .job import estimates
+            from ..runs.sweep_job import estimates
 
             print_estimates([s.id for s in job.read_samples()], estimates(job))
             return
@@ -160,9 +163,9 @@ def report(
 ):
     """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
     with told():
-        from .comparison import compare
-        from .page import kind_of
-        from .report import report_together
+        from ..report.collect import kind_of
+        from ..report.comparison import compare
+        from ..report.write import report_together
 
         sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
         options = {"which": select, "first_layer": first_layer, "title": title}
@@ -186,7 +189,7 @@ def merge(
 ):
     """Put runs over different samples into one run folder."""
     with told():
-        from .merge import merge as merge_runs
+        from ..runs.merge import merge as merge_runs
 
         results = merge_runs(out, runs)
         typer.echo(f"rows        {out / 'rows.parquet'} ({len(results)})")
@@ -218,10 +221,10 @@ def bench(
 ):
     """What a sweep and an eviction take here, beside transformers' own forward of the same model."""
     with told():
-        from . import load
+        from .. import load
+        from ..files import write_whole
         from .bench import bench as measure
         from .bench import check, lines
-        from .files import write_whole
 
         check(tokens, rounds)
         found = measure(load(checkpoint, device=device, dtype=dtype), tokens, rounds)
@@ -230,37 +233,8 @@ def bench(
             write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
 
 
-def split_texts(texts: list[str]) -> list[str]:
-    parts = [part.strip() for text in texts for part in text.split(",")]
-    if not all(parts):
-        raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
-    return parts
-
-
-def parse_widths(text: str) -> int | list[int]:
-    """Width of "7", or widths of "1,3,5". Raises InputError."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise InputError(f"window {text!r}: write a width, or several: 1,3,5,7")
-    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
-
-
-def parse_layers(text: str) -> list[int] | None:
-    """Layers of "0-11" or "3,5,7-9", ends included, without repeats; None for "all". Raises InputError."""
-    if text.strip() == "all":
-        return None
-    found: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise InputError(f'layers {text!r}: cannot read {part.strip()!r}; write "all", "0-11" or "3,5,7-9"')
-        found.update(range(first, last + 1))
-    return sorted(found)
-
-
 def _draw(folder: Path, **options) -> list[Path]:
-    from .report import report as make_report
+    from ..report.write import report as make_report
 
     return make_report(folder, **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import AvflowError
+from ..errors import AvflowError, InputError
 
 state = {"debug": False}
 
@@ -78,3 +79,32 @@ def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str,
 def _estimate_line(name: str, values: dict, width: int) -> str:
     numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
     return f"{name:<{width}} {numbers}"
+
+
+def parse_widths(text: str) -> int | list[int]:
+    """Width of "7", or widths of "1,3,5". Raises InputError."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise InputError(f"window {text!r}: write a width, or several: 1,3,5,7")
+    return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
+
+
+def parse_layers(text: str) -> list[int] | None:
+    """Layers of "0-11" or "3,5,7-9", ends included, without repeats; None for "all". Raises InputError."""
+    if text.strip() == "all":
+        return None
+    found: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise InputError(f'layers {text!r}: cannot read {part.strip()!r}; write "all", "0-11" or "3,5,7-9"')
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def split_texts(texts: list[str]) -> list[str]:
+    parts = [part.strip() for text in texts for part in text.split(",")]
+    if not all(parts):
+        raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
+    return parts

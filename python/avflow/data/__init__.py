@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
-from ..sample import Sample
+from ..prompts.sample import Sample
 from .layouts import MAPPINGS, mapping_of, register
 from .mapping import DataMapping, LeftOut
 from .rows import is_hub, read_rows

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ..errors import InputError
-from ..sample import LETTERS, Sample
+from ..prompts.sample import LETTERS, Sample
 from .embedded import stored
 
 _HOLE = re.compile(r"\{([^{}]+)\}")

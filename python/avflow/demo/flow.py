@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..sample import Sample
-from ..schedule import EvictionSchedule
+from ..eviction.schedule import EvictionSchedule
+from ..prompts.sample import Sample
 
-RANDOM_NOTE = "The demo model's weights are random: the figures show that the tool runs, and no finding."
+# Only what the model answers correctly, as in the study: where it is wrong the answer's probability is near 0, and may
+# change by many times that.
+SELECT = "correct"
 PLAN_GROUPS = ("video", "audio", "question_text")
 ANSWER_TOKENS = 1  # a letter: the model of the package has learned nothing about what follows it
 
@@ -27,25 +29,22 @@ class Demo:
 
 
 def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], debug: bool = False) -> Demo:
-    """Everything but the making of the files and of the page. made: as demo.make or demo.held_out gives it.
+    """Everything but the making of the files and of the page. made: as `demo.held_out` gives it.
 
     An eviction plan needs a model that answers something right: where it does not, it is left out with the reason.
     """
-    from ..job import SweepJob, run
-    from ..looking import LookJob, run_look
+    from ..runs.look_run import LookJob, run_look
+    from ..runs.sweep_job import SweepJob, run
 
     model, samples = made["checkpoint"], Path(made["samples"])
     say("sweep: every path, cut at every layer ...")
-    # Of a trained model only what it answers correctly, as in the study: where it is wrong the answer's probability is
-    # near 0, and may change by many times that. A random model answers by chance, so there all.
-    select = "all" if made["random"] else "correct"
-    job = SweepJob(model, samples, ["av_video"], window=made["window"], select=select)
+    job = SweepJob(model, samples, ["av_video"], window=made["window"], select=SELECT)
     demo = Demo([run(job, folder / "run", debug=debug)], [folder / "run"])
     if not demo.outcomes[0].counts["ok"]:
         return demo
     if "items" in made:
         say("sweep: candidates, question and reference ...")
-        items = SweepJob(model, Path(made["items"]), ["interleaved"], window=made["window"], select=select)
+        items = SweepJob(model, Path(made["items"]), ["interleaved"], window=made["window"], select=SELECT)
         demo.outcomes.append(run(items, folder / "interleaved", debug=debug))
         demo.folders.append(folder / "interleaved")
     for what in ("share", "lens"):
@@ -68,8 +67,8 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
 
 
 def _plan(model: str, samples: Path, folder: Path, debug: bool) -> EvictionSchedule:
-    from ..eviction_plan import PlanRequest
-    from ..plan_job import PlanJob, run_plan
+    from ..planning.plan_eviction import PlanRequest
+    from ..runs.plan_run import PlanJob, run_plan
 
     job = PlanJob(model, samples, PlanRequest(PLAN_GROUPS))
     return run_plan(job, folder / "plan", folder / "schedule.json", debug=debug).schedule
@@ -80,9 +79,10 @@ def show_samples(model: str, files: list[Path], folder: Path, schedule: Eviction
 
     Answers with the schedule are of the first file alone: it was chosen on these.
     """
-    from ..generating import generate
     from ..models import load
-    from ..page.shown import answers, shown, write_shown
+    from ..report.samples import write_shown
+    from ..runtime.generating import generate
+    from .shown import answers, shown
 
     loaded = load(model, device="cpu", dtype="float32")
     first: dict[str, tuple[Sample, bool]] = {}

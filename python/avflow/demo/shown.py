@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..files import make_folder, write_whole
-from ..generating import Generated
-from ..media import read_image, read_video, resize
+from ..media.audio import SAMPLE_RATE, read_audio
+from ..media.video import read_image, read_video, resize
 from ..models.base import Model
-from ..prompt import Prompt
-from ..sample import LETTERS, Sample
-from ..sound import SAMPLE_RATE, read_audio
-from .looks import group_style
+from ..prompts.prompt import Prompt
+from ..prompts.sample import LETTERS, Sample
+from ..report.tables import group_style
+from ..runtime.generating import Generated
 
-FILE, VERSION = "shown.json", 1
 MOST_FRAMES, LARGEST = 16, 144  # of a strip; pixels of a frame's longer side
 COLUMNS = 480  # of a waveform
 
@@ -71,29 +67,6 @@ def media_of(sample: Sample) -> list[dict[str, Any]]:
     if pictures:
         found.append({"label": "images", "pictures": [_uri(_shrunk(read_image(p))) for p in pictures], "times": None})
     return found + [_sound(Path(path).name, path) for path in sounds]
-
-
-def write_shown(folder: str | Path, samples: list[dict[str, Any]], schedule: dict[str, int] | None = None) -> Path:
-    """Write shown.json. samples: as `shown` gives them, each may have "answers" (see `answers`)."""
-    folder = Path(folder)
-    make_folder(folder)
-    value = {"format": "avflow-shown", "version": VERSION, "schedule": schedule, "samples": samples}
-    write_whole(folder / FILE, json.dumps(value, ensure_ascii=False).encode())
-    return folder / FILE
-
-
-def read_shown(folder: str | Path) -> dict[str, Any]:
-    """Raises InputError for a file of another format or a newer version."""
-    path = Path(folder) / FILE
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
-    if not isinstance(value, dict) or value.get("format") != "avflow-shown":
-        raise InputError(f"{path} is no file of shown samples")
-    if value.get("version") != VERSION:
-        raise InputError(f"{path} is of version {value.get('version')!r}, this avflow reads {VERSION}")
-    return value
 
 
 def answers(clean: Generated, evicted: Generated) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import InputError
+from ..files import write_whole
 from . import policies
-from .errors import InputError
-from .files import write_whole
 from .policies import KeepNone, Policy
 
 if TYPE_CHECKING:
-    from .models.base import Model
+    from ..models.base import Model
 
 FORMAT, VERSION = "avflow-eviction-schedule", 1
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself

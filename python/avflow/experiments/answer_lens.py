@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import torch
 
-from .models.base import Model
+from ..knockouts.windows import layer_list
+from ..models.base import Model
 from .observe import as_prompts, observe
-from .windows import layer_list
 
 if TYPE_CHECKING:
-    from .prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 SCHEMA = pa.schema(
     [

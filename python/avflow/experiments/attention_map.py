@@ -11,15 +11,15 @@ import torch
 
 from avflow_ext import AttentionProblem
 
-from .attention import attention
-from .capture import capture
-from .errors import InputError
-from .models.base import Model
+from ..errors import InputError
+from ..knockouts.windows import layer_list
+from ..models.attention import attention
+from ..models.base import Model
+from ..walk.capture import capture
 from .observe import observe, tokens_of
-from .windows import layer_list
 
 if TYPE_CHECKING:
-    from .prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 BINS_A_PASS = 63  # the op tells 64 groups apart; one of them stands for all keys of other passes
 

@@ -10,15 +10,15 @@ import torch
 
 from avflow_ext import AttentionProblem
 
-from .attention import attention
-from .capture import capture
-from .errors import InputError
-from .models.base import Model
+from ..errors import InputError
+from ..knockouts.windows import layer_list
+from ..models.attention import attention
+from ..models.base import Model
+from ..walk.capture import capture
 from .observe import as_prompts, observe, predicting_rows, tokens_of, with_generated
-from .windows import layer_list
 
 if TYPE_CHECKING:
-    from .prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 SCHEMA = pa.schema(
     [

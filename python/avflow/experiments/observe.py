@@ -10,14 +10,14 @@ import torch
 
 from avflow_ext import AttentionProblem, Cut, Tokens
 
-from .attention import attention, register
-from .capture import Captured, capture
-from .chunks import mlp_chunk
-from .compat import attention_name, attributes, kept_state
-from .errors import InputError, NumericError
-from .models.base import Model
-from .prompt import Prompt
-from .walk import in_chunks
+from ..errors import InputError, NumericError
+from ..models.attention import attention, register
+from ..models.base import Model
+from ..models.compat import attention_name, attributes, kept_state
+from ..prompts.prompt import Prompt
+from ..walk.capture import Captured, capture
+from ..walk.chunks import mlp_chunk
+from ..walk.walk import in_chunks
 
 OnAttention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], None]
 OnHidden = Callable[[int, torch.Tensor], None]

@@ -13,16 +13,16 @@ import torch
 
 from avflow_ext import Cut
 
-from .capture import Captured, capture
-from .errors import InputError
-from .models.base import Model
+from ..errors import InputError
+from ..knockouts.knockout import Knockout
+from ..knockouts.windows import layer_list
+from ..models.base import Model
+from ..walk.capture import Captured, capture
 from .observe import as_prompts, observe, predicting_rows
-from .rules import Knockout
-from .windows import layer_list
 
 if TYPE_CHECKING:
-    from .groups import GroupTable
-    from .prompt import Prompt
+    from ..prompts.groups import GroupTable
+    from ..prompts.prompt import Prompt
 
 SCHEMA = pa.schema(
     [

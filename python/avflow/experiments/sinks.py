@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .errors import InputError
-from .models.base import Model
+from ..errors import InputError
+from ..knockouts.windows import layer_list
+from ..models.base import Model
 from .observe import as_prompts, observe
-from .windows import layer_list
 
 if TYPE_CHECKING:
-    from .prompt import Prompt
+    from ..prompts.prompt import Prompt
 
 GROUP = "sink"
 SCHEMA = pa.schema(

@@ -5,27 +5,27 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from .attention import kernel_name
-from .capture import Captured, capture
-from .errors import InputError
-from .memory import fixed_bytes, row_bytes
-from .models.base import Model
-from .plan import Plan, SweepRequest, Walks
-from .prompt import Prompt
-from .runner import Runner
-from .windows import layer_list
+from ..errors import InputError
+from ..knockouts.windows import layer_list
+from ..models.attention import kernel_name
+from ..models.base import Model
+from ..prompts.prompt import Prompt
+from ..walk.answers import Runner
+from ..walk.capture import Captured, capture
+from ..walk.memory import fixed_bytes, row_bytes
+from ..walk.packing import packs
+from .sweep_plan import Plan, SweepRequest
 
 if TYPE_CHECKING:
-    from .results import Results
+    from ..results.results import Results
 
-__all__ = ["SweepRequest", "SweepRows", "estimate", "packs", "sweep", "sweep_prompt", "sweep_prompts"]
+__all__ = ["SweepRequest", "SweepRows", "estimate", "sweep", "sweep_prompt", "sweep_prompts"]
 
 CLEAN_FIRST_RATIO = 2.0  # a sweep dearer than this asks the clean model first whether the sample is wanted at all
-PACK_TOKENS = 4096  # prompts shorter than this share a walk: one reading of the weights serves them all
 
 
 @dataclass
@@ -155,35 +155,6 @@ def estimate(model: Model, prompt: Prompt, request: SweepRequest) -> dict[str, A
     return plan.cost | {"peak_bytes": peak, "status": status}
 
 
-class Request(Protocol):
-    """What is asked of prompts, of a sweep or of evictions."""
-
-    def plan(self, model: Model, prompts: Sequence[Prompt]) -> Walks: ...
-
-
-def packs(model: Model, prompts: Iterable[Any], request: Request) -> Iterator[list[Prompt]]:
-    """Neighbouring short prompts that fit one walk together."""
-    pack: list[Prompt] = []
-    for prompt in prompts:
-        prompt = prompt if isinstance(prompt, Prompt) else model.prepare(prompt)
-        if pack:
-            together = [*pack, prompt]
-            if sum(map(len, together)) > PACK_TOKENS or not _fits(model, together, request):
-                yield pack
-                pack = []
-        pack.append(prompt)
-    if pack:
-        yield pack
-
-
-def _fits(model: Model, prompts: Sequence[Prompt], request: Request) -> bool:
-    try:
-        plan = request.plan(model, prompts)
-    except InputError:
-        return False  # alone it either fits, or says what is wrong
-    return plan.peak_rows <= plan.max_rows
-
-
 def sweep(
     model: Model,
     prompts: Prompt | Iterable[Any],
@@ -207,8 +178,9 @@ def sweep(
         Results; `.table` has one row per prompt x knockout x window centre. `.meta["prompts"]` tells of every prompt,
         also of those that were not selected.
     """
-    from .progress import Progress
-    from .results import Results, table_from_rows
+    from ..progress import Progress
+    from ..results.results import Results
+    from ..results.table import table_from_rows
 
     request = SweepRequest(knockouts, window, style, layers, select, semantics, memory)
     request.windows(model)

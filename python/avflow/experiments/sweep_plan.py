@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .capture import columns_of
-from .compat import check_layers
-from .cost import walks_cost
-from .errors import InputError
-from .layout import Layout, build_layout, split_jobs
-from .memory import available_bytes, fixed_bytes, max_rows, parse_bytes, row_bytes
-from .models.base import Model
-from .prompt import Prompt
-from .rules import SEMANTICS, Knockout, as_knockouts
-from .walk_jobs import Eviction, Job, first_cut_row, job_rows
-from .windows import layer_list, window
+from ..errors import InputError
+from ..knockouts.knockout import SEMANTICS, Knockout
+from ..knockouts.presets import as_knockouts
+from ..knockouts.windows import layer_list, window
+from ..models.base import Model
+from ..models.compat import check_layers
+from ..prompts.prompt import Prompt
+from ..walk.jobs import Job, first_cut_row
+from ..walk.memory import parse_bytes
+from ..walk.packing import Walks
 
 SELECT = ("correct", "wrong", "all")
 
@@ -89,63 +86,6 @@ class SweepRequest:
                 model.groups.expand(source), model.groups.expand(target)
         centres = layer_list(self.layers, model.n_layers)
         return [Window(c, window(c, w, self.style, model.n_layers), w) for w in self.widths for c in centres]
-
-
-class Walks:
-    """Jobs of a batch of prompts, and the walks that run them.
-
-    memory: bytes for the packed rows; None: from what is free.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        prompts: Sequence[Prompt],
-        knockouts: Sequence[Knockout] = (),
-        semantics: str = "renormalize",
-        memory: int | None = None,
-    ) -> None:
-        self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics
-        self.columns = [columns_of(model, p) for p in prompts]
-        self.groups = [c.group for c in self.columns]
-        self.lengths = [len(c) for c in self.columns]
-        self.jobs = list(dict.fromkeys(self._make_jobs()))
-        budget = available_bytes(model.device) if memory is None else memory
-        self.max_rows = max_rows(model, sum(self.lengths), budget)
-        if memory is not None:
-            self._check_budget(budget)
-
-    def _make_jobs(self) -> Iterator[Job | Eviction]:
-        """The jobs, asked for once the columns are there; they may repeat."""
-        raise NotImplementedError
-
-    def _job_rows(self) -> list[int]:
-        return [job_rows(job, self.lengths, self.groups) for job in self.jobs]
-
-    def _check_budget(self, budget: int) -> None:
-        tokens = sum(self.lengths)
-        least = tokens + max(self._job_rows(), default=0)
-        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
-        if need > budget:
-            raise InputError(
-                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
-                f"rows and one job take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
-            )
-
-    @property
-    def peak_rows(self) -> int:
-        return sum(self.lengths) + sum(self._job_rows())
-
-    @cached_property
-    def layouts(self) -> list[Layout]:
-        """One per walk."""
-        walks = split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
-        return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in walks]
-
-    @cached_property
-    def cost(self) -> dict[str, Any]:
-        """See cost.walks_cost."""
-        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))
 
 
 class Plan(Walks):

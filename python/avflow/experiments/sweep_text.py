@@ -9,20 +9,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from .capture import Captured, capture, columns_of
-from .errors import InputError
-from .layout import build_layout, split_jobs
-from .memory import available_bytes, fixed_bytes, row_bytes
-from .models.base import Model
+from ..errors import InputError
+from ..models.base import Model
+from ..walk.capture import Captured, capture, columns_of
+from ..walk.decode import StreamKeys, decode
+from ..walk.jobs import Columns, Job, first_cut_row
+from ..walk.layout import build_layout, split_jobs
+from ..walk.memory import available_bytes, fixed_bytes, row_bytes
+from ..walk.walk import run_walk
 from .observe import as_prompts
-from .plan import SweepRequest, Window
-from .stream_decode import StreamKeys, decode
-from .walk import run_walk
-from .walk_jobs import Columns, Job, first_cut_row
+from .sweep_plan import SweepRequest, Window
 
 if TYPE_CHECKING:
-    from .prompt import Prompt
-    from .rules import Knockout
+    from ..knockouts.knockout import Knockout
+    from ..prompts.prompt import Prompt
 
 SCHEMA = pa.schema(
     [

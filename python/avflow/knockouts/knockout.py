@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from avflow_ext import Cut
 
-from .errors import InputError
-from .groups import GroupTable
+from ..errors import InputError
+from ..prompts.groups import GroupTable
 
 SCOPES = ("all", "other_items")
 SEMANTICS = ("renormalize", "zero")
@@ -132,31 +132,3 @@ class Knockout:
             f'knockout {text!r}: write "video->question", "audio<->video" (both ways), "cross:video" (between its '
             'items) or "last->last (self)" (with each token\'s edge to itself)'
         )
-
-
-def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knockout]:
-    """A preset's name, a text form, a Knockout or several of them, as a list with distinct names.
-
-    Raises:
-        InputError: an unknown form, an empty list, or two knockouts of one name.
-    """
-    from .presets import PRESETS, preset
-
-    if isinstance(value, str):
-        value = preset(value) if value in PRESETS else [value]
-    elif isinstance(value, Knockout):
-        value = [value]
-    out = []
-    for one in value:
-        if isinstance(one, str):
-            one = Knockout.parse(one)
-        if not isinstance(one, Knockout):
-            raise InputError(f"knockout {one!r}: pass a text form or avflow.Knockout")
-        out.append(one)
-    if not out:
-        raise InputError("no knockout is given: pass at least one, or a preset such as 'av_video'")
-    names = [k.name for k in out]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise InputError(f"knockout {twice[0]!r} is given twice: drop one, or pass name=... to tell them apart")
-    return out

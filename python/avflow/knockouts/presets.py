@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
-from .errors import InputError
-
-if TYPE_CHECKING:
-    from .rules import Knockout
+from ..errors import InputError
+from .knockout import Knockout
 
 PRESETS = {
     # Audio-visual video in one stream. The first eight paths are the study's, the rest are Map the Flow's.
@@ -68,8 +66,32 @@ def preset(name: str) -> list[Knockout]:
     Raises:
         InputError: an unknown name.
     """
-    from .rules import Knockout
-
     if name not in PRESETS:
         raise InputError(f"preset {name!r}: pass one of {', '.join(PRESETS)}")
     return [Knockout.parse(text) for text in PRESETS[name]]
+
+
+def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knockout]:
+    """A preset's name, a text form, a Knockout or several of them, as a list with distinct names.
+
+    Raises:
+        InputError: an unknown form, an empty list, or two knockouts of one name.
+    """
+    if isinstance(value, str):
+        value = preset(value) if value in PRESETS else [value]
+    elif isinstance(value, Knockout):
+        value = [value]
+    out = []
+    for one in value:
+        if isinstance(one, str):
+            one = Knockout.parse(one)
+        if not isinstance(one, Knockout):
+            raise InputError(f"knockout {one!r}: pass a text form or avflow.Knockout")
+        out.append(one)
+    if not out:
+        raise InputError("no knockout is given: pass at least one, or a preset such as 'av_video'")
+    names = [k.name for k in out]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"knockout {twice[0]!r} is given twice: drop one, or pass name=... to tell them apart")
+    return out

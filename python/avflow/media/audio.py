@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import MediaError
-from .media import decoded, open_media, read_index
+from ..errors import MediaError
+from .video import decoded, open_media, read_index
 
 SAMPLE_RATE = 16000  # Hz, what the audio encoders were trained on
 GAP = 0.05  # seconds without sound that count as a gap: more than a resampler holds back

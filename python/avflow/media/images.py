@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from .errors import InputError
-from .media import resize
+from ..errors import InputError
+from .video import resize
 
 PIXELS = 28 * 28  # of one token: 14 x 14 patches, merged 2 x 2
 VIDEO_MIN_PIXELS = 128 * PIXELS  # per frame: the limits of the published recipe

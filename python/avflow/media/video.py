@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .errors import InputError, MediaError
+from ..errors import InputError, MediaError
 
 GUESSED_LENGTH = ("mp3", "aac", "mpegts")  # formats whose stated length is an estimate and proves nothing
 

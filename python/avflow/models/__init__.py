@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from .. import weights
-from ..checkpoints import check_adapter, read_json
-from ..compat import declare_torchvision
 from ..errors import InputError, UnsupportedModelError
 from .base import Family, Model
+from .checkpoints import check_adapter, read_json
+from .compat import declare_torchvision
 
 __all__ = ["Family", "Model", "families", "family_of", "load", "register", "wrap"]
 
 _FAMILIES: dict[str, list[Family]] = {}
 # One file per family; each registers itself when it is imported.
-_MODULES = ("text", "qwen2_5_omni", "qwen2_5_vl", "video_salmonn2_plus")
+_MODULES = ("text", "qwen2_5_omni.family", "qwen2_5_vl", "video_salmonn2_plus.family")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

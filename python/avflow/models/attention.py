@@ -9,7 +9,7 @@ from torch import nn
 
 from avflow_ext import attention, capabilities
 
-from .errors import InputError, UnsupportedModelError
+from ..errors import InputError, UnsupportedModelError
 
 __all__ = ["NAME", "AttentionCall", "attention", "attention_forward", "kernel_name", "register"]
 

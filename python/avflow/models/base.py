@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..compat import find_text_model
 from ..errors import UnsupportedModelError
-from ..groups import GroupTable
+from ..prompts.groups import GroupTable
+from .compat import find_text_model
 
 if TYPE_CHECKING:
-    from ..prompt import Prompt
-    from ..sample import Sample
+    from ..prompts.prompt import Prompt
+    from ..prompts.sample import Sample
 
 
 class Family:

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .. import labels
 from ..errors import InputError, MediaError, UnsupportedModelError
-from ..prompt import Prompt
-from ..sample import LETTERS
-from ..sound import read_audio
+from ..media.audio import read_audio
+from ..prompts import labels
+from ..prompts.prompt import Prompt
+from ..prompts.sample import LETTERS
 from .base import Family
 
 if TYPE_CHECKING:
-    from ..media import Video
-    from ..sample import Sample
+    from ..media.video import Video
+    from ..prompts.sample import Sample
     from .base import Model
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, UnsupportedModelError
+from ..errors import InputError, UnsupportedModelError
 
 # The published folders without `_full` are adapters; these hold whole models.
 SALMONN_COMPLETE = tuple(f"tsinghua-ee/video-SALMONN2_plus_{size}_full" for size in ("3B", "7B", "72B"))

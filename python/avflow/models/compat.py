@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .errors import UnsupportedModelError
+from ..errors import UnsupportedModelError
 
 _LIBRARIES: list[torch.library.Library] = []  # a schema lives as long as its library object
 

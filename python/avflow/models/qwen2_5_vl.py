@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .. import labels, pictures, processing, vision
 from ..errors import InputError
-from ..media import read_image, read_video
-from ..prompt import Prompt
+from ..media import images as pictures
+from ..media.video import read_image, read_video
+from ..prompts import labels
+from ..prompts.prompt import Prompt
 from . import chat, register, towers
+from . import vision_processor as vision
+from .qwen2_5_omni import processor as processing
 
 if TYPE_CHECKING:
-    from ..sample import Sample
+    from ..prompts.sample import Sample
     from .base import Model
 
 SYSTEM = "You are a helpful assistant."  # the published chat template's default

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..compat import attributes, implementation
 from ..errors import InputError
+from .compat import attributes, implementation
 
 # transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
 NAME = "avflow_segments"

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from .errors import InputError
-from .pictures import TorchImages, TorchVideos
-from .processing import ProcessorInfo, read_settings, video_limits
+from ..errors import InputError
+from ..media.images import TorchImages, TorchVideos
+from .qwen2_5_omni.processor import ProcessorInfo, read_settings, video_limits
 
 
 @dataclass

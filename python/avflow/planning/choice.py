@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from .errors import InputError
-from .eviction_walks import Answered
-from .results import bootstrap
+from ..errors import InputError
+from ..results.table import bootstrap
+from .trials import Answered
 
 RESAMPLES = 2000
 # One row per group and layer after which it leaves.

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .answering import OwnRun, own_run
-from .cost import eviction_cost
-from .errors import InputError
-from .eviction_choice import Tolerance, Trials, change, earliest, ladder, table_of
-from .eviction_walks import Answered, EvictionRequest, try_schedules
-from .memory import parse_bytes
-from .models.base import Model
-from .progress import Progress
-from .prompt import Prompt
-from .schedule import EvictionSchedule
-from .sweep import packs
-from .windows import layer_list
+from ..errors import InputError
+from ..eviction.schedule import EvictionSchedule
+from ..knockouts.windows import layer_list
+from ..models.base import Model
+from ..progress import Progress
+from ..prompts.prompt import Prompt
+from ..runtime.answering import OwnRun, own_run
+from ..walk.memory import parse_bytes
+from ..walk.packing import packs
+from .choice import Tolerance, Trials, change, earliest, ladder, table_of
+from .savings import eviction_cost
+from .trials import Answered, EvictionRequest, try_schedules
 
 RUNGS = 16  # joint schedules that one pass over the prompts tries; they share their lower layers
 
@@ -246,7 +246,7 @@ class Pair:
 
 def _run_both(model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: Progress) -> list[Pair]:
     """The two take turns in going first: neither has the warmer caches."""
-    from .evict import evict
+    from ..runtime.evict import evict
 
     pairs = []
     for number, prompt in enumerate(prepare()):

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .capture import capture
-from .compat import check_layers
-from .errors import InputError
-from .models.base import Model
-from .plan import Walks
-from .policies import KeepNone
-from .prompt import Prompt
-from .runner import Runner
-from .schedule import EvictionSchedule
-from .walk_jobs import Eviction
+from ..errors import InputError
+from ..eviction.policies import KeepNone
+from ..eviction.schedule import EvictionSchedule
+from ..models.base import Model
+from ..models.compat import check_layers
+from ..prompts.prompt import Prompt
+from ..walk.answers import Runner
+from ..walk.capture import capture
+from ..walk.jobs import Eviction
+from ..walk.packing import Walks
 
 
 @dataclass

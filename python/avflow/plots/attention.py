@@ -14,11 +14,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .errors import InputError
-from .maps import AttentionMap
-from .path_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
-from .plots import STYLE, canvas, check_first_layer
-from .results import bootstrap
+from ..errors import InputError
+from ..experiments.attention_map import AttentionMap
+from ..results.table import bootstrap
+from .information_flow import STYLE, canvas, check_first_layer
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
 
 # Bottom to top. Hatches tell what colour alone would not: text groups are hatched, media are plain.
 GROUP_STYLE = {

@@ -1,11 +1,5 @@
 """report.html: one page, complete in itself, of one or several run folders.
 
 collect.py reads the folders into one dict of JSON values; words.py tells in sentences what it shows; html.py puts both
-into a page with page.css and the scripts beside it, which draw every chart from that dict and nothing else.
+into a page with page.css and the scripts of js/, which draw every chart from that dict and nothing else.
 """
-
-from .collect import collect, kind_of
-from .html import page
-from .words import summary
-
-__all__ = ["collect", "kind_of", "page", "summary"]

@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import InputError
-from ..lens import SCHEMA as LENS
-from ..results import checked, one_width, read, select, widths_of
-from ..runs import read_config, read_records, summarize
-from ..share import SCHEMA as SHARE
+from ..experiments.answer_lens import SCHEMA as LENS
+from ..experiments.attention_share import SCHEMA as SHARE
+from ..results.results import read
+from ..results.table import checked, one_width, select, widths_of
+from ..runs.folder import read_config, read_records, summarize
 from .flow import flow_data
-from .looks import lens_data, plan_data, share_data
-from .shown import FILE as SHOWN
-from .shown import read_shown
+from .samples import FILE as SHOWN
+from .samples import read_shown
+from .tables import lens_data, plan_data, share_data
 
 
 def kind_of(folder: str | Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..path_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 
 # page.css holds the two shades of each.
 NAMES = {

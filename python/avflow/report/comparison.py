@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from . import plots
-from .errors import InputError
-from .files import make_folder, write_whole, writing
-from .path_style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
-from .report import html_figure, html_page, html_table
-from .results import mean_change, paths_of, read, select
-from .runs import read_records
+from ..errors import InputError
+from ..files import make_folder, write_whole, writing
+from ..plots import information_flow as plots
+from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
+from ..results.results import read
+from ..results.table import mean_change, paths_of, select
+from ..runs.folder import read_records
+from .write import html_figure, html_page, html_table
 
 _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)))

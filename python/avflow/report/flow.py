@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..path_style import PANELS, distinct_styles, panel_of, path_label
-from ..results import mean_change, paths_of
-from .ink import dashes, ink
+from ..plots.style import PANELS, distinct_styles, panel_of, path_label
+from ..results.table import mean_change, paths_of
+from .colors import dashes, ink
 
 
 def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,11 +11,11 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from ..path_style import path_label
+from ..plots.style import path_label
 from .flow import lines_of
 from .words import summary
 
-SCRIPTS = ("base.js", "lines.js", "heat.js", "bars.js", "sample.js", "schedule.js", "main.js")
+SCRIPTS = tuple(f"js/{name}.js" for name in ("base", "lines", "heat", "bars", "sample", "schedule", "main"))
 
 
 def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..path_style import GREY, words
-from ..plots_attention import GROUP_STYLE, lens_means, share_means
-from ..plots_eviction import group_looks
-from .ink import dashes, ink
+from ..plots.attention import GROUP_STYLE, lens_means, share_means
+from ..plots.eviction import group_looks
+from ..plots.style import GREY, words
+from .colors import dashes, ink
 
 LENS_STYLE = {"true option": ("blue", []), "false option": ("vermillion", [8.0, 3.0]), "answer": ("blue", [])}
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import plots
-from .files import make_folder, write_whole, writing
-from .page import collect, page
-from .page.html import html_table
-from .path_style import panel_of
-from .results import one_width, paths_of, read, select, widths_of
-from .runs import file_name
+from ..files import make_folder, write_whole, writing
+from ..plots import information_flow as plots
+from ..plots.style import panel_of
+from ..results.results import read
+from ..results.table import one_width, paths_of, select, widths_of
+from ..runs.folder import file_name
+from .collect import collect
+from .html import html_table, page
 
 __all__ = ["html_figure", "html_page", "html_table", "report", "report_together"]
 

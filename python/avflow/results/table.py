@@ -1,10 +1,9 @@
-"""The result table: its columns, reading and writing it, and the mean change per path and layer."""
+"""The result table: its columns, its file, and the mean change per path and layer."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import InputError
+from ..errors import InputError
+from ..files import write_whole
 
 # One row per prompt x knockout x layer. Null in the *_knockout columns and change_percent: see `status`.
 SCHEMA = pa.schema(
@@ -83,77 +83,11 @@ def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
     return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
 
 
-@dataclass
-class Results:
-    """Rows of one or more sweeps. `table` [rows] in SCHEMA; `meta`: how they were made."""
-
-    table: pa.Table
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> Results:
-        return cls(table_from_rows(rows, meta), dict(meta or {}))
-
-    def __len__(self) -> int:
-        return self.table.num_rows
-
-    def to_pandas(self):
-        """pandas.DataFrame of the table. Raises ImportError with the mend where pandas is not installed."""
-        try:
-            import pandas  # noqa: F401
-        except ImportError as error:
-            raise ImportError(
-                "to_pandas() needs pandas, which is not installed: pip install 'avflow[pandas]' "
-                "(or use .table, a pyarrow.Table, as it is)"
-            ) from error
-        return self.table.to_pandas()
-
-    def save(self, folder: str | Path) -> Path:
-        """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back."""
-        from .runs import write_table  # runs builds on this module
-
-        path = Path(folder) / "rows.parquet"
-        write_table(with_meta(checked(self.table), self.meta), path)
-        return path
-
-    def select(self, which: str = "correct") -> Results:
-        return Results(select(self.table, which), self.meta)
-
-    def mean_change(self, **options) -> pa.Table:
-        return mean_change(self.table, **options)
-
-
-def read(folder: str | Path) -> Results:
-    """Results of a run folder, finished (rows.parquet) or not (its parts); or of one .parquet file.
-
-    `meta["finished"]` says which. Raises InputError if there is nothing to read.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        return _results([folder], finished=True)
-    if not folder.is_dir():
-        raise InputError(f"no such run folder: {folder}")
-    rows, parts = folder / "rows.parquet", sorted((folder / "parts").glob("*.parquet"))
-    if rows.is_file():
-        merged = _results([rows], finished=True)
-        # A run that is being extended has more parts than its last merge knew of.
-        if len(parts) <= merged.meta.get("parts", len(parts)):
-            return merged
-    if not parts:
-        raise InputError(f"{folder} has no rows.parquet and no finished sample in parts/: run `avflow sweep` first")
-    return _results(parts, finished=False)
-
-
-def _results(paths: Sequence[Path], finished: bool) -> Results:
-    tables = []
-    for path in paths:
-        try:
-            tables.append(checked(pq.read_table(path)))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path} is not a readable Parquet file: {error}; delete it and run again") from error
-    meta = {**meta_of(tables[0]), "finished": finished}
-    meta.pop("record", None)  # of a part: about that one sample
-    return Results(with_meta(pa.concat_tables([t.replace_schema_metadata(None) for t in tables]), meta), meta)
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file, whole or not at all."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_whole(Path(path), sink.getvalue().to_pybytes())
 
 
 def select(table: pa.Table, which: str = "correct") -> pa.Table:
@@ -181,7 +115,9 @@ def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
     """
     there = widths_of(table)
     if width is None and len(there) > 1:
-        raise InputError(f"the table has windows of {there} layers: choose one with avflow.results.one_width(table, 7)")
+        raise InputError(
+            f"the table has windows of {there} layers: choose one with avflow.results.table.one_width(table, 7)"
+        )
     if width is None or there == [width]:
         return table
     if width not in there:

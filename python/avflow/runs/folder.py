@@ -26,11 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
-from .errors import InputError
-from .files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
-from .results import (
+from ..errors import InputError
+from ..files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
+from ..results.results import Results
+from ..results.table import (
     SCHEMA,
-    Results,
     checked,
     mean_change,
     meta_of,
@@ -39,16 +39,10 @@ from .results import (
     table_from_rows,
     widths_of,
     with_meta,
+    write_table,
 )
 
 STATUSES = ("ok", "selected_out", "failed")
-
-
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file, whole or not at all."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_whole(Path(path), sink.getvalue().to_pybytes())
 
 
 def file_name(text: str) -> str:

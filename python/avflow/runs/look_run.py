@@ -12,24 +12,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from . import plots, plots_attention
-from .errors import InputError
-from .files import writing
-from .job import Source, digest, failure, prepared
-from .lens import SCHEMA as LENS
-from .lens import answer_lens
-from .open_ended import SCHEMA as TEXT
-from .open_ended import sweep_text
-from .parallel.prefetch import prefetch
-from .pathways import SCHEMA as PATHWAYS
-from .pathways import pathways
-from .progress import Progress
-from .prompt import Prompt
-from .runs import RunFolder, file_name
-from .share import SCHEMA as SHARE
-from .share import attention_share
-from .sinks import SCHEMA as SINKS
-from .sinks import sinks
+from ..errors import InputError
+from ..experiments.answer_lens import SCHEMA as LENS
+from ..experiments.answer_lens import answer_lens
+from ..experiments.attention_share import SCHEMA as SHARE
+from ..experiments.attention_share import attention_share
+from ..experiments.pathways import SCHEMA as PATHWAYS
+from ..experiments.pathways import pathways
+from ..experiments.sinks import SCHEMA as SINKS
+from ..experiments.sinks import sinks
+from ..experiments.sweep_text import SCHEMA as TEXT
+from ..experiments.sweep_text import sweep_text
+from ..files import writing
+from ..plots import attention as plots_attention
+from ..plots import information_flow as plots
+from ..progress import Progress
+from ..prompts.prompt import Prompt
+from .folder import RunFolder, file_name
+from .prefetch import prefetch
+from .sweep_job import Source, digest, failure, prepared
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from .errors import InputError
-from .files import reading
-from .results import Results, checked
-from .runs import RunFolder, part_name, read_config, read_records
+from ..errors import InputError
+from ..files import reading
+from ..results.results import Results
+from ..results.table import checked
+from .folder import RunFolder, part_name, read_config, read_records
 
 DATA = ("samples", "data")  # what runs that are merged may differ in
 _RANK = {"ok": 0, "selected_out": 0, "failed": 1}  # a failed sample gives way to the same one where it went well

@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .errors import AvflowError, InputError
-from .eviction_plan import PlannedSchedule, PlanRequest, choose
-from .eviction_walks import Answered, EvictionRequest, try_schedules
-from .job import Source, digest, failure, prepared
-from .memory import fixed_bytes, row_bytes
-from .models.base import Model
-from .parallel.prefetch import prefetch
-from .progress import Progress
-from .prompt import Prompt
-from .runs import RunFolder, write_table
+from ..errors import AvflowError, InputError
+from ..models.base import Model
+from ..planning.plan_eviction import PlannedSchedule, PlanRequest, choose
+from ..planning.trials import Answered, EvictionRequest, try_schedules
+from ..progress import Progress
+from ..prompts.prompt import Prompt
+from ..results.table import write_table
+from ..walk.memory import fixed_bytes, row_bytes
+from .folder import RunFolder
+from .prefetch import prefetch
+from .sweep_job import Source, digest, failure, prepared
 
 # rows.parquet of a plan's run folder: one row per prompt, group and layer.
 ROWS = pa.schema(

@@ -14,12 +14,12 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import __version__
-from .errors import AvflowError, InputError
-from .parallel.prefetch import prefetch
-from .progress import Progress
-from .results import Results
-from .runs import RunFolder
+from .. import __version__
+from ..errors import AvflowError, InputError
+from ..progress import Progress
+from ..results.results import Results
+from .folder import RunFolder
+from .prefetch import prefetch
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Source:
 
     def source_config(self) -> dict[str, Any]:
         """The first values of config.yaml."""
-        from .data import is_hub, mapping_of
+        from ..data import is_hub, mapping_of
 
         data = {} if self.data is None else {"data": mapping_of(self.data).to_dict()}
         samples = str(self.samples) if is_hub(self.samples) else str(Path(self.samples).absolute())
@@ -59,7 +59,7 @@ class Source:
 
     def read_samples(self) -> list:
         """The samples asked for. Raises InputError where one is wrong, or two have one id."""
-        from .data import choose, is_hub, read
+        from ..data import choose, is_hub, read
 
         source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
         found = read(source, self.data, self.media_root)
@@ -67,7 +67,7 @@ class Source:
         return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
 
     def load(self):
-        from .models import load
+        from ..models import load
 
         return load(self.model, device=self.device, dtype=self.dtype)
 
@@ -93,8 +93,8 @@ class SweepJob(Source):
     ray: str | None = None
 
     def __post_init__(self) -> None:
-        from .presets import PRESETS, preset
-        from .sweep import SweepRequest
+        from ..experiments.sweep import SweepRequest
+        from ..knockouts.presets import PRESETS, preset
 
         self.check_counts()
         if self.workers is not None and self.workers < 1:
@@ -166,9 +166,9 @@ def work(job: SweepJob, samples: list, bar: Progress | None = None) -> Iterator[
         job.request.windows(model)  # layers and heads that the model lacks are told here, not once per sample
         yield from swept(model, samples, job, bar)
         return
-    from .parallel.dispatch import dispatch
-    from .parallel.on_ray import RayPool
-    from .parallel.processes import ProcessPool
+    from .workers.dispatch import dispatch
+    from .workers.on_ray import RayPool
+    from .workers.processes import ProcessPool
 
     job = replace(job, model=_absolute(job.model))  # actors have another working directory
     pool = RayPool(job, job.ray, job.workers) if job.ray is not None else ProcessPool(job, job.workers)
@@ -192,7 +192,7 @@ def prepared(model, sample, job: SweepJob) -> tuple[Any, Any, float]:
 
 def swept_prompt(model, prompt, job: SweepJob, start: float, tick=None) -> dict[str, Any]:
     """The record of a prompt; of a sample without one it is there already."""
-    from .sweep import sweep_prompts
+    from ..experiments.sweep import sweep_prompts
 
     if isinstance(prompt, dict):
         return prompt
@@ -222,7 +222,7 @@ def _record_of(part, select: str) -> dict[str, Any]:
 
 def estimates(job: SweepJob) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(sample id, estimate or the reason why there is none) of every sample; runs no layer."""
-    from .sweep import estimate
+    from ..experiments.sweep import estimate
 
     samples, model = job.read_samples(), job.load()
     job.request.windows(model)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from .compat import cache_argument, cache_of, kept_state
-from .models.base import Model
-from .prompt import Prompt
+from ..models.base import Model
+from ..models.compat import cache_argument, cache_of, kept_state
+from ..prompts.prompt import Prompt
 
 
 @dataclass

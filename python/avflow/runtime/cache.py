@@ -10,9 +10,9 @@ import torch
 
 from avflow_ext import compact
 
+from ..errors import InputError
+from ..walk.uploads import upload
 from .conversation import NEVER, Conversation
-from .errors import InputError
-from .uploads import upload
 
 
 @once

@@ -14,7 +14,7 @@ import torch
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
-from .errors import InputError
+from ..errors import InputError
 
 STATE = "_avflow_conversation"  # attribute of a cache object
 NEVER = np.iinfo(np.int32).max

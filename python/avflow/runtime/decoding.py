@@ -13,13 +13,13 @@ from torch import nn
 
 from avflow_ext import AttentionProblem
 
-from .attention import attention
-from .compat import cache_in
+from ..errors import InputError
+from ..models.attention import attention
+from ..models.compat import cache_in
 from .conversation import STATE, Conversation
-from .errors import InputError
 
 if TYPE_CHECKING:
-    from .tracking import Tracker
+    from .tracker import Tracker
 
 SPARE = 256  # keys more than there are now, at least; a cache that outgrows them gets a new problem
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from ..errors import InputError
+from ..eviction.schedule import EvictionSchedule
+from ..models.base import Model
+from ..models.compat import attributes
 from .boundary import boundary_norm
-from .compat import attributes
-from .errors import InputError
-from .models.base import Model
-from .schedule import EvictionSchedule
-from .tracking import tracking
+from .tracker import tracking
 
 DECODE = ("keep", "drop")
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import InputError
+from ..eviction.schedule import PRESETS, EvictionSchedule
+from ..models.base import Model
+from ..models.compat import cache_of, kept_state
+from ..prompts.prompt import Prompt
+from ..prompts.sample import Sample
 from .answering import Clock, cache_bytes, forward_inputs
-from .compat import cache_of, kept_state
-from .errors import InputError
 from .evict import evict
-from .models.base import Model
-from .prompt import Prompt
-from .sample import Sample
-from .schedule import PRESETS, EvictionSchedule
 
 
 @dataclass

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import InputError
-from .models.base import Model
-from .rules import SEMANTICS, as_knockouts
-from .tracking import Rule, tracking
-from .windows import layer_list
+from ..errors import InputError
+from ..knockouts.knockout import SEMANTICS
+from ..knockouts.presets import as_knockouts
+from ..knockouts.windows import layer_list
+from ..models.base import Model
+from .tracker import Rule, tracking
 
 
 @contextmanager

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .errors import InputError
-from .models.base import Model
-from .schedule import Step
+from ..errors import InputError
+from ..eviction.schedule import Step
+from ..models.base import Model
 
 if TYPE_CHECKING:
-    from .rules import Knockout
+    from ..knockouts.knockout import Knockout
 
 
 def labels_from_ids(

@@ -10,16 +10,16 @@ from torch import nn
 
 from avflow_ext import AttentionProblem
 
-from .attention import attention
+from ..errors import InputError
+from ..eviction.policies import TopK, View
+from ..models.attention import attention
 from .boundary import gather_hidden, take
+from .cache import check_cache, drop, take_back
 from .conversation import STATE, Conversation
-from .dropping import check_cache, drop, take_back
-from .errors import InputError
-from .policies import TopK, View
 from .scores import Scored
 
 if TYPE_CHECKING:
-    from .tracking import Tracker
+    from .tracker import Tracker
 
 
 def padding(mask: Any, what: str) -> torch.Tensor | None:

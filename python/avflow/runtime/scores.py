@@ -8,7 +8,7 @@ import torch
 from avflow_ext import AttentionProblem
 from avflow_ext.reference import cut_mask, visible
 
-from .errors import InputError
+from ..errors import InputError
 
 _ROWS = 16  # at a time: memory O(heads x 16 x tokens)
 

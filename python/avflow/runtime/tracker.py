@@ -18,19 +18,19 @@ from torch import nn
 
 from avflow_ext import Cut
 
-from .attention import register
+from ..errors import InputError
+from ..eviction.schedule import EvictionSchedule
+from ..models.attention import register
+from ..models.base import Model
+from ..models.compat import attention_name, attributes, cache_argument, cache_in, cache_of, check_layers, rope_owners
 from .boundary import BoundaryNorm
-from .compat import attention_name, attributes, cache_argument, cache_in, cache_of, check_layers, rope_owners
 from .conversation import STATE, Conversation
 from .decoding import Decoding, compiled_step, prepare
-from .errors import InputError
-from .forward import Forward, padding
-from .labelling import check_items, check_present, given_labels, labels_from_ids
-from .models.base import Model
-from .schedule import EvictionSchedule
+from .labels import check_items, check_present, given_labels, labels_from_ids
+from .prefill import Forward, padding
 
 if TYPE_CHECKING:
-    from .rules import Knockout
+    from ..knockouts.knockout import Knockout
 
 
 _VERSIONS = count(1)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..media import frame_count, resize
-from ..sample import LETTERS, Sample
+from ..media.video import frame_count, resize
+from ..prompts.sample import LETTERS, Sample
 from . import picture, sound
 from .lineup import LINEUP_TASKS, Lineup, Sight, Tone, make_lineup
 from .questions import TASKS, Question, ask
@@ -100,7 +100,7 @@ def make_items(
 
 
 def frame_numbers() -> list[int]:
-    """Which of a clip's frames Qwen2.5-Omni reads: 8, at 2 fps, as avflow.media takes them from the file."""
+    """Which of a clip's frames Qwen2.5-Omni reads: 8, at 2 fps, as avflow.media.video takes them from the file."""
     total = len(picture.file_times())
     return np.rint(np.round(np.linspace(0, total - 1, frame_count(SECONDS, total)), 6)).astype(int).tolist()
 
@@ -108,7 +108,7 @@ def frame_numbers() -> list[int]:
 def frames_read(scene: Scene, side: int, numbers: Sequence[int] | None = None) -> torch.Tensor:
     """The frames that a model with pictures of `side` x `side` reads: uint8 [T, 3, side, side].
 
-    The same resizing as avflow.media does with the clip's file, without the codec's noise.
+    The same resizing as avflow.media.video does with the clip's file, without the codec's noise.
 
     Args:
         numbers: which of the file's frames; None: `frame_numbers()`.
@@ -120,7 +120,7 @@ def frames_read(scene: Scene, side: int, numbers: Sequence[int] | None = None) -
 
 def write_scene(scene: Scene, path) -> Path:
     """The scene as an mp4 file with sound."""
-    from ..demo.clips import SAMPLE_RATE, write_media
+    from .files import SAMPLE_RATE, write_media
 
     shown = picture.frames(scene, picture.file_times())
     return write_media(path, shown, picture.FPS, sound.waveform(scene, SAMPLE_RATE))

@@ -10,8 +10,8 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..compat import declare_torchvision
 from ..errors import InputError
+from ..models.compat import declare_torchvision
 
 FAMILIES = {"qwen2_5_omni": "omni", "qwen2_5_vl": "vision", "video_salmonn2_plus": "salmonn"}  # -> module
 

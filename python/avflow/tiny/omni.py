@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from .checkpoint import Tiny
+from .random_weights import PICTURE, mrope_section, scale_weights
 from .tokenizer import build_tokenizer, save_tokenizer, write_json
-from .weights import PICTURE, mrope_section, scale_weights
 
 MEDIA_TOKENS = {
     "audio_token": "<|AUDIO|>",

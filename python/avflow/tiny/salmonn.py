@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Tiny
+from .random_weights import PICTURE
 from .tokenizer import build_tokenizer, save_tokenizer
 from .vision import TOKENS, flat_config, save_model, save_pictures, save_weights
-from .weights import PICTURE
 
 SOUND_TOKENS = TOKENS | {"audio_token": "<|audio_pad|>"}
 
 
 def write(folder: Path, size: Tiny) -> None:
     """The whole checkpoint folder. It has no chat template: the published data code has its own."""
-    from ..salmonn import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
+    from ..models.video_salmonn2_plus import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
 
     tokenizer = build_tokenizer(SOUND_TOKENS)
     save_tokenizer(tokenizer, SOUND_TOKENS, None, folder)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Tiny
+from .random_weights import PICTURE, mrope_section, scale_weights
 from .tokenizer import build_tokenizer, save_tokenizer, write_json
-from .weights import PICTURE, mrope_section, scale_weights
 
 TOKENS = {
     "vision_start_token": "<|vision_start|>",

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import NumericError
 from .capture import Captured
-from .errors import NumericError
+from .jobs import Columns, Eviction, Job
 from .layout import Layout
-from .plan import Walks
+from .packing import Walks
 from .walk import Prediction, run_walk
-from .walk_jobs import Columns, Eviction, Job
 
 
 @dataclass

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .attention import register
-from .compat import attention_name, attributes, kept_state
-from .errors import InputError, NumericError
-from .models.base import Model
-from .prompt import Prompt
-from .walk_jobs import Columns
+from ..errors import InputError, NumericError
+from ..models.attention import register
+from ..models.base import Model
+from ..models.compat import attention_name, attributes, kept_state
+from ..prompts.prompt import Prompt
+from .jobs import Columns
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .models.base import Model
+from ..models.base import Model
 
 MLP_CHUNK = 2048  # on the CPU, whose caches gain nothing by more; the weights are read again for each chunk
 HEAD_CHUNK = 64  # on the CPU: 64 rows of 152k logits in fp32 are 39 MB

@@ -6,18 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
+from ..models.base import Model
 from .layout import Layout
-from .models.base import Model
-from .policies import View
-from .prompt import Prompt
-from .schedule import EvictionSchedule
-from .walk_jobs import members
 
 
-def _linear_flops(module: nn.Module) -> int:
+def linear_flops(module: nn.Module) -> int:
     """Multiply-adds of the module's matrices per row, times 2."""
     return 2 * sum(p.numel() for p in module.parameters() if p.dim() == 2)
 
@@ -28,7 +23,7 @@ def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
     In the last layer only `predicting` rows go beyond keys and values.
     """
     inner = model.layers[0]
-    row = _linear_flops(inner)
+    row = linear_flops(inner)
     width = model.config.hidden_size
     keys_only = 2 * width * 2 * model.n_kv_heads * model.head_dim
     head = 2 * width * model.vocab
@@ -59,46 +54,3 @@ def walks_cost(model: Model, layouts: Sequence[Layout], n_predict: int) -> dict[
         "walks": len(layouts),
         "peak_rows": max(layout.rows[-1] for layout in layouts),
     }
-
-
-def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Tokens that each layer works on, int64 [layers], for a prompt's labels, int32 [n] each.
-
-    A policy that chooses by scores is asked with scores of 0: its count is right if it does not depend on them.
-    """
-    kept = np.arange(len(group))
-    counts = np.empty(model.n_layers, np.int64)
-    for layer in range(model.n_layers):
-        counts[layer] = len(kept)
-        for step in schedule.steps:
-            if step.after == layer:
-                own = np.flatnonzero(members(model.groups.expand(step.group), group[kept]))
-                nothing = np.zeros(len(own), np.float32)
-                view = View(item[kept[own]], kept[own].astype(np.int32), lambda by, scores=nothing: scores)
-                kept = np.delete(kept, own[~step.keep.select(view)])
-    return counts
-
-
-def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> dict[str, Any]:
-    """What the prefill of one prompt costs with and without a schedule, in closed form.
-
-    Returns:
-        flops, clean_flops: matrices and causal attention of all layers, and the output matrix for one row, media
-        encoders not counted; kv_bytes, clean_kv_bytes: keys and values cached by it, in the model's dtype;
-        flops_saved, kv_saved: shares, 0..1.
-    """
-    group, item = model.groups.ids(prompt.groups), np.array(prompt.items, np.int32)
-    counts = kept_counts(model, schedule, group, item)
-    clean = np.full_like(counts, len(group))
-    row, edge = _linear_flops(model.layers[0]), 4 * model.n_heads * model.head_dim
-    head = 2 * model.config.hidden_size * model.vocab
-    token = 2 * model.n_kv_heads * model.head_dim * torch.finfo(model.dtype).bits // 8  # bytes in one layer's cache
-
-    def flops(m: np.ndarray) -> int:
-        return int((m * row + edge * m * (m + 1) // 2).sum()) + head
-
-    found = {"flops": flops(counts), "clean_flops": flops(clean)}
-    found |= {"kv_bytes": int(counts.sum()) * token, "clean_kv_bytes": int(clean.sum()) * token}
-    found["flops_saved"] = 1 - found["flops"] / found["clean_flops"]
-    found["kv_saved"] = 1 - found["kv_bytes"] / found["clean_kv_bytes"]
-    return found

@@ -13,11 +13,11 @@ import torch
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
-from .attention import attention, register
+from ..models.attention import attention, register
+from ..models.base import Model
+from ..models.compat import attention_name
 from .capture import Captured, until
-from .compat import attention_name
 from .layout import Layout
-from .models.base import Model
 
 
 class StreamKeys:

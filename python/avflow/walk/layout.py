@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .walk_jobs import Eviction, Job, job_rows, kept_orders
+from .jobs import Eviction, Job, job_rows, kept_orders
 
 
 @dataclass

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ..errors import InputError
+from ..models.base import Model
 from .chunks import inner_size, mlp_chunk
-from .errors import InputError
-from .models.base import Model
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}

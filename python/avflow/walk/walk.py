@@ -11,14 +11,14 @@ from torch import nn
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
-from .attention import attention, register
+from ..errors import NumericError
+from ..knockouts.knockout import Knockout
+from ..models.attention import attention, register
+from ..models.base import Model
+from ..models.compat import attention_name, attributes
 from .capture import Captured
 from .chunks import head_chunk, mlp_chunk
-from .compat import attention_name, attributes
-from .errors import NumericError
 from .layout import Layout
-from .models.base import Model
-from .rules import Knockout
 from .uploads import upload_lists
 
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]

@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .. import labels, pictures, processing
-from ..errors import MediaError
-from ..media import read_image, read_video
-from ..prompt import Prompt
-from ..sound import SAMPLE_RATE, align_sound, read_audio
-from . import chat, omni_positions, register, towers
+from ...errors import MediaError
+from ...media import images as pictures
+from ...media.audio import SAMPLE_RATE, align_sound, read_audio
+from ...media.video import read_image, read_video
+from ...prompts import labels
+from ...prompts.prompt import Prompt
+from .. import chat, register, towers
+from . import positions as omni_positions
+from . import processor as processing
 
 if TYPE_CHECKING:
-    from ..sample import Sample
-    from .base import Model
+    from ...prompts.sample import Sample
+    from ..base import Model
 
 SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import compat
-from .errors import InputError
-from .pictures import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, Pictures, TorchImages, TorchVideos
-from .sound import SAMPLE_RATE
+from ...errors import InputError
+from ...media.audio import SAMPLE_RATE
+from ...media.images import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, Pictures, TorchImages, TorchVideos
+from .. import compat
 
 
 @dataclass(frozen=True)

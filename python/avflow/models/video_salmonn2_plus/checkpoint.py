@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ...errors import InputError, UnsupportedModelError
 from ..checkpoints import SALMONN_COMPLETE, check_adapter, read_json
-from ..errors import InputError, UnsupportedModelError
 from .config import VideoSalmonn2PlusConfig
 
 # Published name -> name here; the first pattern that fits counts. Everything else has the same name.

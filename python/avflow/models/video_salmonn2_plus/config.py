@@ -9,7 +9,7 @@ from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLTextConfig, Qwen2_5_VLVisionConfig
 from transformers.models.whisper.configuration_whisper import WhisperConfig
 
-from ..errors import InputError, UnsupportedModelError
+from ...errors import InputError, UnsupportedModelError
 
 LAYOUTS = ("released", "trained")
 TEXTS = ("system", "instruction")

@@ -1,4 +1,4 @@
-"""video-SALMONN 2+: where its prompt has what, and how a sample becomes one. The model itself: avflow.salmonn."""
+"""video-SALMONN 2+: where its prompt has what, and how a sample becomes one."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .. import labels
-from ..errors import InputError
-from ..media import Video, read_image, read_video
-from ..pictures import smart_resize
-from ..prompt import Prompt
-from ..salmonn import processing
-from ..sound import SAMPLE_RATE, read_audio
-from . import chat, register, towers
+from ...errors import InputError
+from ...media.audio import SAMPLE_RATE, read_audio
+from ...media.images import smart_resize
+from ...media.video import Video, read_image, read_video
+from ...prompts import labels
+from ...prompts.prompt import Prompt
+from .. import chat, register, towers
+from . import processor as processing
 
 if TYPE_CHECKING:
-    from ..sample import Sample
-    from .base import Model
+    from ...prompts.sample import Sample
+    from ..base import Model
 
 SYSTEM = "You are a helpful assistant."
 SEGMENT = 4  # audio tokens of an item where sound stands alone: 2 s, as long as Qwen2.5-Omni's
@@ -35,7 +35,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         return "audio_config" in config  # plain Qwen2.5-VL has the same model_type
 
     def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
-        from ..salmonn import load_model
+        from . import load_model
 
         return load_model(folder, dtype, device)
 
@@ -113,7 +113,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         if not isinstance(model.processor, processing.SalmonnProcessor):
             raise InputError(
                 f"video-SALMONN 2+ cannot use a {type(model.processor).__name__}: load the model with avflow.load, or "
-                "pass avflow.salmonn.processing.SalmonnProcessor.from_pretrained(folder)"
+                "pass avflow.models.video_salmonn2_plus.processor.SalmonnProcessor.from_pretrained(folder)"
             )
         heard, tokens = model.processor.piece_tokens, model.hf.config.audio_tokens_per_piece
         if heard != tokens:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import GenerationMixin
 
+from ...errors import InputError
 from ..compat import cache_in
-from ..errors import InputError
 from .config import VideoSalmonn2PlusConfig
 from .positions import AUDIO, IMAGE, TEXT, VIDEO, blocks, rope_index, token_kinds
 

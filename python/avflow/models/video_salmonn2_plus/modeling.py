@@ -22,8 +22,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils.generic import can_return_tuple
 
+from ...errors import InputError
 from ..compat import cache_argument, cache_of
-from ..errors import InputError
 from .config import VideoSalmonn2PlusConfig
 from .generation import MediaGenerationMixin
 from .positions import rope_index

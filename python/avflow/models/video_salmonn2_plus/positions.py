@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import InputError
+from ...errors import InputError
 
 if TYPE_CHECKING:
     from .config import VideoSalmonn2PlusConfig

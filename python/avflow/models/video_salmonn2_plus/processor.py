@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import vision
-from ..errors import InputError, MediaError
-from ..sound import SAMPLE_RATE
+from ...errors import InputError, MediaError
+from ...media.audio import SAMPLE_RATE
+from .. import vision_processor as vision
 from . import config
 
 FPS, MIN_FRAMES, MAX_FRAMES = 10.0, 16, 768  # inference.py; scripts/test.sh takes at least 64 frames and 784 pixels

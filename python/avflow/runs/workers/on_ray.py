@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Hashable
 from typing import Any
 
-from ..errors import InputError
+from ...errors import InputError
 from .dispatch import IN_FLIGHT, Event
 from .processes import as_told
 from .worker import SampleWorker

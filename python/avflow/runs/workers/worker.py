@@ -29,7 +29,7 @@ class SampleWorker:
         self._model = self._job.load()
         self._job.request.windows(self._model)
         if self._job.request.memory is None and self._device == "cpu":
-            from ..memory import available_bytes
+            from ...walk.memory import available_bytes
 
             self._job.request.memory = available_bytes(torch.device("cpu")) // self._share
         self._walks = ThreadPoolExecutor(1)
@@ -37,7 +37,7 @@ class SampleWorker:
 
     def sweep(self, sample: Any) -> dict[str, Any]:
         """The sample's record, as RunFolder.add takes it. What goes wrong with a sample is in its record."""
-        from ..job import prepared, swept_prompt
+        from ..sweep_job import prepared, swept_prompt
 
         _, prompt, start = prepared(self._model, sample, self._job)
         return self._walks.submit(swept_prompt, self._model, prompt, self._job, start).result()

@@ -1,0 +1,18 @@
+"""Figures by matplotlib, each from a table: the information flow, attention, eviction."""
+
+from .attention import lens_lines, map_image, pathway_bars, share_bars
+from .eviction import eviction_lines
+from .information_flow import flow, flow_panels, heat_map, save, widths
+
+__all__ = [
+    "eviction_lines",
+    "flow",
+    "flow_panels",
+    "heat_map",
+    "lens_lines",
+    "map_image",
+    "pathway_bars",
+    "save",
+    "share_bars",
+    "widths",
+]

@@ -1,0 +1,265 @@
+"""Figures of the information flow: a line per path with its confidence band, and the map path x layer.
+
+Every function takes a result table and returns (figure, axes). Figures are matplotlib.figure.Figure objects made
+without pyplot, so they need no display and stay out of its global list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from ..errors import InputError
+from ..results.table import mean_change, one_width, paths_of, select, widths_of
+from .style import PANELS, distinct_styles, panel_of, path_label
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 10,
+    "legend.fontsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.edgecolor": "#444444",
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,  # text stays text in the PDF
+}
+
+
+def flow(
+    table: pa.Table,
+    *,
+    paths: Sequence[str] | None = None,
+    which: str = "all",
+    title: str | None = None,
+    first_layer: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Mean change of the answer's probability (%) over the window's centre layer, a line and a band per path.
+
+    `paths`: names to draw (default: all that have a value). `which`: correct, wrong or all samples.
+    `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
+    """
+    check_first_layer(first_layer)
+    table = select(table, which)
+    chosen = _chosen(table, paths)
+    means = mean_change(table.filter(_is_in(table, chosen)), confidence=confidence, seed=seed)
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (6.0, 3.1))
+        _lines(ax, means, chosen, first_layer)
+        _decorate(ax, table.filter(_is_in(table, chosen)), title)
+        ax.set_ylabel("Change in answer probability (%)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4)
+    return figure, ax
+
+
+def flow_panels(
+    table: pa.Table,
+    *,
+    which: str = "all",
+    title: str | None = None,
+    first_layer: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> tuple[Figure, list[Axes]]:
+    """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
+    check_first_layer(first_layer)
+    table = select(table, which)
+    means = mean_change(table, confidence=confidence, seed=seed)
+    drawn = _chosen(table, None)
+    panels = [(name, [p for p in drawn if panel_of(p) == name]) for name in PANELS]
+    panels = [(name, members) for name, members in panels if members]
+    with mpl.rc_context(STYLE):
+        longest = max(len(members) for _, members in panels)
+        figure = Figure(figsize=(0.6 + 3.0 * len(panels), 2.9 + 0.17 * longest), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = list(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)))
+        for ax, (name, members) in zip(axes, panels, strict=True):
+            _lines(ax, means, members, first_layer)
+            _decorate(ax, table, None)
+            ax.set_title(name, loc="left")
+            ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, handlelength=2.4)
+        axes[0].set_ylabel("Change in answer probability (%)")
+        figure.suptitle(_titled(table, title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    return figure, axes
+
+
+def heat_map(
+    table: pa.Table,
+    *,
+    paths: Sequence[str] | None = None,
+    which: str = "all",
+    title: str | None = None,
+    first_layer: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Mean change (%) as colour, a row per path and a column per layer; grey where there is no value."""
+    check_first_layer(first_layer)
+    table = select(table, which)
+    chosen = _chosen(table, paths)
+    means = mean_change(table.filter(_is_in(table, chosen)), resamples=1)
+    layers = np.unique(table["layer"].to_numpy())
+    grid = np.full((len(chosen), len(layers)), np.nan)  # [paths, layers]
+    for row in means.to_pylist():
+        grid[chosen.index(row["knockout"]), np.searchsorted(layers, row["layer"])] = row["mean"]
+    bound = float(np.nanmax(np.abs(grid))) or 1.0
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        size = (2.6 + 0.17 * max(len(layers), 14), 1.0 + 0.26 * len(chosen))
+        figure, ax = canvas(ax, size)
+        colors = mpl.colormaps["RdBu_r"].with_extremes(bad="#D9D9D9")
+        image = ax.pcolormesh(
+            np.arange(len(layers) + 1) - 0.5,
+            np.arange(len(chosen) + 1) - 0.5,
+            np.ma.masked_invalid(grid),
+            cmap=colors,
+            vmin=-bound,
+            vmax=bound,
+            edgecolors="white",
+            linewidth=0.4,
+        )
+        ax.set_facecolor("#D9D9D9")
+        ax.invert_yaxis()
+        ax.set_yticks(range(len(chosen)), [path_label(path) for path in chosen])
+        step = -(-len(layers) // 18)
+        ax.set_xticks(range(0, len(layers), step), [str(layer + first_layer) for layer in layers[::step]])
+        ax.tick_params(length=0)
+        for spine in ax.spines.values():
+            spine.set_visible(False)
+        ax.set_xlabel("Layer (window centre)")
+        ax.set_title(_titled(table.filter(_is_in(table, chosen)), title), loc="left")
+        bar = figure.colorbar(image, ax=ax, pad=0.015, fraction=0.05, aspect=2 + 1.6 * len(chosen))
+        bar.set_label("Change (%)")
+        bar.outline.set_visible(False)
+    return figure, ax
+
+
+def widths(
+    table: pa.Table,
+    path: str,
+    *,
+    which: str = "all",
+    title: str | None = None,
+    first_layer: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Ablation of the window's width: `flow` of one path, a line and a band per width, wider windows darker."""
+    check_first_layer(first_layer)
+    table = select(table, which)
+    table = table.filter(_is_in(table, _chosen(table, [path])))
+    there = widths_of(table)
+    shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(there)))
+    dashes = ["solid", (0, (4, 1.4)), (0, (1.2, 1.2)), (0, (4, 1.2, 1, 1.2))]
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (5.4, 3.0))
+        ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+        for n, width in enumerate(there):
+            means = mean_change(one_width(table, width), confidence=confidence, seed=seed)
+            style = {"color": shades[n], "linestyle": dashes[n % len(dashes)]}
+            _line(ax, means.sort_by("layer"), first_layer, f"{width} layer{'s' * (width != 1)}", style)
+        _decorate(ax, table, title or path_label(path))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.margins(x=0.02)
+        ax.set_ylabel("Change in answer probability (%)")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4, title="Window")
+    return figure, ax
+
+
+def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf; returns their paths."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    out = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
+    with mpl.rc_context(STYLE):
+        for path in out:
+            # No date in the file: the same rows give the same bytes.
+            meta = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
+            figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata=meta)
+    return out
+
+
+def check_first_layer(first_layer: int) -> None:
+    if first_layer not in (0, 1):
+        raise InputError(f"first_layer is {first_layer!r}: 0 (layers count from 0) or 1 (from 1)")
+
+
+def _is_in(table: pa.Table, paths: Sequence[str]) -> pa.ChunkedArray:
+    return pc.is_in(table["knockout"], value_set=pa.array(list(paths), pa.string()))
+
+
+def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
+    """The paths to draw. Raises InputError for one that is not in the table, or if nothing has a value."""
+    there = paths_of(table)
+    for path in paths or ():
+        if path not in there:
+            raise InputError(f"no rows of {path!r} in the table: it has {', '.join(there) or 'no rows at all'}")
+    valued = set(paths_of(table.filter(pc.is_valid(table["change_percent"]))))
+    chosen = [path for path in (paths or there) if path in valued]
+    if not chosen:
+        raise InputError(
+            f"nothing to draw: {table.num_rows} rows, none with a value (were all samples selected out, or does no "
+            "sample have the groups' tokens?)"
+        )
+    return chosen
+
+
+def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    if ax is not None:
+        return ax.figure, ax
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots()
+
+
+def _lines(ax: Axes, means: pa.Table, paths: Sequence[str], first_layer: int) -> None:
+    ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
+    for path, style in zip(paths, distinct_styles(paths), strict=True):
+        rows = means.filter(pc.equal(means["knockout"], path)).sort_by("layer")
+        _line(ax, rows, first_layer, path_label(path), style)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.margins(x=0.02)
+
+
+def _line(ax: Axes, rows: pa.Table, first_layer: int, label: str, style: dict) -> None:
+    """A line of means with its band; rows of `mean_change`, by layer."""
+    layer = rows["layer"].to_numpy() + first_layer
+    low, high = (pc.cast(rows[name], pa.float64()).to_numpy() for name in ("low", "high"))
+    ax.fill_between(layer, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
+    marker = "o" if len(layer) == 1 else None
+    ax.plot(layer, rows["mean"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+
+
+def _decorate(ax: Axes, table: pa.Table, title: str | None) -> None:
+    ax.set_xlabel("Layer (window centre)")
+    ax.tick_params(length=2.5)
+    if title is not None:
+        ax.set_title(_titled(table, title), loc="left")
+
+
+def _titled(table: pa.Table, title: str | None) -> str:
+    n = len(pc.unique(table.filter(pc.is_valid(table["change_percent"]))["prompt"]))
+    return f"{title or 'Information flow'} ({n} sample{'s' if n != 1 else ''})"

@@ -1,0 +1,1 @@
+"""A question as the model reads it: `Sample`, `Prompt`, token groups, labels."""

@@ -1,0 +1,1 @@
+"""Samples into a run folder, with resume, workers and merge."""

@@ -1,0 +1,106 @@
+"""Which jobs share which walks: prompts that fit one walk together, and jobs under a memory budget. Runs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+from ..errors import InputError
+from ..knockouts.knockout import Knockout
+from ..models.base import Model
+from ..prompts.prompt import Prompt
+from .capture import columns_of
+from .cost import walks_cost
+from .jobs import Eviction, Job, job_rows
+from .layout import Layout, build_layout, split_jobs
+from .memory import available_bytes, fixed_bytes, max_rows, row_bytes
+
+PACK_TOKENS = 4096  # prompts shorter than this share a walk: one reading of the weights serves them all
+
+
+class Walks:
+    """Jobs of a batch of prompts, and the walks that run them.
+
+    memory: bytes for the packed rows; None: from what is free.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        knockouts: Sequence[Knockout] = (),
+        semantics: str = "renormalize",
+        memory: int | None = None,
+    ) -> None:
+        self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics
+        self.columns = [columns_of(model, p) for p in prompts]
+        self.groups = [c.group for c in self.columns]
+        self.lengths = [len(c) for c in self.columns]
+        self.jobs = list(dict.fromkeys(self._make_jobs()))
+        budget = available_bytes(model.device) if memory is None else memory
+        self.max_rows = max_rows(model, sum(self.lengths), budget)
+        if memory is not None:
+            self._check_budget(budget)
+
+    def _make_jobs(self) -> Iterator[Job | Eviction]:
+        """The jobs, asked for once the columns are there; they may repeat."""
+        raise NotImplementedError
+
+    def _job_rows(self) -> list[int]:
+        return [job_rows(job, self.lengths, self.groups) for job in self.jobs]
+
+    def _check_budget(self, budget: int) -> None:
+        tokens = sum(self.lengths)
+        least = tokens + max(self._job_rows(), default=0)
+        need = fixed_bytes(self.model, tokens) + least * row_bytes(self.model)
+        if need > budget:
+            raise InputError(
+                f"memory = {budget} bytes is too little for prompt {self.prompts[0].id!r} ({tokens} tokens): its clean "
+                f"rows and one job take about {need} bytes; pass memory={math.ceil(need / 1e6)}MB or more"
+            )
+
+    @property
+    def peak_rows(self) -> int:
+        return sum(self.lengths) + sum(self._job_rows())
+
+    @cached_property
+    def layouts(self) -> list[Layout]:
+        """One per walk."""
+        walks = split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
+        return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in walks]
+
+    @cached_property
+    def cost(self) -> dict[str, Any]:
+        """See cost.walks_cost."""
+        return walks_cost(self.model, self.layouts, max(len(p.answer_ids) for p in self.prompts))
+
+
+class Request(Protocol):
+    """What is asked of prompts, of a sweep or of evictions."""
+
+    def plan(self, model: Model, prompts: Sequence[Prompt]) -> Walks: ...
+
+
+def packs(model: Model, prompts: Iterable[Any], request: Request) -> Iterator[list[Prompt]]:
+    """Neighbouring short prompts that fit one walk together."""
+    pack: list[Prompt] = []
+    for prompt in prompts:
+        prompt = prompt if isinstance(prompt, Prompt) else model.prepare(prompt)
+        if pack:
+            together = [*pack, prompt]
+            if sum(map(len, together)) > PACK_TOKENS or not _fits(model, together, request):
+                yield pack
+                pack = []
+        pack.append(prompt)
+    if pack:
+        yield pack
+
+
+def _fits(model: Model, prompts: Sequence[Prompt], request: Request) -> bool:
+    try:
+        plan = request.plan(model, prompts)
+    except InputError:
+        return False  # alone it either fits, or says what is wrong
+    return plan.peak_rows <= plan.max_rows

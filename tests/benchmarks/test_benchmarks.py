@@ -1,0 +1,222 @@
+"""The benchmarks that need a GPU: the same scripts with a tiny shape on the CPU, and what their files hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from avflow.models.compat import cache_argument, cache_of
+
+CACHE = cache_argument()
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Imports a script by its name; their short names are taken back afterwards."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = [path.stem for path in FOLDER.glob("*.py")]
+    before = {name: sys.modules.pop(name, None) for name in names}
+    yield lambda name: __import__(name)
+    for name, module in before.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+def test_sweep(scripts, tmp_path):
+    path = tmp_path / "sweep.json"
+    assert scripts("sweep_cuda").main("cpu", ["tiny"], [180, 160], str(path), 60.0) == 0
+    data = read(path)
+    assert data["errors"] == data["skipped"] == {}
+    assert [r["shape"]["tokens"] for r in data["results"]] == [180, 160]
+    for r in data["results"]:
+        assert set(r["clean_seconds"]) == {"flash", "math"}
+        assert (r["after_media"]["runs"], r["in_media"]["runs"]) == (36, 9)
+        for part in (r["after_media"], r["in_media"]):
+            assert part["forwards_a_run"]["math"] == pytest.approx(part["over_clean"]["math"] / part["runs"])
+            assert part["dense_masks_over_sweep"]["math"] > 0
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_plans(scripts, tmp_path):
+    path = tmp_path / "plans.json"
+    scripts("plans").main(["--shape", "tiny", "--tokens", "700", "--turns", "1", "--json", str(path)])
+    after, inside = read(path)["results"]
+    assert (after["targets"], inside["targets"]) == ("after_media", "in_media")
+    for r in (after, inside):
+        assert 700 < r["rows"][0] <= r["rows"][1] and r["walks"] == 1
+        assert 0 < r["pack_seconds"]["mean"] <= r["pack_seconds"]["most"]
+        assert r["plan_bytes"] > 32 * r["rows"][1]  # two columns of 16 bytes, and the plan
+    assert after["rows"][1] < inside["rows"][1]
+
+
+def test_evict(scripts, tmp_path):
+    path = tmp_path / "evict.json"
+    scripts("evict_cuda").main("cpu", ["tiny"], [160], str(path), 60.0, [2])
+    data = read(path)
+    assert [name for name in data["errors"] if "graph" not in name] == []  # compiled decoding has tests of its own
+    (r,) = data["results"]
+    assert len(r["schedules"]) == 4 and all("no schedule" in s["share_of_ideal"] for s in r["schedules"].values())
+    kv = r["kv_bytes"]
+    for name in r["schedules"]:
+        assert kv[f"drop, {name}"] < kv[f"evict, {name}"] == kv[f"indexing, {name}"] < kv["plain math"]
+        assert r["logits_apart"][name]["indexing"] < r["logits_apart"][name]["plain"] / 2
+    (decoded,) = r["decode"]["batches"]
+    assert {"plain, eager", "keep, eager", "drop, eager", "plain, graph"} <= set(decoded["tokens_per_second"])
+    assert decoded["kv_bytes"]["plain"] == 2 * kv["plain math"]  # a batch of two
+
+
+def test_a_wide_cache_decodes_as_each_of_its_sequences(scripts):
+    import avflow
+
+    decode, device, sweep = (scripts(name) for name in ("decode_cuda", "device", "sweep"))
+    model = device.make_model("tiny", "cpu")
+    prompt = sweep.make_prompt(model, 160)
+    embeds = prompt.inputs_embeds[None].to(model.dtype)
+    for how in ("keep", "drop"):
+        with avflow.evict(model, {"video": 0, "audio": 1}, how, groups=list(prompt.groups), items=list(prompt.items)):
+            logits = []
+            for batch in (1, 3):
+                out = model.hf(inputs_embeds=embeds, use_cache=True)
+                cache = decode.widen(cache_of(out), batch)
+                token = torch.full((batch, 1), 7)
+                for _ in range(2):
+                    logits.append(model.hf(input_ids=token, **{CACHE: cache}, use_cache=True).logits[:, -1])
+        for one, three in zip(logits[:2], logits[2:], strict=True):
+            torch.testing.assert_close(three, one.expand(3, -1), atol=2e-2, rtol=2e-2)
+
+
+def test_profile(scripts, tmp_path):
+    path = tmp_path / "profile.json"
+    script = scripts("profile_cuda")
+    report = scripts("device").Report("cpu", str(path), 60.0)
+    profiles = script.Profiles(report, "tiny", True)
+    profiles.decoder()
+    profiles.thinker()
+    assert report.finish() == 0
+    found = {r["case"]: r for r in read(path)["results"]}
+    assert len(found) == 6
+    for r in found.values():
+        p = r["profile"]
+        busy = sum(p["device_seconds"].values())
+        assert p["launches"] > 0 and p["device_seconds"]["matrix products"] > 0
+        assert busy + p["idle_seconds"] == pytest.approx(p["wall_seconds"], rel=0.05)
+    swept = found["sweep, targets after the media"]
+    assert swept["profile"]["device_seconds"]["attention, avflow"] > 0
+    assert swept["host"]["attention problems"]["count"] > 0 and swept["host"]["plans packed"]["seconds"] > 0
+    encoded = found["Thinker, media encoded up to the first layer"]
+    assert encoded["profile"]["device_seconds"]["attention, sdpa"] > 0  # of the towers
+
+
+def test_attention_without_its_device(scripts, tmp_path, monkeypatch):
+    """What stands around the cases: the parts in turn, a file after each, a part that fails."""
+    script, path = scripts("attention_cuda"), tmp_path / "attention.json"
+    monkeypatch.setattr(script, "capabilities", lambda: {"cuda": {"path": "sm90a"}})
+    monkeypatch.setattr(script, "gpu_facts", lambda: {"gpu": "none", "sms": 1, "cuda": "13.0"})
+    monkeypatch.setattr(script, "ceilings", lambda device: {"copy_bytes_per_second": 1.0})
+    monkeypatch.setattr(script, "best_times", lambda candidates, seconds: ({k: seconds for k in candidates}, {}))
+    for name in ("decode", "streams"):
+        monkeypatch.setattr(script, name, lambda *args: 1 / 0)
+
+    def prompts(report, n, size, with_flex):
+        report.add(f"{size}, {n} tokens", {"avflow": None, "sdpa flash": None}, "sdpa flash", "-", flops=1e12)
+
+    monkeypatch.setattr(script, "whole_prompts", prompts)
+    assert script.main(str(path), True, 0.25) == 1
+    cases = read(path)["cases"]
+    assert list(cases) == [*(f"3B, {n} tokens" for n in script.LENGTHS), "7B, 8192 tokens"]
+    assert all(case["ratio"] == 1 and case["tflops"] == 4 for case in cases.values())
+
+
+def test_towers(scripts, tmp_path):
+    path = tmp_path / "towers.json"
+    scripts("towers").main("cpu", "narrow", 2, 5, str(path), 0.0)
+    data = read(path)
+    # First layer: 5 frames of 12 windows, of 3 lengths; second: the frames. Sound: two chunks of 2 s, one of 1 s.
+    calls = {"vision": (60 + 5, 3 + 1), "audio": (2 * 3, 2 * 2)}
+    for name, (before, after) in calls.items():
+        found = data[name]
+        assert found["transformers"]["attention_calls"] == before and found["avflow"]["attention_calls"] == after
+        assert found["apart"] <= 1e-5 and found["ratio"] > 0
+    assert data["vision"]["avflow"]["operators"] < data["vision"]["transformers"]["operators"]
+
+
+def test_a_trace_of_a_device(scripts):
+    traces = scripts("traces")
+
+    def event(cat, name, ts, dur, **more):
+        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": 1, **more}
+
+    events = [
+        event("user_annotation", traces.REGION, 0, 100),
+        event("kernel", "void avflow::cuda::attend<128>(avflow::cuda::Call)", 10, 20),
+        event("kernel", "nvjet_tst_128x256", 20, 20),  # another stream: they overlap
+        event("gpu_memcpy", "Memcpy DtoH (Device -> Pageable)", 50, 5, args={"bytes": 64}),
+        event("kernel", "void at::native::elementwise_kernel<direct_copy_kernel_cuda>", 60, 10),
+        event("cuda_runtime", "cudaStreamSynchronize", 50, 8),
+        event("kernel", "outside", 200, 10),
+    ]
+    found = traces.summary(events, on_cuda=True)
+    assert found["idle_seconds"] == pytest.approx(55e-6)  # 0..10, 40..50, 55..60, 70..100
+    assert found["device_seconds"] == pytest.approx(
+        {"attention, avflow": 20e-6, "matrix products": 20e-6, "copies and indexing": 15e-6}
+    )
+    assert found["launches"] == 3
+    assert found["waits"]["cudaStreamSynchronize"]["count"] == 1
+    assert found["copies"]["Memcpy DtoH (Device -> Pageable)"]["bytes"] == 64
+    assert found["longest_gaps"][0]["seconds"] == pytest.approx(30e-6)
+
+
+def test_steps_fail_and_run_out_of_time_alone(scripts, tmp_path):
+    report = scripts("device").Report("cpu", str(tmp_path / "r.json"), 50.0)
+    assert report.step("wrong", lambda: 1 / 0) is None
+    assert report.step("long", lambda: 1, seconds=1000) is None
+    assert report.step("fine", lambda: 3, seconds=1) == 3
+    report.share(10)
+    assert 0 < report.left <= 5
+    data = read(tmp_path / "r.json")
+    assert "ZeroDivisionError" in data["errors"]["wrong"] and "1000 s" in data["skipped"]["long"]
+    assert set(data["step_seconds"]) == {"wrong", "fine"}
+    report.broken = "the device is lost"
+    assert report.step("after that", lambda: 3, None) is None
+    assert read(tmp_path / "r.json")["skipped"]["after that"] == "the device is lost"
+    assert report.finish() == 1
+
+
+def test_tables(scripts, tmp_path):
+    """From files of the tiny shape that claim a GPU, into copies of the pages; a second time changes nothing."""
+    results, root = tmp_path / "results", tmp_path / "root"
+    (root / "docs").mkdir(parents=True)
+    for page in ("README.md", "docs/performance.md", "docs/eviction.md"):
+        (root / page).write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
+    scripts("sweep_cuda").main("cpu", ["tiny"], [160], str(results / "sweep.json"), 60.0)
+    data = read(results / "sweep.json")
+    data["machine"] |= {"gpu": "a GPU of this test", "cuda": "13.0"}
+    data["skipped"]["one step"] = "for this test"
+    (results / "sweep.json").write_text(json.dumps(data))
+    tables = scripts("tables")
+    assert tables.on_gpu(results) and not tables.on_gpu(tmp_path)
+    assert tables.gpu_pages(results, root) == ["gpu-sweep", "gpu-sweep-media"]
+    page = (root / "docs/performance.md").read_text()
+    assert "a GPU of this test" in page and "- skipped: one step: for this test" in page
+    assert "a GPU of this test" in (root / "README.md").read_text()
+    tables.gpu_pages(results, root)
+    assert (root / "docs/performance.md").read_text() == page
+    assert page.count("## On a GPU") == 1
+
+
+def test_an_unknown_stage_is_refused(tmp_path):
+    command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path / "out"), "sweep", "swep"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and "unknown stage swep" in done.stderr

@@ -1,0 +1,107 @@
+"""`avflow look` on the demo's checkpoint and clips: run folders with rows and figures, resumed, refused."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from command import avflow_, one_line_error
+from demo_folder import demo, model
+
+import avflow
+import avflow.models
+from avflow.cli.look import parse_keep
+from avflow.runs.look_run import EXPERIMENTS, LookJob, run_look
+
+CASES = {
+    "share": (["--layers", "0,2", "--tokens", "answer"], ["share_last"]),
+    "lens": ([], ["lens"]),
+    "sinks": (["--times", "1.2", "--among", "video"], []),
+    "pathways": (["--keep", "video->question=0-1", "--keep", "question->last"], ["pathways"]),
+    "text": (["--knockouts", "video->question", "--layers", "1", "--max-new-tokens", "2"], []),
+}
+
+
+@pytest.fixture
+def samples(monkeypatch):
+    """One sample's JSONL line; the model is loaded once for all tests."""
+    loaded = model()
+    monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: loaded)
+    return demo()["samples"]
+
+
+@pytest.mark.parametrize("what", CASES)
+def test_every_experiment_ends_in_a_folder(what, samples, tmp_path):
+    more, figures = CASES[what]
+    result = avflow_("look", what, "m", samples, "--out", tmp_path / "run", "--limit", "1", *more)
+    assert result.exit_code == 0, result.output
+    table = pq.read_table(tmp_path / "run" / "rows.parquet")
+    assert table.schema.names == EXPERIMENTS[what].schema.names and table.num_rows
+    for name in figures:
+        assert (tmp_path / "run" / "figures" / f"{name}.png").stat().st_size > 3000, result.output
+        assert f"{name}.png" in result.output
+    first = avflow.Sample.read_jsonl(samples)[0]
+    options = {"share": {"layers": [0, 2], "tokens": "answer"}, "lens": {}, "sinks": {"times": 1.2, "among": "video"}}
+    if what in options:  # the rows are those of the function
+        want = EXPERIMENTS[what].run(model(), model().prepare(first), **options[what])
+        assert table.replace_schema_metadata(None).equals(want)
+
+
+def test_a_folder_is_resumed_and_guarded(samples, tmp_path, monkeypatch):
+    out, seen = tmp_path / "run", []
+    experiment = EXPERIMENTS["lens"]
+    looked = [s.id for s in avflow.Sample.read_jsonl(samples)[:2]]
+
+    def run(loaded, prompt, **options):
+        seen.append(prompt.id)
+        return experiment.run(loaded, prompt, **options)
+
+    monkeypatch.setitem(EXPERIMENTS, "lens", type(experiment)(experiment.schema, run, experiment.draw))
+    for limit in ("1", "2", "2"):
+        assert avflow_("look", "lens", "m", samples, "--out", out, "--limit", limit).exit_code == 0
+    assert seen == looked
+    said = one_line_error(avflow_("look", "lens", "m", samples, "--out", out, "--limit", "1", "--layers", "0"))
+    assert "another configuration" in said
+    assert json.loads((out / "summary.json").read_text())["samples"] == 2
+
+
+def test_a_broken_sample_is_recorded(samples, tmp_path, monkeypatch):
+    real = type(model()).prepare
+
+    def prepare(sample, **options):
+        if sample.id == broken:
+            raise avflow.MediaError("cannot decode it")
+        return real(model(), sample, **options)
+
+    broken = avflow.Sample.read_jsonl(samples)[0].id
+    monkeypatch.setattr(model(), "prepare", prepare)
+    result = avflow_("look", "lens", "m", samples, "--out", tmp_path / "run", "--limit", "2")
+    assert result.exit_code == 1 and "1 of 2 samples failed" in result.output
+    monkeypatch.undo()
+    job = LookJob("m", samples, "lens", limit=2)
+    monkeypatch.setattr(LookJob, "load", lambda self: model())
+    outcome = run_look(job, tmp_path / "run", quiet=True)
+    assert not outcome.failed and len(set(outcome.table["prompt"].to_pylist())) == 2
+
+
+@pytest.mark.parametrize(
+    "command, message",
+    [
+        (["nothing"], "pass one of share, lens"),
+        (["lens", "--heads"], "--heads is no option of `look lens`, but of: share"),
+        (["pathways"], "no path is kept"),
+        (["pathways", "--keep", "video->question=9-2"], "cannot read"),
+        (["pathways", "--keep", "a->b", "--keep", "a->b=1"], "given twice"),
+        (["share", "--layers", "x"], "cannot read"),
+    ],
+)
+def test_bad_options(command, message, samples, tmp_path):
+    what, *more = command
+    assert message in one_line_error(avflow_("look", what, "m", samples, "--out", tmp_path / "r", *more))
+    assert not (tmp_path / "r").exists()
+
+
+def test_keep_texts():
+    assert parse_keep(["video -> question = 8-10, 12", "question->last"]) == {
+        "video->question": [8, 9, 10, 12],
+        "question->last": None,
+    }

@@ -1,0 +1,158 @@
+"""Effective pathways against dense masks built edge by edge from the rule, and counted edge by edge."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracle import answer_logp, dense
+from tiny import av_prompt, decoder, text_prompt, thinker
+
+import avflow
+from avflow.experiments.pathways import count_edges
+from avflow_ext import Cut
+from avflow_ext.reference import edge_hash
+
+KEEP = {
+    "cross:video": [0, 1],
+    "video+audio->question": [1, 2],
+    "question_text->options": None,
+    "question->last": [2, 3],
+}
+
+
+def _names(side, group):
+    alias = {"question": ("question_text", "option_correct", "option_incorrect")}
+    alias["options"] = alias["question"][1:]
+    return any(group in alias.get(part, (part,)) for part in side.split("+"))
+
+
+def _open(prompt_groups, items, keep, layer, i, j) -> bool:
+    """Row i, key j <= i, from the words of the docstring."""
+    target, source = prompt_groups[i], prompt_groups[j]
+    if i == j:
+        return True
+    if source == target:
+        crossed = [path for path in keep if path.startswith("cross:") and path[6:] == source]
+        if not crossed or items[i] == items[j] or items[i] < 0 or items[j] < 0:
+            return True
+        return any(keep[path] is None or layer in keep[path] for path in crossed)
+    if source in ("system", "template"):
+        return True
+    if {source, target} <= {"last", "answer"}:
+        return True
+    for path, layers in keep.items():
+        if path.startswith("cross:") or (layers is not None and layer not in layers):
+            continue
+        a, b = path.split("->")
+        reached = _names(b, target) or (target == "answer" and b == "last")
+        if _names(a, source) and reached:
+            return True
+    return False
+
+
+def _masks(prompt, keep, layers, heads):
+    extra = len(prompt.answer_ids) - 1
+    groups, items = [*prompt.groups, *["answer"] * extra], [*prompt.items, *[-1] * extra]
+    n, out, kept = len(groups), {}, 0
+    for layer in range(layers):
+        cut = torch.zeros(n, n, dtype=torch.bool)
+        for i in range(n):
+            for j in range(i + 1):
+                cut[i, j] = not _open(groups, items, keep, layer, i, j)
+                kept += not bool(cut[i, j])
+        out[layer] = cut.expand(1, heads, n, n)
+    return out, kept / (layers * n * (n + 1) / 2)
+
+
+@torch.no_grad()
+def _dense(model, prompt, masks):
+    extra = torch.tensor(prompt.answer_ids[:-1], dtype=torch.long)
+    inputs = dict(prompt.model_inputs or {}) | {"input_ids": torch.cat([prompt.input_ids, extra])[None]}
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with dense(model.hf, masks):
+        logits = model.hf(**inputs, use_cache=False).logits[0, len(prompt) - 1 :].float()
+    ids = torch.tensor(prompt.answer_ids)
+    return float(torch.log_softmax(logits, -1)[torch.arange(len(ids)), ids].sum())
+
+
+@pytest.mark.parametrize("name", ["interleaved", "question_first", "text"])
+def test_only_the_named_edges_are_left(name):
+    if name == "text":
+        model, prompt = avflow.wrap(decoder("llama")), text_prompt(64, answer_ids=(7, 30))
+    else:
+        model, prompt = avflow.wrap(thinker()), av_prompt(name, seconds=2)
+    masks, share = _masks(prompt, KEEP, model.n_layers, model.n_heads)
+    rows = {r["run"]: r for r in avflow.pathways(model, prompt, KEEP, random=0).to_pylist()}
+    assert list(rows) == ["full", "pathways"] and rows["full"]["edges_kept"] == 1
+    assert rows["full"]["logp"] == pytest.approx(answer_logp(model.hf, prompt)[0], abs=1e-4)
+    want = _dense(model, prompt, masks)
+    assert rows["pathways"]["logp"] == pytest.approx(want, abs=1e-4)
+    assert rows["pathways"]["p"] == pytest.approx(math.exp(want), rel=1e-3)
+    assert abs(want - rows["full"]["logp"]) > 1e-3  # the cuts matter
+    assert rows["pathways"]["edges_kept"] == pytest.approx(share, abs=1e-12)
+
+
+def test_the_control_cuts_as_many_random_edges():
+    model, prompt = avflow.wrap(decoder("qwen3")), text_prompt(64)
+    rows = {r["run"]: r for r in avflow.pathways(model, prompt, KEEP, random=2, seed=3).to_pylist()}
+    n, heads = len(prompt), model.n_heads
+    masks, _ = _masks(prompt, KEEP, model.n_layers, heads)
+    at = torch.arange(n)
+    for i in range(2):
+        drawn = {}
+        for layer, mask in masks.items():
+            count = int(mask[0, 0].sum())
+            threshold = round(count / (n * (n - 1) / 2) * 2**32)
+            cut = (edge_hash((3 + i) * 4096 + layer, at, at) < threshold) & (at[None] < at[:, None])
+            assert abs(int(cut.sum()) - count) < 5 * math.sqrt(count + 1)
+            drawn[layer] = cut.expand(1, heads, n, n)
+        assert rows[f"random {i}"]["logp"] == pytest.approx(_dense(model, prompt, drawn), abs=1e-4)
+    assert rows["random 0"]["logp"] != rows["random 1"]["logp"] != rows["pathways"]["logp"]
+
+
+def test_all_paths_in_all_layers_are_the_full_model():
+    model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
+    rows = avflow.pathways(model, prompt, {"all->all": None}, random=1).to_pylist()
+    assert [r["edges_kept"] for r in rows] == [1, 1, 1]
+    assert max(r["logp"] for r in rows) - min(r["logp"] for r in rows) <= 1e-5
+
+
+def test_correct_is_judged_among_the_options():
+    model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
+    prompt.option_ids = [7]
+    assert avflow.pathways(model, prompt, {"all->last": None}, random=0)["correct"].to_pylist() == [True, True]
+    prompt.option_ids = None
+    top = answer_logp(model.hf, prompt)[1]
+    assert avflow.pathways(model, prompt, {"all->last": None}, random=0)["correct"].to_pylist()[0] is (top == 7)
+
+
+def test_edges_are_counted_without_their_matrix():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        n = int(rng.integers(1, 40))
+        group, item = rng.integers(0, 4, n).astype(np.int32), rng.integers(-1, 3, n).astype(np.int32)
+        for scope in ("all", "other_items"):
+            cut = Cut(source=int(rng.integers(16)), target=int(rng.integers(16)), scope=scope)
+            want = 0
+            for i in range(n):
+                for j in range(i):
+                    edge = cut.target >> group[i] & 1 and cut.source >> group[j] & 1
+                    if scope == "other_items":
+                        edge = edge and item[i] >= 0 and item[j] >= 0 and item[i] != item[j]
+                    want += bool(edge)
+            assert count_edges([cut], group, item) == want
+
+
+def test_bad_input():
+    model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
+    with pytest.raises(avflow.InputError, match="keep is empty"):
+        avflow.pathways(model, prompt, {})
+    with pytest.raises(avflow.InputError, match="out of range"):
+        avflow.pathways(model, prompt, {"video->last": [99]})
+    with pytest.raises(avflow.InputError, match="cannot be kept apart"):
+        avflow.pathways(model, prompt, {avflow.Knockout("video", "last", heads=(0,)): None})
+    with pytest.raises(avflow.InputError, match="cross:group"):
+        avflow.pathways(model, prompt, {avflow.Knockout("video", "audio", scope="other_items"): None})
+    with pytest.raises(avflow.InputError, match="number of control runs"):
+        avflow.pathways(model, prompt, {"video->last": None}, random=-1)

@@ -1,0 +1,171 @@
+"""Compiles the CUDA kernels for the host, on the emulator in this folder, and calls them with torch tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import torch
+
+from avflow_ext import AttentionOutput, AttentionProblem
+
+HERE = Path(__file__).parent
+CSRC = HERE.parents[2] / "csrc"
+DTYPES = {torch.bfloat16: 1, torch.float16: 2}
+SCHEDULES = 3  # in step; first warp ahead; last warp ahead
+
+
+class Args(ctypes.Structure):
+    """AvflowAttention of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem", "row_order")]
+        + [(name, ctypes.c_int64) for name in ("q_row", "q_head")]
+        + [(name, ctypes.c_int64) for name in ("k_batch", "k_row", "k_head", "v_batch", "v_row", "v_head")]
+        + [(name, ctypes.c_int32) for name in ("capacity", "slots", "heads", "kv_heads", "head_dim", "dtype")]
+        + [("scale", ctypes.c_float), ("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context", "workspace")]
+    )
+
+
+class GatherArgs(ctypes.Structure):
+    """AvflowGatherRmsNorm of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("x", "weight", "keep", "kept", "normed")]
+        + [(name, ctypes.c_int64) for name in ("n", "m", "width", "x_row")]
+        + [("eps", ctypes.c_float), ("dtype", ctypes.c_int32), ("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
+class CompactArgs(ctypes.Structure):
+    """AvflowCompact of csrc/avflow.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("x", "keep", "out")]
+        + [(name, ctypes.c_int64) for name in ("batch", "heads", "n", "m")]
+        + [(name, ctypes.c_int64) for name in ("row_bytes", "x_batch", "x_head", "x_token")]
+        + [("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
+def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
+    """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own.
+
+    Its attribute `kernel` says which kernel `attention` runs: "cuda", the one for sm_80 and later, or "hopper".
+    """
+    library = folder / "emulator.so"
+    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
+    flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
+    subprocess.run([compiler, *flags, str(HERE / "emulator.cpp"), "-o", str(library)], check=True)
+    loaded = ctypes.CDLL(str(library))
+    loaded.emulated_workspace.restype = ctypes.c_int64
+    loaded.emulated_error.restype = ctypes.c_char_p
+    loaded.kernel = "cuda"
+    return loaded
+
+
+def attention(
+    library: ctypes.CDLL,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    problem: AttentionProblem,
+    scale: float | None = None,
+    semantics: str = "renormalize",
+    return_lse: bool = False,
+    return_group_mass: bool = False,
+    row_order: torch.Tensor | None = None,
+    schedule: int = 0,
+) -> tuple[AttentionOutput, int]:
+    """`avflow_ext.attention` by the library's kernel, and into how many parts the keys were split."""
+    if k.dim() == 3:
+        k, v = k[None], v[None]  # [batch, slots, kv_heads, d]
+    heads, kv_heads, d = q.shape[1], k.shape[2], q.shape[2]
+    packed = problem.packed(heads // kv_heads, semantics, library.kernel)
+    rows = len(problem.rows)
+    out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
+    lse = torch.full((rows, heads), torch.nan) if return_lse else None
+    mass = torch.full((rows, heads, problem.groups), torch.nan) if return_group_mass else None
+    args = Args(
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        v=v.data_ptr(),
+        out=out.data_ptr(),
+        lse=None if lse is None else lse.data_ptr(),
+        group_mass=None if mass is None else mass.data_ptr(),
+        problem=packed.data_ptr(),
+        row_order=None if row_order is None else row_order.data_ptr(),
+        q_row=q.stride(0),
+        q_head=q.stride(1),
+        k_batch=k.stride(0) if len(k) > 1 else 0,
+        k_row=k.stride(1),
+        k_head=k.stride(2),
+        v_batch=v.stride(0) if len(v) > 1 else 0,
+        v_row=v.stride(1),
+        v_head=v.stride(2),
+        capacity=max(problem.n_keys // k.shape[0], 1),
+        slots=k.shape[1],
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=d,
+        dtype=DTYPES.get(q.dtype, 0),
+        scale=d**-0.5 if scale is None else scale,
+    )
+    workspace = torch.full((library.emulated_workspace(ctypes.byref(args)) // 4 + 1,), torch.nan)
+    args.workspace = workspace.data_ptr()
+    status = library.emulated_attention(ctypes.byref(args), schedule)
+    if status == 1:
+        raise ValueError("not a call for the CUDA kernels")
+    if status:
+        raise RuntimeError(library.emulated_error().decode())
+    return AttentionOutput(out, lse, mass), library.emulated_splits(ctypes.byref(args))
+
+
+def gather_rms_norm(library: ctypes.CDLL, x, weight, eps: float, keep, schedule: int = 0):
+    """`avflow_ext.gather_rms_norm` by the CUDA kernel, and how many elements a thread read at once."""
+    kept, normed = (torch.full((len(keep), x.shape[1]), torch.nan, dtype=x.dtype) for _ in range(2))
+    args = GatherArgs(
+        x=x.data_ptr(),
+        weight=weight.data_ptr(),
+        keep=keep.data_ptr(),
+        kept=kept.data_ptr(),
+        normed=normed.data_ptr(),
+        n=len(x),
+        m=len(keep),
+        width=x.shape[1],
+        x_row=x.stride(0),
+        eps=eps,
+        dtype=DTYPES[x.dtype],
+    )
+    wide = ctypes.c_int32()
+    if library.emulated_gather_rms_norm(ctypes.byref(args), schedule, ctypes.byref(wide)):
+        raise RuntimeError(library.emulated_error().decode())
+    return (kept, normed), wide.value
+
+
+def compact(library: ctypes.CDLL, x: torch.Tensor, keep: torch.Tensor):
+    """`avflow_ext.compact` by the CUDA kernel, and how many bytes a thread copied."""
+    batch, heads, n, d = x.shape
+    out = torch.full((batch, heads, keep.shape[1], d), torch.nan, dtype=x.dtype)
+    size = x.dtype.itemsize
+    args = CompactArgs(
+        x=x.data_ptr(),
+        keep=keep.data_ptr(),
+        out=out.data_ptr(),
+        batch=batch,
+        heads=heads,
+        n=n,
+        m=keep.shape[1],
+        row_bytes=d * size,
+        x_batch=x.stride(0) * size,
+        x_head=x.stride(1) * size,
+        x_token=x.stride(2) * size,
+    )
+    unit = ctypes.c_int32()
+    if library.emulated_compact(ctypes.byref(args), ctypes.byref(unit)):
+        raise RuntimeError(library.emulated_error().decode())
+    return out, unit.value

@@ -1,0 +1,106 @@
+"""Run folders with known numbers for the page: a sweep with an effect in one task, looks, a plan, a shown sample."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+
+from avflow.experiments.answer_lens import SCHEMA as LENS
+from avflow.experiments.attention_share import SCHEMA as SHARE
+from avflow.planning.choice import Tolerance, Trials, table_of
+from avflow.results.table import write_table
+from avflow.runs.folder import RunFolder
+
+LAYERS = 6
+PATHS = ("cross:video", "video->question", "audio->question", "question->last", "video->last", "audio->last")
+
+
+def change(task, path, layer, number):
+    """Cutting video -> question hurts color in layers 2 to 4, most at 3; all else is noise below one percent."""
+    noise = 0.1 * np.sin(number + 3 * layer + 7 * PATHS.index(path))
+    if task == "color" and path == "video->question":
+        return {2: -30.0, 3: -50.0, 4: -40.0}.get(layer, -2.0) + noise
+    return noise
+
+
+def sweep(folder, count=12, tasks=("color", "pitch"), finish=True, paths=PATHS, widths=(3,)):
+    config = {"model": "org/made-up", "knockouts": list(paths), "window": list(widths)}
+    with RunFolder(folder, config) as run:
+        for task in tasks:
+            for number in range(count):
+                rows = [
+                    row(f"{task}-{number}", task, path, x, number) | {"window": width}
+                    for width in widths
+                    for path in paths
+                    for x in range(LAYERS)
+                ]
+                run.add(f"{task}-{number}", rows=rows, correct=number > 0, p_clean=0.5, seconds=0.1)
+        if finish:
+            run.finish(info={"versions": {"torch": "2.0", "avflow": "0"}})
+    return folder
+
+
+def row(prompt, task, path, layer, number):
+    value = change(task, path, layer, number)
+    p = 0.5 * (1 + value / 100)
+    same = dict(prompt=prompt, task=task, knockout=path, layer=layer, window=3, first_layer=max(0, layer - 1))
+    same |= dict(last_layer=min(LAYERS - 1, layer + 1), answer="A", p_clean=0.5, p_knockout=p)
+    same |= dict(logp_clean=float(np.log(0.5)), logp_knockout=float(np.log(p)), change_percent=value, correct=True)
+    same |= dict(correct_knockout=True)
+    return same | dict(top_clean="A", top_knockout="A", status="ok", kernel="cpu-avx2")
+
+
+def look(folder, what, rows, schema):
+    with RunFolder(folder, {"model": "org/made-up", "experiment": what}, schema) as run:
+        for prompt in dict.fromkeys(r["prompt"] for r in rows):
+            run.add(prompt, rows=[r for r in rows if r["prompt"] == prompt], status="ok", seconds=0.1)
+        run.merge()
+    return folder
+
+
+def share(folder, count=4):
+    parts = {"system": 0.2, "video": 0.3, "audio": 0.1, "last": 0.4}
+    rows = [
+        dict(prompt=str(n), task="color" if n % 2 else "pitch", layer=x, token=0, text="", head=None, group=g, share=v)
+        for n in range(count)
+        for x in range(LAYERS)
+        for g, v in parts.items()
+    ]
+    return look(folder, "share", rows, SHARE)
+
+
+def lens(folder, count=4):
+    rows = []
+    for n in range(count):
+        for x in range(LAYERS):
+            for token, kind in ((0, "true option"), (1, "false option"), (2, "false option")):
+                p = 0.1 + (0.1 * (x - 3) if token == 0 and x > 3 else 0.0) - (0.01 if token == 0 and x <= 3 else 0.0)
+                same = dict(prompt=str(n), task="color" if n % 2 else "pitch", layer=x, token="ABC"[token])
+                rows.append(same | dict(token_id=token, kind=kind, probability=p, logp=float(np.log(p)), top="A"))
+    return look(folder, "lens", rows, LENS)
+
+
+def plan(folder):
+    """Groups may leave from layer 3 on."""
+    n, grid = 20, [(g, x) for g in ("video", "audio", "video+audio") for x in range(LAYERS - 1)]
+    right = np.arange(n) > 1
+    correct = np.stack([right if x >= 3 else right & (np.arange(n) % 3 > 0) for _, x in grid], 1)
+    logp = np.log(np.where(correct, 0.9, 0.2))
+    ids, tokens = [str(i) for i in range(n)], np.full(n, 100)
+    trials = Trials(ids, ["color"] * n, tokens, np.log(np.where(right, 0.9, 0.2)), right, logp, correct)
+    folder.mkdir(parents=True)
+    write_table(table_of(trials, grid, Tolerance()), folder / "plan.parquet")
+    figures = dict(max_accuracy_drop=0.0, accuracy_clean=0.9, accuracy_kept=0.9, accuracy_change=0.0)
+    figures |= dict(accuracy_change_interval=[0.0, 0.0], flops_saved=0.31, kv_bytes_clean=2e5, kv_bytes_kept=1.2e5)
+    figures |= dict(kv_saved=0.4, prefill_time_ratio=0.8, decoder_time_ratio=0.7)
+    summary = {"schedule": {"video": 3, "audio": 3}, "figures": figures, "failed": {}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "config.yaml").write_text("model: org/made-up\nevict: [video, audio]\n")
+    return folder
+
+
+def numbers_of(table: pa.Table) -> dict:
+    """{(path, layer): (mean, low, high, samples)} of a mean_change table."""
+    return {(r["knockout"], r["layer"]): (r["mean"], r["low"], r["high"], r["samples"]) for r in table.to_pylist()}

@@ -1,0 +1,327 @@
+"""A sample becomes a prompt: every token of Qwen2.5-Omni's layouts gets the right group and item."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from clips import Clip, write_clip, write_png, write_wav
+from demo_folder import clip_file, demo, model
+from prompt_reading import runs, text_of
+
+import avflow
+from avflow.errors import InputError, MediaError, UnsupportedModelError
+from avflow.prompts import labels
+from avflow.prompts.sample import Sample
+
+CLIP = Clip()  # 4 s, 112 x 84 pixels: 4 temporal patches of 12 tokens; sound of 100 tokens
+ASK = {"id": "0", "question": "Which color is the shape?", "options": ["red", "green", "blue"], "answer": "green"}
+
+
+def of(prompt, *names) -> list[tuple[str, int, int]]:
+    return [run for run in runs(prompt.groups, prompt.items) if run[0] in names]
+
+
+def sample(**changes) -> Sample:
+    medium = {} if {"video", "audio", "image"} & set(changes) else {"video": str(clip_file(CLIP))}
+    return Sample(**(ASK | medium | changes))
+
+
+def forward(prompt):
+    with torch.no_grad():
+        return model().hf(**prompt.model_inputs).logits
+
+
+def test_the_interleaved_layout_token_by_token():
+    prompt = model().prepare(sample(task="color"))
+    assert runs(prompt.groups, prompt.items) == [
+        ("template", -1, 3),  # <|im_start|> system \n
+        ("system", -1, 32),
+        ("template", -1, 7),  # <|im_end|> \n <|im_start|> user \n <|vision_bos|> <|audio_bos|>
+        ("video", 0, 12),
+        ("video", 1, 12),
+        ("audio", 0, 50),
+        ("video", 2, 12),
+        ("video", 3, 12),
+        ("audio", 1, 50),
+        ("template", -1, 2),  # <|audio_eos|> <|vision_eos|>
+        ("question_text", -1, 7),  # Which color is the shape ? \n
+        ("option_incorrect", 0, 4),  # A . red \n
+        ("option_correct", 1, 4),
+        ("option_incorrect", 2, 4),
+        ("question_text", -1, 13),  # the instruction
+        ("template", -1, 7),  # <|im_end|> \n <|im_start|> as sist ant
+        ("last", -1, 1),  # \n
+    ]
+    assert (prompt.id, prompt.task, prompt.answer) == ("0", "color", "B")
+    tokenizer = model().processor.tokenizer
+    assert tokenizer.decode(prompt.answer_ids) == "B"
+    assert [tokenizer.decode([i]) for i in prompt.option_ids] == ["A", "B", "C"]
+    assert text_of(prompt, "option_correct") == "B. green\n"
+    assert text_of(prompt, "option_incorrect") == "A. red\nC. blue\n"
+    assert text_of(prompt, "question_text") == (
+        "Which color is the shape?\nAnswer with the option's letter from the given choices directly."
+    )
+    assert text_of(prompt, "system").startswith("You are Qwen, a virtual human") and prompt.position_ids is None
+    assert prompt.model_inputs["use_audio_in_video"] is True and prompt.media["frames"] == 8
+    assert torch.equal(prompt.model_inputs["input_ids"][0], prompt.input_ids)
+    assert torch.isfinite(forward(prompt)).all()
+
+
+def test_separate_items_video_then_sound(tmp_path):
+    wav = write_wav(Clip(seconds=5), tmp_path / "a.wav")  # of another length: nothing is aligned here
+    prompt = model().prepare(sample(video=str(clip_file(CLIP)), audio=str(wav)))
+    assert of(prompt, "video", "audio") == [
+        *[("video", i, 12) for i in range(4)],
+        ("audio", 0, 50),
+        ("audio", 1, 50),
+        ("audio", 2, 25),
+    ]
+    assert prompt.model_inputs["use_audio_in_video"] is False
+    assert torch.isfinite(forward(prompt)).all()
+
+
+def test_one_medium_alone(tmp_path):
+    wav, png = write_wav(CLIP, tmp_path / "a.wav"), write_png(CLIP, tmp_path / "a.png")
+    silent = model().prepare(sample(video=str(clip_file(CLIP)), use_audio_in_video=False))
+    assert of(silent, "video", "audio", "image") == [("video", i, 12) for i in range(4)]
+    heard = model().prepare(sample(audio=str(wav)))
+    assert of(heard, "video", "audio", "image") == [("audio", 0, 50), ("audio", 1, 50)]
+    seen = model().prepare(sample(image=str(png)))
+    assert of(seen, "video", "audio", "image") == [("image", 0, 12)]
+    both = model().prepare(sample(image=str(png), audio=str(wav)))
+    assert of(both, "video", "audio", "image") == [("image", 0, 12), ("audio", 0, 50), ("audio", 1, 50)]
+    for prompt in (silent, heard, seen, both):
+        assert torch.isfinite(forward(prompt)).all()
+
+
+def test_the_question_can_stand_before_the_media():
+    prompt = model().prepare(sample(), question_first=True)
+    names = [run[0] for run in runs(prompt.groups, prompt.items)]
+    assert names.index("question_text") < names.index("video")
+    assert names[-4:] == ["video", "audio", "template", "last"]
+    assert text_of(prompt, "option_correct") == "B. green\n"
+    after = model().prepare(sample())
+    for name in set(prompt.groups) | set(after.groups):
+        assert prompt.groups.count(name) == after.groups.count(name), name
+    assert not torch.equal(forward(prompt)[0, -1], forward(after)[0, -1])
+
+
+def test_open_ended_questions():
+    prompt = model().prepare(sample(options=None, answer="A green shape"))
+    assert text_of(prompt, "question_text") == "Which color is the shape?" and prompt.option_ids is None
+    assert len(prompt.answer_ids) > 1 and model().processor.tokenizer.decode(prompt.answer_ids) == "A green shape"
+    assert not {"option_correct", "option_incorrect"} & set(prompt.groups)
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["Quelle couleur? \U0001f534\U0001f7e2", "这是什么颜色\uff1f", "caf\u00e9 \u0301?\n\nA. no option", "1234 a  b\t?"],
+)
+def test_any_text_is_labelled_by_its_characters(question):
+    """Several tokens for one character, text that looks like an option, odd white space."""
+    options = ["\U0001f534", "绿色", "x" * 40]
+    prompt = model().prepare(sample(question=question, options=options, answer="B"), instruction="")
+    assert text_of(prompt, "question_text") == question.strip() + "\n"
+    assert text_of(prompt, "option_correct") == "B. 绿色\n"
+    assert text_of(prompt, "option_incorrect", 0) == "A. \U0001f534\n"
+    assert text_of(prompt, "option_incorrect", 2) == "C. " + "x" * 40
+    assert len(of(prompt, "option_correct", "option_incorrect")) == 3
+
+
+@pytest.mark.parametrize("seconds, fps", [(4.0, 4.0), (5.0, 2.0), (3.0, 3.0), (10.0, 0.8), (0.5, 2.0), (12.0, 0.5)])
+def test_counts_are_products_of_the_grid_and_the_sound(tmp_path, seconds, fps):
+    """Odd lengths, and less than one frame a second, where the processor's chunks hold one patch token each."""
+    path = write_clip(Clip(seconds=seconds), tmp_path / "c.mp4")
+    prompt = model().prepare(sample(video=str(path)), fps=fps)
+    t, h, w = prompt.model_inputs["video_grid_thw"][0].tolist()
+    frames = prompt.media["frames"]
+    assert (t, h, w) == (frames // 2, 6, 8) and len(prompt.model_inputs["pixel_values_videos"]) == t * h * w
+    items = {
+        name: [i for g, i in zip(prompt.groups, prompt.items, strict=True) if g == name] for name in ("video", "audio")
+    }
+    assert items["video"] == [i for i in range(t) for _ in range(12)]
+    assert items["audio"] == [i // 50 for i in range(round(25 * seconds))]
+    assert float(prompt.model_inputs["video_second_per_grid"]) == pytest.approx(2 * seconds / frames, rel=1e-5)
+    assert torch.isfinite(forward(prompt)).all()
+
+
+def test_sound_is_never_dropped_in_silence(tmp_path):
+    silent = clip_file(CLIP, sound=False)
+    for asked in (None, True):
+        with pytest.raises(MediaError, match=r"'0': .*has no sound: set use_audio_in_video=False"):
+            model().prepare(sample(video=str(silent), use_audio_in_video=asked))
+    assert "audio" not in model().prepare(sample(video=str(silent)), use_audio_in_video=False).groups
+    assert "audio" not in model().prepare(sample(use_audio_in_video=False, video=str(silent))).groups
+    wav = write_wav(CLIP, tmp_path / "a.wav")
+    with pytest.raises(InputError, match="leave one of them out"):
+        model().prepare(sample(video=str(silent), audio=str(wav)), use_audio_in_video=True)
+    from clips import tone
+
+    short = write_clip(CLIP, tmp_path / "short.mp4", sound=tone(Clip(seconds=2)))
+    with pytest.raises(MediaError, match=r"sound lasts 2.0\d s and its video 4.00 s"):
+        model().prepare(sample(video=str(short)))
+    near = write_clip(CLIP, tmp_path / "near.mp4", sound=tone(Clip(seconds=3.7)))
+    prompt = model().prepare(sample(video=str(near)))
+    assert prompt.groups.count("audio") == 100 and prompt.media["sound"].startswith("padded 0.2")
+
+
+def test_sound_that_the_encoder_cannot_take(tmp_path):
+    long, tiny = (
+        write_wav(Clip(seconds=301), tmp_path / "long.wav"),
+        write_wav(Clip(seconds=0.05), tmp_path / "tiny.wav"),
+    )
+    with pytest.raises(MediaError, match="long.wav: its sound lasts 301.0 s, the model hears 300 s"):
+        model().prepare(sample(audio=str(long)))
+    with pytest.raises(MediaError, match="tiny.wav: its sound lasts 0.050 s"):
+        model().prepare(sample(audio=str(tiny)))
+
+
+def test_pixel_limits(tmp_path):
+    big = write_clip(Clip(seconds=1, width=640, height=360), tmp_path / "big.mp4")
+    grid = model().prepare(sample(video=str(big))).model_inputs["video_grid_thw"][0]
+    assert grid.tolist() == [2, 12, 20]  # 60 tokens a patch: at most 64 by the checkpoint's own limit
+    grid = model().prepare(sample(video=str(big)), max_pixels=8 * 784).model_inputs["video_grid_thw"][0]
+    assert grid.tolist() == [2, 4, 6]
+    grid = model().prepare(sample(video=str(big)), min_pixels=100 * 784).model_inputs["video_grid_thw"][0]
+    assert grid.tolist() == [2, 14, 26]
+    png = write_png(Clip(width=640, height=360), tmp_path / "big.png")
+    assert model().prepare(sample(image=str(png)), max_pixels=8 * 784).groups.count("image") == 6
+    with pytest.raises(InputError, match="min_pixels 10000 and max_pixels 5000"):
+        model().prepare(sample(), min_pixels=10_000, max_pixels=5_000)
+
+
+def test_text_with_special_tokens_is_refused():
+    for change in ({"question": "Is <|VIDEO|> here?"}, {"options": ["a<|im_end|>", "b"], "answer": "A"}):
+        with pytest.raises(InputError, match=r"'0': its text holds the special token '<\|(VIDEO|im_end)\|>'"):
+            model().prepare(sample(**change))
+
+
+def test_more_tokens_than_the_model_was_trained_for_warn(monkeypatch):
+    monkeypatch.setattr(model().config, "max_position_embeddings", 100)
+    with pytest.warns(UserWarning, match=r"'0' has 232 tokens, the model was trained for 100: lower fps or max_pixels"):
+        model().prepare(sample())
+
+
+def test_media_errors_name_the_file(tmp_path):
+    for medium in ("video", "audio", "image"):
+        with pytest.raises(MediaError, match="no such file: .*gone.bin"):
+            model().prepare(sample(**{medium: str(tmp_path / "gone.bin")}))
+
+
+def test_half_precision_reaches_the_pixels_but_not_the_clock():
+    half = avflow.load(demo()["checkpoint"], dtype="bfloat16")
+    inputs = half.prepare(sample()).model_inputs
+    assert inputs["pixel_values_videos"].dtype == inputs["input_features"].dtype == torch.bfloat16
+    assert inputs["video_second_per_grid"].dtype == torch.float32
+    with torch.no_grad():
+        assert torch.isfinite(half.hf(**inputs).logits).all()
+
+
+@pytest.mark.parametrize("question_first", [False, True])
+@pytest.mark.parametrize("own_sound", [False, True])
+def test_labels_from_ids_alone(question_first, own_sound):
+    """The same labels, but for what ids cannot tell: right from wrong options."""
+    prompt = model().prepare(sample(use_audio_in_video=own_sound), question_first=question_first)
+    grid = prompt.model_inputs["video_grid_thw"]
+    groups, items = model().family.label(model(), prompt.input_ids, video_grid_thw=grid)
+    option = [g.startswith("option") for g in prompt.groups]
+    assert groups == ["question_text" if o else g for g, o in zip(prompt.groups, option, strict=True)]
+    assert items == [-1 if o else i for i, o in zip(prompt.items, option, strict=True)]
+    _, unknown = model().family.label(model(), prompt.input_ids)
+    assert {i for g, i in zip(groups, unknown, strict=True) if g == "video"} == {-1}
+
+
+def test_labels_of_turns_and_generated_tokens():
+    tokenizer = model().processor.tokenizer
+    chat = [
+        {"role": "user", "content": "Hello there"},
+        {"role": "assistant", "content": "Good day"},
+        {"role": "user", "content": "Which?"},
+    ]
+    text = model().processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text + "The red")["input_ids"]
+    groups, items = model().family.label(model(), torch.tensor(ids))
+
+    def words(name):
+        return tokenizer.decode([i for i, g in zip(ids, groups, strict=True) if g == name])
+
+    assert words("system") == "You are a helpful assistant." and words("answer") == "The red"
+    assert words("question_text") == "Hello thereGood dayWhich?"
+    assert groups.count("last") == 1 and groups[groups.index("last") + 1 :] == ["answer"] * groups.count("answer")
+    assert set(items) == {-1}
+    ended, _ = model().family.label(model(), torch.tensor([*ids, tokenizer.eos_token_id]))
+    assert ended == [*groups, "template"]
+    bare, _ = model().family.label(model(), tokenizer("Which color?", return_tensors="pt")["input_ids"])
+    assert len(bare) > 1 and bare == ["question_text"] * (len(bare) - 1) + ["last"]
+
+
+def test_items_count_on_over_several_media():
+    """Two clips with sound, an image, two sounds side by side: what comes later has items of its own."""
+    ids = labels.MediaIds(video=1, audio=2, image=3, audio_start=8, audio_end=9)
+    clip = [8, *[1] * 4, *[2] * 3, *[1] * 2, *[2], 9]
+    found = labels.label_media([7, *clip, 7, *clip, 3, 3, 7, 3, 8, 2, 2, 9, 8, 2, 9], ids, [2, 3], 3)
+    in_order = [found[i] for i in sorted(found)]
+    video, audio, image = ([i for g, i in in_order if g == name] for name in ("video", "audio", "image"))
+    assert video == [0, 0, 1, 1, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert audio == [0, 0, 0, 1, 2, 2, 2, 3, 4, 4, 5]
+    assert image == [0, 0, 1]
+
+
+def test_ids_that_do_not_line_up_are_refused():
+    ids = labels.MediaIds(video=1, audio=2, image=3, audio_start=8, audio_end=9)
+    assert labels.expand([5, 1, 6], [5, 8, 1, 1, 2, 9, 6], ids) == [0, 1, 1, 1, 1, 1, 2]
+    for real, says in (
+        ([5, 1, 7], "token 2 .* is 6, .* has 7"),
+        ([5, 1, 6, 6], "1 tokens more"),
+        ([5, 6], "token 1 .* is 1"),
+    ):
+        with pytest.raises(InputError, match=says):
+            labels.expand([5, 1, 6], real, ids)
+
+
+def test_models_without_a_processor_say_so():
+    bare = avflow.wrap(model().hf)
+    with pytest.raises(UnsupportedModelError, match="no processor"):
+        bare.prepare(sample())
+    with pytest.raises(UnsupportedModelError, match="no processor"):
+        bare.family.label(bare, torch.tensor([1, 2]))
+
+
+def test_a_wrapped_model_with_a_processor_of_the_callers(tmp_path):
+    """Its processor has no limits noted: those of the published recipe hold."""
+    folder = tmp_path / "c"
+    shutil.copytree(demo()["checkpoint"], folder)
+    (folder / "video_preprocessor_config.json").unlink()
+    from avflow.models.qwen2_5_omni.processor import load_processor
+
+    processor = load_processor(str(folder))
+    del processor.avflow_info
+    prompt = avflow.wrap(model().hf, processor).prepare(sample())
+    assert prompt.groups.count("video") >= 4 * 128 and prompt.media["processor"] == type(processor).__name__
+
+
+def test_the_full_model_is_wrapped_by_its_thinker():
+    from transformers import Qwen2_5OmniConfig, Qwen2_5OmniForConditionalGeneration
+
+    config = Qwen2_5OmniConfig.from_pretrained(demo()["checkpoint"])
+    full = Qwen2_5OmniForConditionalGeneration(config)
+    wrapped = avflow.wrap(full, model().processor)
+    assert wrapped.hf is full.thinker and wrapped.n_layers == 8
+
+
+def test_a_part_of_a_video_and_of_its_sound():
+    """1 s to 3 s of the clip: two of its four patches, and 2 s of its sound."""
+    prompt = model().prepare(sample(start=1.0, end=3.0))
+    assert of(prompt, "video", "audio") == [("video", 0, 12), ("video", 1, 12), ("audio", 0, 50)]
+    whole = model().prepare(sample(start=0.0))
+    assert torch.equal(whole.input_ids, model().prepare(sample()).input_ids)
+    mel = model().prepare(sample()).model_inputs["input_features"][0]
+    part = prompt.model_inputs["input_features"][0]
+    inner = part[:, 10:190]  # a window's edges see what was cut
+    assert torch.corrcoef(torch.stack([inner.flatten(), mel[:, 110:290].flatten()]))[0, 1] > 0.99
+    with pytest.raises(MediaError, match="no frame from 7.00 s"):
+        model().prepare(sample(start=7.0))
+    open_end = model().prepare(sample(start=2.0))
+    assert of(open_end, "video", "audio") == [("video", 0, 12), ("video", 1, 12), ("audio", 0, 50)]

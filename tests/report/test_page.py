@@ -1,0 +1,218 @@
+"""The page: its numbers are the tables', its sentences say what they show, its HTML is whole and fetches nothing."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import demo_folder
+import page_cases as cases
+import pyarrow.compute as pc
+import pytest
+
+import avflow
+from avflow.demo.shown import answers, shown
+from avflow.errors import InputError
+from avflow.report.collect import collect
+from avflow.report.flow import lines_of
+from avflow.report.html import embedded, page
+from avflow.report.samples import read_shown, write_shown
+from avflow.report.words import extent, matters, peak, summary
+from avflow.report.write import report, report_together
+from avflow.results.results import read
+from avflow.results.table import mean_change
+from avflow.runtime.generating import Generated
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    where = tmp_path_factory.mktemp("runs")
+    made = [cases.sweep(where / "run"), cases.share(where / "share"), cases.lens(where / "lens")]
+    return [*made, cases.plan(where / "plan")]
+
+
+def data_of(text):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+
+def test_the_embedded_numbers_are_the_tables(folders, tmp_path):
+    sweep = data_of(report_together(folders, tmp_path).read_text())["sweeps"][0]
+    table = read(folders[0]).table
+    assert [entry["task"] for entry in sweep["flow"]] == ["", "color", "pitch"]
+    for entry in sweep["flow"]:
+        rows = table if not entry["task"] else table.filter(pc.equal(table["task"], entry["task"]))
+        want = cases.numbers_of(mean_change(rows))
+        got = {(line["path"], p[0]): tuple(p[1:]) for line in lines_of(entry) for p in line["points"]}
+        assert got == want and len(got) == len(cases.PATHS) * cases.LAYERS
+        assert (entry["right"], entry["known"]) == ((22, 24) if not entry["task"] else (11, 12))
+
+
+def test_looks_and_plan(folders):
+    found = collect(folders)
+    video = next(g for g in found["share"][0]["groups"] if g["group"] == "video")
+    assert video["values"] == pytest.approx([0.3] * cases.LAYERS, abs=1e-6)
+    true = found["lens"][0]["lines"][0]
+    assert true["label"] == "true option" and true["points"][5][1] == pytest.approx(0.3)
+    line = found["plan"]["lines"][0]
+    assert line["leaves"] == 3 and line["points"][3][1] == pytest.approx(0.9) and line["points"][0][1] < 0.9
+    assert found["plan"]["schedule"] == {"video": 3, "audio": 3}
+
+
+def test_sentences_name_the_effect_that_is_there_and_no_other(folders):
+    found = collect(folders)
+    parts = {part["title"]: part["lines"] for part in summary(found)}
+    color, pitch = parts["Information flow"]
+    assert "cutting video → question lowers" in color and "at layer 3" in color and "layers 2–4" in color
+    assert re.search(r"by 50\.\d %|by 49\.\d %", color) and "then" not in color
+    assert "no path out of audio mattered" in color and "no path out of video" not in color
+    assert pitch.startswith("pitch (12 samples, 11 answered right): no path mattered") and "too few" not in pitch
+    assert "leads from layer 4 on" in parts["Answer lens"][0]
+    assert "video after layer 3, audio after layer 3 can leave" in parts["Eviction"][0].lower()
+    assert "31 %" in parts["Eviction"][1] and "40 %" in parts["Eviction"][1]
+    assert "at layer 4" in summary(found, base=1)[0]["lines"][0]
+
+
+def test_few_samples_are_called_few_and_one_shows_nothing(tmp_path):
+    few, one = cases.sweep(tmp_path / "few", 3), cases.sweep(tmp_path / "one", 1)
+    assert "3 samples are too few" in summary(collect([few]))[0]["lines"][0]
+    lone = summary(collect([one]))[0]["lines"][0]
+    assert "one sample shows nothing" in lone and "no path is sure to have mattered" in lone
+
+
+def test_what_matters():
+    assert matters([0, -20.0, -30.0, -10.0, 9]) and matters([0, 20.0, 10.0, 30.0, 9])
+    assert not matters([0, -20.0, -45.0, 5.0, 9])  # its interval holds zero
+    assert not matters([0, -2.0, -3.0, -1.0, 9])  # sure, and small
+    assert not matters([0, -90.0, None, None, 1])
+    line = {"points": [[i, v, v, v, 5] for i, v in enumerate([-30.0, 0.0, -25.0, -50.0, -26.0, -24.0, -50.0])]}
+    assert peak(line)[0] == 3 and extent(line) == (2, 4)
+
+
+class Checker(HTMLParser):
+    """Every element that needs an end has one, in order; the addresses that elements name; the ids."""
+
+    VOID = {"meta", "link", "img", "input", "br", "hr"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.addresses, self.ids, self.wrong = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [v for k, v in attrs if k in ("src", "href", "action", "data", "poster", "srcset")]
+        self.ids += [v for k, v in attrs if k == "id"]
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append((tag, self.getpos()))
+
+
+def checked(text):
+    checker = Checker()
+    checker.feed(text)
+    checker.close()
+    assert checker.wrong == [] and checker.open == []
+    assert len(set(checker.ids)) == len(checker.ids)
+    assert all(address.startswith("data:") for address in checker.addresses), checker.addresses
+    script = text.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace, not an address to ask
+    assert not re.search(r"url\(\s*[\"']?(?!#)|@import|\bfetch\(|XMLHttpRequest|import\(", script)
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", script)
+    return checker
+
+
+def test_the_page_is_whole_and_fetches_nothing(folders, tmp_path):
+    out = report_together(folders, tmp_path, title="Mine & <yours>", note="A note < another.")
+    text = out.read_text()
+    ids = checked(text).ids
+    assert {"flow", "heat", "share", "lens", "plan-p", "schedule"} <= set(ids) and "sample" not in ids
+    assert "<title>Mine &amp; &lt;yours&gt;</title>" in text and "A note &lt; another." in text
+    assert "org/made-up" in text and "torch" in text and "cpu-avx2" in text
+    assert len(text) < 400_000
+
+
+def test_every_section_only_where_its_data_are(folders, tmp_path):
+    for one in folders:
+        text = report_together([one], tmp_path).read_text()
+        found = {"flow", "share", "lens", "plan-p"} & set(checked(text).ids)
+        assert found == {{"run": "flow", "plan": "plan-p"}.get(one.name, one.name)}
+
+
+def test_text_of_samples_cannot_break_the_page(tmp_path):
+    evil = "</script><script>alert(1)</script><!--"
+    assert "<" not in embedded({"a": evil}) and json.loads(embedded({"a": evil})) == {"a": evil}
+    folder = cases.sweep(tmp_path / "run", tasks=(evil, "b"))
+    text = report(folder)[-1].read_text()
+    checked(text)
+    assert text.count("<script") == 3 and data_of(text)["sweeps"][0]["flow"][1]["task"] == evil
+
+
+def test_several_sweeps_stand_side_by_side(folders, tmp_path):
+    other = cases.sweep(tmp_path / "other", 2, finish=False)
+    text = report_together([*folders, other], tmp_path / "out").read_text()
+    checked(text)
+    assert [s["name"] for s in data_of(text)["sweeps"]] == ["run", "other"] and 'id="compare"' in text
+    assert "other: this run is not finished" in text and "Information flow, other" in text
+
+
+def test_sweeps_without_a_task_in_common_are_chosen_but_not_compared(folders, tmp_path):
+    items = cases.sweep(tmp_path / "items", 3, tasks=("find_image", "find_sound"))
+    text = report_together([*folders, items], tmp_path / "out").read_text()
+    checked(text)
+    assert [s["name"] for s in data_of(text)["sweeps"]] == ["run", "items"] and "Information flow, items" in text
+    assert 'id="compare"' not in text and "side by side" not in text
+
+
+def test_several_widths_of_one_run_stand_side_by_side_too(tmp_path):
+    folder = cases.sweep(tmp_path / "run", 3, widths=(1, 3))
+    files = report(folder)
+    assert [s["name"] for s in data_of(files[-1].read_text())["sweeps"]] == ["run, window 1", "run, window 3"]
+    assert {"flow_1.png", "flow_3.png", "heat_map_3.pdf"} <= {f.name for f in files}
+
+
+def test_what_cannot_be_shown(folders, tmp_path):
+    with pytest.raises(InputError, match="second run of 'share'"):
+        collect([folders[1], cases.share(tmp_path / "share")])
+    with pytest.raises(InputError, match="given twice"):
+        collect([folders[0], folders[0]])
+    with pytest.raises(InputError, match="first_layer is 2"):
+        report_together([folders[0]], tmp_path, first_layer=2)
+    (tmp_path / "sinks").mkdir()
+    (tmp_path / "sinks" / "config.yaml").write_text("experiment: sinks\n")
+    with pytest.raises(InputError, match="run of 'sinks'"):
+        collect([tmp_path / "sinks"])
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "config.yaml").write_text("evict: [video]\n")
+    with pytest.raises(InputError, match="no plan.parquet"):
+        collect([tmp_path / "plan"])
+
+
+def test_a_shown_sample(tmp_path):
+    model = demo_folder.model()
+    sample = avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[0]
+    prompt = model.prepare(sample)
+    entry = shown(prompt, model)
+    stretches = entry["tokens"]["stretches"]
+    names = [g["group"] for g in entry["tokens"]["groups"]]
+    told = [(names[g], item) for g, item, _, count, _ in stretches for _ in range(count)]
+    assert told == list(zip(prompt.groups, prompt.items, strict=True)) and entry["tokens"]["count"] == len(prompt)
+    assert sum(g["count"] for g in entry["tokens"]["groups"]) == len(prompt)
+    assert sample.question in "".join(s[4] for s in stretches)
+    frames, sound = entry["media"]
+    assert len(frames["pictures"]) == len(frames["times"]) == 8 and frames["times"][0] == 0
+    assert sound["seconds"] == pytest.approx(4.0, abs=0.1) and 0.3 < max(sound["high"]) <= 1
+    clean, kept = Generated("red", [1, 2], 0.2, 0.1, 100), Generated("blue", [3], 0.1, 0.0, 60)
+    write_shown(tmp_path, [entry | {"answers": answers(clean, kept)}], {"video": 3})
+    found = collect([tmp_path])
+    assert "0 of 1 generated answers" in summary(found)[0]["lines"][0]
+    checked(page(found, "t"))
+    (tmp_path / "shown.json").write_text('{"format": "avflow-shown", "version": 9}')
+    with pytest.raises(InputError, match="version 9"):
+        read_shown(tmp_path)
+
+
+def test_the_scripts_and_the_style_are_in_the_package():
+    from avflow.report.html import SCRIPTS
+
+    folder = Path(avflow.__file__).parent / "report"
+    assert {f"js/{p.name}" for p in folder.glob("js/*.js")} == set(SCRIPTS) and (folder / "page.css").is_file()
