@@ -4,10 +4,12 @@ from .attention import attention, capabilities
 from .gather import compact, compact_reference, gather_rms_norm, gather_rms_norm_reference
 from .problem import AttentionOutput, AttentionProblem
 from .reference import attention_reference
-from .tokens import ALL, Cut, Streams, Tokens, mask_of
+from .tokens import ALL, SCOPES, SEMANTICS, Cut, Streams, Tokens, mask_of, table_of
 
 __all__ = [
     "ALL",
+    "SCOPES",
+    "SEMANTICS",
     "AttentionOutput",
     "AttentionProblem",
     "Cut",
@@ -21,4 +23,5 @@ __all__ = [
     "gather_rms_norm",
     "gather_rms_norm_reference",
     "mask_of",
+    "table_of",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .problem import AttentionOutput, AttentionProblem, check_inputs
-from .tokens import Cut, Tokens
+from .tokens import ALL, Cut, Tokens, table_of
 
 
 def _mix(h: torch.Tensor) -> torch.Tensor:
@@ -42,8 +42,7 @@ def visible(problem: AttentionProblem, row_order: torch.Tensor | None = None) ->
 
 
 def _has(word: int, members: torch.Tensor) -> torch.Tensor:
-    table = torch.tensor([bool(word >> bit & 1) for bit in range(64)])
-    return table[members.long()]
+    return torch.from_numpy(table_of(word))[members.long()]
 
 
 def cut_edges(cut: Cut, rows: Tokens, keys: Tokens) -> torch.Tensor:
@@ -66,7 +65,7 @@ def cut_mask(problem: AttentionProblem, heads: int, row_order: torch.Tensor | No
     rows = rows_at(problem, row_order)
     mask = torch.zeros(heads, len(problem.rows), len(problem.keys), dtype=torch.bool)
     for cut in problem.cuts:
-        chosen = torch.tensor([cut.heads is None or bool(cut.heads >> h & 1) for h in range(heads)])
+        chosen = torch.from_numpy(table_of(ALL if cut.heads is None else cut.heads)[:heads])
         mask[chosen] |= cut_edges(cut, rows, problem.keys)
     return mask
 

@@ -143,6 +143,11 @@ class Streams:
         return cls(torch.full((count,), -1, dtype=torch.int32), torch.zeros(count, dtype=torch.int32))
 
 
+def table_of(word: int) -> np.ndarray:
+    """Which of 0..63 a 64-bit set holds: bool [64]."""
+    return np.array([bool(word >> bit & 1) for bit in range(64)])
+
+
 def mask_of(members: Sequence[int]) -> int:
     """The 64-bit word with the bits of `members` set."""
     word = 0

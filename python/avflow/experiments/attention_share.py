@@ -14,8 +14,9 @@ from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.attention import attention
 from ..models.base import Model
+from ..runtime.generating import with_generated
 from ..walk.capture import capture
-from .observe import as_prompts, observe, predicting_rows, tokens_of, with_generated
+from .observe import as_prompts, observe, predicting_rows, tokens_of
 
 if TYPE_CHECKING:
     from ..prompts.prompt import Prompt

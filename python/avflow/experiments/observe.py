@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,14 +9,14 @@ import torch
 
 from avflow_ext import AttentionProblem, Cut, Tokens
 
-from ..errors import InputError, NumericError
-from ..models.attention import attention, register
+from ..errors import InputError
+from ..models.attention import attention
 from ..models.base import Model
-from ..models.compat import attention_name, attributes, kept_state
+from ..models.compat import attributes
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
-from ..walk.chunks import mlp_chunk
-from ..walk.walk import in_chunks
+from ..walk.layers import check_finite, run_layers
+from ..walk.row_wise import chunked_mlps
 
 OnAttention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], None]
 OnHidden = Callable[[int, torch.Tensor], None]
@@ -69,25 +68,23 @@ def observe(
     captured = prompt if isinstance(prompt, Captured) else capture(model, prompt)
     wanted = set(range(model.n_layers)) if layers is None else set(layers)
     columns = tokens_of(captured)
-    problem = None
-    hidden = captured.hidden
-    chunked = [in_chunks(layer.mlp, mlp_chunk(model)) for layer in model.layers if hasattr(layer, "mlp")]
-    with attention_name(model.text_model, register()), attributes(chunked):
-        for index, layer in enumerate(model.layers[: max(wanted) + 1]):
-            see, here = on_attention if index in wanted else None, tuple(cuts(index))
-            if problem is None or here != problem.cuts:
-                problem = AttentionProblem(rows=columns, cuts=here)
-            hidden = layer(
-                hidden,
-                attention_mask=None,
-                position_embeddings=(captured.cos, captured.sin),
-                avflow_call=_Call(problem, index, see),
-            )
-            hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
-            if not bool(torch.isfinite(hidden).all()):
-                raise NumericError(f"prompt {captured.prompt.id!r}: NaN or infinity after decoder layer {index}")
-            if on_hidden and index in wanted:
-                on_hidden(index, hidden[0])
+    problem: AttentionProblem | None = None
+
+    def call(layer: int) -> _Call:
+        nonlocal problem
+        here = tuple(cuts(layer))
+        if problem is None or here != problem.cuts:
+            problem = AttentionProblem(rows=columns, cuts=here)
+        return _Call(problem, layer, on_attention if layer in wanted else None)
+
+    def after(layer: int, hidden: torch.Tensor) -> None:
+        check_finite(hidden, [(captured.prompt.id, len(captured))], f"after decoder layer {layer}")
+        if on_hidden and layer in wanted:
+            on_hidden(layer, hidden[0])
+
+    with attributes(chunked_mlps(model)):
+        tables = captured.cos, captured.sin
+        run_layers(model, captured.hidden, tables, call, count=max(wanted) + 1, after=after)
     return captured
 
 
@@ -113,32 +110,3 @@ def as_prompts(prompts: Any) -> list[Prompt]:
     if twice:
         raise InputError(f"two prompts have the id {twice[0]!r}: give each its own")
     return out
-
-
-@torch.no_grad()
-def with_generated(model: Model, prompt: Prompt, count: int) -> Prompt:
-    """The prompt with `count` greedily generated tokens in its answer, and the one that follows them.
-
-    The last of them is only predicted: a walk appends all but the last. Fewer where the model ends its answer.
-    """
-    if not hasattr(model.hf, "generate"):
-        raise InputError(f"{type(model.hf).__name__} cannot generate: pass prompts with the answer_ids to look at")
-    if prompt.inputs_embeds is not None:
-        raise InputError(
-            f"prompt {prompt.id!r} has inputs_embeds alone: generate from it yourself, and pass that as answer_ids"
-        )
-    inputs = dict(prompt.model_inputs or {"input_ids": prompt.input_ids[None]})
-    inputs = {n: v.to(model.device) if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
-    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-    if prompt.position_ids is not None:
-        positions = prompt.position_ids.to(model.device)
-        if positions.dim() == 2:  # transformers wants text positions as a fourth row, ahead of the three
-            text = torch.arange(positions.shape[1], device=positions.device)
-            positions = torch.cat([text[None], positions])[:, None]  # [4, 1, N]
-        else:
-            positions = positions[None]
-        inputs["position_ids"] = positions
-    with kept_state(model.hf), attributes(model.family.quicker(model)):
-        out = model.hf.generate(**inputs, max_new_tokens=count + 1, do_sample=False, num_beams=1)
-    ids = out[0, len(prompt) :].tolist()
-    return dataclasses.replace(prompt, answer_ids=ids, answer=model.text(ids), option_ids=None)

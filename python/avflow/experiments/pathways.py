@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from avflow_ext import Cut
+from avflow_ext import Cut, table_of
 
 from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
 from ..models.base import Model
+from ..prompts.correct import answers_correctly
 from ..walk.capture import Captured, capture
 from .observe import as_prompts, observe, predicting_rows
 
@@ -113,7 +114,7 @@ def count_edges(cuts: Sequence[Cut], group: np.ndarray, item: np.ndarray) -> int
     """Causal edges that disjoint cuts take out, self edges excepted; from counts, never token by token pair."""
     total = 0
     for cut in cuts:
-        source, target = (np.array([bool(w >> g & 1) for g in range(64)])[group] for w in (cut.source, cut.target))
+        source, target = (table_of(word)[group] for word in (cut.source, cut.target))
         if cut.scope == "other_items":
             source, target = source & (item >= 0), target & (item >= 0)
         total += int((np.cumsum(source) - source)[target].sum())
@@ -196,6 +197,4 @@ def _answer(model: Model, captured: Captured, cuts: Sequence[Sequence[Cut]]) -> 
     logits = model.lm_head(model.norm(found["state"][None]))[0].float().cpu()  # [answer tokens, vocab]
     ids = torch.tensor(list(prompt.answer_ids))
     logp = float(torch.log_softmax(logits, -1)[torch.arange(len(ids)), ids].sum())
-    if prompt.option_ids is None:
-        return logp, logits.argmax(-1).tolist() == ids.tolist()
-    return logp, bool(logits[0, ids[0]] >= logits[0, torch.tensor(list(prompt.option_ids))].max())
+    return logp, answers_correctly(prompt, logits)

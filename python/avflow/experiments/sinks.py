@@ -57,11 +57,10 @@ def sinks(
     if not times > 1:
         raise InputError(f"times = {times!r}: pass a ratio above 1")
     chosen = layer_list(layers, model.n_layers)
-    word = model.groups.expand(among)
     rows: list[tuple] = []
     for prompt in as_prompts(prompts):
         group = model.groups.ids(prompt.groups)
-        tokens = np.flatnonzero([bool(word >> int(g) & 1) for g in group])
+        tokens = np.flatnonzero(model.groups.table(model.groups.expand(among))[group])
         if not tokens.size:
             raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
         places, drawn = _places(prompt), {}

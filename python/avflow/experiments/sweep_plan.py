@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avflow_ext import SEMANTICS
+
 from ..errors import InputError
-from ..knockouts.knockout import SEMANTICS, Knockout
+from ..knockouts.knockout import Knockout
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list, window
 from ..models.base import Model

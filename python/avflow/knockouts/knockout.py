@@ -6,13 +6,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from avflow_ext import Cut
+from avflow_ext import SCOPES, Cut
 
 from ..errors import InputError
 from ..prompts.groups import GroupTable
 
-SCOPES = ("all", "other_items")
-SEMANTICS = ("renormalize", "zero")
 _SIDE = r"[A-Za-z0-9_]+(?:\s*\+\s*[A-Za-z0-9_]+)*"
 _ARROW = re.compile(rf"^({_SIDE})\s*(<->|->)\s*({_SIDE})(\s*\(self\))?$")
 _CROSS = re.compile(rf"^cross:\s*({_SIDE})$")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from avflow_ext import table_of
+
 from ..errors import InputError
 
 BASE_GROUPS = (
@@ -102,7 +104,7 @@ class GroupTable:
 
     def table(self, word: int) -> np.ndarray:
         """Which group ids a 64-bit word holds: bool [64]."""
-        return np.array([bool(word >> bit & 1) for bit in range(MAX_GROUPS)])
+        return table_of(word)
 
     def ids(self, names: Iterable[str]) -> np.ndarray:
         """Ids of many names, int32 [n]."""

@@ -10,6 +10,8 @@ import torch
 
 from ..models.base import Model
 from ..models.compat import cache_argument, cache_of, kept_state
+from ..models.inputs import forward_inputs
+from ..prompts.correct import answers_correctly
 from ..prompts.prompt import Prompt
 
 
@@ -18,26 +20,10 @@ class OwnRun:
     """One prompt answered by `model.hf`, the answer's tokens fed one by one after a prefill."""
 
     logp: float  # natural log, all answer tokens
-    correct: bool  # as Prompt.option_ids defines it
+    correct: bool  # as prompts.correct defines it
     prefill_seconds: float  # media encoders and decoder
     decoder_seconds: float  # of these, in the decoder
     kv_bytes: int  # keys and values cached after the prefill
-
-
-def forward_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
-    """Keyword arguments for `model.hf`: the prompt alone in its batch, on the model's device."""
-    n, device = len(prompt), model.device
-    if prompt.inputs_embeds is not None:
-        inputs: dict[str, Any] = {"inputs_embeds": prompt.inputs_embeds[None].to(device, model.dtype)}
-        if prompt.position_ids is None:
-            inputs["position_ids"] = torch.arange(n, device=device)[None]  # or Omni adds the last prompt's rope_deltas
-    else:
-        inputs = dict(prompt.model_inputs or {"input_ids": prompt.input_ids[None]})
-    if prompt.position_ids is not None:
-        inputs["position_ids"] = prompt.position_ids.unsqueeze(-2)  # [3, 1, N] or [1, N]
-    # Without a mask transformers takes position ids with gaps for several packed sequences.
-    inputs.setdefault("attention_mask", torch.ones(1, n, dtype=torch.long))
-    return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
 
 
 def cache_bytes(cache: Any) -> int:
@@ -103,7 +89,7 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
         rows = [out.logits[0, -1].float()]  # [vocab] each
         for count, token in enumerate(prompt.answer_ids[:-1], start=1):
             step = {"input_ids": torch.tensor([[token]], device=device), cache_argument(): cache}
-            if clock.position_ids is not None:  # said outright: Omni would count them from the mask, for all tokens
+            if clock.position_ids is not None:  # passed: Omni would count them from the mask, for all tokens
                 place = clock.position_ids[-3:] if clock.position_ids.dim() == 3 else clock.position_ids
                 step["position_ids"] = (place.max() + count).expand(*place.shape[:-1], 1)
             step["attention_mask"] = torch.ones(1, n + count, dtype=torch.long, device=device)
@@ -111,9 +97,5 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
     logits = torch.stack(rows)  # [answer tokens, vocab]
     ids = torch.tensor(prompt.answer_ids, device=device)
     own = logits.gather(1, ids[:, None])[:, 0]
-    if prompt.option_ids is None:
-        correct = torch.equal(logits.argmax(-1), ids)
-    else:
-        correct = bool(own[0] >= logits[0, torch.tensor(prompt.option_ids, device=device)].max())
     logp = float((own - logits.logsumexp(-1)).double().sum())
-    return OwnRun(logp, correct, seconds, clock.decoder, kv_bytes)
+    return OwnRun(logp, answers_correctly(prompt, logits), seconds, clock.decoder, kv_bytes)

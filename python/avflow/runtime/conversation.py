@@ -47,7 +47,7 @@ class Conversation:
         self.ids: torch.Tensor | None = torch.zeros((batch, 0), dtype=torch.long)
         self.tail_ids: list[torch.Tensor | None] = []
         self.rope_deltas: list[Any] | None = None
-        self.plans: dict[int, Any] = {}  # of decoding.prepare, by number of rows; they hold for this base
+        self.prepared: dict[int, Any] = {}  # of decoding.prepare, by number of rows; they hold for this base
         self.unseen = False  # compiled steps wrote into the cache: its length tells how many
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class Conversation:
     def copy(self) -> Conversation:
         new = object.__new__(Conversation)
         new.__dict__ |= self.__dict__
-        new.columns, new.tail_ids, new.plans = list(self.columns), list(self.tail_ids), {}
+        new.columns, new.tail_ids, new.prepared = list(self.columns), list(self.tail_ids), {}
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Conversation:
@@ -126,7 +126,7 @@ class Conversation:
         """
         if length >= self.group.shape[1]:
             new = self.copy()
-            new.plans = self.plans
+            new.prepared = self.prepared
             new.tail = length - self.group.shape[1]
             whole = new.tail and all(t is not None for t in self.tail_ids)
             new.tail_ids = [torch.cat(self.tail_ids, 1)[:, : new.tail] if whole else None] if new.tail else []

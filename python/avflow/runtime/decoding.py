@@ -6,7 +6,7 @@ nothing, and torch.compile sees fixed shapes: its graph takes the orders from th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,9 +17,7 @@ from ..errors import InputError
 from ..models.attention import attention
 from ..models.compat import cache_in
 from .conversation import STATE, Conversation
-
-if TYPE_CHECKING:
-    from .tracker import Tracker
+from .state import Interventions
 
 SPARE = 256  # keys more than there are now, at least; a cache that outgrows them gets a new problem
 
@@ -39,47 +37,49 @@ class Step:
         return out.view(batch, rows, heads, d)
 
 
-def prepare(tracker: Tracker, state: Conversation, rows: int, slots: int | None = None) -> list:
+def prepare(interventions: Interventions, state: Conversation, rows: int, slots: int | None = None) -> list:
     """Per layer the problem for `rows` answer tokens per sequence, and the semantics of its cuts.
 
     slots: keys per sequence that every layer's cache has memory for; None where it grows.
     """
-    found = state.plans.get(rows)
-    if found is not None and found[0] == tracker.version and state.tail + rows <= found[1]:
+    found = state.prepared.get(rows)
+    if found is not None and found[0] == interventions.version and state.tail + rows <= found[1]:
         return found[2]
     made: dict[Any, AttentionProblem] = {}
     layers = []
     room = state.tail + rows + SPARE if slots is None else slots
-    for layer in range(tracker.model.n_layers):
-        cuts, semantics = tracker.cuts(layer)
+    for layer in range(interventions.model.n_layers):
+        cuts, semantics = interventions.cuts(layer)
         key = (state.segment(layer), cuts)
         if key not in made:
             held = state.physical(layer) - state.tail
             capacity = slots if slots is not None else -(-(held + room) // SPARE) * SPARE
             made[key] = state.growing_problem(key[0], rows, cuts, capacity)
         # Packed here, since a compiled forward cannot.
-        ratio, device = tracker.model.n_heads // tracker.model.n_kv_heads, tracker.model.device
+        ratio, device = interventions.model.n_heads // interventions.model.n_kv_heads, interventions.model.device
         if device.type == "cuda":
             made[key].packed_on(device, ratio, semantics)
         else:
             made[key].packed(ratio, semantics)
         layers.append((made[key], semantics))
-    state.plans[rows] = (tracker.version, room, layers)
+    state.prepared[rows] = (interventions.version, room, layers)
     return layers
 
 
 class Decoding:
-    """A forward of answer tokens, run by Python. It stands where a `Forward` does."""
+    """A forward of answer tokens, run by Python. It stands where a `Prefill` does."""
 
-    def __init__(self, tracker: Tracker, cache: Any, state: Conversation, new: int, ids: torch.Tensor | None) -> None:
-        self.tracker, self.cache, self.state, self.new, self.ids = tracker, cache, state, new, ids
+    def __init__(
+        self, interventions: Interventions, cache: Any, state: Conversation, new: int, ids: torch.Tensor | None
+    ) -> None:
+        self.interventions, self.cache, self.state, self.new, self.ids = interventions, cache, state, new, ids
         self.step: Step | None = None
 
     def begin(self, mask: Any) -> None:
         past = len(self.state)
-        order = torch.arange(past, past + self.new, dtype=torch.int32, device=self.tracker.model.device)
+        order = torch.arange(past, past + self.new, dtype=torch.int32, device=self.interventions.model.device)
         slots = self.cache.layers[0].get_max_length()
-        layers = prepare(self.tracker, self.state, self.new, slots if slots > 0 else None)
+        layers = prepare(self.interventions, self.state, self.new, slots if slots > 0 else None)
         self.step = Step(layers, order.repeat(self.state.batch))
 
     def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ class Decoding:
         cache.__dict__[STATE] = self.state
 
 
-def compiled_step(tracker: Tracker, kwargs: dict[str, Any]) -> Step:
+def compiled_step(interventions: Interventions, kwargs: dict[str, Any]) -> Step:
     """The same within torch.compile: nothing but tensors may change from step to step.
 
     Raises:
@@ -109,8 +109,8 @@ def compiled_step(tracker: Tracker, kwargs: dict[str, Any]) -> Step:
     cache, embeds, ids = cache_in(kwargs), kwargs.get("inputs_embeds"), kwargs.get("input_ids")
     batch, rows = (embeds if ids is None else ids).shape[:2]
     state = getattr(cache, STATE, None)
-    plan = None if state is None else state.plans.get(rows)
-    if plan is None or plan[0] != tracker.version:
+    found = None if state is None else state.prepared.get(rows)
+    if found is None or found[0] != interventions.version:
         raise InputError(
             f"a compiled forward of {rows} tokens: within avflow.evict and avflow.knockout read the prompt uncompiled, "
             "into a static cache; steps of one token may then be compiled (as generate does)"
@@ -119,4 +119,4 @@ def compiled_step(tracker: Tracker, kwargs: dict[str, Any]) -> Step:
     # The first layer holds every token, so its counter is the order of the next.
     first = cache.layers[0].cumulative_length
     order = (first + torch.arange(rows, device=first.device)).to(torch.int32)
-    return Step(plan[2], order.repeat(batch))
+    return Step(found[2], order.repeat(batch))

@@ -10,7 +10,6 @@ from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
 from ..models.compat import attributes
-from .boundary import boundary_norm
 from .tracker import tracking
 
 DECODE = ("keep", "drop")
@@ -61,18 +60,14 @@ def evict(
     if decode not in DECODE:
         raise InputError(f"decode = {decode!r}: pass one of {', '.join(DECODE)}")
     with tracking(model, groups, items) as tracker:
-        if tracker.schedule is not None:
-            raise InputError("avflow.evict within avflow.evict: put all steps into one schedule")
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
         handles = []
-        try:
-            for layer in model.layers[first:]:
-                handles.append(layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True))
-            norms = {end + 1: boundary_norm(model.layers[end + 1]) for end in schedule.layers}
-            norms = {layer: norm for layer, norm in norms.items() if norm is not None}
-            here = [(tracker, "schedule", schedule), (tracker, "decode", decode), (tracker, "norms", norms)]
-            with attributes([*here, *((norm.norm, "forward", norm) for norm in norms.values())]):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with tracker.interventions.evicting(schedule, decode):
+            try:
+                for layer in model.layers[first:]:
+                    handles.append(layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True))
+                with attributes([(norm.norm, "forward", norm) for norm in tracker.interventions.norms.values()]):
+                    yield
+            finally:
+                for handle in handles:
+                    handle.remove()

@@ -1,18 +1,22 @@
-"""An open question answered by generate(), with or without an eviction schedule, and what it took."""
+"""What the model itself generates: an answer, with or without an eviction schedule, and what it took."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ..errors import InputError
 from ..eviction.schedule import PRESETS, EvictionSchedule
 from ..models.base import Model
-from ..models.compat import cache_of, kept_state
+from ..models.compat import attributes, cache_of, kept_state
+from ..models.inputs import forward_inputs
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
-from .answering import Clock, cache_bytes, forward_inputs
+from .answering import Clock, cache_bytes
 from .evict import evict
 
 
@@ -106,3 +110,25 @@ def _generate(model: Model, prompt: Prompt, max_new_tokens: int) -> Generated:
     text = model.text(ids) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=True)
     prefill = clock.first_end
     return Generated(text.strip(), ids, prefill, seconds - prefill, cache_bytes(cache_of(out)))
+
+
+@torch.no_grad()
+def with_generated(model: Model, prompt: Prompt, count: int) -> Prompt:
+    """The prompt with `count` greedily generated tokens in its answer, and the one that follows them.
+
+    The last of them is only predicted: a walk appends all but the last. Fewer where the model ends its answer.
+
+    Raises:
+        InputError: a model that cannot generate, a prompt of embeddings alone.
+    """
+    if not hasattr(model.hf, "generate"):
+        raise InputError(f"{type(model.hf).__name__} cannot generate: pass prompts with the answer_ids to look at")
+    if prompt.inputs_embeds is not None:
+        raise InputError(
+            f"prompt {prompt.id!r} has inputs_embeds alone: generate from it yourself, and pass that as answer_ids"
+        )
+    inputs = forward_inputs(model, prompt)
+    with kept_state(model.hf), attributes(model.family.quicker(model)):
+        out = model.hf.generate(**inputs, max_new_tokens=count + 1, do_sample=False, num_beams=1)
+    ids = out[0, len(prompt) :].tolist()
+    return dataclasses.replace(prompt, answer_ids=ids, answer=model.text(ids), option_ids=None)

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from avflow_ext import SEMANTICS
+
 from ..errors import InputError
-from ..knockouts.knockout import SEMANTICS
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
 from ..models.base import Model
-from .tracker import Rule, tracking
+from .state import Rule
+from .tracker import tracking
 
 
 @contextmanager
@@ -49,17 +51,5 @@ def knockout(
         raise InputError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
     cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
     rule = Rule(tuple(chosen), frozenset(layer_list(layers, model.n_layers)), semantics, cuts)
-    with tracking(model, groups, items) as tracker:
-        for other in tracker.rules:
-            both = sorted(other.layers & rule.layers)
-            if both and other.semantics != semantics:
-                raise InputError(
-                    f"layer {both[0]} has knockouts with semantics {other.semantics!r} already: use one a layer"
-                )
-        tracker.rules.append(rule)
-        tracker.changed()
-        try:
-            yield
-        finally:
-            tracker.rules.remove(rule)
-            tracker.changed()
+    with tracking(model, groups, items) as tracker, tracker.interventions.cutting(rule):
+        yield

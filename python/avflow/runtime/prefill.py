@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +17,7 @@ from .boundary import gather_hidden, take
 from .cache import check_cache, drop, take_back
 from .conversation import STATE, Conversation
 from .scores import Scored
-
-if TYPE_CHECKING:
-    from .tracker import Tracker
+from .state import Interventions
 
 
 def padding(mask: Any, what: str) -> torch.Tensor | None:
@@ -39,11 +37,22 @@ def padding(mask: Any, what: str) -> torch.Tensor | None:
     return mask.bool().cpu()
 
 
-class Forward:
-    """Its rows are the last `new` columns of `state`, which the cache takes over only once all layers have run."""
+class Prefill:
+    """A forward that reads tokens of a prompt.
 
-    def __init__(self, tracker: Tracker, cache: Any, state: Conversation, new: int, ends_prompt: bool) -> None:
-        self.tracker, self.cache, self.state, self.new, self.ends_prompt = tracker, cache, state, new, ends_prompt
+    Its rows are the last `new` columns of `state`, which the cache takes over only once all layers have run.
+    """
+
+    def __init__(
+        self, interventions: Interventions, cache: Any, state: Conversation, new: int, ends_prompt: bool
+    ) -> None:
+        self.interventions, self.cache, self.state, self.new, self.ends_prompt = (
+            interventions,
+            cache,
+            state,
+            new,
+            ends_prompt,
+        )
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
         # they are int64 [batch, m] (None: all of them); what the decoder passes to every layer, gathered.
         self.rows: list[np.ndarray] = []
@@ -56,9 +65,9 @@ class Forward:
     def begin(self, mask: Any) -> None:
         """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
         state, past = self.state, len(self.state) - self.new
-        if self.tracker.decode == "drop" and self.cache is not None:
+        if self.interventions.decode == "drop" and self.cache is not None:
             check_cache(self.cache)
-        seen = padding(mask, self.tracker.what)
+        seen = padding(mask, self.interventions.block)
         if seen is not None:
             seen = seen[:, past : len(state)].numpy()
             state.real[:, past : past + seen.shape[1]] &= seen
@@ -79,12 +88,12 @@ class Forward:
 
     def _candidates(self, step: Any, b: int, rows: np.ndarray) -> np.ndarray:
         """Positions among the rows of sequence b that belong to the step's group."""
-        table = self.tracker.model.groups.table(self.tracker.model.groups.expand(step.group))
+        table = self.interventions.model.groups.table(self.interventions.model.groups.expand(step.group))
         columns = np.maximum(rows[b], 0)
         return np.flatnonzero((rows[b] >= 0) & self.state.real[b, columns] & table[self.state.group[b, columns]])
 
     def _check_scores(self) -> None:
-        table = self.tracker.model.groups.table(self.tracker.model.groups.expand("question"))
+        table = self.interventions.model.groups.table(self.interventions.model.groups.expand("question"))
         for step in self.state.steps:
             if not isinstance(step.keep, TopK):
                 continue
@@ -144,7 +153,7 @@ class Forward:
         for b in range(len(real)):
             last = np.flatnonzero(real[b])[-1:]
             if len(last) and not stay[b, last[0]]:
-                name = self.tracker.model.groups.names[self.state.group[b, rows[b, last[0]]]]
+                name = self.interventions.model.groups.names[self.state.group[b, rows[b, last[0]]]]
                 rest = "nothing remains" if not stay[b].any() else "no answer could be predicted"
                 raise InputError(
                     f"the prompt's last token is of group {name!r}, which leaves after layer {end}: {rest}. End the "
@@ -165,7 +174,7 @@ class Forward:
         if first and self.index[segment] is not None:
             index = self.index[segment]
             hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = gather_hidden(self.tracker.norms.get(layer), hidden, index)  # [batch, m, D]
+            hidden = gather_hidden(self.interventions.norms.get(layer), hidden, index)  # [batch, m, D]
             if args:
                 args = (hidden, *args[1:])
             else:
@@ -203,7 +212,7 @@ class Forward:
                 f"layer {layer} runs {rows} rows on {k.shape[2]} keys, but {self.new} of {len(state)} tokens are "
                 "labelled: call model.hf (forward or generate), not a part of it"
             )
-        cuts, semantics = self.tracker.cuts(layer)
+        cuts, semantics = self.interventions.cuts(layer)
         if (segment, cuts) not in self.problems:
             self.problems[segment, cuts] = state.problem(segment, rows, cuts)
         problem = self.problems[segment, cuts]
@@ -214,7 +223,7 @@ class Forward:
         result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
         if wanted:
             scale = d**-0.5 if scale is None else scale
-            question = self.tracker.model.groups.expand("question")
+            question = self.interventions.model.groups.expand("question")
             self.scored[layer] = Scored(q, k, result.lse, problem, scale, question)
         return result.out.view(batch, rows, heads, d)
 
@@ -226,6 +235,6 @@ class Forward:
         for number, layer in enumerate(cache.layers):
             if self.state.segment(number) in self.blank:
                 take_back(layer)
-        if self.tracker.decode == "drop" and self.ends_prompt:
+        if self.interventions.decode == "drop" and self.ends_prompt:
             drop(cache, self.state)
         cache.__dict__[STATE] = self.state

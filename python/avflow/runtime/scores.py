@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from avflow_ext import AttentionProblem
+from avflow_ext import AttentionProblem, table_of
 from avflow_ext.reference import cut_mask, visible
 
 from ..errors import InputError
@@ -31,7 +31,7 @@ class Scored:
         question: int,
     ) -> None:
         self.q, self.k, self.lse, self.problem, self.scale = q, k, lse, problem, scale
-        self.question = torch.tensor([bool(question >> bit & 1) for bit in range(64)])
+        self.question = torch.from_numpy(table_of(question))
 
     def __call__(self, b: int, at: np.ndarray, by: str) -> np.ndarray:
         """Attention of sequence b's last row, or of its question's rows on average, to its rows `at`, over all heads.

@@ -9,41 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from avflow_ext import Cut
-
 from ..errors import InputError
-from ..eviction.schedule import EvictionSchedule
 from ..models.attention import register
 from ..models.base import Model
 from ..models.compat import attention_name, attributes, cache_argument, cache_in, cache_of, check_layers, rope_owners
-from .boundary import BoundaryNorm
 from .conversation import STATE, Conversation
 from .decoding import Decoding, compiled_step, prepare
 from .labels import check_items, check_present, given_labels, labels_from_ids
-from .prefill import Forward, padding
-
-if TYPE_CHECKING:
-    from ..knockouts.knockout import Knockout
-
-
-_VERSIONS = count(1)
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Knockouts in force in some layers."""
-
-    knockouts: tuple[Knockout, ...]
-    layers: frozenset[int]
-    semantics: str
-    cuts: tuple[Cut, ...]
+from .prefill import Prefill, padding
+from .state import Interventions
 
 
 @dataclass
@@ -62,40 +42,26 @@ class Tracker:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.rules: list[Rule] = []
-        self.schedule: EvictionSchedule | None = None
-        self.decode = "keep"
-        self.norms: dict[int, BoundaryNorm] = {}  # of layers before which rows leave
+        self.interventions = Interventions(model)
         self.given: tuple[np.ndarray, np.ndarray] | None = None
         self.prompt: _Prompt | None = None  # within generate
-        self.next: Forward | Decoding | None = None  # labelled, and not yet taken up by the decoder
-        self.running: Forward | Decoding | None = None
+        self.next: Prefill | Decoding | None = None  # labelled, and not yet taken up by the decoder
+        self.running: Prefill | Decoding | None = None
         self.logit_rows: int | None = None  # that the caller of this forward will look at
-        self.version = 0
         # Looked through at every step: to find them anew took 0.8 ms of 36 layers, and more than all else avflow does.
         self.modules = list(model.hf.modules())
-        self.changed()
 
-    def changed(self) -> None:
-        """Cuts came or went: what was prepared for a conversation holds no longer."""
-        self.version = next(_VERSIONS)
+    @contextmanager
+    def given_within(self, labels: tuple[np.ndarray, np.ndarray]) -> Iterator[None]:
+        """Labels that the user gave, for as long as the block lasts; those of the block around it are the same."""
+        before, self.given = self.given, labels
+        try:
+            yield
+        finally:
+            self.given = before
 
     def rope_owners(self) -> list[nn.Module]:
         return rope_owners(self.modules)
-
-    @property
-    def what(self) -> str:
-        """For messages: the block that the user wrote."""
-        return "avflow.knockout" if self.schedule is None else "avflow.evict"
-
-    @property
-    def steps(self) -> tuple[Any, ...]:
-        return () if self.schedule is None else self.schedule.steps
-
-    def cuts(self, layer: int) -> tuple[tuple[Cut, ...], str]:
-        """The cuts in force in a layer, and their semantics."""
-        rules = [rule for rule in self.rules if layer in rule.layers]
-        return sum((rule.cuts for rule in rules), ()), rules[0].semantics if rules else "renormalize"
 
     # --- labels -------------------------------------------------------------------------------------------------------
 
@@ -122,8 +88,8 @@ class Tracker:
             whole = torch.cat([old.ids, ids.cpu()], 1)
         if whole is None:
             raise InputError(
-                f"{self.what} cannot tell what the tokens are from inputs_embeds: pass input_ids, or groups=[...] "
-                "with one name per token"
+                f"{self.interventions.block} cannot tell what the tokens are from inputs_embeds: pass input_ids, or "
+                "groups=[...] with one name per token"
             )
         labels = labels_from_ids(self.model, whole, mask, grids)
         if self.prompt is not None:
@@ -136,9 +102,9 @@ class Tracker:
         """Group and item of the new tokens, [batch, new], and whether the prompt ends among them."""
         past = len(old)
         group, item = self._whole(old, ids, kwargs)
-        check_items(self.model, sum((rule.knockouts for rule in self.rules), ()), group, item)
+        check_items(self.model, self.interventions.knockouts, group, item)
         if not past:
-            check_present(self.model, self.steps, group)
+            check_present(self.model, self.interventions.steps, group)
         if batch % len(group):
             raise InputError(f"labels are given for {len(group)} sequences, the batch has {batch}")
         named = group.shape[1]
@@ -160,16 +126,17 @@ class Tracker:
         past = 0 if cache is None else int(cache.get_seq_length())
         state = None if cache is None else cache.__dict__.get(STATE)
         if not past:
-            return Conversation(batch, self.steps, self.model.groups["answer"]), 0
+            return Conversation(batch, self.interventions.steps, self.model.groups["answer"]), 0
         if state is not None:
             state.catch_up(past)
         labelled = 0 if state is None else len(state)
         if labelled < past:
             raise InputError(
                 f"the cache holds {past} tokens, of which {labelled} are labelled: run the prompt within "
-                f"{self.what} too (layers outside of the window or before the schedule are untouched by it)"
+                f"{self.interventions.block} too (layers outside of the window or before the schedule are untouched by "
+                "it)"
             )
-        if state.steps != self.steps:
+        if state.steps != self.interventions.steps:
             been = [f"{step.group} after {step.after}" for step in state.steps]
             raise InputError(
                 f"the cache was filled {'with the schedule ' + ', '.join(been) if been else 'without eviction'}: go on "
@@ -189,7 +156,7 @@ class Tracker:
             ids = args[0]
         if ids is None and embeds is None:
             return None  # the model will say so itself
-        if self.schedule is not None and kwargs.get("labels") is not None:
+        if self.interventions.schedule is not None and kwargs.get("labels") is not None:
             raise InputError(
                 "labels= within avflow.evict: rows leave on the way, so the logits no longer line up with the labels. "
                 "Compute the loss from the logits of the rows that stay (logits[:, -1] predicts the next token)"
@@ -202,29 +169,29 @@ class Tracker:
                 owner.rope_deltas = deltas
         self.logit_rows = None if self.prompt is None else max(1, past + new - self.prompt.count + 1)
         if self._answers_only(past, new) and not self._padded(kwargs.get("attention_mask"), past, new):
-            self.next = Decoding(self, cache, state, new, ids)
+            self.next = Decoding(self.interventions, cache, state, new, ids)
             return None
         group, item, ends = self._label(state, ids, kwargs, batch, new)
-        if self.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
+        if self.interventions.decode == "drop" and self.prompt is not None and past < self.prompt.count < past + new:
             raise InputError(
                 "decode='drop' with assisted or prompt-lookup decoding, or without a cache: answer tokens are read "
                 "with the prompt, before what left is freed: use decode='keep'"
             )
-        self.next = Forward(self, cache, state.extended(group, item, ids), new, ends)
+        self.next = Prefill(self.interventions, cache, state.extended(group, item, ids), new, ends)
         return None
 
     def _padded(self, mask: Any, past: int, new: int) -> bool:
         """Whether some of the new tokens are padding; what generate generates is not."""
-        seen = None if self.prompt is not None else padding(mask, self.what)
+        seen = None if self.prompt is not None else padding(mask, self.interventions.block)
         return seen is not None and not bool(seen[:, past : past + new].all())
 
     def before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
         if torch.compiler.is_compiling():
-            return args, {**kwargs, "avflow_call": compiled_step(self, kwargs)}
+            return args, {**kwargs, "avflow_call": compiled_step(self.interventions, kwargs)}
         if self.next is None:
             raise InputError(
-                f"within {self.what} call model.hf (forward or generate), not its decoder alone, and read the prompt "
-                "uncompiled"
+                f"within {self.interventions.block} call model.hf (forward or generate), not its decoder alone, and "
+                "read the prompt uncompiled"
             )
         self.running, self.next = self.next, None
         self.running.begin(kwargs.get("attention_mask"))
@@ -238,7 +205,7 @@ class Tracker:
         if cache is not None:
             running.finish(cache, [owner.rope_deltas for owner in self.rope_owners()])
             if cache.is_compileable:
-                prepare(self, running.state, 1, cache.layers[0].get_max_length())
+                prepare(self.interventions, running.state, 1, cache.layers[0].get_max_length())
 
     def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
         """Rows leave on the way into a layer; those after it work on what remains."""
@@ -257,7 +224,7 @@ class Tracker:
         """hf.generate, noting what the prompt is: later tokens are the answer."""
 
         def wrapped(inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-            if self.schedule is not None and kwargs.get("labels") is not None:
+            if self.interventions.schedule is not None and kwargs.get("labels") is not None:
                 raise InputError("generate takes no labels=")
             ids = kwargs.get("input_ids") if inputs is None else inputs
             cache, mask = cache_in(kwargs), kwargs.get("attention_mask")
@@ -322,5 +289,5 @@ def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | 
         if given is not None:
             if tracker.given is not None and not all(map(np.array_equal, tracker.given, given)):
                 raise InputError("groups= and items= differ from those of the block around: pass them once")
-            stack.enter_context(attributes([(tracker, "given", given)]))
+            stack.enter_context(tracker.given_within(given))
         yield tracker

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import NumericError
+from ..prompts.correct import is_correct
 from .capture import Captured
 from .jobs import Columns, Eviction, Job
 from .layout import Layout
@@ -79,7 +80,7 @@ class Runner:
     def correct(self, prompt: int, job: Job | Eviction | None = None) -> bool:
         """Whether the prompt is answered correctly in a job's run, None: in the clean one."""
         p, answer = self.plan.prompts[prompt], self.clean[prompt] if job is None else self.cut[job]
-        return answer.option if p.option_ids is not None else answer.top == list(p.answer_ids)
+        return is_correct(p, answer.option, answer.top)
 
     def wanted(self, select: str) -> list[int]:
         """The prompts that a sweep of the "correct", the "wrong" or "all" takes."""

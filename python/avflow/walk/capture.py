@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import InputError, NumericError
-from ..models.attention import register
 from ..models.base import Model
-from ..models.compat import attention_name, attributes, kept_state
+from ..models.compat import attributes, kept_state
+from ..models.inputs import forward_inputs
 from ..prompts.prompt import Prompt
 from .jobs import Columns
+from .layers import arguments_of, layer_input
 
 
 @dataclass
@@ -31,39 +31,12 @@ class Captured:
         return len(self.columns)
 
 
-class _Stop(Exception):
-    """Leaves the model's forward once what we came for is in hand."""
-
-    def __init__(self, kwargs: dict[str, Any], args: tuple[Any, ...]) -> None:
-        self.kwargs, self.args = kwargs, args
-
-
-def _stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    raise _Stop(kwargs, args)
-
-
-def until(module: torch.nn.Module, call: Any) -> _Stop:
-    """Runs `call` until `module` is about to run, and gives that module's arguments."""
-    handle = module.register_forward_pre_hook(_stop, with_kwargs=True)
-    try:
-        call()
-    except _Stop as stopped:
-        return stopped
-    finally:
-        handle.remove()
-    raise InputError(f"the model's forward never reached {type(module).__name__}: is it of another family?")
-
-
 def columns_of(model: Model, prompt: Prompt) -> Columns:
     """Labels of the prompt and of the answer tokens that the walk appends."""
     extra = len(prompt.answer_ids) - 1
     group = model.groups.ids([*prompt.groups, *["answer"] * extra])
     item = np.array([*prompt.items, *[-1] * extra], np.int32)
     return Columns(group, item, len(prompt))
-
-
-def _to_device(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -76,10 +49,9 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
             )
         positions = None
     else:
-        inputs = dict(prompt.model_inputs or {"input_ids": prompt.input_ids[None]})
-        inputs = {name: _to_device(value, model.device) for name, value in inputs.items()}
+        inputs = forward_inputs(model, prompt)
         with kept_state(model.hf), attributes(model.family.quicker(model)):
-            seen = until(model.text_model, lambda: model.hf(**inputs, use_cache=False)).kwargs
+            _, seen = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
         embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         if embeds is None:
             embeds = model.text_model.embed_tokens(seen["input_ids"])
@@ -112,14 +84,7 @@ def capture(model: Model, prompt: Prompt) -> Captured:
             end = positions[..., -1:] if prompt.position_ids is None else positions.max()
             more = (end + 1 + torch.arange(extra, device=positions.device)).expand(*positions.shape[:-1], -1)
             positions = torch.cat([positions, more], -1)
-    # The decoder's own forward makes the rotary tables, up to its first layer.
-    with attention_name(model.text_model, register()):
-        first = until(
-            model.layers[0],
-            lambda: model.text_model(inputs_embeds=hidden, position_ids=positions, use_cache=False),
-        )
-    hidden = first.args[0] if first.args else first.kwargs["hidden_states"]
-    cos, sin = first.kwargs["position_embeddings"]
+    hidden, (cos, sin) = layer_input(model, hidden, positions)
     if not bool(torch.isfinite(hidden).all()):
         raise NumericError(f"prompt {prompt.id!r}: its embeddings hold NaN or infinity: look at media and weights")
     return Captured(prompt, columns, hidden, cos, sin, positions)

@@ -1,4 +1,4 @@
-"""Greedy decoding of all streams of a walk together: every step is one pass of one row a stream.
+"""Greedy decoding of all streams of a walk together: every step is one pass of one row per stream.
 
 A stream that has not joined in a layer is the clean run there: its tokens see the clean rows. In later layers they see
 its own rows, and the clean ones before its start. Tokens that it generates are its own in every layer.
@@ -6,6 +6,7 @@ its own rows, and the clean ones before its start. Tokens that it generates are 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,17 +14,17 @@ import torch
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
-from ..models.attention import attention, register
+from ..models.attention import attention
 from ..models.base import Model
-from ..models.compat import attention_name
-from .capture import Captured, until
+from .capture import Captured
+from .layers import layer_input, run_layers
 from .layout import Layout
 
 
 class StreamKeys:
     """Keys and values of a walk's rows in every layer, with room for the tokens that are generated.
 
-    One prompt, and no two of its jobs share a stream (`open_ended.separate`).
+    One prompt, and no two of its jobs share a stream (`sweep_text.separate`).
     """
 
     def __init__(self, model: Model, captured: Captured, layout: Layout, cuts: Sequence[Sequence[Cut]], room: int):
@@ -32,7 +33,7 @@ class StreamKeys:
         group = captured.columns.group[layout.token]
         item = captured.columns.item[layout.token]
         answer = np.full(self.streams * room, model.groups["answer"])
-        made = np.repeat(np.arange(room), self.streams)  # token by token, all streams of one after the other
+        made = np.repeat(np.arange(room), self.streams)  # token by token: the first of every stream, then the second
         self.stream = np.tile(np.arange(self.streams), room)
         self.problems: list[AttentionProblem] = []
         for layer, rows in enumerate(layout.rows):
@@ -67,10 +68,10 @@ class StreamKeys:
 
 
 class _Step:
-    """One layer's attention of a step: a row a stream, which is written down and then attends."""
+    """One layer's attention of a step: one row per stream, whose key and value are kept before it attends."""
 
-    def __init__(self, held: StreamKeys, layer: int, step: int, order: torch.Tensor, semantics: str) -> None:
-        self.held, self.layer, self.step, self.order, self.semantics = held, layer, step, order, semantics
+    def __init__(self, held: StreamKeys, step: int, order: torch.Tensor, semantics: str, layer: int) -> None:
+        self.held, self.step, self.order, self.semantics, self.layer = held, step, order, semantics, layer
 
     def __call__(self, module, q, k, v, mask, scale):
         held, layer = self.held, self.layer
@@ -99,37 +100,19 @@ def decode(
     where = captured.positions
     begin = held.n if where is None else int(where.max()) + 1
     shape = (1,) if where is None else where.shape[:-1]
-    with attention_name(model.text_model, register()):
-        for step in range(count - 1):
-            if all(tokens[-1] in ends for tokens in made):
-                break
-            ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
-            # All streams stand at one position, whatever they say.
-            positions = torch.full((*shape, held.streams), begin + step, device=model.device)
-            hidden, tables = _embedded(model, ids, positions)
-            order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
-            for index, layer in enumerate(model.layers):
-                hidden = layer(
-                    hidden,
-                    attention_mask=None,
-                    position_embeddings=tables,
-                    avflow_call=_Step(held, index, step, order, semantics),
-                )
-                hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
-            top = model.lm_head(model.norm(hidden))[0].argmax(-1).tolist()
-            for tokens, token in zip(made, top, strict=True):
-                if tokens[-1] not in ends:
-                    tokens.append(token)
-                # One that has ended is fed its end token again: the rows of a step stay one a stream.
+    for step in range(count - 1):
+        if all(tokens[-1] in ends for tokens in made):
+            break
+        ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
+        # All streams stand at one position, whatever their tokens are.
+        positions = torch.full((*shape, held.streams), begin + step, device=model.device)
+        hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions)
+        order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
+        step_call = functools.partial(_Step, held, step, order, semantics)
+        hidden = run_layers(model, hidden, tables, step_call)
+        top = model.lm_head(model.norm(hidden))[0].argmax(-1).tolist()
+        for tokens, token in zip(made, top, strict=True):
+            if tokens[-1] not in ends:
+                tokens.append(token)
+            # A stream that has ended is fed its end token again: a step keeps one row per stream.
     return made
-
-
-def _embedded(model: Model, ids: torch.Tensor, positions: torch.Tensor):
-    """Embeddings [1, streams, D] and rotary tables, by the decoder's own forward up to its first layer."""
-    embeds = model.text_model.embed_tokens(ids)
-    first = until(
-        model.layers[0],
-        lambda: model.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False),
-    )
-    hidden = first.args[0] if first.args else first.kwargs["hidden_states"]
-    return hidden, first.kwargs["position_embeddings"]

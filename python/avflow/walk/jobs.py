@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from avflow_ext import Cut
+from avflow_ext import Cut, table_of
 from avflow_ext.reference import edge_hash
 
 
@@ -25,7 +25,8 @@ class Columns:
 
 
 def members(word: int, group: np.ndarray) -> np.ndarray:
-    return np.array([bool(word >> bit & 1) for bit in range(64)])[group]  # bool [n]
+    """Which tokens a set of groups holds: bool [n]."""
+    return table_of(word)[group]
 
 
 def _rows_with_edges(cut: Cut, group: np.ndarray, item: np.ndarray) -> np.ndarray:

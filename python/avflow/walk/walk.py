@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import NumericError
 from ..knockouts.knockout import Knockout
-from ..models.attention import attention, register
+from ..models.attention import AttentionCall, attention
 from ..models.base import Model
-from ..models.compat import attention_name, attributes
+from ..models.compat import attributes
+from ..prompts.correct import leads_options
 from .capture import Captured
-from .chunks import head_chunk, mlp_chunk
+from .chunks import head_chunk
+from .layers import check_finite, run_layers
 from .layout import Layout
+from .row_wise import row_wise
 from .uploads import upload_lists
 
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
@@ -26,7 +28,7 @@ OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 @dataclass
 class Prediction:
-    """What each predicting row says, in the order of `rows`; all on the CPU."""
+    """What each predicting row predicts, in the order of `rows`; all on the CPU."""
 
     logp: torch.Tensor  # [rows] fp32, natural log of the probability of the answer token that the row predicts
     top: torch.Tensor  # [rows] int64, the most probable token
@@ -48,42 +50,6 @@ class _LayerCall:
         if self.keep is not None:
             out = q.new_zeros(q.shape).index_copy_(0, self.keep, out)
         return out[None]
-
-
-def _only_rows(module: nn.Module, rows: torch.Tensor):
-    """The module's forward on some rows of [1, all rows, D]; the rest of the output is zero."""
-    run = module.forward
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        part = run(x.index_select(1, rows))
-        return part.new_zeros(1, x.shape[1], part.shape[-1]).index_copy_(1, rows, part)
-
-    return module, "forward", forward
-
-
-def in_chunks(module: nn.Module, chunk: int):
-    """The module's forward on `chunk` rows of [1, rows, D] at a time."""
-    run = module.forward
-
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        if x.shape[1] <= chunk:
-            return run(x)
-        out = torch.empty_like(x)
-        for at in range(0, x.shape[1], chunk):
-            out[:, at : at + chunk] = run(x[:, at : at + chunk])
-        return out
-
-    return module, "forward", forward
-
-
-def _row_wise(model: Model, last_rows: torch.Tensor, chunk: int) -> list:
-    """Row-wise parts run in chunks; in the last layer only for the rows that predict."""
-    pairs = [in_chunks(layer.mlp, chunk) for layer in model.layers[:-1] if hasattr(layer, "mlp")]
-    last = model.layers[-1]
-    for owner, name in ((last.self_attn, "q_proj"), (last.self_attn, "o_proj"), (last, "mlp")):
-        if hasattr(owner, name):
-            pairs.append(_only_rows(getattr(owner, name), last_rows))
-    return pairs
 
 
 class Problems:
@@ -143,35 +109,35 @@ def run_walk(
     options = _options(batch, layout, predict)  # [rows, options] or None
     lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
     token, rows, own, *joins = upload_lists(lists, model.device)
-    hidden = torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden  # [1, rows, D]
+    choices = None if options is None else joins.pop().view(options.shape)
     cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
     sin = torch.cat([c.sin for c in batch], -2).index_select(-2, token)
     problems = Problems(model, batch, layout, knockouts)
     last = model.n_layers - 1
-    with attention_name(model.text_model, register()), attributes(_row_wise(model, rows, mlp_chunk(model))):
-        for index, layer in enumerate(model.layers):
-            if layout.joins[index].size:
-                hidden = torch.cat([hidden, hidden.index_select(1, joins[index])], 1)
-            problem = problems.at(index, predict if index == last else None)
-            n = layout.rows[index]
-            hidden = layer(
-                hidden,
-                attention_mask=None,
-                position_embeddings=(cos[..., :n, :], sin[..., :n, :]),
-                avflow_call=_LayerCall(problem, semantics, on_keys, index, rows if index == last else None),
-            )
-            hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]
-            if on_layer:
-                on_layer(n)
-            if find_broken:
-                _check_finite(hidden[0, : layout.clean_rows], batch, f"after decoder layer {index}")
-    choices = None if options is None else joins[-1].view(options.shape)
+
+    def call(layer: int) -> AttentionCall:
+        problem = problems.at(layer, predict if layer == last else None)
+        return _LayerCall(problem, semantics, on_keys, layer, rows if layer == last else None)
+
+    def after(layer: int, hidden: torch.Tensor) -> None:
+        if on_layer:
+            on_layer(hidden.shape[1])
+        if find_broken:
+            check_finite(hidden, [(c.prompt.id, len(c)) for c in batch], f"after decoder layer {layer}")
+
+    with attributes(row_wise(model, rows)):
+        hidden = run_layers(model, _clean_rows(batch), (cos, sin), call, joins=joins, after=after)
     logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
     if not bool(finite.all()):
         c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
         raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
     has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
     return Prediction(logp.float(), top.long(), option.bool() & has)
+
+
+def _clean_rows(batch: Sequence[Captured]) -> torch.Tensor:
+    """The prompts' hidden states end to end, [1, rows, D]."""
+    return torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden
 
 
 def _prompts_of(layout: Layout, predict: np.ndarray) -> np.ndarray:
@@ -192,14 +158,6 @@ def _options(batch: Sequence[Captured], layout: Layout, predict: np.ndarray) -> 
     return np.array([[*one, *[one[0]] * (widest - len(one))] for one in ids], np.int64)[_prompts_of(layout, predict)]
 
 
-def _check_finite(rows: torch.Tensor, batch: Sequence[Captured], where: str) -> None:
-    at = 0
-    for c in batch:
-        if not bool(torch.isfinite(rows[at : at + len(c)]).all()):
-            raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity {where}")
-        at += len(c)
-
-
 def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options: torch.Tensor | None) -> torch.Tensor:
     """Final norm and output matrix on the predicting rows [P, D], in pieces; log-softmax in fp32.
 
@@ -207,13 +165,13 @@ def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options:
         float64 [4, P] on the CPU, by one copy at the end: logp, top, whether the answer leads its options, whether all
         logits are finite. Numbers of fp32 and token ids are exact in it.
     """
-    said, chunk = [], head_chunk(model)
+    parts, chunk = [], head_chunk(model)
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
         logits = model.lm_head(model.norm(hidden[None, part]))[0].float()  # [rows, vocab]
         finite = torch.isfinite(logits).all(-1)
         own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
         logp, top = own - logits.logsumexp(-1), logits.argmax(-1)
-        leads = finite if options is None else own >= logits.gather(1, options[part]).amax(-1)
-        said.append(torch.stack([t.double() for t in (logp, top, leads, finite)]))
-    return torch.cat(said, 1).cpu()
+        leads = finite if options is None else leads_options(logits, targets[part], options[part])
+        parts.append(torch.stack([t.double() for t in (logp, top, leads, finite)]))
+    return torch.cat(parts, 1).cpu()

@@ -1,0 +1,37 @@
+"""When an answer is right: one rule, for walks, for the model's own forward, and for logits at hand.
+
+A prompt with options is answered correctly if none of them has a logit above the answer's, at the answer's first token;
+one without, if every answer token is the most probable one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .prompt import Prompt
+
+
+def leads_options(logits: torch.Tensor, answer: torch.Tensor, options: torch.Tensor) -> torch.Tensor:
+    """Whether no option has a logit above the answer's: bool [rows].
+
+    logits: [rows, vocab]. answer: int64 [rows], token ids. options: int64 [rows, options], token ids.
+    """
+    own = logits.gather(1, answer[:, None])[:, 0]  # [rows]
+    return own >= logits.gather(1, options).amax(-1)
+
+
+def is_correct(prompt: Prompt, leads: bool, top: Sequence[int]) -> bool:
+    """leads: of the row that predicts the answer's first token. top: the most probable token of every answer token."""
+    return leads if prompt.option_ids is not None else list(top) == list(prompt.answer_ids)
+
+
+def answers_correctly(prompt: Prompt, logits: torch.Tensor) -> bool:
+    """logits [answer tokens, vocab], row i predicts answer token i; on any device, which is waited for."""
+    leads = False
+    if prompt.option_ids is not None:
+        answer = torch.tensor([prompt.answer_ids[0]], device=logits.device)
+        options = torch.tensor([list(prompt.option_ids)], device=logits.device)
+        leads = bool(leads_options(logits[:1], answer, options))
+    return is_correct(prompt, leads, logits.argmax(-1).tolist())

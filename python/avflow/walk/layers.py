@@ -1,0 +1,111 @@
+"""The one loop over the decoder's layers: whatever runs them one by one, runs them here.
+
+A caller says what each layer's attention does (`call`), which rows join before it, and what looks at the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+
+from ..errors import InputError, NumericError
+from ..models.attention import AttentionCall, register
+from ..models.base import Model
+from ..models.compat import attention_name
+
+Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, [..., rows, d]
+
+
+def run_layers(
+    model: Model,
+    hidden: torch.Tensor,
+    tables: Tables,
+    call: Callable[[int], AttentionCall],
+    count: int | None = None,
+    joins: Sequence[torch.Tensor] | None = None,
+    after: Callable[[int, torch.Tensor], None] | None = None,
+) -> torch.Tensor:
+    """Runs the first `count` layers (None: all) and returns the hidden states [1, rows, D] after the last of them.
+
+    Waits for the device nowhere; within torch.no_grad().
+
+    Args:
+        hidden: [1, rows, D], as `layer_input` or `capture` gives them; pass it without keeping it, and it is freed.
+        tables: of all rows, those included that join later; a layer takes the first ones.
+        call: layer -> what does that layer's attention. Asked for once a layer, right before it runs.
+        joins: per layer int64 [n], rows that are copied to the end before it; None: none in any.
+        after: called after every layer as (layer, hidden [1, rows, D]).
+    """
+    cos, sin = tables
+    with attention_name(model.text_model, register()):
+        for index, layer in enumerate(islice(model.layers, count)):
+            if joins is not None and len(joins[index]):
+                hidden = torch.cat([hidden, hidden.index_select(1, joins[index])], 1)
+            n = hidden.shape[1]
+            # One name throughout: a second one would keep the last layer's rows alive while this layer runs.
+            hidden = layer(
+                hidden,
+                attention_mask=None,  # the call knows who sees whom
+                position_embeddings=tables if n == cos.shape[-2] else (cos[..., :n, :], sin[..., :n, :]),
+                avflow_call=call(index),
+            )
+            hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]  # some families' layers return tuples
+            if after is not None:
+                after(index, hidden)
+    return hidden
+
+
+class _Reached(Exception):
+    """Leaves a forward once what we came for is in hand."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+def _stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    raise _Reached(args, kwargs)
+
+
+def arguments_of(module: torch.nn.Module, run: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Runs `run` until `module` is about to run, and gives the arguments that it would have had.
+
+    Raises:
+        InputError: `run` ends without it.
+    """
+    handle = module.register_forward_pre_hook(_stop, with_kwargs=True)
+    try:
+        run()
+    except _Reached as reached:
+        return reached.args, reached.kwargs
+    finally:
+        handle.remove()
+    raise InputError(f"the model's forward never reached {type(module).__name__}: is it of another family?")
+
+
+def layer_input(model: Model, embeds: torch.Tensor, positions: torch.Tensor | None) -> tuple[torch.Tensor, Tables]:
+    """What the decoder's own forward gives its first layer: hidden states [1, rows, D] and rotary tables.
+
+    embeds: [1, rows, D]. positions: int64 [3, 1, rows] or [1, rows]; None: the decoder counts.
+    """
+    with attention_name(model.text_model, register()):  # whose mask function makes no mask
+        args, kwargs = arguments_of(
+            model.layers[0],
+            lambda: model.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False),
+        )
+    return args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]
+
+
+def check_finite(hidden: torch.Tensor, prompts: Sequence[tuple[str, int]], where: str) -> None:
+    """Waits for the device. hidden: [1, rows, D]; prompts: id and rows of each, which stand first and in this order.
+
+    Raises:
+        NumericError: NaN or infinity in the rows of a prompt; the message names it.
+    """
+    at = 0
+    for name, rows in prompts:
+        if not bool(torch.isfinite(hidden[0, at : at + rows]).all()):
+            raise NumericError(f"prompt {name!r}: NaN or infinity {where}")
+        at += rows

@@ -1,0 +1,56 @@
+"""A decoder's row-wise parts, run on some of the rows or on a few at a time: patches for `compat.attributes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.base import Model
+from .chunks import mlp_chunk
+
+Patch = tuple[Any, str, Any]  # object, attribute, value
+
+
+def _only_rows(module: nn.Module, rows: torch.Tensor) -> Patch:
+    """The module's forward on some rows of [1, all rows, D]; the rest of the output is zero."""
+    run = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        part = run(x.index_select(1, rows))
+        return part.new_zeros(1, x.shape[1], part.shape[-1]).index_copy_(1, rows, part)
+
+    return module, "forward", forward
+
+
+def _in_chunks(module: nn.Module, chunk: int) -> Patch:
+    """The module's forward on `chunk` rows of [1, rows, D] at a time."""
+    run = module.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] <= chunk:
+            return run(x)
+        out = torch.empty_like(x)
+        for at in range(0, x.shape[1], chunk):
+            out[:, at : at + chunk] = run(x[:, at : at + chunk])
+        return out
+
+    return module, "forward", forward
+
+
+def chunked_mlps(model: Model) -> list[Patch]:
+    """Every layer's MLP takes a chunk of rows at a time."""
+    chunk = mlp_chunk(model)
+    return [_in_chunks(layer.mlp, chunk) for layer in model.layers if hasattr(layer, "mlp")]
+
+
+def row_wise(model: Model, last_rows: torch.Tensor) -> list[Patch]:
+    """MLPs in chunks; in the last layer, row-wise parts only for the rows int64 [P] that predict."""
+    chunk = mlp_chunk(model)
+    pairs = [_in_chunks(layer.mlp, chunk) for layer in model.layers[:-1] if hasattr(layer, "mlp")]
+    last = model.layers[-1]
+    for owner, name in ((last.self_attn, "q_proj"), (last.self_attn, "o_proj"), (last, "mlp")):
+        if hasattr(owner, name):
+            pairs.append(_only_rows(getattr(owner, name), last_rows))
+    return pairs
