@@ -125,7 +125,7 @@ def test_the_sweep_reads_the_same_positions_without_the_loop(layout, monkeypatch
     found = capture(wrapped, prompt)
     assert torch.equal(found.cos, wanted.cos) and torch.equal(found.sin, wanted.sin) and not slow[0]
     monkeypatch.undo()
-    monkeypatch.setattr(type(wrapped.family), "quicker", lambda self, model: [])
+    monkeypatch.setattr(type(wrapped.family), "patches", lambda self, model: [])
     plain = capture(wrapped, prompt)
     assert torch.equal(plain.cos, wanted.cos) and torch.equal(plain.sin, wanted.sin)
     assert not any("get_rope_index" in m.__dict__ for m in hf.modules())

@@ -61,14 +61,14 @@ def audio(attention: str = "sdpa"):
 def see(tower, grids, quick: bool, **more):
     grid = torch.tensor(grids)
     pixels = torch.randn(int(grid.prod(1).sum()), 1176, generator=torch.Generator().manual_seed(1))
-    with attributes(towers.quicker(tower) if quick else []):
+    with attributes(towers.patches(tower) if quick else []):
         return tower(pixels, grid_thw=grid, output_hidden_states=True, **more)
 
 
 @torch.no_grad()
 def hear(tower, mels, quick: bool, **more):
     features = torch.randn(16, sum(mels), generator=torch.Generator().manual_seed(1))
-    with attributes(towers.quicker(tower) if quick else []):
+    with attributes(towers.patches(tower) if quick else []):
         return tower(features, feature_lens=torch.tensor(mels), output_hidden_states=True, **more)
 
 
@@ -181,7 +181,7 @@ def test_left_as_it_is_with_attention_that_takes_no_batch(monkeypatch):
         seen = []
         monkeypatch.setitem(tower.__dict__, "forward", lambda *args, seen=seen, **kwargs: seen.append((args, kwargs)))
         monkeypatch.setattr(tower.config, "_attn_implementation", "flash_attention_2")
-        with attributes(towers.quicker(tower)):
+        with attributes(towers.patches(tower)):
             tower(1, grid_thw=2)
         assert seen == [((1,), {"grid_thw": 2})]
         monkeypatch.undo()
@@ -192,7 +192,7 @@ def test_a_block_within_a_block(calls):
     tower, grids = vision("omni"), [[3, 20, 28]]
     wanted = see(tower, grids, False)
     calls.clear()
-    with attributes(towers.quicker(tower)):
+    with attributes(towers.patches(tower)):
         assert far(see(tower, grids, True), wanted) <= 1e-5
         assert calls.total() == 2 * 3 + 1
         assert far(see(tower, grids, False), wanted) <= 1e-5
@@ -218,6 +218,6 @@ def test_a_sweep_reads_media_in_batches(family, calls, monkeypatch):
     found = capture(model, prompt)
     few = Counter({shape: n for shape, n in calls.items() if shape[0] > 1 and shape[2] == 24})
     assert few == {(4, 2, 24, 16): 1}  # four frames of 4 x 6 patches
-    monkeypatch.setattr(type(model.family), "quicker", lambda self, model: [])
+    monkeypatch.setattr(type(model.family), "patches", lambda self, model: [])
     wanted = capture(model, prompt)
     torch.testing.assert_close(found.hidden, wanted.hidden, rtol=0, atol=1e-5 * float(wanted.hidden.abs().max()))

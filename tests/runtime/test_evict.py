@@ -130,7 +130,7 @@ def test_position_ids_by_the_family(monkeypatch, how, sequences):
     with evicting("omni", case):
         ours, deltas = generate("omni", case, **SITUATIONS[how]), owner.rope_deltas
     assert not calls
-    monkeypatch.setattr(type(model("omni").family), "quicker", lambda self, model: [])
+    monkeypatch.setattr(type(model("omni").family), "patches", lambda self, model: [])
     with evicting("omni", case):
         theirs = generate("omni", case, **SITUATIONS[how])
     assert calls and torch.equal(owner.rope_deltas, deltas)

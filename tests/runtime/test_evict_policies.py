@@ -24,12 +24,9 @@ def attention_of(name: str, case, cuts: dict, layer: int) -> torch.Tensor:
         seen.append(torch.softmax(score, -1).nan_to_num(0.0).mean(1))
         return attend(q, k, v, visible, cut, scale, semantics)
 
-    oracle.dense_attention = watch
-    try:
-        with dense(name, cuts):
-            model(name).hf(**case.inputs)
-    finally:
-        oracle.dense_attention = attend
+    with pytest.MonkeyPatch.context() as patch, dense(name, cuts):
+        patch.setattr(oracle, "dense_attention", watch)
+        model(name).hf(**case.inputs)
     return seen[layer]
 
 

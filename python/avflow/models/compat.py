@@ -125,7 +125,11 @@ def attention_name(text_model: nn.Module, name: str) -> AbstractContextManager[N
 
 @contextmanager
 def implementation(configs: list[Any], name: str) -> Iterator[None]:
-    """Lets the modules that read these config objects call the attention function registered under `name`."""
+    """Lets the modules that read these config objects call the attention function registered under `name`.
+
+    transformers' own `set_attn_implementation` changes a whole model and checks every part of it anew. Here the towers
+    must keep theirs, some of the modules are no models of their own, and a block opens in every forward.
+    """
     before = [config._attn_implementation for config in configs]
     try:
         for config in configs:

@@ -8,9 +8,9 @@ that the tower is configured with, and index tensors are made on the host by tra
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,7 +39,7 @@ class Segments:
         runs: (length, count) of the segments that follow each other once the rows are in order.
         order, back: int64 [rows]; row i in order is row order[i] of the tower, whose row j is at back[j]. None where
             equal lengths follow each other already: frames of a video, windows of a grid that they fill.
-        whole: int32 [2] on the host, what the attention module is told: one segment.
+        whole: int32 [2] on the host, for the attention module: one segment.
         attend: transformers' attention function.
     """
 
@@ -120,14 +120,13 @@ def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments])
 
 
 @contextmanager
-def _in_batches(tower: nn.Module, modules: list[nn.Module]) -> Iterator[None]:
-    """Lets a tower's attention modules run in batches, for one forward."""
-    from transformers import AttentionInterface
+def _in_batches(tower: nn.Module, modules: list[nn.Module], source: ModuleType) -> Iterator[None]:
+    """Lets a tower's attention modules run in batches, for one forward. source: the file that defines them."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    AttentionInterface.register(NAME, attention_forward)
-    source = sys.modules[type(modules[0]).__module__]  # eager attention is a function of the model's file
-    name = tower.config._attn_implementation
-    attend = source.ALL_ATTENTION_FUNCTIONS.get_interface(name, source.eager_attention_forward)
+    ALL_ATTENTION_FUNCTIONS.register(NAME, attention_forward)
+    # Eager attention is in no registry: every model's file has its own.
+    attend = ALL_ATTENTION_FUNCTIONS.get_interface(tower.config._attn_implementation, source.eager_attention_forward)
     found: dict[int, Segments] = {}
 
     def segments_of(cu_seqlens: torch.Tensor, device: torch.device) -> Segments:
@@ -177,7 +176,9 @@ def audio_indices(
     )
 
 
-def _quick_tower(tower: nn.Module, modules: list[nn.Module], indices: Callable[..., dict[str, Any]]) -> Callable:
+def _quick_tower(
+    tower: nn.Module, modules: list[nn.Module], source: ModuleType, indices: Callable[..., dict[str, Any]]
+) -> Callable:
     """The tower's forward, in batches; with attention that takes none, as it is."""
     slow = tower.forward
 
@@ -186,21 +187,26 @@ def _quick_tower(tower: nn.Module, modules: list[nn.Module], indices: Callable[.
             return slow(*args, **kwargs)
         if not kwargs.keys() & GIVEN:
             kwargs |= indices(tower, *args, **kwargs)
-        with _in_batches(tower, modules):
+        with _in_batches(tower, modules, source):
             return slow(*args, **kwargs)
 
     return forward
 
 
-def quicker(hf: nn.Module) -> list[tuple[Any, str, Any]]:
-    """For `Family.quicker`: the forwards of those towers in `hf` that attend within segments."""
+def patches(hf: nn.Module) -> list[tuple[Any, str, Any]]:
+    """For `Family.patches`: the forwards of those towers in `hf` that attend within segments."""
     from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as vl
 
     out = []
     for module in hf.modules():
-        if isinstance(module, (omni.Qwen2_5OmniVisionEncoder, vl.Qwen2_5_VisionTransformerPretrainedModel)):
-            out.append((module, "forward", _quick_tower(module, [b.attn for b in module.blocks], vision_indices)))
+        if isinstance(module, omni.Qwen2_5OmniVisionEncoder):
+            forward = _quick_tower(module, [b.attn for b in module.blocks], omni, vision_indices)
+        elif isinstance(module, vl.Qwen2_5_VisionTransformerPretrainedModel):
+            forward = _quick_tower(module, [b.attn for b in module.blocks], vl, vision_indices)
         elif isinstance(module, omni.Qwen2_5OmniAudioEncoder):
-            out.append((module, "forward", _quick_tower(module, [b.self_attn for b in module.layers], audio_indices)))
+            forward = _quick_tower(module, [b.self_attn for b in module.layers], omni, audio_indices)
+        else:
+            continue
+        out.append((module, "forward", forward))
     return out

@@ -24,7 +24,10 @@ def _short_layer() -> type:
     from transformers.cache_utils import DynamicLayer  # late: `import avflow` does without transformers
 
     class ShortLayer(DynamicLayer):
-        missing = 0
+        def __init__(self, keys: torch.Tensor, values: torch.Tensor, missing: int) -> None:
+            super().__init__()
+            self.lazy_initialization(keys, values)
+            self.keys, self.values, self.missing = keys, values, missing
 
         def get_seq_length(self) -> int:
             held = super().get_seq_length()
@@ -84,5 +87,5 @@ def drop(cache: Any, state: Conversation) -> None:
                 there[segment, device] = upload(keep, device)
             keep = there[segment, device]
             layer.keys, layer.values = compact(layer.keys, keep), compact(layer.values, keep)
-    layers[0].__class__ = _short_layer()
-    layers[0].missing = len(state) - state.columns[0].shape[1]
+    missing = len(state) - state.columns[0].shape[1]
+    layers[0] = _short_layer()(layers[0].keys, layers[0].values, missing)

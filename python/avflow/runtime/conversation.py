@@ -16,7 +16,10 @@ from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import InputError
 
-STATE = "_avflow_conversation"  # attribute of a cache object
+# Attribute of a cache object. No table beside it (a WeakKeyDictionary) would do: copy.deepcopy of a cache, which is how
+# transformers shares a prompt's prefix and assisted decoding copies its arguments, must take the labels along, and a
+# compiled step reads them.
+STATE = "_avflow_conversation"
 NEVER = np.iinfo(np.int32).max
 
 
@@ -185,3 +188,12 @@ class Conversation:
             cuts=cuts,
             latest_order=base + max(rows, len(later)) - 1,
         )
+
+
+def conversation_of(cache: Any) -> Conversation | None:
+    """What a cache remembers of its tokens; None where there is no cache, or none that avflow has filled."""
+    return getattr(cache, STATE, None)
+
+
+def remember(cache: Any, state: Conversation) -> None:
+    setattr(cache, STATE, state)

@@ -16,7 +16,7 @@ from avflow_ext import AttentionProblem
 from ..errors import InputError
 from ..models.attention import attention
 from ..models.compat import cache_in
-from .conversation import STATE, Conversation
+from .conversation import Conversation, conversation_of, remember
 from .state import Interventions
 
 SPARE = 256  # keys more than there are now, at least; a cache that outgrows them gets a new problem
@@ -97,7 +97,7 @@ class Decoding:
     def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
         self.state.count_answers(self.new, self.ids)
         self.state.rope_deltas = rope_deltas
-        cache.__dict__[STATE] = self.state
+        remember(cache, self.state)
 
 
 def compiled_step(interventions: Interventions, kwargs: dict[str, Any]) -> Step:
@@ -108,7 +108,7 @@ def compiled_step(interventions: Interventions, kwargs: dict[str, Any]) -> Step:
     """
     cache, embeds, ids = cache_in(kwargs), kwargs.get("inputs_embeds"), kwargs.get("input_ids")
     batch, rows = (embeds if ids is None else ids).shape[:2]
-    state = getattr(cache, STATE, None)
+    state = conversation_of(cache)
     found = None if state is None else state.prepared.get(rows)
     if found is None or found[0] != interventions.version:
         raise InputError(

@@ -128,7 +128,7 @@ def with_generated(model: Model, prompt: Prompt, count: int) -> Prompt:
             f"prompt {prompt.id!r} has inputs_embeds alone: generate from it yourself, and pass that as answer_ids"
         )
     inputs = forward_inputs(model, prompt)
-    with kept_state(model.hf), attributes(model.family.quicker(model)):
+    with kept_state(model.hf), attributes(model.family.patches(model)):
         out = model.hf.generate(**inputs, max_new_tokens=count + 1, do_sample=False, num_beams=1)
     ids = out[0, len(prompt) :].tolist()
     return dataclasses.replace(prompt, answer_ids=ids, answer=model.text(ids), option_ids=None)

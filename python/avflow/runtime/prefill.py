@@ -15,7 +15,7 @@ from ..eviction.policies import TopK, View
 from ..models.attention import attention
 from .boundary import gather_hidden, take
 from .cache import check_cache, drop, take_back
-from .conversation import STATE, Conversation
+from .conversation import Conversation, remember
 from .scores import Scored
 from .state import Interventions
 
@@ -237,4 +237,4 @@ class Prefill:
                 take_back(layer)
         if self.interventions.decode == "drop" and self.ends_prompt:
             drop(cache, self.state)
-        cache.__dict__[STATE] = self.state
+        remember(cache, self.state)

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..models.attention import register
 from ..models.base import Model
 from ..models.compat import attention_name, attributes, cache_argument, cache_in, cache_of, check_layers, rope_owners
-from .conversation import STATE, Conversation
+from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
 from .labels import check_items, check_present, given_labels, labels_from_ids
 from .prefill import Prefill, padding
@@ -124,7 +124,7 @@ class Tracker:
     def _conversation(self, cache: Any, batch: int) -> tuple[Conversation, int]:
         """What the cache holds before this forward, and how many tokens that are."""
         past = 0 if cache is None else int(cache.get_seq_length())
-        state = None if cache is None else cache.__dict__.get(STATE)
+        state = conversation_of(cache)
         if not past:
             return Conversation(batch, self.interventions.steps, self.model.groups["answer"]), 0
         if state is not None:
@@ -232,7 +232,7 @@ class Tracker:
                 kwargs["cache"] = kwargs.pop("past_key_values")  # or transformers warns, and names this file
             given = ids if ids is not None else kwargs.get("inputs_embeds")
             count = 0 if given is None else given.shape[1]
-            state = None if cache is None else cache.__dict__.get(STATE)
+            state = conversation_of(cache)
             past = 0 if cache is None else int(cache.get_seq_length())
             if state is not None:
                 state.catch_up(past)
@@ -261,7 +261,7 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
         handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
         handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
         handles.append(model.lm_head.register_forward_pre_hook(tracker.before_head))
-        replaced = [(model, "tracker", tracker), *model.family.quicker(model)]
+        replaced = [(model, "tracker", tracker), *model.family.patches(model)]
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
         with attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():

@@ -50,7 +50,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         positions = None
     else:
         inputs = forward_inputs(model, prompt)
-        with kept_state(model.hf), attributes(model.family.quicker(model)):
+        with kept_state(model.hf), attributes(model.family.patches(model)):
             _, seen = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
         embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         if embeds is None:

@@ -134,11 +134,11 @@ class Qwen25Omni(chat.ChatFamily):
             audio_end=config.audio_end_token_id,
         )
 
-    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
+    def patches(self, model: Model) -> list[tuple[Any, str, Any]]:
         # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
         owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
         positions = [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
-        return [*positions, *towers.quicker(model.hf)]
+        return [*positions, *towers.patches(model.hf)]
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         config = model.hf.config

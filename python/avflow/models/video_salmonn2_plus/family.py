@@ -133,8 +133,8 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         config = model.hf.config
         return labels.MediaIds(video=config.video_token_id, image=config.image_token_id, audio=config.audio_token_id)
 
-    def quicker(self, model: Model) -> list[tuple[Any, str, Any]]:
-        return towers.quicker(model.hf)
+    def patches(self, model: Model) -> list[tuple[Any, str, Any]]:
+        return towers.patches(model.hf)
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)
