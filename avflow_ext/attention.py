@@ -28,7 +28,7 @@ def attention(
         k, v: [keys, kv_heads, d], dtype and device of q; heads is a multiple of kv_heads. Or, so that a cache goes in
             as it is, [batch, slots, kv_heads, d], any strides: key j of the problem is then slot j % capacity of batch
             j // capacity, where capacity = problem.n_keys // batch. Slots that the tensors do not hold (capacity >
-            slots) are absent: nobody sees them, whatever the problem says.
+            slots) are absent: no row sees them, whatever the problem allows.
         problem: rows, keys, streams, cuts and keep lists, see `AttentionProblem`.
         scale: factor of the scores before the softmax; default d ** -0.5.
         semantics: "renormalize": a cut score is -inf before the softmax; "zero": its weight is set to zero after the
@@ -73,7 +73,7 @@ def capabilities() -> dict:
     "cuda": "sm90"}, ...}; `compact` only copies memory, so its path on the CPU is "memcpy".
 
     "cuda" is None in a build without CUDA, else {"archs", "runtime", "devices", "path", "why"}: `path` is what the
-    current device runs, such as "sm90"; where it is None, `why` says what is missing.
+    current device runs, such as "sm90"; where it is None, `why` names what is missing.
     """
     cpu, cuda = _C.cpu_isa(), cuda_capabilities()
     on_cuda = cuda["path"] if cuda else None

@@ -82,8 +82,8 @@ def _why_no_device(built: dict) -> str | None:
         return "torch sees no CUDA device" + (f" (the runtime says: {built['error']})" if built["error"] else "")
     if built["error"] or built["devices"] == 0:
         version = ".".join(map(str, built["runtime"]))
-        said = built["error"] or "no CUDA-capable device is detected"
-        return f"avflow's CUDA {version} runtime says: {said}; update the driver, or build with an older nvcc"
+        error = built["error"] or "no CUDA-capable device is detected"
+        return f"avflow's CUDA {version} runtime says: {error}; update the driver, or build with an older nvcc"
     return None
 
 
@@ -91,7 +91,7 @@ def cuda_capabilities() -> dict | None:
     """{"archs", "runtime", "devices": [{"name", "capability", "path"}], "path", "why"}; None if built without CUDA.
 
     `path` is that of the current device: "sm80", "sm90", ..., or "sm90a" where the Hopper kernel runs too, for
-    attention of many rows. Where it is None, `why` says what is missing.
+    attention of many rows. Where it is None, `why` names what is missing.
     """
     built = _C.cuda()
     if built is None:

@@ -1,7 +1,7 @@
 """The gathers of the eviction boundary: kept rows with their RMS norm, and the cache of the tokens that stay.
 
 Each op stands beside its plain-torch reference of the same signature. Forward only. Positions are tensors on the
-device, so a captured CUDA graph serves whatever they say.
+device, so a captured CUDA graph serves whatever they hold.
 """
 
 from __future__ import annotations

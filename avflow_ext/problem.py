@@ -105,7 +105,7 @@ class AttentionProblem:
     def packed(self, heads_per_kv_head: int, semantics: str = "renormalize", device_type: str = "cpu") -> torch.Tensor:
         """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept.
 
-        It lies on the CPU; `device_type` says whose row tiles it is planned for: "cpu", "cuda", or "hopper", which is
+        It lies on the CPU; `device_type`: whose row tiles it is planned for: "cpu", "cuda", or "hopper", which is
         the CUDA kernel of sm_90a.
         """
         key = (heads_per_kv_head, semantics, device_type)

@@ -24,7 +24,7 @@ def edge_hash(seed: int, order_row: torch.Tensor, order_key: torch.Tensor) -> to
 
 
 def rows_at(problem: AttentionProblem, row_order: torch.Tensor | None) -> Tokens:
-    """The kept rows, with the orders that a call says."""
+    """The kept rows, with the orders of one call."""
     rows = problem.rows
     return rows if row_order is None else Tokens(row_order, rows.group, rows.item, rows.stream)
 
@@ -119,9 +119,9 @@ def attention_reference(
     used = weight > 0
     finite = torch.nan_to_num(v32, nan=0.0, posinf=0.0, neginf=0.0)  # [heads, keys, d]
     out = weight @ finite
-    broken = ~torch.isfinite(v32)  # [heads, keys, d]
-    if bool(broken.any()):
-        out = torch.where((used.float() @ broken.float()) > 0, torch.nan, out)
+    nonfinite = ~torch.isfinite(v32)  # [heads, keys, d]
+    if bool(nonfinite.any()):
+        out = torch.where((used.float() @ nonfinite.float()) > 0, torch.nan, out)
 
     mass = None
     if return_group_mass:

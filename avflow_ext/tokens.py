@@ -13,7 +13,7 @@ MAX_GROUPS = 64  # a set of groups is one 64-bit word
 MAX_HEADS = 64  # so is a set of query heads
 ALL = (1 << 64) - 1
 NO_ITEM = -1
-PADDING = -1  # stream of a token that nobody sees and that sees nobody
+PADDING = -1  # stream of a token that no other sees and that sees none
 
 SCOPES = ("all", "other_items")
 SEMANTICS = ("renormalize", "zero")

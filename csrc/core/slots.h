@@ -1,7 +1,7 @@
 // Keys of a batch by slot: key j is slot j % capacity of batch j / capacity, and the tensors hold slots 0 .. held - 1.
 //
 // A cache thus goes in as it lies in memory, and one problem serves while it fills. A key whose slot is not held is
-// absent: nobody sees it, and nothing is read.
+// absent: no row sees it, and nothing is read.
 #pragma once
 
 #include "problem.h"

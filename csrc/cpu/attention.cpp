@@ -12,7 +12,7 @@ namespace {
 // number of workers, so results do not either.
 constexpr int kFewUnits = 16;
 constexpr int kSplitTasks = 32;
-constexpr int kLeastTilesASplit = 4;
+constexpr int kMinTilesPerSplit = 4;
 
 // Packing pays from this many row tiles on, if they read the same tiles: a panel is written once and read by each. Rows
 // of a batch that decode each read keys of their own, and then a panel would be a copy for nothing.
@@ -25,33 +25,34 @@ int32_t live_tiles(const Problem& p, int32_t row_tile) {
     return tiles;
 }
 
-void make_tasks(Plan& plan) {
+void make_tasks(TaskPlan& plan) {
     const Header& h = *plan.p.header;
     const int32_t kv_heads = plan.a.kv_heads;
     const int64_t units = static_cast<int64_t>(h.row_tiles) * kv_heads;
-    int32_t a_split = INT32_MAX;
+    int32_t tiles_per_split = INT32_MAX;
     if (units < kFewUnits) {
-        a_split =
+        tiles_per_split =
             static_cast<int32_t>((static_cast<int64_t>(h.total_tiles) * kv_heads + kSplitTasks - 1) / kSplitTasks);
-        a_split = static_cast<int32_t>(round_up(std::max(a_split, kLeastTilesASplit), kBatch));
+        tiles_per_split = static_cast<int32_t>(round_up(std::max(tiles_per_split, kMinTilesPerSplit), kBatch));
     }
     int32_t parts = 0;
     for (int32_t i = 0; i < h.row_tiles; ++i) {
         const int32_t row_tile = plan.p.tile_order[i], live = live_tiles(plan.p, row_tile);
-        if (live <= a_split) {
+        if (live <= tiles_per_split) {
             for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
                 plan.tasks.push_back({row_tile, kv_head, 0, live, -1});
             }
             continue;
         }
-        const int32_t splits = static_cast<int32_t>((static_cast<int64_t>(live) + a_split - 1) / a_split);
+        const int32_t splits =
+            static_cast<int32_t>((static_cast<int64_t>(live) + tiles_per_split - 1) / tiles_per_split);
         for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
             plan.merges.push_back({row_tile, kv_head, parts + kv_head * splits, splits});
         }
         for (int32_t s = 0; s < splits; ++s) {  // the heads of one stretch of keys lie next to each other in memory
             for (int32_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-                const int32_t end = std::min(live, (s + 1) * a_split);
-                plan.tasks.push_back({row_tile, kv_head, s * a_split, end, parts + kv_head * splits + s});
+                const int32_t end = std::min(live, (s + 1) * tiles_per_split);
+                plan.tasks.push_back({row_tile, kv_head, s * tiles_per_split, end, parts + kv_head * splits + s});
             }
         }
         parts += kv_heads * splits;
@@ -73,7 +74,7 @@ std::vector<int32_t> tiles_in_use(const Problem& p) {
 }
 
 // Fills in the plan and returns the bytes of workspace it needs; with a workspace, also places everything in it.
-int64_t make_plan(const AvflowAttention& a, Plan& plan) {
+int64_t make_plan(const AvflowAttention& a, TaskPlan& plan) {
     plan.a = a;
     plan.p = view(a.problem);
     const Header& h = *plan.p.header;
@@ -117,14 +118,14 @@ extern "C" {
 int32_t avflow_tile_rows(int32_t heads_per_kv_head) { return std::max(1, kTileHeads / heads_per_kv_head); }
 
 int64_t avflow_attention_workspace(const AvflowAttention* problem) {
-    Plan plan;
+    TaskPlan plan;
     AvflowAttention a = *problem;
     a.workspace = nullptr;
     return make_plan(a, plan);
 }
 
 void avflow_attention_cpu(const AvflowAttention* problem) {
-    Plan plan;
+    TaskPlan plan;
     make_plan(*problem, plan);
     const Isa& path = isa();
     if (plan.packed) {

@@ -43,7 +43,7 @@ struct Scratch {
     uint64_t* open;  // [rows, batch]
     float* panels;   // [batch, 64 * (d + width)] where nothing is packed beforehand
 
-    Scratch(const Plan& plan, int64_t worker) {
+    Scratch(const TaskPlan& plan, int64_t worker) {
         char* at = plan.scratch + worker * plan.scratch_bytes;
         const auto take = [&](auto*& pointer, int64_t count) {
             pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
@@ -64,7 +64,7 @@ struct Scratch {
 
 using Tile = TileExtent;
 
-void load_queries(const Plan& plan, const Tile& tile, float* q) {
+void load_queries(const TaskPlan& plan, const Tile& tile, float* q) {
     const AvflowAttention& a = plan.a;
     const float factor = a.scale / kLn2;  // scores in base 2, so that the softmax is an exp2
     for (int r = 0; r < tile.rows; ++r) {
@@ -79,7 +79,7 @@ void load_queries(const Plan& plan, const Tile& tile, float* q) {
 }
 
 // Which keys of the tile are held.
-uint64_t held_bits(const Plan& plan, int key_tile) {
+uint64_t held_bits(const TaskPlan& plan, int key_tile) {
     if (all_held(plan.p, plan.slots(), key_tile)) return ~uint64_t{0};
     uint64_t bits = 0;
     for (int j = 0; j < keys_in_tile(plan.p, key_tile); ++j) {
@@ -88,7 +88,7 @@ uint64_t held_bits(const Plan& plan, int key_tile) {
     return bits;
 }
 
-void fill_words(const Plan& plan, const Tile& tile, int key_tile, int slot, Scratch& w) {
+void fill_words(const TaskPlan& plan, const Tile& tile, int key_tile, int slot, Scratch& w) {
     const uint64_t held = held_bits(plan, key_tile);
     for (int r = 0; r < tile.rows; ++r) {
         Token row = plan.p.rows[tile.first_row + r];
@@ -151,7 +151,7 @@ AVFLOW_INLINE void softmax_row(float* s, int tiles, const uint64_t* scored, cons
 }
 
 // o += weights x values of a tile with NaN or infinite values: only where the weight is not exactly 0.
-void add_values_carefully(const float* s, const Values& values, int count, int width, float* o) {
+void add_nonfinite_values(const float* s, const Values& values, int count, int width, float* o) {
     for (int m = 0; m < count; ++m) {
         for (int j = 0; j < kKeyTile; ++j) {
             const float weight = s[static_cast<int64_t>(m) * kBatch * kKeyTile + j];
@@ -168,7 +168,7 @@ struct Batch {
 };
 
 // Takes the tile in, unless no row has a score there (its order, or slots that are not held, may close it).
-void add_tile(const Plan& plan, const Tile& tile, int key_tile, bool full, Batch& batch, Scratch& w) {
+void add_tile(const TaskPlan& plan, const Tile& tile, int key_tile, bool full, Batch& batch, Scratch& w) {
     const int count = tile.count(), slot = batch.count;
     int first = 0, last = count;
     if (none_held(plan.p, plan.slots(), key_tile)) return;
@@ -187,7 +187,7 @@ void add_tile(const Plan& plan, const Tile& tile, int key_tile, bool full, Batch
 }
 
 // mass [rows, groups] += weights of each run of keys in each tile of the batch.
-void add_mass(const Plan& plan, const Batch& batch, Scratch& w) {
+void add_mass(const TaskPlan& plan, const Batch& batch, Scratch& w) {
     const int groups = plan.groups;
     for (int m = batch.first; m < batch.last; ++m) {
         float* mass = w.mass + static_cast<int64_t>(m) * groups;
@@ -205,18 +205,18 @@ void add_mass(const Plan& plan, const Batch& batch, Scratch& w) {
 }
 
 // Can the kernel read the tile's keys and values where they lie: 64 rows of floats in one batch?
-bool in_place(const Plan& plan, int tile) {
+bool in_place(const TaskPlan& plan, int tile) {
     const bool whole = (tile + 1) * kKeyTile <= plan.p.header->keys;
     if (plan.a.dtype != AVFLOW_FLOAT32 || !whole || plan.p.keep_keys || plan.width != plan.depth) return false;
     return place_of(plan.slots(), tile * kKeyTile).slot + kKeyTile <= plan.a.slots;
 }
 
 // One tile's keys or values, or null where they are not in place.
-const float* keys_in_place(const Plan& plan, int tile, int kv_head) {
+const float* keys_in_place(const TaskPlan& plan, int tile, int kv_head) {
     if (!in_place(plan, tile)) return nullptr;
     return static_cast<const float*>(plan.a.k) + plan.key_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
 }
-const float* values_in_place(const Plan& plan, int tile, int kv_head) {
+const float* values_in_place(const TaskPlan& plan, int tile, int kv_head) {
     if (!in_place(plan, tile)) return nullptr;
     return static_cast<const float*>(plan.a.v) + plan.value_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
 }
@@ -229,7 +229,7 @@ void prefetch(const float* at, int64_t stride, int width) {
 
 // Packs one tile that nobody packed beforehand. With a row or two against many keys, memory is what takes the time: the
 // values are on their way while the keys are packed, and the next tile's keys while these are multiplied.
-Values pack_here(const Plan& plan, int tile, int kv_head, float* panel) {
+Values pack_here(const TaskPlan& plan, int tile, int kv_head, float* panel) {
     Values values{values_in_place(plan, tile, kv_head), plan.a.v_row, 0};
     prefetch(values.at, values.stride, plan.width);
     pack_keys(plan, tile, kv_head, panel);
@@ -242,28 +242,28 @@ Values pack_here(const Plan& plan, int tile, int kv_head, float* panel) {
     return values;
 }
 
-void process_batch(const Plan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
+void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
     const int begin = batch.first, count = batch.last - begin, width = plan.width;
     float* const o = w.o + static_cast<int64_t>(begin) * width;
     float* const s = w.s + static_cast<int64_t>(begin) * kBatch * kKeyTile;
-    Values finite[kBatch], broken[kBatch];
-    int finites = 0, brokens = 0;
+    Values finite[kBatch], nonfinite[kBatch];
+    int n_finite = 0, n_nonfinite = 0;
     for (int t = 0; t < batch.count; ++t) {
         const float* keys;
         Values values;
-        bool fine;
+        bool is_finite;
         if (plan.packed) {
             keys = plan.key_panel(batch.tiles[t], tile.kv_head);
             values = {plan.value_panel(batch.tiles[t], tile.kv_head), width, t};
-            fine = plan.finite[batch.tiles[t] * plan.a.kv_heads + tile.kv_head];
+            is_finite = plan.finite[batch.tiles[t] * plan.a.kv_heads + tile.kv_head];
         } else {
             float* panel = w.panels + t * plan.panel_floats();
             values = pack_here(plan, batch.tiles[t], tile.kv_head, panel);
             values.slot = t;
             keys = panel;
-            fine = all_finite(values.at, values.stride, width);
+            is_finite = all_finite(values.at, values.stride, width);
         }
-        (fine ? finite[finites++] : broken[brokens++]) = values;
+        (is_finite ? finite[n_finite++] : nonfinite[n_nonfinite++]) = values;
         scores(w.q + static_cast<int64_t>(begin) * plan.depth, count, keys, plan.depth, s + t * kKeyTile,
                kBatch * kKeyTile);
     }
@@ -274,12 +274,14 @@ void process_batch(const Plan& plan, const Tile& tile, const Batch& batch, Scrat
                     open, zero, w.top[m], w.sum[m], w.alpha[m]);
     }
     if (plan.a.group_mass) add_mass(plan, batch, w);
-    accumulate(s, kBatch * kKeyTile, count, finite, finites, width, o, w.alpha + begin);
-    for (int t = 0; t < brokens; ++t) add_values_carefully(s + broken[t].slot * kKeyTile, broken[t], count, width, o);
+    accumulate(s, kBatch * kKeyTile, count, finite, n_finite, width, o, w.alpha + begin);
+    for (int t = 0; t < n_nonfinite; ++t)
+        add_nonfinite_values(s + nonfinite[t].slot * kKeyTile, nonfinite[t], count, width, o);
 }
 
 // Writes a finished tile: out = o / sum, lse and mass beside it.
-void finish(const Plan& plan, const Tile& tile, const float* o, const float* top, const float* sum, const float* mass) {
+void finish(const TaskPlan& plan, const Tile& tile, const float* o, const float* top, const float* sum,
+            const float* mass) {
     const AvflowAttention& a = plan.a;
     for (int r = 0; r < tile.rows; ++r) {
         for (int h = 0; h < tile.heads; ++h) {
@@ -296,7 +298,7 @@ void finish(const Plan& plan, const Tile& tile, const float* o, const float* top
     }
 }
 
-void run_task(const Plan& plan, const Task& task, Scratch& w) {
+void run_task(const TaskPlan& plan, const Task& task, Scratch& w) {
     const Tile tile = plan.tile(task.row_tile, task.kv_head);
     const int count = tile.count();
     load_queries(plan, tile, w.q);
@@ -333,7 +335,7 @@ void run_task(const Plan& plan, const Task& task, Scratch& w) {
 
 // Merges the parts of a row tile whose keys were split, always in the order of the keys: the result does not depend on
 // the number of workers.
-void run_merge(const Plan& plan, const Merge& merge, Scratch& w) {
+void run_merge(const TaskPlan& plan, const Merge& merge, Scratch& w) {
     const Tile tile = plan.tile(merge.row_tile, merge.kv_head);
     const int count = tile.count(), width = plan.width, groups = plan.groups;
     for (int m = 0; m < count; ++m) {
@@ -366,7 +368,7 @@ void run_merge(const Plan& plan, const Merge& merge, Scratch& w) {
 
 }  // namespace
 
-void pack_tile(const Plan& plan, int64_t index) {
+void pack_tile(const TaskPlan& plan, int64_t index) {
     const int tile = static_cast<int>(index / plan.a.kv_heads), kv_head = static_cast<int>(index % plan.a.kv_heads);
     pack_keys(plan, tile, kv_head, plan.key_panel(tile, kv_head));
     float* values = plan.value_panel(tile, kv_head);
@@ -374,12 +376,12 @@ void pack_tile(const Plan& plan, int64_t index) {
     plan.finite[index] = all_finite(values, plan.width, plan.width);
 }
 
-void attend(const Plan& plan, int64_t task, int64_t worker) {
+void attend(const TaskPlan& plan, int64_t task, int64_t worker) {
     Scratch scratch(plan, worker);
     run_task(plan, plan.tasks[task], scratch);
 }
 
-void merge(const Plan& plan, int64_t index, int64_t worker) {
+void merge(const TaskPlan& plan, int64_t index, int64_t worker) {
     Scratch scratch(plan, worker);
     run_merge(plan, plan.merges[index], scratch);
 }

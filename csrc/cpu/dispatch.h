@@ -9,13 +9,13 @@
 
 namespace avflow::cpu {
 
-struct Plan;
+struct TaskPlan;
 
 #define AVFLOW_DECLARE_ISA(isa)                                                         \
     namespace isa {                                                                     \
-    void pack_tile(const Plan& plan, int64_t index);                                    \
-    void attend(const Plan& plan, int64_t task, int64_t worker);                        \
-    void merge(const Plan& plan, int64_t index, int64_t worker);                        \
+    void pack_tile(const TaskPlan& plan, int64_t index);                                \
+    void attend(const TaskPlan& plan, int64_t task, int64_t worker);                    \
+    void merge(const TaskPlan& plan, int64_t index, int64_t worker);                    \
     void gather_rms_norm(const AvflowGatherRmsNorm& call, int64_t first, int64_t last); \
     }
 AVFLOW_DECLARE_ISA(portable)
@@ -29,9 +29,9 @@ AVFLOW_DECLARE_ISA(avx512)
 
 struct Isa {
     const char* name;
-    void (*pack_tile)(const Plan&, int64_t);
-    void (*attend)(const Plan&, int64_t, int64_t);
-    void (*merge)(const Plan&, int64_t, int64_t);
+    void (*pack_tile)(const TaskPlan&, int64_t);
+    void (*attend)(const TaskPlan&, int64_t, int64_t);
+    void (*merge)(const TaskPlan&, int64_t, int64_t);
     void (*gather_rms_norm)(const AvflowGatherRmsNorm&, int64_t, int64_t);
     bool (*runs_here)();
 };

@@ -23,7 +23,7 @@ AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int t
 }
 
 // Where key j of a tile lies; slot -1 for a key beyond the last, or one that is not held.
-static Place place_in(const Plan& plan, int tile, int j) {
+static Place place_in(const TaskPlan& plan, int tile, int j) {
     const int index = tile * kKeyTile + j;
     if (index >= plan.p.header->keys) return {0, -1};
     const Place at = place_of(plan.slots(), plan.p.keep_keys ? plan.p.keep_keys[index] : index);
@@ -31,7 +31,7 @@ static Place place_in(const Plan& plan, int tile, int j) {
 }
 
 // Keys of one tile and one kv head, transposed: panel [d, 64]; absent keys are zero.
-static void pack_keys(const Plan& plan, int tile, int kv_head, float* panel) {
+static void pack_keys(const TaskPlan& plan, int tile, int kv_head, float* panel) {
     const AvflowAttention& a = plan.a;
     const int d = a.head_dim;
     alignas(64) float staging[8][256];
@@ -65,20 +65,20 @@ static void pack_keys(const Plan& plan, int tile, int kv_head, float* panel) {
 
 // No NaN and no infinity: a weight of exactly 0 must hide those, so tiles that hold some take a slower way.
 static bool all_finite(const float* values, int64_t stride, int width) {
-    Vec broken[2] = {Vec{}, Vec{}};  // two chains of additions
+    Vec nonfinite[2] = {Vec{}, Vec{}};  // two chains of additions
     for (int j = 0; j < kKeyTile; j += 2) {
         for (int c = 0; c < width; c += W) {
             for (int i = 0; i < 2; ++i) {
                 const Vec x = load(values + (j + i) * stride + c);
-                broken[i] += x - x;  // 0, or NaN for NaN and infinities
+                nonfinite[i] += x - x;  // 0, or NaN for NaN and infinities
             }
         }
     }
-    return horizontal_sum(broken[0] + broken[1]) == 0.0f;
+    return horizontal_sum(nonfinite[0] + nonfinite[1]) == 0.0f;
 }
 
 // Values of one tile and one kv head: panel [64, width], zero beyond head_dim and beyond the last key.
-static void pack_values(const Plan& plan, int tile, int kv_head, int width, float* panel) {
+static void pack_values(const TaskPlan& plan, int tile, int kv_head, int width, float* panel) {
     const AvflowAttention& a = plan.a;
     const int d = a.head_dim;
     for (int j = 0; j < kKeyTile; ++j) {

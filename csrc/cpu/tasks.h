@@ -33,7 +33,7 @@ struct Merge {
     int32_t row_tile, kv_head, first_part, parts;
 };
 
-struct Plan {
+struct TaskPlan {
     AvflowAttention a;
     Problem p;
     int depth;  // head_dim

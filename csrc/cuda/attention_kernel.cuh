@@ -114,26 +114,26 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
         Scores s;
         float alpha[2];
         multiply_keys<kBf16, kDepth>(q, keys, lane, s);
-        const Words* of = shared.words[stage];
+        const Words* words = shared.words[stage];
         const bool zero = p.header->zero;
         if (!full) {
-            keep(s, zero ? of[unit[0]].seen : of[unit[0]].open, zero ? of[unit[1]].seen : of[unit[1]].open, lane,
-                 -kInfinity);
+            keep(s, zero ? words[unit[0]].seen : words[unit[0]].open, zero ? words[unit[1]].seen : words[unit[1]].open,
+                 lane, -kInfinity);
         }
         softmax<kDepth>(s, c.factor, rows, alpha);
         scale_outputs<kDepth>(alpha, rows);
-        if (!full && zero) keep(s, of[unit[0]].open, of[unit[1]].open, lane, 0.0f);
+        if (!full && zero) keep(s, words[unit[0]].open, words[unit[1]].open, lane, 0.0f);
         if (c.mass_groups) add_mass(p, this_tile, s, alpha, lane, mass);
         // A weight of exactly 0 must hide NaN and infinities, and 0 x NaN is NaN: such values are taken out of the
-        // tile, and outputs that do use one are spoilt afterwards. In full tiles nothing is hidden.
-        const bool careful = !full && sync_block_any(any_broken<kBf16, kDepth>(memory + (values - tiles)));
-        if (careful) {
-            take_out<kBf16, kDepth>(memory + (values - tiles), shared.broken);
-            note_used(s, lane, shared.used + warp * 16);
+        // tile, and added afterwards to the outputs that do use one. In full tiles nothing is hidden.
+        const bool has_nonfinite = !full && sync_block_any(any_nonfinite<kBf16, kDepth>(memory + (values - tiles)));
+        if (has_nonfinite) {
+            take_out_nonfinite<kBf16, kDepth>(memory + (values - tiles), shared.nonfinite);
+            note_nonzero_weights(s, lane, shared.used + warp * 16);
             sync_block();
         }
         multiply_values<kBf16, kDepth>(s, values, lane, rows);
-        if (careful) spoil<kDepth>(shared.used + warp * 16, shared.broken, lane, rows);
+        if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite, lane, rows);
     }
 
     join_sums(rows);

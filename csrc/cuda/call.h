@@ -51,7 +51,7 @@ AVFLOW_HD int64_t part_floats(const Call& c) {
 // device.
 constexpr int64_t kFewBlocks = 128;
 constexpr int64_t kSplitBlocks = 264;
-constexpr int64_t kLeastTilesASplit = 4;  // merging a part costs about as much as half a tile
+constexpr int64_t kMinTilesPerSplit = 4;  // merging a part costs about as much as half a tile
 
 // Is the problem planned for the Hopper kernel? Its tiles are too large for the other one.
 inline bool is_wide(const AvflowAttention& a, const Header& header) {
@@ -101,7 +101,7 @@ inline Call make_call(const AvflowAttention& a, const Header& header) {
     int64_t tiles = std::max(header.max_tiles, 1);
     if (blocks < kFewBlocks && !is_wide(a, header)) {
         const int64_t even = (static_cast<int64_t>(header.total_tiles) * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
-        tiles = std::min(tiles, std::max(even, kLeastTilesASplit));
+        tiles = std::min(tiles, std::max(even, kMinTilesPerSplit));
     }
     c.split_tiles = static_cast<int32_t>(tiles);
     c.splits = static_cast<int32_t>((std::max(header.max_tiles, 1) + tiles - 1) / tiles);
@@ -117,7 +117,7 @@ inline int64_t workspace_bytes(const Call& c, const Header& header) {
 }
 
 // Values of a tile that are +infinity or NaN, and -infinity or NaN: a bit a key, 32 keys a word, for each column.
-struct Broken {
+struct Nonfinite {
     uint32_t up[2][128], down[2][128];
 };
 
@@ -125,13 +125,13 @@ struct Broken {
 struct alignas(16) Shared {
     Words words[2][kTileHeads];  // of the partial tile in each stage, by row or by packed row
     uint64_t used[kTileHeads];
-    Broken broken;
+    Nonfinite nonfinite;
     Problem problem;
 };
 
 // What the Hopper kernel tells of a tile in its ring; -1: there are no more. `fence`: written by ordinary accesses.
 struct alignas(16) KeyTile {
-    int32_t key_tile, whole, careful, fence;
+    int32_t key_tile, whole, has_nonfinite, fence;
 };
 
 // What a block of the Hopper kernel shares besides keys, values and queries.
@@ -140,7 +140,7 @@ struct alignas(16) WideShared {
     KeyTile tile[kStages];
     Words words[kStages][kWideHeads];
     uint64_t used[kWideHeads];
-    Broken broken[kStages];
+    Nonfinite nonfinite[kStages];
     Problem problem;
 };
 

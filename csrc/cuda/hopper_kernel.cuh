@@ -56,9 +56,9 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
             if (partial >> (kAhead - 1) & 1) {
                 if (!c.mapped) sync_warpgroup(0);  // the copies of all threads have arrived
                 // A weight of exactly 0 must hide NaN and infinities, see attend.
-                if (sync_warpgroup_any(0, any_broken<kBf16, kDepth>(ring.values_at(stage)))) {
-                    take_out<kBf16, kDepth, true>(ring.values_at(stage), shared.broken[stage]);
-                    if (threadIdx.x == 0) shared.tile[stage].careful = shared.tile[stage].fence = 1;
+                if (sync_warpgroup_any(0, any_nonfinite<kBf16, kDepth>(ring.values_at(stage)))) {
+                    take_out_nonfinite<kBf16, kDepth, true>(ring.values_at(stage), shared.nonfinite[stage]);
+                    if (threadIdx.x == 0) shared.tile[stage].has_nonfinite = shared.tile[stage].fence = 1;
                 }
             }
             barrier_arrive(&shared.ready[stage]);
@@ -160,13 +160,13 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
         return here;
     };
     const auto weigh = [&](const KeyTile& now) {
-        const Words* of = shared.words[stage];
+        const Words* words = shared.words[stage];
         if (!now.whole) {
-            keep(s, zero ? of[unit[0]].seen : of[unit[0]].open, zero ? of[unit[1]].seen : of[unit[1]].open, lane,
-                 -kInfinity);
+            keep(s, zero ? words[unit[0]].seen : words[unit[0]].open, zero ? words[unit[1]].seen : words[unit[1]].open,
+                 lane, -kInfinity);
         }
         softmax<kDepth>(s, c.factor, rows, alpha);
-        if (!now.whole && zero) keep(s, of[unit[0]].open, of[unit[1]].open, lane, 0.0f);
+        if (!now.whole && zero) keep(s, words[unit[0]].open, words[unit[1]].open, lane, 0.0f);
         if (c.mass_groups) add_mass(p, now.key_tile, s, alpha, lane, mass);
     };
 
@@ -177,12 +177,12 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
         products_wait<0>();
         sums_ready(s);
         weigh(now);
-        if (now.careful) note_used(s, lane, shared.used + warp * 16);
+        if (now.has_nonfinite) note_nonzero_weights(s, lane, shared.used + warp * 16);
         round_weights<kBf16>(s, weights);
         for (;;) {
             // Of the tile at `last`, weights are ready and their product is not begun.
             const int last = stage;
-            const bool careful = now.careful;
+            const bool has_nonfinite = now.has_nonfinite;
             stage = stage + 1 == kStages ? 0 : stage + 1;
             parity ^= stage == 0;
             now = wait();
@@ -192,7 +192,7 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
                 products_wait<0>();
                 sums_ready(rows.o);
                 sync_warp();
-                if (careful) spoil<kDepth>(shared.used + warp * 16, shared.broken[last], lane, rows);
+                if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
                 break;
             }
             products_begin();
@@ -204,11 +204,11 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
             products_wait<0>();
             sums_ready(rows.o);
             sync_warp();
-            if (careful) spoil<kDepth>(shared.used + warp * 16, shared.broken[last], lane, rows);
+            if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
             sync_warp();  // nobody in the warp looks at the tile any more
             if (lane == 0) barrier_arrive(&shared.free[last]);
             scale_outputs<kDepth>(alpha, rows);
-            if (now.careful) note_used(s, lane, shared.used + warp * 16);
+            if (now.has_nonfinite) note_nonzero_weights(s, lane, shared.used + warp * 16);
             round_weights<kBf16>(s, weights);
         }
     }

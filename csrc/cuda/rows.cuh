@@ -132,7 +132,7 @@ AVFLOW_DEVICE void round_weights(const Scores& s, Weights& to) {
 }
 
 // used [16] of the warp: which keys have a weight that is not exactly 0.
-AVFLOW_DEVICE void note_used(const Scores& s, int lane, uint64_t* used) {
+AVFLOW_DEVICE void note_nonzero_weights(const Scores& s, int lane, uint64_t* used) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         uint64_t bits = 0;
@@ -150,7 +150,7 @@ AVFLOW_DEVICE void note_used(const Scores& s, int lane, uint64_t* used) {
 
 // Adds what values that were taken out would have: any weight times infinity is infinity, and NaN counts as both.
 template <int kDepth>
-AVFLOW_DEVICE void spoil(const uint64_t* used, const Broken& broken, int lane, Rows<kDepth>& rows) {
+AVFLOW_DEVICE void add_nonfinite(const uint64_t* used, const Nonfinite& nonfinite, int lane, Rows<kDepth>& rows) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         const uint64_t bits = used[(lane >> 2) + 8 * h];
@@ -161,8 +161,8 @@ AVFLOW_DEVICE void spoil(const uint64_t* used, const Broken& broken, int lane, R
             for (int b = 0; b < 2; ++b) {
                 const int at = 8 * n + 2 * (lane & 3) + b;
                 float& o = rows.o[n][2 * h + b];
-                if ((low & broken.up[0][at]) | (high & broken.up[1][at])) o += kInfinity;
-                if ((low & broken.down[0][at]) | (high & broken.down[1][at])) o -= kInfinity;
+                if ((low & nonfinite.up[0][at]) | (high & nonfinite.up[1][at])) o += kInfinity;
+                if ((low & nonfinite.down[0][at]) | (high & nonfinite.down[1][at])) o -= kInfinity;
             }
         }
     }

@@ -182,7 +182,7 @@ AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& til
 
 // Does this thread's share of the values hold a NaN or an infinity? For the block's first kThreads threads.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE bool any_broken(const char* values) {
+AVFLOW_DEVICE bool any_nonfinite(const char* values) {
     struct alignas(16) Chunk {
         uint32_t pairs[4];
     };
@@ -198,7 +198,7 @@ AVFLOW_DEVICE bool any_broken(const char* values) {
 
 // Sets values that are NaN or infinite to 0 and notes where they were.
 template <bool kBf16, int kDepth, bool kBlocks = false>
-AVFLOW_DEVICE void take_out(char* values, Broken& broken) {
+AVFLOW_DEVICE void take_out_nonfinite(char* values, Nonfinite& nonfinite) {
     constexpr uint32_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
     for (int i = threadIdx.x; i < 2 * kDepth; i += kThreads) {
         const int column = i % kDepth, half = i / kDepth;
@@ -213,8 +213,8 @@ AVFLOW_DEVICE void take_out(char* values, Broken& broken) {
             if (nan || negative) down |= 1u << j;
             place = 0;
         }
-        broken.up[half][column] = up;
-        broken.down[half][column] = down;
+        nonfinite.up[half][column] = up;
+        nonfinite.down[half][column] = down;
     }
 }
 

@@ -91,3 +91,22 @@ def test_the_page_works(family, folder, tmp_path):
     assert oracle.check_rows(model.hf, prompt, knockouts, rows, window=1) > 1e-3
     with pytest.raises(InputError, match="one image"):
         model.prepare(Sample(video=demo()["clips"][0], **ask))
+
+
+def test_patches_under_their_old_name():
+    """A family that defines `quicker`, as before 0.2, is warned about and served; one below it may use either name."""
+    from avflow.models.base import Family
+
+    with pytest.warns(DeprecationWarning, match="Old.quicker: call it patches"):
+
+        class Old(Family):
+            def quicker(self, model):
+                return [*super().quicker(model), (model, "old", 1)]
+
+    class New(Old):
+        def patches(self, model):
+            return [*super().patches(model), (model, "new", 2)]
+
+    assert Old().patches("m") == Old().quicker("m") == [("m", "old", 1)]
+    assert New().patches("m") == New().quicker("m") == [("m", "old", 1), ("m", "new", 2)]
+    assert Family().patches("m") == Family().quicker("m") == []

@@ -60,7 +60,7 @@ def take_back(layer: Any) -> None:
 
 
 def drop(cache: Any, state: Conversation) -> None:
-    """Frees what left, and the padding, in all layers of the cache; `state` says afterwards what remains."""
+    """Frees what left, and the padding, in all layers of the cache; afterwards `state` holds what remains."""
     layers = cache.layers
     keeps: list[torch.Tensor | None] = []
     sequence = np.arange(state.batch)[:, None]

@@ -51,7 +51,7 @@ def read_schedule(name: str) -> EvictionSchedule:
 
 
 def open_sample(question: str, options: Sequence[str] | None = None, **media: Any) -> Sample:
-    """A question whose answer nobody knows yet. media: video, audio, image, use_audio_in_video of a Sample.
+    """A question without a known answer. media: video, audio, image, use_audio_in_video of a Sample.
 
     Raises:
         InputError: no medium, one option only.

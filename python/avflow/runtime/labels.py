@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def labels_from_ids(
     model: Model, ids: torch.Tensor, mask: Any, grids: torch.Tensor | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of whole sequences by the family, from ids [batch, N]; padding gets group 0, nobody sees it.
+    """Labels of whole sequences by the family, from ids [batch, N]; padding gets group 0, no row sees it.
 
     grids: int [videos, 3] of all rows in turn. Where their number is another one (an earlier turn had videos too),
     the family does without, and tells no frame from the next.
@@ -57,7 +57,7 @@ def given_labels(model: Model, groups: Sequence[Any], items: Sequence[Any] | Non
 
 
 def check_items(model: Model, knockouts: Iterable[Knockout], group: np.ndarray, item: np.ndarray) -> None:
-    """A cut between items that nobody numbered would cut nothing, without a word."""
+    """A cut between items would cut nothing, silently, where items have no numbers."""
     for knockout in knockouts:
         word = 0
         for side in sum(knockout.edges, ()):

@@ -66,7 +66,7 @@ class Tracker:
     # --- labels -------------------------------------------------------------------------------------------------------
 
     def _answers_only(self, past: int, new: int) -> bool:
-        """Whether the next `new` tokens are all the answer's, so that nobody needs to look at them."""
+        """Whether the next `new` tokens are all the answer's, so that their ids need no labelling."""
         if not past or (self.given is not None and self.given[0].shape[1] > past):
             return False
         if self.prompt is not None:
@@ -155,7 +155,7 @@ class Tracker:
         if ids is None and args:
             ids = args[0]
         if ids is None and embeds is None:
-            return None  # the model will say so itself
+            return None  # an error of the model itself
         if self.interventions.schedule is not None and kwargs.get("labels") is not None:
             raise InputError(
                 "labels= within avflow.evict: rows leave on the way, so the logits no longer line up with the labels. "
@@ -214,7 +214,7 @@ class Tracker:
         return self.running.enter_layer(module, args, kwargs)
 
     def before_head(self, module: nn.Module, args: tuple[Any, ...]):
-        """Within generate nobody looks at the logits of the prompt's tokens but the last."""
+        """Within generate only the last of the prompt's tokens needs logits."""
         if torch.compiler.is_compiling():
             return None
         rows, self.logit_rows = self.logit_rows, None

@@ -18,7 +18,7 @@ from .walk import Prediction, run_walk
 
 @dataclass
 class Answer:
-    """What one stream says about the answer."""
+    """What one stream predicts of the answer."""
 
     logp: list[float]  # per answer token
     top: list[int]
@@ -50,15 +50,15 @@ class Runner:
         targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
         args = (plan.model, self.batch, layout, plan.knockouts, rows, targets, plan.semantics)
         try:
-            said = run_walk(*args, on_layer=self.on_layer)
+            predicted = run_walk(*args, on_layer=self.on_layer)
         except NumericError:
-            run_walk(*args, find_broken=True)  # the same walk once more, to say in which layer it begins
+            run_walk(*args, find_nonfinite=True)  # the same walk once more: the error names the layer where it begins
             raise
-        self._collect(layout, which, said)
+        self._collect(layout, which, predicted)
 
-    def _collect(self, layout: Layout, which: np.ndarray, said: Prediction) -> None:
+    def _collect(self, layout: Layout, which: np.ndarray, predicted: Prediction) -> None:
         answers: list[Answer] = []
-        values = zip(which.tolist(), said.logp.tolist(), said.top.tolist(), said.option.tolist(), strict=True)
+        values = zip(which.tolist(), *(column.tolist() for column in predicted.columns), strict=True)
         for (stream, token), logp, top, option in values:  # by stream, the clean ones first
             if stream == len(answers):
                 answers.append(self._inherited(answers, int(layout.parent[stream]), stream))

@@ -84,16 +84,15 @@ class Job:
         return cls(prompt, knockout, start, sum(1 << layer for layer in layers))
 
 
-def kept_orders(gone: int, group: np.ndarray) -> np.ndarray:
-    """The first token of the groups in the word `gone`, and all others after it: int64 [1 + kept].
+def kept_orders(gone: int, group: np.ndarray) -> tuple[int, np.ndarray]:
+    """The first token of the groups in the word `gone`, and the tokens after it that stay, int64 [kept].
 
-    The others are the rows of a stream without those groups. They see the clean rows before that token, none of which
+    These are the rows of a stream without those groups. They see the clean rows before that first token, none of which
     is gone, and each other: so the stream needs no cut.
     """
     left = members(gone, group)
     start = int(left.argmax())
-    left[start] = False
-    return start + np.flatnonzero(~left[start:])
+    return start, start + np.flatnonzero(~left[start:])
 
 
 @dataclass(frozen=True)
@@ -119,4 +118,4 @@ def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.nd
     """Rows that a job needs beside the clean ones when it shares none of them."""
     if isinstance(job, Job):
         return lengths[job.prompt] - job.start
-    return sum(len(kept_orders(gone, groups[job.prompt])) - 1 for _, gone in job.steps)
+    return sum(len(kept_orders(gone, groups[job.prompt])[1]) for _, gone in job.steps)

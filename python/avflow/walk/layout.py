@@ -1,7 +1,7 @@
 """Which rows a walk needs: integers only.
 
 A job is one knockout in one set of layers, or one eviction, on one prompt. Jobs walk the layers together, and share
-rows for as long as nothing tells them apart: two knockouts are one *stream* while the same layers were active in both;
+rows for as long as they do not differ: two knockouts are one *stream* while the same layers were active in both;
 where they first differ, one keeps the rows and the other starts from a copy of them. Two evictions are one stream while
 the same tokens have left after the same layers. A job that has not begun is the clean stream.
 """
@@ -78,25 +78,25 @@ class _Rows:
 
 
 class _Knockouts:
-    """Streams of knockouts. A class holds the jobs that share rows so far."""
+    """Streams of knockouts: one for the jobs whose active layers have been the same so far."""
 
     def __init__(self, jobs: Sequence[Job], rows: _Rows) -> None:
         self.rows = rows
         self.clean = list(jobs)  # those whose window has not begun
-        self.classes: list[tuple[int, list[Job]]] = []  # (stream, jobs)
+        self.sharing: list[tuple[int, list[Job]]] = []  # (stream, the jobs that share its rows)
 
     def _join(self, members: list[Job], source: int) -> None:
         job = members[0]
         orders = np.arange(job.start, len(self.rows.orders[job.prompt]))
-        self.classes.append((self.rows.join(job.prompt, job.start, orders, source), members))
+        self.sharing.append((self.rows.join(job.prompt, job.start, orders, source), members))
 
     def enter(self, layer: int) -> dict[int, tuple[int, ...]]:
         """Lets streams join before the layer. Returns knockout -> streams in which it is in force."""
-        for index in range(len(self.classes)):
-            at, members = self.classes[index]
+        for index in range(len(self.sharing)):
+            at, members = self.sharing[index]
             inside = [j for j in members if j.layers >> layer & 1]
             if inside and len(inside) < len(members):  # they part here: those still inside keep the rows
-                self.classes[index] = (at, inside)
+                self.sharing[index] = (at, inside)
                 self._join([j for j in members if not j.layers >> layer & 1], at)
         begin: dict[tuple[int, int], list[Job]] = {}
         for job in self.clean:
@@ -106,14 +106,14 @@ class _Knockouts:
         for members in begin.values():
             self._join(members, members[0].prompt)
         in_force: dict[int, list[int]] = {}
-        for at, members in self.classes:
+        for at, members in self.sharing:
             if members[0].layers >> layer & 1:
                 in_force.setdefault(members[0].knockout, []).append(at)
         return {k: tuple(v) for k, v in in_force.items()}
 
     @property
     def stream_of(self) -> dict[Job, int]:
-        return {job: at for at, members in self.classes for job in members}
+        return {job: at for at, members in self.sharing for job in members}
 
 
 class _Evictions:
@@ -129,8 +129,8 @@ class _Evictions:
                 done = Eviction(job.prompt, job.steps[: count + 1])
                 if after == layer - 1 and done not in self.streams:
                     source = self.streams.get(Eviction(job.prompt, job.steps[:count]), job.prompt)
-                    orders = kept_orders(gone, self.groups[job.prompt])
-                    self.streams[done] = self.rows.join(job.prompt, int(orders[0]), orders[1:], source)
+                    start, orders = kept_orders(gone, self.groups[job.prompt])
+                    self.streams[done] = self.rows.join(job.prompt, start, orders, source)
 
     @property
     def stream_of(self) -> dict[Eviction, int]:

@@ -102,5 +102,5 @@ def _fits(model: Model, prompts: Sequence[Prompt], request: Request) -> bool:
     try:
         plan = request.plan(model, prompts)
     except InputError:
-        return False  # alone it either fits, or says what is wrong
+        return False  # alone it either fits, or the error names what is wrong
     return plan.peak_rows <= plan.max_rows

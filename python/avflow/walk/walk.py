@@ -34,6 +34,10 @@ class Prediction:
     top: torch.Tensor  # [rows] int64, the most probable token
     option: torch.Tensor  # [rows] bool: the answer's logit is the highest among the prompt's options
 
+    @property
+    def columns(self) -> tuple[torch.Tensor, ...]:
+        return self.logp, self.top, self.option
+
 
 class _LayerCall:
     """One layer's attention over the packed rows; `keep` are the problem's keep_rows on the device, int64, or None."""
@@ -89,7 +93,7 @@ def run_walk(
     predict: np.ndarray,
     targets: np.ndarray,
     semantics: str,
-    find_broken: bool = False,
+    find_nonfinite: bool = False,
     on_layer: Callable[[int], None] | None = None,
     on_keys: OnKeys | None = None,
 ) -> Prediction:
@@ -101,10 +105,10 @@ def run_walk(
         targets: the token each of them should predict, int64 [P].
         on_layer: called after each layer, with its rows.
         on_keys: called in each layer as (layer, k, v), [rows, kv_heads, d] each.
-        find_broken: look for NaN and infinity after every layer, to say where they begin.
+        find_nonfinite: look for NaN and infinity after every layer; the error then names the layer where they begin.
 
     Raises:
-        NumericError: NaN or infinity; the message names the prompt and, with find_broken, the layer.
+        NumericError: NaN or infinity; the message names the prompt and, with find_nonfinite, the layer.
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
     lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
@@ -122,7 +126,7 @@ def run_walk(
     def after(layer: int, hidden: torch.Tensor) -> None:
         if on_layer:
             on_layer(hidden.shape[1])
-        if find_broken:
+        if find_nonfinite:
             check_finite(hidden, [(c.prompt.id, len(c)) for c in batch], f"after decoder layer {layer}")
 
     with attributes(row_wise(model, rows)):
