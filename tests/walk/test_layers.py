@@ -107,18 +107,27 @@ def test_layers_that_return_tuples(qwen3, start, monkeypatch):
 
 
 @torch.no_grad()
-def test_rows_are_freed_as_layers_replace_them(qwen3, start):
-    """A walk's rows are most of its memory: no layer's input may outlive the layer."""
-    alive: list[weakref.ref] = []
+def test_rows_are_freed_once_others_replace_them(qwen3, start):
+    """A walk's rows are most of its memory: where rows join, those from before are gone while the layer runs."""
+    before: list[weakref.ref] = []
 
-    def after(layer: int, rows: torch.Tensor) -> None:
-        assert all(old() is None for old in alive), f"rows from before layer {layer} are still held"
-        alive.append(weakref.ref(rows))
+    class Watched(Plain):
+        def __call__(self, *args):
+            assert all(old() is None for old in before), f"rows from before layer {self.layer} are still held"
+            return super().__call__(*args)
 
     joins = [torch.tensor([layer]) for layer in range(LAYERS)]
     hidden, (cos, sin) = start
     tables = tuple(torch.cat([t, t[:, :LAYERS]], 1) for t in (cos, sin))
-    run_layers(qwen3, hidden.clone(), tables, lambda layer: Plain([], layer), joins=joins, after=after)
+    run_layers(
+        qwen3,
+        hidden,
+        tables,
+        lambda layer: Watched([], layer),
+        joins=joins,
+        after=lambda layer, rows: before.append(weakref.ref(rows)),
+    )
+    assert len(before) == LAYERS
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ def run_layers(
     Waits for the device nowhere; within torch.no_grad().
 
     Args:
-        hidden: [1, rows, D], as `layer_input` or `capture` gives them; pass it without keeping it, and it is freed.
+        hidden: [1, rows, D], as `layer_input` or `capture` gives them.
         tables: of all rows, those included that join later; a layer takes the first ones.
         call: layer -> what does that layer's attention. Asked for once a layer, right before it runs.
         joins: per layer int64 [n], rows that are copied to the end before it; None: none in any.
