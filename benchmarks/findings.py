@@ -26,6 +26,7 @@ from avflow.experiments.pathways import count_edges
 from avflow.experiments.sinks import sinks
 from avflow.knockouts.presets import PRESETS
 from avflow.planning.savings import eviction_cost
+from avflow.prompts.correct import answers_correctly
 from avflow.results.table import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
 
@@ -146,7 +147,7 @@ def evicted(model, schedule, prompts) -> dict:
         with avflow.evict(model, schedule, groups=prompt.groups, items=prompt.items):
             kept = model.hf(**prompt.model_inputs).logits[0, -1]
         for name, logits in (("clean", clean), ("kept", kept)):
-            right[name].append(int(logits.argmax()) == prompt.answer_ids[0])
+            right[name].append(answers_correctly(prompt, logits[None]))
         costs.append(eviction_cost(model, schedule, prompt))
     saved = {k: 1 - sum(c[k] for c in costs) / sum(c[f"clean_{k}"] for c in costs) for k in ("flops", "kv_bytes")}
     steps = {step.group: step.after for step in schedule.steps}
