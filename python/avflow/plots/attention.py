@@ -39,12 +39,6 @@ GROUP_STYLE = {
 }
 
 
-def _mean(table: pa.Table, keys: list[str], value: str) -> dict[tuple, float]:
-    """Mean of a column over prompts, by the key columns."""
-    means = table.group_by(keys).aggregate([(value, "mean")])
-    return {tuple(row[k] for k in keys): row[f"{value}_mean"] for row in means.to_pylist()}
-
-
 def _count(table: pa.Table) -> str:
     n = len(pc.unique(table["prompt"]))
     return f"({n} sample{'s' if n != 1 else ''})"

@@ -1,5 +1,5 @@
-"""Samples to be looked at: their frames and waveforms, what each token is, and what is answered with and without a
-schedule. shown.json of a folder of its own."""
+"""A sample as the report shows it: its frames and waveforms, what each token is, and the answers with and without a
+schedule. report/samples.py writes such samples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MOST_FRAMES, LARGEST = 16, 144  # of a strip; pixels of a frame's longer side
 COLUMNS = 480  # of a waveform
 
 
-def shown(prompt: Prompt, model: Model) -> dict[str, Any]:
+def sample_view(prompt: Prompt, model: Model) -> dict[str, Any]:
     """The sample of a prompt that `model.prepare` made, as JSON values.
 
     id, task, question, options [[letter, text]], answer, media (see `media_of`), tokens: count, groups [{group, label,
