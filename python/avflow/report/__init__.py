@@ -4,3 +4,8 @@ collect.py reads the folders into one dict of JSON values; words.py tells in sen
 templates/ with both, page.css and the scripts of js/, which draw every chart from that dict and nothing else.
 comparison.py lays several sweeps side by side, on a page of the same skeleton and style.
 """
+
+from .comparison import compare
+from .write import report, report_together
+
+__all__ = ["compare", "report", "report_together"]
