@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from .errors import AvflowError
 
-_MENDS = {
+_MENDS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EROFS: "the file system is read-only: choose another --out folder",

@@ -1,6 +1,7 @@
 """The page: its numbers are the tables', its sentences say what they show, its HTML is whole and fetches nothing."""
 
 import csv
+import dataclasses
 import html
 import io
 import json
@@ -21,7 +22,7 @@ from avflow.report.comparison import compare
 from avflow.report.flow import lines_of
 from avflow.report.html import embedded, page
 from avflow.report.names import folder_names
-from avflow.report.samples import read_samples, write_samples
+from avflow.report.samples import read_sample_views, write_sample_views
 from avflow.report.words import extent, matters, peak, summary
 from avflow.report.write import report, report_together
 from avflow.results.results import read
@@ -207,13 +208,19 @@ def test_a_shown_sample(tmp_path):
     assert len(frames["pictures"]) == len(frames["times"]) == 8 and frames["times"][0] == 0
     assert sound["seconds"] == pytest.approx(4.0, abs=0.1) and 0.3 < max(sound["high"]) <= 1
     clean, kept = Generated("red", [1, 2], 0.2, 0.1, 100), Generated("blue", [3], 0.1, 0.0, 60)
-    write_samples(tmp_path, [entry | {"answers": answers(clean, kept)}], {"video": 3})
+    write_sample_views(tmp_path, [entry | {"answers": answers(clean, kept)}], {"video": 3})
     found = collect([tmp_path])
     assert "0 of 1 generated answers" in summary(found)[0]["lines"][0]
     checked(page(found, "t"))
     (tmp_path / "shown.json").write_text('{"format": "avflow-shown", "version": 9}')
     with pytest.raises(InputError, match="version 9"):
-        read_samples(tmp_path)
+        read_sample_views(tmp_path)
+
+
+def test_a_prompt_from_no_sample_has_nothing_to_show():
+    made = demo_folder.model().prepare(avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[0])
+    with pytest.raises(InputError, match="from no sample"):
+        sample_view(dataclasses.replace(made, sample=None), demo_folder.model())
 
 
 def test_the_comparison_has_the_same_skeleton_and_style(folders, tmp_path):

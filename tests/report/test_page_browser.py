@@ -13,7 +13,7 @@ from PIL import Image
 
 import avflow
 from avflow.demo.sample_view import answers, sample_view
-from avflow.report.samples import write_samples
+from avflow.report.samples import write_sample_views
 from avflow.report.write import report_together
 from avflow.results.results import read
 from avflow.results.table import mean_change
@@ -39,7 +39,7 @@ def report(folder):
     prompts = [model.prepare(s) for s in avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[:2]]
     entries = [sample_view(prompt, model) for prompt in prompts]
     entries[0]["answers"] = answers(Generated("red", [1], 0.2, 0.0, 100), Generated("red", [1], 0.1, 0.0, 60))
-    write_samples(folder / "shown", entries, {"video": 3})
+    write_sample_views(folder / "shown", entries, {"video": 3})
     return report_together([*made, folder / "shown"], folder)
 
 

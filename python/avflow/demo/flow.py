@@ -80,7 +80,7 @@ def show_samples(model: str, files: list[Path], folder: Path, schedule: Eviction
     Answers with the schedule are of the first file alone: it was chosen on these.
     """
     from ..models import load
-    from ..report.samples import write_samples
+    from ..report.samples import write_sample_views
     from ..runtime.generating import generate
     from .sample_view import answers, sample_view
 
@@ -101,4 +101,4 @@ def show_samples(model: str, files: list[Path], folder: Path, schedule: Eviction
                 *(generate(loaded, prompt, s, max_new_tokens=ANSWER_TOKENS) for s in (None, schedule))
             )
     steps = None if schedule is None else {step.group: step.after for step in schedule.steps}
-    write_samples(folder, views, steps)
+    write_sample_views(folder, views, steps)

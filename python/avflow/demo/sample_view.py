@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..media.audio import SAMPLE_RATE, read_audio
 from ..media.video import read_image, read_video, resize
 from ..models.base import Model
@@ -30,13 +31,21 @@ def sample_view(prompt: Prompt, model: Model) -> dict[str, Any]:
 
     id, task, question, options [[letter, text]], answer, media (see `media_of`), tokens: count, groups [{group, label,
     color, hatched, count}] and stretches [[group number, item, first token, tokens, text]]; text is "" for media.
+
+    Raises:
+        InputError: the prompt was built by hand, from no sample.
     """
-    sample, groups = prompt.sample, list(dict.fromkeys(prompt.groups))
+    if (sample := prompt.sample) is None:
+        raise InputError(
+            "this prompt comes from no sample, so there is nothing to show: make it by model.prepare(sample)"
+        )
+    groups, ids = list(dict.fromkeys(prompt.groups)), prompt.input_ids
+    items = prompt.items if prompt.items is not None else [-1] * len(prompt)
     stretches, at = [], 0
-    for (group, item), members in itertools.groupby(zip(prompt.groups, prompt.items, strict=True)):
+    for (group, item), members in itertools.groupby(zip(prompt.groups, items, strict=True)):
         count = len(list(members))
-        media = group in model.groups.members("media") or prompt.input_ids is None
-        text = "" if media else model.text(prompt.input_ids[at : at + count].tolist())
+        media = group in model.groups.members("media")
+        text = "" if media or ids is None else model.text(ids[at : at + count].tolist())
         stretches.append([groups.index(group), item, at, count, text[:200]])
         at += count
     counts = [{"group": g, **group_style(g), "count": list(prompt.groups).count(g)} for g in groups]

@@ -5,6 +5,8 @@ Every function takes the table of its experiment and returns (figure, axes), in 
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
@@ -69,7 +71,7 @@ def share_bars(
         at = np.array(layers) + first_layer
         for group, values in shares.items():
             color, hatch = GROUP_STYLE.get(group, (GREY, "xx"))
-            look = dict(color=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=words(group))
+            look: dict[str, Any] = dict(color=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=words(group))
             ax.bar(at, 100 * values, 0.86, 100 * bottom, **look)
             bottom += values
         ax.set_xlabel("Layer")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -24,7 +25,7 @@ from ..results.table import mean_change, one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .style import PANELS, distinct_styles, panel_of, path_label
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib's rcParams
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.labelsize": 9,
@@ -235,7 +236,7 @@ def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
 
 def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     if ax is not None:
-        return ax.figure, ax
+        return cast(Figure, ax.figure), ax
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

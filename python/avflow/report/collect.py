@@ -22,7 +22,7 @@ from ..runs.folder import read_config, read_records, summarize
 from .flow import flow_data
 from .names import folder_names
 from .samples import FILE as SAMPLES
-from .samples import read_samples
+from .samples import read_sample_views
 from .tables import lens_data, plan_data, share_data
 
 
@@ -117,5 +117,5 @@ _READERS = {
     "share": lambda folder: share_data(_rows(folder, SHARE)),
     "lens": lambda folder: lens_data(_rows(folder, LENS)),
     "plan": _plan,
-    "samples": read_samples,
+    "samples": read_sample_views,
 }

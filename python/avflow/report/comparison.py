@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -120,7 +120,7 @@ def compare_path(
                 continue
             x = means["layer"].to_numpy() / (max(1, run.last_layer) if relative else 1)
             low, high = (pc.cast(means[name], pa.float64()).to_numpy() for name in ("low", "high"))
-            style = {
+            style: dict[str, Any] = {
                 "color": _COLORS[number % len(_COLORS)],
                 "linestyle": _DASHES[number // len(_COLORS) % len(_DASHES)],
             }
@@ -132,7 +132,7 @@ def compare_path(
         ax.set_xlabel("Layer / last layer (window centre)" if relative else "Layer (window centre)")
         ax.set_ylabel("Change in answer probability (%)")
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title="run (samples)")
-    return ax.figure, ax
+    return cast(Figure, ax.figure), ax
 
 
 @renamed_keyword("which", "select")

@@ -87,7 +87,7 @@ def _file(name: str) -> str:
 
 def _charts(found: dict[str, Any], drawn: list[dict[str, Any]]) -> set[str]:
     """The sections with charts that the page gets."""
-    charts = {name for name in ("share", "lens", "plan") if name in found}
+    charts: set[str] = {name for name in ("share", "lens", "plan") if name in found}
     if drawn:
         charts.add("flow")
     if any(_comparable(a["flow"], b["flow"]) for a, b in itertools.combinations(drawn, 2)):

@@ -12,9 +12,15 @@ from ..files import make_folder, write_whole
 FILE, VERSION = "shown.json", 1
 
 
-def write_samples(folder: str | Path, samples: list[dict[str, Any]], schedule: dict[str, int] | None = None) -> Path:
-    """Write shown.json. samples: as `demo.sample_view.sample_view` gives them, each may
-    have "answers" (see `answers` there). schedule: {group: last layer that sees it}."""
+def write_sample_views(
+    folder: str | Path, samples: list[dict[str, Any]], schedule: dict[str, int] | None = None
+) -> Path:
+    """Write folder/shown.json.
+
+    Args:
+        samples: as `demo.sample_view.sample_view` gives them; each may have "answers" (see `answers` there).
+        schedule: {group: last layer that sees it}, of the answers.
+    """
     folder = Path(folder)
     make_folder(folder)
     value = {"format": "avflow-shown", "version": VERSION, "schedule": schedule, "samples": samples}
@@ -22,7 +28,7 @@ def write_samples(folder: str | Path, samples: list[dict[str, Any]], schedule: d
     return folder / FILE
 
 
-def read_samples(folder: str | Path) -> dict[str, Any]:
+def read_sample_views(folder: str | Path) -> dict[str, Any]:
     """Raises InputError for a file of another format or a newer version."""
     path = Path(folder) / FILE
     try:

@@ -99,7 +99,7 @@ def share_sentence(entry: dict[str, Any], base: int = 0) -> str:
     """What the last token attends to most, and where the media get most of its attention."""
     layers = entry["layers"]
     means = {g["label"]: sum(g["values"]) / len(layers) for g in entry["groups"]}
-    first, second = sorted(means, key=means.get, reverse=True)[:2]
+    first, second = sorted(means, key=lambda label: means[label], reverse=True)[:2]
     text = f"over all layers the last token attends most to {first} ({100 * means[first]:.0f} %) and {second} "
     text += f"({100 * means[second]:.0f} %)"
     media = [g["values"] for g in entry["groups"] if g["group"].startswith(MEDIA)]

@@ -34,7 +34,8 @@ def report(
     table = select_rows(read(folder).table, select)
     made: list[Path] = []
     if pc.any(pc.is_valid(table["change_percent"])).as_py():
-        drawn, widths = {}, widths_of(table)
+        drawn: dict[str, plots.Figure] = {}
+        widths = widths_of(table)
         for width in widths:
             drawn |= _drawn(one_width(table, width), title, first_layer, f"_{width}" if len(widths) > 1 else "")
         with writing(folder / "figures"):
