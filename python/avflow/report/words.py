@@ -1,8 +1,8 @@
 """What a report's numbers say, in sentences made from them alone.
 
 A path counts as one that matters if its strongest layer changes the answer's probability by at least LEAST percent and
-the interval there leaves out zero. That is said of the strongest of many (path, layer) pairs, so it looks larger than
-it is; the sentences say over how many samples.
+the interval there leaves out zero. The strongest of many (path, layer) pairs looks larger than it is; the sentences
+give the number of samples.
 """
 
 from __future__ import annotations
