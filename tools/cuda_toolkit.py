@@ -44,10 +44,10 @@ def real_compiler(path: str) -> str:
     """The compiler itself: a wrapper script lies in no toolkit, and CMake looks for the headers beside the compiler."""
     command = [path, "--dryrun", "-x", "cu", "-c", os.devnull]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    if not (top := re.search(r"^#\$ TOP=(.+)$", told.stderr + told.stdout, re.MULTILINE)):
+    if not (top := re.search(r"^#\$ TOP=(.+)$", ran.stderr + ran.stdout, re.MULTILINE)):
         return ""
     real = Path(os.path.realpath(top[1].strip())) / "bin" / "nvcc"
     return str(real) if os.access(real, os.X_OK) else ""

@@ -6,7 +6,7 @@ import argparse
 import io
 from pathlib import Path
 
-from browser import Browser
+from browser import window
 from PIL import Image
 
 LIMIT = 300_000  # bytes of a picture
@@ -24,16 +24,18 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("--to", type=Path, default=Path("docs"))
     given = parser.parse_args()
-    with Browser(1180, 1120) as browser:
+    with window(1180, 1120) as browser:
         for scheme, first in (("light", "flow"), ("dark", "plan-accuracy")):
-            browser.media(scheme)
+            browser.page.emulate_media(color_scheme=scheme)
             browser.open(given.report)
             # The section of this chart at the top, or the page's own top; and the values at a layer.
-            browser.run(f"document.getElementById('{first}').closest('section').scrollIntoView()")
+            browser.page.evaluate(f"document.getElementById('{first}').closest('section').scrollIntoView()")
             svg = f"[...document.querySelectorAll('#{first} .chart > svg, #{first} > svg')].slice(0, 2).pop()"
-            box = browser.run(f"(({{x, y, width, height}}) => [x, y, width, height])({svg}.getBoundingClientRect())")
-            browser.move(box[0] + 0.45 * box[2], box[1] + 0.5 * box[3])
-            png = small(browser.picture())
+            box = browser.page.evaluate(
+                f"(({{x, y, width, height}}) => [x, y, width, height])({svg}.getBoundingClientRect())"
+            )
+            browser.page.mouse.move(box[0] + 0.45 * box[2], box[1] + 0.5 * box[3])
+            png = small(browser.page.screenshot())
             if len(png) > LIMIT:
                 raise SystemExit(f"{scheme}: {len(png)} bytes, more than {LIMIT}")
             path = given.to / f"report-{scheme}.png"

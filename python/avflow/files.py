@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import warnings
@@ -11,15 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from .errors import AvflowError
 
-_MENDS = {
+_MENDS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EROFS: "the file system is read-only: choose another --out folder",
     errno.EACCES: "no permission to write there: choose another --out folder",
     errno.EPERM: "no permission to write there: choose another --out folder",
 }
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # what flock says where there are none
 
 
 class RunError(AvflowError, RuntimeError):
@@ -111,31 +115,42 @@ def _sync_folder(folder: Path) -> None:
 
 
 class FolderLock:
-    """One writer a folder. The kernel drops the lock when its process dies, so a killed run never blocks the next."""
+    """One writer a folder. The kernel drops the lock when its process dies, so a killed run never blocks the next.
+
+    folder/.lock names the process that writes: while it is held, nobody else may. On a file system without locks
+    (Lustre and NFS can be set up so) a warning says that nothing keeps a second writer out.
+
+    Raises:
+        RunError: another process writes the folder, or .lock cannot be written.
+    """
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
+        # filelock's stand-in for missing locks is a file that stays when its process is killed on another machine.
+        self._lock = FileLock(self.path, blocking=False, thread_local=False, fallback_to_soft=False)
         with writing(self.path):
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(self._descriptor, 200, 0).decode(errors="replace").strip() or "another process"
-            self.release()
-            raise RunError(
-                f"{folder} is being written by {owner}: wait until it ends, or choose another --out folder"
-            ) from None
-        except OSError as error:
-            warnings.warn(f"no locks on this file system ({error}): start one run a folder only", stacklevel=2)
+            try:
+                self._lock.acquire()
+            except Timeout:
+                owner = self._owner() or "another process"
+                raise RunError(
+                    f"{folder} is being written by {owner}: wait until it ends, or choose another --out folder"
+                ) from None
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                warnings.warn(f"no locks on this file system ({error}): start one run a folder only", stacklevel=2)
         try:
             with writing(self.path):
-                os.ftruncate(self._descriptor, 0)
-                os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+                self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
         except RunError:
             self.release()
             raise
 
+    def _owner(self) -> str:
+        with suppress(OSError):
+            return self.path.read_bytes()[:200].decode(errors="replace").strip()
+        return ""
+
     def release(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        self._lock.release()

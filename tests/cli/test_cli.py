@@ -294,7 +294,7 @@ def test_report_of_an_unfinished_run_says_so(model, samples, tmp_path):
 def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
     import avflow.demo
     import avflow.demo.flow
-    from avflow.report.samples import write_shown
+    from avflow.report.samples import write_sample_views
 
     folder = tmp_path / "demo"
 
@@ -306,7 +306,7 @@ def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
     monkeypatch.setattr(avflow.demo, "held_out", make)
     monkeypatch.setattr(avflow.demo.flow, "SELECT", "all")  # these answers are made up
     # Its media are made up, so nothing can be shown of them; tests/test_page.py shows a real sample.
-    monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, files, folder, schedule: write_shown(folder, []))
+    monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, files, to, schedule: write_sample_views(to, []))
     result = avflow_("demo", "--out", folder)
     assert result.exit_code == 0, result.output
     for path in (folder / "run" / "rows.parquet", folder / "run" / "figures" / "flow.png", folder / "samples.jsonl"):

@@ -56,7 +56,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
         f"{package}/{path.relative_to(folder)}"
         for package, folder in (("avflow", ROOT / "python/avflow"), ("avflow_ext", ROOT / "avflow_ext"))
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".js", ".css") or folder / "weights" in path.parents
+        if path.suffix in (".py", ".js", ".css", ".j2") or folder / "weights" in path.parents
         if path.is_file() and path.suffix != ".pyc"
     }
     module = f"avflow_ext/_C{sysconfig.get_config_var('EXT_SUFFIX')}"

@@ -1,5 +1,9 @@
 """The page: its numbers are the tables', its sentences say what they show, its HTML is whole and fetches nothing."""
 
+import csv
+import dataclasses
+import html
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -11,12 +15,14 @@ import pyarrow.compute as pc
 import pytest
 
 import avflow
-from avflow.demo.shown import answers, shown
+from avflow.demo.sample_view import answers, sample_view
 from avflow.errors import InputError
 from avflow.report.collect import collect
+from avflow.report.comparison import compare
 from avflow.report.flow import lines_of
 from avflow.report.html import embedded, page
-from avflow.report.samples import read_shown, write_shown
+from avflow.report.names import folder_names
+from avflow.report.samples import read_sample_views, write_sample_views
 from avflow.report.words import extent, matters, peak, summary
 from avflow.report.write import report, report_together
 from avflow.results.results import read
@@ -191,7 +197,7 @@ def test_a_shown_sample(tmp_path):
     model = demo_folder.model()
     sample = avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[0]
     prompt = model.prepare(sample)
-    entry = shown(prompt, model)
+    entry = sample_view(prompt, model)
     stretches = entry["tokens"]["stretches"]
     names = [g["group"] for g in entry["tokens"]["groups"]]
     told = [(names[g], item) for g, item, _, count, _ in stretches for _ in range(count)]
@@ -202,17 +208,60 @@ def test_a_shown_sample(tmp_path):
     assert len(frames["pictures"]) == len(frames["times"]) == 8 and frames["times"][0] == 0
     assert sound["seconds"] == pytest.approx(4.0, abs=0.1) and 0.3 < max(sound["high"]) <= 1
     clean, kept = Generated("red", [1, 2], 0.2, 0.1, 100), Generated("blue", [3], 0.1, 0.0, 60)
-    write_shown(tmp_path, [entry | {"answers": answers(clean, kept)}], {"video": 3})
+    write_sample_views(tmp_path, [entry | {"answers": answers(clean, kept)}], {"video": 3})
     found = collect([tmp_path])
     assert "0 of 1 generated answers" in summary(found)[0]["lines"][0]
     checked(page(found, "t"))
     (tmp_path / "shown.json").write_text('{"format": "avflow-shown", "version": 9}')
     with pytest.raises(InputError, match="version 9"):
-        read_shown(tmp_path)
+        read_sample_views(tmp_path)
 
 
-def test_the_scripts_and_the_style_are_in_the_package():
+def test_a_prompt_from_no_sample_has_nothing_to_show():
+    made = demo_folder.model().prepare(avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[0])
+    with pytest.raises(InputError, match="from no sample"):
+        sample_view(dataclasses.replace(made, sample=None), demo_folder.model())
+
+
+def test_the_comparison_has_the_same_skeleton_and_style(folders, tmp_path):
+    evil = "</style><b>'&\""
+    other = cases.sweep(tmp_path / "a" / "run", 2, tasks=(evil, "b"), finish=False)
+    made = compare([folders[0], other], tmp_path / "out", title="A <b> & 'c'")
+    text = made[-1].read_text()
+    assert made[-1].name == "comparison.html" and checked(text).ids == []
+    assert "<title>A &lt;b&gt; &amp; &#39;c&#39;</title>" in text and evil not in text and "&lt;/style&gt;" in text
+    assert "a/run is not finished" in text and text.count("<img") == len(cases.PATHS) and "<script" not in text
+    style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
+    assert style == re.search(r"<style>(.*?)</style>", report_together(folders, tmp_path).read_text(), re.S)[1]
+    rows = list(csv.reader(io.StringIO((tmp_path / "out" / "comparison.csv").read_text())))
+    cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", text)]
+    assert cells == [cell for row in rows[1:] for cell in row]
+
+
+def test_folder_names_are_the_shortest_that_differ(tmp_path):
+    one, two, three = tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "b" / "other"
+    assert folder_names([one]) == ["run"] and folder_names([two, three]) == ["run", "other"]
+    assert folder_names([one, str(two), three]) == ["a/run", "b/run", "b/other"]
+    with pytest.raises(InputError, match="given twice"):
+        folder_names([one, two, one])
+    with pytest.raises(InputError, match="name one or more"):
+        collect([])
+
+
+def test_the_old_name_of_select_is_taken_with_a_warning(folders, tmp_path):
+    new = collect([folders[0]], select="wrong")
+    with pytest.warns(DeprecationWarning, match=r"collect\(which=\) is now collect\(select=\)") as found:
+        assert collect([folders[0]], which="wrong") == new != collect([folders[0]])
+    assert found[0].filename == __file__  # the line of the caller, not of the package
+    with pytest.warns(DeprecationWarning, match="report_together"):
+        report_together([folders[0]], tmp_path, which="correct")
+    with pytest.raises(TypeError, match="pass select= alone"):
+        collect([folders[0]], select="wrong", which="all")
+
+
+def test_the_scripts_the_style_and_the_templates_are_in_the_package():
     from avflow.report.html import SCRIPTS
 
     folder = Path(avflow.__file__).parent / "report"
+    assert {p.name for p in folder.glob("templates/*")} >= {"page.html.j2", "report.html.j2", "comparison.html.j2"}
     assert {f"js/{p.name}" for p in folder.glob("js/*.js")} == set(SCRIPTS) and (folder / "page.css").is_file()

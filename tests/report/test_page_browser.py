@@ -12,16 +12,17 @@ import pytest
 from PIL import Image
 
 import avflow
-from avflow.demo.shown import answers, shown
-from avflow.report.samples import write_shown
+from avflow.demo.sample_view import answers, sample_view
+from avflow.report.samples import write_sample_views
 from avflow.report.write import report_together
 from avflow.results.results import read
 from avflow.results.table import mean_change
 from avflow.runtime.generating import Generated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-from browser import Browser, find  # noqa: E402
+from browser import Window, find, window  # noqa: E402
 
+pytest.importorskip("playwright", reason="no playwright: pip install 'avflow[test]'")
 pytestmark = pytest.mark.skipif(find() is None, reason="no chromium on PATH, and AVFLOW_CHROMIUM names none")
 
 
@@ -36,21 +37,21 @@ def report(folder):
     made += [cases.lens(folder / "lens"), cases.plan(folder / "plan")]
     model = demo_folder.model()
     prompts = [model.prepare(s) for s in avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[:2]]
-    entries = [shown(prompt, model) for prompt in prompts]
+    entries = [sample_view(prompt, model) for prompt in prompts]
     entries[0]["answers"] = answers(Generated("red", [1], 0.2, 0.0, 100), Generated("red", [1], 0.1, 0.0, 60))
-    write_shown(folder / "shown", entries, {"video": 3})
+    write_sample_views(folder / "shown", entries, {"video": 3})
     return report_together([*made, folder / "shown"], folder)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with Browser(1200, 900) as found:
+    with window(1200, 900) as found:
         yield found
 
 
 @pytest.fixture
 def opened(browser, report):
-    browser.media("light")
+    browser.page.emulate_media(color_scheme="light", media="screen")
     browser.console.clear()
     browser.requests.clear()
     browser.open(report)
@@ -61,7 +62,7 @@ def opened(browser, report):
 
 
 def texts(browser, selector):
-    return browser.run(f"[...document.querySelectorAll('{selector}')].map((e) => e.textContent)")
+    return browser.page.evaluate(f"[...document.querySelectorAll('{selector}')].map((e) => e.textContent)")
 
 
 def choose(browser, name, value):
@@ -69,32 +70,34 @@ def choose(browser, name, value):
     box = f"""(() => {{ const e = document.querySelector('input[name="{name}"][value="{value}"]').parentNode;
         e.scrollIntoView({{ block: "center" }}); const b = e.getBoundingClientRect();
         return [b.x + b.width / 2, b.y + b.height / 2]; }})()"""
-    browser.click(*browser.run(box))
+    browser.page.mouse.click(*browser.page.evaluate(box))
 
 
 def hover(browser, selector, at=0.5, down=0.5):
     """Put the pointer over an element; the text of the box that appears."""
-    box = browser.run(
+    box = browser.page.evaluate(
         f"""(() => {{ const e = document.querySelector('{selector}'); e.scrollIntoView({{ block: "center" }});
         const b = e.getBoundingClientRect(); return [b.x, b.y, b.width, b.height]; }})()"""
     )
-    browser.move(box[0] + at * box[2], box[1] + down * box[3])
+    browser.page.mouse.move(box[0] + at * box[2], box[1] + down * box[3])
     return " ".join(texts(browser, ".tip:not([hidden])"))
 
 
 def test_every_chart_is_drawn(opened):
     assert len(texts(opened, "#flow svg.none, #flow .chart svg")) == 3
-    assert opened.run("document.querySelectorAll('#flow polyline').length") == len(cases.PATHS)
+    assert opened.page.evaluate("document.querySelectorAll('#flow polyline').length") == len(cases.PATHS)
     for place in ("heat", "share", "lens", "plan-accuracy", "plan-p", "schedule", "compare"):
-        box = opened.run(
+        box = opened.page.evaluate(
             f"(() => {{ const b = document.querySelector('#{place} svg').getBBox(); return b.width * b.height; }})()"
         )
         assert box > 10_000, place
-    assert opened.run("document.querySelectorAll('#sample .strip img').length") == 8
-    assert opened.run("[...document.querySelectorAll('#sample img')].every((i) => i.complete && i.naturalWidth > 50)")
+    assert opened.page.evaluate("document.querySelectorAll('#sample .strip img').length") == 8
+    assert opened.page.evaluate(
+        "[...document.querySelectorAll('#sample img')].every((i) => i.complete && i.naturalWidth > 50)"
+    )
     assert not re.search(
         "NaN|undefined|Infinity",
-        re.sub(r'src="data:[^"]*"', "", opened.run("document.querySelector('main').innerHTML")),
+        re.sub(r'src="data:[^"]*"', "", opened.page.evaluate("document.querySelector('main').innerHTML")),
     )
 
 
@@ -107,22 +110,22 @@ def test_hover_shows_the_numbers_of_the_table(opened, folder):
     # Panel 2 (into the question); layers 0 to 5, the pointer a little right of layer 3.
     told = hover(opened, "#flow section:nth-child(2) svg", 0.66)
     assert "Layer 3, 12 samples" in told and form[0] in told and f"{form[1]} … {form[2]}" in told
-    places = opened.run("document.querySelector('#heat svg').getBoundingClientRect().width")
+    places = opened.page.evaluate("document.querySelector('#heat svg').getBoundingClientRect().width")
     told = hover(opened, "#heat svg", (212 + (places - 212 - 96) * 3.5 / 6) / places, 0.3)
     assert "layer 3" in told and "mean change" in told
     assert form[0] in " ".join(texts(opened, "#numbers td"))
 
 
 def test_arrow_keys_read_a_chart_too(opened):
-    opened.run("document.querySelector('#heat svg').focus()")
+    opened.page.evaluate("document.querySelector('#heat svg').focus()")
     for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
-        opened.press(key)
+        opened.page.keyboard.press(key)
     assert texts(opened, "#heat .tip:not([hidden]) b") == ["video → question, layer 1"]
-    opened.press("Escape")
+    opened.page.keyboard.press("Escape")
     assert texts(opened, "#heat .tip:not([hidden])") == []
-    opened.run("document.querySelector('#lens svg').focus()")
-    opened.press("ArrowRight")
-    opened.press("ArrowRight")
+    opened.page.evaluate("document.querySelector('#lens svg').focus()")
+    opened.page.keyboard.press("ArrowRight")
+    opened.page.keyboard.press("ArrowRight")
     assert texts(opened, "#lens .tip:not([hidden]) b") == ["Layer 1"]
 
 
@@ -130,35 +133,35 @@ def test_the_task_is_chosen_by_pointer_and_by_key(opened):
     assert texts(opened, "#flow-count") == ["all tasks, 24 samples"]
     choose(opened, "task", "pitch")
     assert texts(opened, "#flow-count") == ["pitch, 12 samples"]
-    opened.press("ArrowLeft")  # a group of radio buttons: arrows move in it
+    opened.page.keyboard.press("ArrowLeft")  # a group of radio buttons: arrows move in it
     assert texts(opened, "#flow-count") == ["color, 12 samples"]
 
 
 def test_paths_are_hidden_and_shown_by_key(opened):
     lines = "document.querySelectorAll('#flow polyline').length"
-    opened.run("document.querySelector('#flow input[data-path=\"video->last\"]').focus()")
-    opened.press(" ")
-    assert opened.run(lines) == len(cases.PATHS) - 1 and "video → last" not in texts(opened, "#heat text")
-    assert opened.run("document.activeElement.dataset.path") == "video->last"  # the focus stays
-    opened.press(" ")
-    assert opened.run(lines) == len(cases.PATHS) and "video → last" in texts(opened, "#heat text")
-    opened.run("document.querySelectorAll('#flow input').forEach((e) => e.click())")
-    assert opened.run(lines) == 0 and "No path is shown" in " ".join(texts(opened, "#heat"))
+    opened.page.evaluate("document.querySelector('#flow input[data-path=\"video->last\"]').focus()")
+    opened.page.keyboard.press(" ")
+    assert opened.page.evaluate(lines) == len(cases.PATHS) - 1 and "video → last" not in texts(opened, "#heat text")
+    assert opened.page.evaluate("document.activeElement.dataset.path") == "video->last"  # the focus stays
+    opened.page.keyboard.press(" ")
+    assert opened.page.evaluate(lines) == len(cases.PATHS) and "video → last" in texts(opened, "#heat text")
+    opened.page.evaluate("document.querySelectorAll('#flow input').forEach((e) => e.click())")
+    assert opened.page.evaluate(lines) == 0 and "No path is shown" in " ".join(texts(opened, "#heat"))
 
 
 def test_layers_count_from_one_when_asked(opened):
     visible = (
         "[...document.querySelectorAll('.words li')].filter((e) => e.offsetParent).map((e) => e.textContent).join(' ')"
     )
-    assert "at layer 3" in opened.run(visible) and "0" in texts(opened, "#heat text")
+    assert "at layer 3" in opened.page.evaluate(visible) and "0" in texts(opened, "#heat text")
     choose(opened, "base", 1)
-    assert "at layer 4" in opened.run(visible) and "at layer 3" not in opened.run(visible)
+    assert "at layer 4" in opened.page.evaluate(visible) and "at layer 3" not in opened.page.evaluate(visible)
     assert "0" not in [t for t in texts(opened, "#flow text") if t.isdigit() and len(t) == 1][-6:]
     assert "leaves after 4" in texts(opened, "#schedule text") and "Layer 4" in hover(opened, "#lens svg", 0.62)
 
 
 def test_runs_are_chosen_and_compared(opened):
-    assert opened.run("document.querySelectorAll('#compare polyline').length") == 2
+    assert opened.page.evaluate("document.querySelectorAll('#compare polyline').length") == 2
     choose(opened, "run", 1)
     assert texts(opened, "#flow-count") == ["all tasks, 8 samples"]
 
@@ -169,7 +172,7 @@ def test_a_task_of_another_run_brings_that_run(browser, tmp_path):
     browser.open(report_together(made, tmp_path))
     choose(browser, "task", "find_sound")
     assert texts(browser, "#flow-count") == ["find_sound, 3 samples"]
-    assert browser.run("document.querySelector('input[name=run]:checked').value") == "1"
+    assert browser.page.evaluate("document.querySelector('input[name=run]:checked').value") == "1"
     choose(browser, "task", "pitch")
     assert texts(browser, "#flow-count") == ["pitch, 12 samples"] and browser.console == []
 
@@ -178,38 +181,48 @@ def test_another_sample_is_shown(opened):
     before = texts(opened, "#sample .question")
     assert "the same" in " ".join(texts(opened, "#sample .answers td"))
     select = "const s = document.getElementById('sample-choice'); s.value = 1;"
-    opened.run(f"(() => {{ {select} s.dispatchEvent(new Event('change')); }})()")
+    opened.page.evaluate(f"(() => {{ {select} s.dispatchEvent(new Event('change')); }})()")
     assert texts(opened, "#sample .question") != before
     assert re.search(r"tokens? \d+", hover(opened, "#sample .chart.keep:last-of-type svg", 0.3, 0.2))
 
 
 def corner(browser):
-    return Image.open(io.BytesIO(browser.picture())).convert("RGB").getpixel((4, 4))
+    return Image.open(io.BytesIO(browser.page.screenshot())).convert("RGB").getpixel((4, 4))
 
 
 def test_dark_by_the_system_and_by_the_switch(opened, report):
     assert corner(opened) == (255, 255, 255)
-    opened.run("document.getElementById('theme').click()")
+    opened.page.evaluate("document.getElementById('theme').click()")
     assert max(corner(opened)) < 40 and texts(opened, "#theme") == ["Light page"]
-    opened.media("dark")
+    opened.page.emulate_media(color_scheme="dark")
     opened.open(report)
     opened.requests.remove(report.as_uri())  # it was opened twice
     assert max(corner(opened)) < 40
-    opened.run("document.getElementById('theme').click()")
+    opened.page.evaluate("document.getElementById('theme').click()")
     assert corner(opened) == (255, 255, 255)
 
 
 def test_print_is_light_without_controls(opened):
-    opened.media("dark", "print")
+    opened.page.emulate_media(color_scheme="dark", media="print")
     assert corner(opened) == (255, 255, 255)
     controls = "[...document.querySelectorAll('.controls, button, select, .legend input')]"
-    assert opened.run(f"{controls}.filter((e) => e.offsetParent).length") == 0
-    assert opened.run("document.documentElement.scrollWidth <= innerWidth")
-    pdf = opened.pdf()
+    assert opened.page.evaluate(f"{controls}.filter((e) => e.offsetParent).length") == 0
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    pdf = opened.page.pdf(prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
 
 
-def test_nothing_runs_over_a_narrow_window(report):
-    with Browser(420, 800) as narrow:
-        narrow.open(report)
-        assert narrow.console == [] and narrow.run("document.documentElement.scrollWidth") <= 420
+def test_nothing_runs_over_a_narrow_window(browser, report):
+    narrow = Window(browser.page.context.browser.new_page(viewport={"width": 420, "height": 800}))
+    narrow.open(report)
+    assert narrow.console == [] and narrow.page.evaluate("document.documentElement.scrollWidth") <= 420
+    narrow.page.close()
+
+
+def test_errors_and_requests_of_a_page_are_noticed(browser, tmp_path):
+    """What the other tests find to be empty is not empty by itself."""
+    (tmp_path / "bad.html").write_text("<img src='none.png'><script>console.error('one'); throw Error('two')</script>")
+    bad = Window(browser.page.context.browser.new_page())
+    bad.open(tmp_path / "bad.html")
+    assert {"one", "two"} <= set(bad.console) and any(r.endswith("none.png") for r in bad.requests)
+    bad.page.close()

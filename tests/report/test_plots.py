@@ -66,7 +66,7 @@ def test_layers_may_count_from_one(table):
 
 
 def test_selection_and_choice_of_paths(table):
-    _, ax = plots.flow(table, which="correct", paths=["question->last"], title="")
+    _, ax = plots.flow(table, select="correct", paths=["question->last"], title="")
     assert list(lines_of(ax)) == ["question → last"]
     assert ax.get_title(loc="left").endswith("(4 samples)")
     with pytest.raises(InputError, match="'video->last'"):
@@ -174,3 +174,16 @@ def test_the_width_ablation_draws_a_line_per_width():
         plots.flow(table)
     with pytest.raises(InputError, match="no rows of"):
         plots.widths(table, "video->last")
+
+
+def test_plots_are_one_import_and_take_the_old_name_of_select(table):
+    from avflow import plots as exported
+
+    for name in exported.__all__:
+        assert callable(getattr(exported, name)), name  # a function, not a module of that name
+    with pytest.warns(DeprecationWarning, match=r"flow\(which=\) is now flow\(select=\)"):
+        _, ax = exported.flow(table, which="correct")
+    assert ax.get_title(loc="left") == exported.flow(table, select="correct")[1].get_title(loc="left")
+    for draw in (exported.flow_panels, exported.heat_map, lambda t, **k: exported.widths(t, PATHS[0], **k)):
+        with pytest.warns(DeprecationWarning):
+            draw(table, which="wrong")

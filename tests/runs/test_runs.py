@@ -1,6 +1,7 @@
 """The run folder: durable, resumable, one writer, and clear when the disk says no."""
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -213,6 +214,39 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=ENV).returncode == -9
     assert (tmp_path / ".lock").exists()
     fill(tmp_path, ["a"])
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_with_a_warning(tmp_path, monkeypatch, code):
+    def refuse(descriptor, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match="no locks on this file system"):
+        run = RunFolder(tmp_path, CONFIG)
+    run.add("a", rows_of("a"))
+    run.__exit__()
+    assert [r["id"] for r in read_records(tmp_path)] == ["a"]
+    monkeypatch.undo()
+    fill(tmp_path, ["a", "b"])  # nothing that was left there keeps out the next
+
+
+def test_a_forked_child_does_not_keep_the_lock(tmp_path):
+    """One that outlives the run, as a loader's or a server's may, has the run's open files."""
+    run = RunFolder(tmp_path, CONFIG)
+    waits, ends = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ends)
+        os.read(waits, 1)
+        os._exit(0)
+    os.close(waits)
+    try:
+        run.__exit__()
+        fill(tmp_path, ["a"])
+    finally:
+        os.close(ends)
+        os.waitpid(child, 0)
 
 
 # The disk says no

@@ -106,10 +106,10 @@ def test_the_demo_sweeps_clips_and_interleaved_items(tmp_path):
     told: list[str] = []
     demo = run_demo(made, tmp_path, told.append)
     assert [outcome.counts["ok"] for outcome in demo.outcomes] == [4, 8] and not demo.untold
-    assert [kind_of(folder) for folder in demo.folders] == ["sweep", "sweep", "share", "lens", "plan", "shown"]
+    assert [kind_of(folder) for folder in demo.folders] == ["sweep", "sweep", "share", "lens", "plan", "samples"]
     found = collect(demo.folders)
-    assert [sample["task"] for sample in found["shown"]["samples"]] == ["color", "pitch", "find_image", "find_sound"]
-    assert ["answers" in sample for sample in found["shown"]["samples"]] == [True, True, False, False]
+    assert [sample["task"] for sample in found["samples"]["samples"]] == ["color", "pitch", "find_image", "find_sound"]
+    assert ["answers" in sample for sample in found["samples"]["samples"]] == [True, True, False, False]
     titles = {part["title"]: part["lines"] for part in summary(found)}
     assert any(line.startswith("find_image (4 samples") for line in titles["Information flow, interleaved"])
 

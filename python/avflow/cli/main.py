@@ -168,12 +168,12 @@ def report(
         from ..report.write import report_together
 
         sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
-        options = {"which": select, "first_layer": first_layer, "title": title}
+        options = {"select": select, "first_layer": first_layer, "title": title}
         for folder in sweeps:
             for path in _draw(folder, **options):
                 typer.echo(path)
         if len(sweeps) > 1:
-            for path in compare(sweeps, out, which=select, title=title):
+            for path in compare(sweeps, out, select=select, title=title):
                 typer.echo(path)
         if len(runs) > 1:
             typer.echo(report_together(runs, out, **options))

@@ -12,7 +12,7 @@ ITEM_TASKS = ("find_image", "find_sound")  # interleaved items
 
 
 def held_out(
-    folder,
+    folder: str | Path,
     each: int = 10,
     tasks: tuple[str, ...] = TASKS,
     item_tasks: tuple[str, ...] = ITEM_TASKS,

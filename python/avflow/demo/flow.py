@@ -60,8 +60,8 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
     except InputError as error:
         demo.untold.append(f"no eviction plan: {error}")
     say("answers: with the schedule and without ...")
-    shown = [samples, *([Path(made["items"])] if "items" in made else [])]
-    show_samples(model, shown, folder / "shown", schedule)
+    files = [samples, *([Path(made["items"])] if "items" in made else [])]
+    show_samples(model, files, folder / "shown", schedule)
     demo.folders.append(folder / "shown")
     return demo
 
@@ -80,25 +80,25 @@ def show_samples(model: str, files: list[Path], folder: Path, schedule: Eviction
     Answers with the schedule are of the first file alone: it was chosen on these.
     """
     from ..models import load
-    from ..report.samples import write_shown
+    from ..report.samples import write_sample_views
     from ..runtime.generating import generate
-    from .shown import answers, shown
+    from .sample_view import answers, sample_view
 
     loaded = load(model, device="cpu", dtype="float32")
     first: dict[str, tuple[Sample, bool]] = {}
     for file in files:
         for sample in Sample.read_jsonl(file):
             first.setdefault(sample.task, (sample, file is files[0]))
-    told = []
+    views = []
     for sample, planned in first.values():
         prompt = loaded.prepare(sample)
-        told.append(shown(prompt, loaded))
+        views.append(sample_view(prompt, loaded))
         if planned and schedule is not None and schedule.steps:
-            if len(told) == 1:  # the first runs of a process are slow
+            if len(views) == 1:  # the first runs of a process are slow
                 generate(loaded, prompt, None, max_new_tokens=2)
                 generate(loaded, prompt, schedule, max_new_tokens=2)
-            told[-1]["answers"] = answers(
+            views[-1]["answers"] = answers(
                 *(generate(loaded, prompt, s, max_new_tokens=ANSWER_TOKENS) for s in (None, schedule))
             )
     steps = None if schedule is None else {step.group: step.after for step in schedule.steps}
-    write_shown(folder, told, steps)
+    write_sample_views(folder, views, steps)

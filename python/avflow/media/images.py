@@ -1,6 +1,9 @@
 """Sizes of pictures, and stand-ins for Qwen2-VL's image and video processors in plain torch, for want of torchvision.
 
 The stand-ins give the same patches in the same order; tests compare them with the real processors, bit for bit.
+transformers has an image processor without torchvision too, Qwen2VLImageProcessorPil (5.24). It is no replacement:
+Pillow rounds otherwise than torch when it resizes, so that up to 1 % of the values are one of 255 levels (0.015 after
+normalisation) off, and the numbers would depend on whether torchvision is there.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Processors of models that see pictures and need no torchvision: tokenizer, chat text, patches, placeholders filled.
 
-Patches come from pictures.py, the same arithmetic as transformers' processors (tests compare them bit for bit). A
+Patches come from media/images.py, the same arithmetic as transformers' processors (tests compare them bit for bit). A
 transformers processor that the caller made (Qwen2_5_VLProcessor) works in `pixels` and `fill` as well.
 """
 

@@ -5,6 +5,8 @@ Every function takes the table of its experiment and returns (figure, axes), in 
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
@@ -39,12 +41,6 @@ GROUP_STYLE = {
 }
 
 
-def _mean(table: pa.Table, keys: list[str], value: str) -> dict[tuple, float]:
-    """Mean of a column over prompts, by the key columns."""
-    means = table.group_by(keys).aggregate([(value, "mean")])
-    return {tuple(row[k] for k in keys): row[f"{value}_mean"] for row in means.to_pylist()}
-
-
 def _count(table: pa.Table) -> str:
     n = len(pc.unique(table["prompt"]))
     return f"({n} sample{'s' if n != 1 else ''})"
@@ -75,7 +71,7 @@ def share_bars(
         at = np.array(layers) + first_layer
         for group, values in shares.items():
             color, hatch = GROUP_STYLE.get(group, (GREY, "xx"))
-            look = dict(color=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=words(group))
+            look: dict[str, Any] = dict(color=color, hatch=hatch, edgecolor="white", linewidth=0.3, label=words(group))
             ax.bar(at, 100 * values, 0.86, 100 * bottom, **look)
             bottom += values
         ax.set_xlabel("Layer")

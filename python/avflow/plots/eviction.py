@@ -5,7 +5,8 @@ Takes the table of `plan_eviction` (`schedule.plan.table`), returns (figure, axe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +26,7 @@ _MARKERS = "osD^vP*X"  # with the dashes they tell the groups apart without colo
 _DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (4, 1.5, 1.2, 1.5)), (0, (7, 2, 2, 2)))
 
 
-def group_looks(groups: list[str]) -> dict[str, dict]:
+def group_looks(groups: list[str]) -> dict[str, dict[str, Any]]:
     """A group's usual colour where nobody else here has it; all groups together are black."""
     free, looks = list(_COLORS), {}
     together = [g for g in groups if "+" in g and set(g.split("+")) >= {h for h in groups if h != g}]
@@ -51,7 +52,7 @@ def eviction_lines(
     The accuracy's band is the interval of the paired change, at the clean accuracy; the clean run is the grey line.
 
     Args:
-        table: as eviction_choice.SCHEMA says. schedule: {group: layer} that was chosen, marked on the lines.
+        table: as planning.choice.SCHEMA says. schedule: {group: layer} that was chosen, marked on the lines.
         first_layer: the number the axis gives to the first layer, 0 or 1.
     """
     check_first_layer(first_layer)
@@ -95,7 +96,10 @@ def eviction_lines(
     return figure, [left, right]
 
 
-def _line(ax: Axes, at: np.ndarray, mean: np.ndarray, band, look: dict, label: str) -> None:
+def _line(
+    ax: Axes, at: np.ndarray, mean: np.ndarray, band: Sequence[np.ndarray], look: dict[str, Any], label: str
+) -> None:
     style = {k: v for k, v in look.items() if k != "marker"}
-    ax.fill_between(at, *band, color=look["color"], alpha=0.11, linewidth=0, zorder=2)
+    low, high = band
+    ax.fill_between(at, low, high, color=look["color"], alpha=0.11, linewidth=0, zorder=2)
     ax.plot(at, mean, linewidth=1.6, marker=look["marker"], markersize=2.6, zorder=3, label=label, **style)

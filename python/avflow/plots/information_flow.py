@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -18,11 +19,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..deprecated import renamed_keyword
 from ..errors import InputError
-from ..results.table import mean_change, one_width, paths_of, select, widths_of
+from ..results.table import mean_change, one_width, paths_of, widths_of
+from ..results.table import select as select_rows
 from .style import PANELS, distinct_styles, panel_of, path_label
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib's rcParams
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.labelsize": 9,
@@ -47,11 +50,12 @@ STYLE = {
 }
 
 
+@renamed_keyword("which", "select")
 def flow(
     table: pa.Table,
     *,
     paths: Sequence[str] | None = None,
-    which: str = "all",
+    select: str = "all",
     title: str | None = None,
     first_layer: int = 0,
     confidence: float = 0.95,
@@ -60,11 +64,11 @@ def flow(
 ) -> tuple[Figure, Axes]:
     """Mean change of the answer's probability (%) over the window's centre layer, a line and a band per path.
 
-    `paths`: names to draw (default: all that have a value). `which`: correct, wrong or all samples.
+    `paths`: names to draw (default: all that have a value). `select`: correct, wrong or all samples.
     `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
     """
     check_first_layer(first_layer)
-    table = select(table, which)
+    table = select_rows(table, select)
     chosen = _chosen(table, paths)
     means = mean_change(table.filter(_is_in(table, chosen)), confidence=confidence, seed=seed)
     with mpl.rc_context(STYLE):
@@ -76,10 +80,11 @@ def flow(
     return figure, ax
 
 
+@renamed_keyword("which", "select")
 def flow_panels(
     table: pa.Table,
     *,
-    which: str = "all",
+    select: str = "all",
     title: str | None = None,
     first_layer: int = 0,
     confidence: float = 0.95,
@@ -87,7 +92,7 @@ def flow_panels(
 ) -> tuple[Figure, list[Axes]]:
     """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
     check_first_layer(first_layer)
-    table = select(table, which)
+    table = select_rows(table, select)
     means = mean_change(table, confidence=confidence, seed=seed)
     drawn = _chosen(table, None)
     panels = [(name, [p for p in drawn if panel_of(p) == name]) for name in PANELS]
@@ -107,18 +112,19 @@ def flow_panels(
     return figure, axes
 
 
+@renamed_keyword("which", "select")
 def heat_map(
     table: pa.Table,
     *,
     paths: Sequence[str] | None = None,
-    which: str = "all",
+    select: str = "all",
     title: str | None = None,
     first_layer: int = 0,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
     """Mean change (%) as colour, a row per path and a column per layer; grey where there is no value."""
     check_first_layer(first_layer)
-    table = select(table, which)
+    table = select_rows(table, select)
     chosen = _chosen(table, paths)
     means = mean_change(table.filter(_is_in(table, chosen)), resamples=1)
     layers = np.unique(table["layer"].to_numpy())
@@ -156,11 +162,12 @@ def heat_map(
     return figure, ax
 
 
+@renamed_keyword("which", "select")
 def widths(
     table: pa.Table,
     path: str,
     *,
-    which: str = "all",
+    select: str = "all",
     title: str | None = None,
     first_layer: int = 0,
     confidence: float = 0.95,
@@ -169,7 +176,7 @@ def widths(
 ) -> tuple[Figure, Axes]:
     """Ablation of the window's width: `flow` of one path, a line and a band per width, wider windows darker."""
     check_first_layer(first_layer)
-    table = select(table, which)
+    table = select_rows(table, select)
     table = table.filter(_is_in(table, _chosen(table, [path])))
     there = widths_of(table)
     shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(there)))
@@ -229,7 +236,7 @@ def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
 
 def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
     if ax is not None:
-        return ax.figure, ax
+        return cast(Figure, ax.figure), ax
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots()

@@ -11,73 +11,68 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.attention_share import SCHEMA as SHARE
 from ..results.results import read
-from ..results.table import checked, one_width, select, widths_of
+from ..results.table import checked, one_width, widths_of
+from ..results.table import select as select_rows
 from ..runs.folder import read_config, read_records, summarize
 from .flow import flow_data
-from .samples import FILE as SHOWN
-from .samples import read_shown
+from .names import folder_names
+from .samples import FILE as SAMPLES
+from .samples import read_sample_views
 from .tables import lens_data, plan_data, share_data
 
 
 def kind_of(folder: str | Path) -> str:
-    """What a folder holds: "sweep", "plan", "shown", or what `avflow look` looked at ("share", "lens", ...)."""
+    """What a folder holds: "sweep", "plan", "samples", or what `avflow look` looked at ("share", "lens", ...)."""
     folder = Path(folder)
-    if (folder / SHOWN).is_file():
-        return "shown"
+    if (folder / SAMPLES).is_file():
+        return "samples"
     if not (folder / "config.yaml").is_file():
         return "sweep"  # rows that were saved without a run; `read` says what is wrong with any other folder
     config = read_config(folder)
     return "plan" if "evict" in config else str(config.get("experiment", "sweep"))
 
 
-def collect(folders: Sequence[str | Path], which: str = "all") -> dict[str, Any]:
+@renamed_keyword("which", "select")
+def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any]:
     """What the folders hold, as JSON values; a key is absent where no folder has it.
 
     sweeps, one for every width of window: [{name, flow (see flow_data), layers, finished, counts, failed, strongest,
-    rows}]; share, lens, plan, shown (see looks.py and shown.py); folders: [{name, kind, config, versions}].
+    rows}]; share, lens, plan (see tables.py), samples (see samples.py); folders: [{name, kind, config, versions}].
 
     Args:
-        which: correct, wrong or all samples of the sweeps.
+        select: correct, wrong or all samples of the sweeps.
 
     Raises:
         InputError: a folder that cannot be read or has nothing for a page, two of one kind but sweeps.
     """
     found: dict[str, Any] = {"folders": []}
-    names = folder_names([Path(f) for f in folders])
+    names = folder_names(folders)
     for folder, name in zip(map(Path, folders), names, strict=True):
         kind = kind_of(folder)
         if kind == "sweep":
-            found.setdefault("sweeps", []).extend(_sweeps(folder, name, which, found["folders"]))
+            found.setdefault("sweeps", []).extend(_sweeps(folder, name, select, found["folders"]))
             continue
         if kind not in _READERS:
             raise InputError(f"{folder} holds a run of {kind!r}: a report shows sweep, share, lens and plan runs")
         if kind in found:
             raise InputError(f"{folder} is the second run of {kind!r}: a report takes one, and any number of sweeps")
         found[kind] = _READERS[kind](folder)
-        config = read_config(folder) if kind != "shown" else {}
+        config = read_config(folder) if kind != "samples" else {}
         found["folders"].append({"name": name, "kind": kind, "config": config, "versions": {}})
     return found
 
 
-def folder_names(folders: list[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart."""
-    for parts in range(1, max(len(f.absolute().parts) for f in folders) + 1):
-        names = ["/".join(f.absolute().parts[-parts:]) for f in folders]
-        if len(set(names)) == len(names):
-            return names
-    raise InputError("a run folder is given twice: name each once")
-
-
-def _sweeps(folder: Path, name: str, which: str, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _sweeps(folder: Path, name: str, choice: str, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
     results, records = read(folder), read_records(folder)
     config = results.meta.get("config") or {}
     folders.append({"name": name, "kind": "sweep", "config": config, "versions": results.meta.get("versions") or {}})
     folders[-1]["kernels"] = sorted(set(results.table["kernel"].to_pylist()) - {None, ""})
-    table = select(results.table, which)
+    table = select_rows(results.table, choice)
     widths = widths_of(table)
     if len(widths) < 2:
         return [_sweep(table, records, name, results.meta)]
@@ -122,5 +117,5 @@ _READERS = {
     "share": lambda folder: share_data(_rows(folder, SHARE)),
     "lens": lambda folder: lens_data(_rows(folder, LENS)),
     "plan": _plan,
-    "shown": read_shown,
+    "samples": read_sample_views,
 }

@@ -20,7 +20,6 @@ NAMES = {
     "#C8C8C8": "silver",
     "#E4E4E4": "pale",
 }
-RUNS = ("blue", "vermillion", "green", "orange", "purple", "sky", "grey")
 
 
 def ink(color: str) -> str:

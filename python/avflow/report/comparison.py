@@ -6,9 +6,8 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
@@ -17,14 +16,17 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import make_folder, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
 from ..results.results import read
-from ..results.table import mean_change, paths_of, select
+from ..results.table import mean_change, paths_of
+from ..results.table import select as select_rows
 from ..runs.folder import read_records
-from .write import html_figure, html_page, html_table
+from .html import comparison_page
+from .names import folder_names
 
 _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)))
@@ -45,26 +47,20 @@ class ComparedRun:
         return pc.max(self.table["layer"]).as_py() or 0
 
 
-def read_runs(folders: Sequence[str | Path], which: str = "all") -> list[ComparedRun]:
-    """The runs, each under the shortest name that tells it from the others."""
-    folders = [Path(folder) for folder in folders]
-    if len(set(folder.absolute() for folder in folders)) < len(folders):
-        raise InputError("a run folder is given twice: compare each with the others once")
+@renamed_keyword("which", "select")
+def read_runs(folders: Sequence[str | Path], select: str = "all") -> list[ComparedRun]:
+    """The runs, each under the shortest name that tells it from the others. select: correct, wrong or all samples.
+
+    Raises:
+        InputError: a run that cannot be read, or is given twice.
+    """
     runs = []
-    for folder, name in zip(folders, _names(folders), strict=True):
+    for folder, name in zip(folders, folder_names(folders), strict=True):
         results = read(folder)
         model = str((results.meta.get("config") or {}).get("model", ""))
-        table = select(results.table, which)
+        table = select_rows(results.table, select)
         runs.append(ComparedRun(name, Path(model).name or model, table, read_records(folder), results.meta["finished"]))
     return runs
-
-
-def _names(folders: list[Path]) -> list[str]:
-    for parts in range(1, max(len(f.absolute().parts) for f in folders) + 1):
-        names = ["/".join(f.absolute().parts[-parts:]) for f in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [str(f.absolute()) for f in folders]
 
 
 def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
@@ -124,7 +120,7 @@ def compare_path(
                 continue
             x = means["layer"].to_numpy() / (max(1, run.last_layer) if relative else 1)
             low, high = (pc.cast(means[name], pa.float64()).to_numpy() for name in ("low", "high"))
-            style = {
+            style: dict[str, Any] = {
                 "color": _COLORS[number % len(_COLORS)],
                 "linestyle": _DASHES[number // len(_COLORS) % len(_DASHES)],
             }
@@ -136,10 +132,11 @@ def compare_path(
         ax.set_xlabel("Layer / last layer (window centre)" if relative else "Layer (window centre)")
         ax.set_ylabel("Change in answer probability (%)")
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title="run (samples)")
-    return ax.figure, ax
+    return cast(Figure, ax.figure), ax
 
 
-def compare(folders: Sequence[str | Path], out: str | Path, *, which: str = "all", title: str = "Runs") -> list[Path]:
+@renamed_keyword("which", "select")
+def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "all", title: str = "Runs") -> list[Path]:
     """Write comparison.csv, comparison.html and a figure per path (PNG and PDF) into `out`; returns the files made.
 
     Raises:
@@ -147,7 +144,7 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, which: str = "all
     """
     if len(folders) < 2:
         raise InputError("give two or more run folders to compare")
-    runs, out = read_runs(folders, which), Path(out)
+    runs, out = read_runs(folders, select), Path(out)
     valued = [run.table.filter(pc.is_valid(run.table["change_percent"])) for run in runs]
     paths = list(dict.fromkeys(path for table in valued for path in paths_of(table)))
     if not paths:
@@ -160,17 +157,13 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, which: str = "all
     writer.writeheader()
     writer.writerows(rows)
     write_whole(out / "comparison.csv", text.getvalue().encode())
-    made, shown = [out / "comparison.csv"], []
+    made, figures = [out / "comparison.csv"], []
     with writing(out / "figures"):
         for number, path in enumerate(paths):
             figure, _ = compare_path(runs, path, relative=relative)
             files = plots.save(figure, out / "figures" / f"compare_{number:02d}")
             made += files
-            shown.append((path, files[0]))
-    parts = [f"<h1>{escape(title)}</h1>"]
-    parts += [f"<p><strong>{escape(run.name)} is not finished.</strong></p>" for run in runs if not run.finished]
-    parts += [html_figure(path, png) for path, png in shown]
-    cells = [["" if value is None else escape(str(value)) for value in row.values()] for row in rows]
-    parts += ["<h2>Strongest mean change of every path</h2>", html_table([k.replace("_", " ") for k in rows[0]], cells)]
-    write_whole(out / "comparison.html", html_page(title, parts).encode())
+            figures.append((path, files[0]))
+    unfinished = [run.name for run in runs if not run.finished]
+    write_whole(out / "comparison.html", comparison_page(title, rows, figures, unfinished).encode())
     return [*made, out / "comparison.html"]

@@ -1,4 +1,4 @@
-"""shown.json of a folder of its own: samples as the report shows them (`demo.shown` makes them)."""
+"""shown.json of a folder of its own: samples as the report shows them (`demo.sample_view` makes them)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from ..files import make_folder, write_whole
 FILE, VERSION = "shown.json", 1
 
 
-def write_shown(folder: str | Path, samples: list[dict[str, Any]], schedule: dict[str, int] | None = None) -> Path:
-    """Write shown.json. samples: as `shown` gives them, each may have "answers" (see `answers`)."""
+def write_sample_views(
+    folder: str | Path, samples: list[dict[str, Any]], schedule: dict[str, int] | None = None
+) -> Path:
+    """Write folder/shown.json.
+
+    Args:
+        samples: as `demo.sample_view.sample_view` gives them; each may have "answers" (see `answers` there).
+        schedule: {group: last layer that sees it}, of the answers.
+    """
     folder = Path(folder)
     make_folder(folder)
     value = {"format": "avflow-shown", "version": VERSION, "schedule": schedule, "samples": samples}
@@ -21,7 +28,7 @@ def write_shown(folder: str | Path, samples: list[dict[str, Any]], schedule: dic
     return folder / FILE
 
 
-def read_shown(folder: str | Path) -> dict[str, Any]:
+def read_sample_views(folder: str | Path) -> dict[str, Any]:
     """Raises InputError for a file of another format or a newer version."""
     path = Path(folder) / FILE
     try:
@@ -29,7 +36,7 @@ def read_shown(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict) or value.get("format") != "avflow-shown":
-        raise InputError(f"{path} is no file of shown samples")
+        raise InputError(f"{path} is no file of a report's samples")
     if value.get("version") != VERSION:
         raise InputError(f"{path} is of version {value.get('version')!r}, this avflow reads {VERSION}")
     return value

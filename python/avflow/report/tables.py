@@ -33,8 +33,8 @@ def share_data(table: pa.Table) -> list[dict[str, Any]]:
     out = []
     for task, rows in by_task(table.filter(pc.equal(table["token"], 0))):
         layers, groups = share_means(rows)
-        shown = [{"group": g, **group_style(g), "values": values.tolist()} for g, values in groups.items()]
-        out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "layers": layers, "groups": shown})
+        stacked = [{"group": g, **group_style(g), "values": values.tolist()} for g, values in groups.items()]
+        out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "layers": layers, "groups": stacked})
     return out
 
 

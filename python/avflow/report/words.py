@@ -1,8 +1,8 @@
 """What a report's numbers say, in sentences made from them alone.
 
 A path counts as one that matters if its strongest layer changes the answer's probability by at least LEAST percent and
-the interval there leaves out zero. That is said of the strongest of many (path, layer) pairs, so it looks larger than
-it is; the sentences say over how many samples.
+the interval there leaves out zero. The strongest of many (path, layer) pairs looks larger than it is; the sentences
+give the number of samples.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def summary(found: dict[str, Any], base: int = 0) -> list[dict[str, Any]]:
         parts.append({"title": "Answer lens", "lines": [lens_sentence(found["lens"][0], base)]})
     if "plan" in found:
         parts.append({"title": "Eviction", "lines": plan_sentences(found["plan"], base)})
-    if "shown" in found and (line := answer_sentence(found["shown"])):
+    if "samples" in found and (line := answer_sentence(found["samples"]["samples"])):
         parts.append({"title": "Answers", "lines": [line]})
     return parts
 
@@ -69,7 +69,7 @@ def flow_sentence(entry: dict[str, Any], base: int = 0) -> str:
         sure = "no path mattered" if abs(peak(top)[1]) < LEAST else "no path is sure to have mattered"
         text = f"{sure}; the largest change is {_change(peak(top)[1])}, {top['label']}"
         return head + text + _few(entry["samples"]) + "."
-    text = f"cutting {strong[0]['label']} {_told(strong[0], base)}"
+    text = f"cutting {strong[0]['label']} {_strongest_change(strong[0], base)}"
     others = [f"{line['label']} ({_change(peak(line)[1])}, {_layers(line, base)})" for line in strong[1:4]]
     if others:
         text += "; then " + ", ".join(others)
@@ -99,7 +99,7 @@ def share_sentence(entry: dict[str, Any], base: int = 0) -> str:
     """What the last token attends to most, and where the media get most of its attention."""
     layers = entry["layers"]
     means = {g["label"]: sum(g["values"]) / len(layers) for g in entry["groups"]}
-    first, second = sorted(means, key=means.get, reverse=True)[:2]
+    first, second = sorted(means, key=lambda label: means[label], reverse=True)[:2]
     text = f"over all layers the last token attends most to {first} ({100 * means[first]:.0f} %) and {second} "
     text += f"({100 * means[second]:.0f} %)"
     media = [g["values"] for g in entry["groups"] if g["group"].startswith(MEDIA)]
@@ -147,16 +147,16 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
     ]
 
 
-def answer_sentence(shown: dict[str, Any]) -> str | None:
-    """How many of the shown samples are answered the same with the schedule."""
-    both = [sample["answers"] for sample in shown["samples"] if "answers" in sample]
+def answer_sentence(samples: list[dict[str, Any]]) -> str | None:
+    """How many of the samples on the page are answered the same with the schedule."""
+    both = [sample["answers"] for sample in samples if "answers" in sample]
     if not both:
         return None
     same = sum(pair["same"] for pair in both)
     return f"{same} of {len(both)} generated answers are word for word the same with the schedule as without."
 
 
-def _told(line: dict[str, Any], base: int) -> str:
+def _strongest_change(line: dict[str, Any], base: int) -> str:
     layer, mean, low, high, _ = peak(line)
     verb = "lowers" if mean < 0 else "raises"
     ends = sorted((abs(low), abs(high)))

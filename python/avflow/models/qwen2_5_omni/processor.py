@@ -3,7 +3,7 @@
 transformers builds its picture processors on torchvision. Three paths; `info(processor).path` tells which ran:
     "torchvision"            torchvision works
     "torchvision (python)"   its compiled part was built for another torch; its Python part needs only torch's operators
-    "avflow"                 no torchvision: pictures.py, the same arithmetic in plain torch
+    "avflow"                 no torchvision: media/images.py, the same arithmetic in plain torch
 Tokenizer, chat template and feature extractor are the checkpoint's own on all three.
 """
 

@@ -30,7 +30,7 @@ function shareBars(holder, entry, base, label) {
   function show(j, py = top) {
     current = Math.min(Math.max(j, 0), entry.layers.length - 1);
     frame.setAttribute("x", left + current * slot); frame.setAttribute("visibility", "visible");
-    const rows = [...entry.groups].reverse().map((g) => [g.color, g.label, `${shown(100 * g.values[current], false)} %`, ""]);
+    const rows = [...entry.groups].reverse().map((g) => [g.color, g.label, `${numberText(100 * g.values[current], false)} %`, ""]);
     tip.show(left + (current + 1) * slot, Math.min(py, 40), width, ...tipTable(`Layer ${entry.layers[current] + base}`, rows));
   }
   const hide = () => { frame.setAttribute("visibility", "hidden"); tip.hide(); };

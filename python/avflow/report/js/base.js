@@ -18,7 +18,7 @@ function draw(name, attributes = {}, ...children) {
 }
 
 // The same number of digits as the tables: two after the point, more for what would read as zero.
-function shown(value, sign = true) {
+function numberText(value, sign = true) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   const text = size >= 0.01 || size === 0 ? size.toFixed(2) : size.toPrecision(2);

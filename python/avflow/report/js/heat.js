@@ -34,8 +34,8 @@ function heatMap(holder, lines, base, label) {
     const point = lines[i].points.find((p) => p[0] === layers[j]);
     const box = { x: left + j * cell, y: top + i * row, width: cell, height: row, visibility: "visible" };
     for (const [key, value] of Object.entries(box)) frame.setAttribute(key, value);
-    const rows = point ? [[null, "mean change", `${shown(point[1])} %`, ""],
-      [null, "interval", point[2] === null ? "–" : `${shown(point[2])} … ${shown(point[3])} %`, ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
+    const rows = point ? [[null, "mean change", `${numberText(point[1])} %`, ""],
+      [null, "interval", point[2] === null ? "–" : `${numberText(point[2])} … ${numberText(point[3])} %`, ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
     tip.show(box.x + cell / 2, box.y + row, width, ...tipTable(`${lines[i].label}, layer ${layers[j] + base}`, rows));
   }
   const hide = () => { frame.setAttribute("visibility", "hidden"); tip.hide(); };

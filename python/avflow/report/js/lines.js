@@ -2,7 +2,7 @@
 // options: lines [{label, color, dashes, points: [[layer, mean, low, high, samples?]]}], base, y [low, high], ylabel, label,
 // percent (factor 100), zero (draw the line y = 0), flat {value, label} (a level), marks [[layer, value, color]], height, form.
 function lineChart(holder, options) {
-  const { lines, base, ylabel, label, marks = [], factor = 1, height = 260, form = shown } = options;
+  const { lines, base, ylabel, label, marks = [], factor = 1, height = 260, form = numberText } = options;
   const width = Math.max(260, holder.clientWidth || 340);
   const [low, high] = options.y, marked = ticks(low, high);
   // The widest number beside the axis decides how much room it has.

@@ -87,7 +87,7 @@ function numbers(holder, lines) {
   const layers = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
   const head = make("tr", {}, make("th", {}, "mean change (%)"), ...layers.map((layer) => make("th", { class: "number" }, layer + state.base)));
   holder.replaceChildren(make("table", {}, head, ...lines.map((line) => make("tr", {}, make("th", {}, line.label),
-    ...layers.map((layer) => make("td", { class: "number" }, shown(line.points.find((p) => p[0] === layer)?.[1])))))));
+    ...layers.map((layer) => make("td", { class: "number" }, numberText(line.points.find((p) => p[0] === layer)?.[1])))))));
 }
 
 function compareCharts() {
@@ -120,7 +120,7 @@ function lookCharts() {
     const entry = entryOf(data.lens);
     if (!entry) return absent(place("lens"));
     lineChart(place("lens"), { lines: entry.lines, base: state.base, y: [0, Math.max(...spread(entry.lines, true))], ylabel: "probability after the layer",
-      label: "Answer lens", height: 280, form: (v) => shown(v, false) });
+      label: "Answer lens", height: 280, form: (v) => numberText(v, false) });
     place("lens-legend").replaceChildren(...entry.lines.map((line) => make("li", {}, make("span", { class: "item" }, swatch(line), line.label))));
   }
 }
@@ -129,7 +129,7 @@ function planCharts() {
   const { plan } = data, pick = (a, b, c) => plan.lines.map((line) => ({ ...line, points: line.points.map((p) => [p[0], p[a], p[b], p[c]]) }));
   const marks = (column) => plan.lines.filter((line) => line.leaves !== null)
     .map((line) => [line.leaves, line.points.find((p) => p[0] === line.leaves)[column], line.color]);
-  const shared = { base: state.base, xlabel: "last layer that sees the group", form: (v) => shown(v, false) };
+  const shared = { base: state.base, xlabel: "last layer that sees the group", form: (v) => numberText(v, false) };
   const accuracy = pick(1, 2, 3), p = pick(4, 5, 6);
   lineChart(place("plan-accuracy"), { ...shared, lines: accuracy, factor: 100, y: spread(accuracy, false, 100), ylabel: "accuracy (%)", flat: plan.accuracy, marks: marks(1), label: "Accuracy after eviction" });
   lineChart(place("plan-p"), { ...shared, lines: p, y: spread(p, false), ylabel: "probability of the right answer", flat: plan.p, marks: marks(4), label: "Probability of the right answer after eviction" });
@@ -139,7 +139,7 @@ function planCharts() {
 }
 
 function sampleCharts() {
-  const { samples } = data.shown, select = place("sample-choice");
+  const { samples } = data.samples, select = place("sample-choice");
   if (!select.options.length) {
     select.append(...samples.map((s, i) => make("option", { value: i }, `${s.task ? `${s.task}: ` : ""}${s.id}`)));
     select.addEventListener("change", () => { state.sample = Number(select.value); render(); });
@@ -152,7 +152,7 @@ function render() {
   if (data.sweeps?.length) { flowCharts(); if (place("compare")) compareCharts(); }
   lookCharts();
   if (data.plan) planCharts();
-  if (data.shown?.samples.length) sampleCharts();
+  if (data.samples?.samples.length) sampleCharts();
 }
 
 theme();

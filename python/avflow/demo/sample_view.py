@@ -1,5 +1,5 @@
-"""Samples to be looked at: their frames and waveforms, what each token is, and what is answered with and without a
-schedule. shown.json of a folder of its own."""
+"""A sample as the report shows it: its frames and waveforms, what each token is, and the answers with and without a
+schedule. report/samples.py writes such samples."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..media.audio import SAMPLE_RATE, read_audio
 from ..media.video import read_image, read_video, resize
 from ..models.base import Model
@@ -25,18 +26,26 @@ MOST_FRAMES, LARGEST = 16, 144  # of a strip; pixels of a frame's longer side
 COLUMNS = 480  # of a waveform
 
 
-def shown(prompt: Prompt, model: Model) -> dict[str, Any]:
+def sample_view(prompt: Prompt, model: Model) -> dict[str, Any]:
     """The sample of a prompt that `model.prepare` made, as JSON values.
 
     id, task, question, options [[letter, text]], answer, media (see `media_of`), tokens: count, groups [{group, label,
     color, hatched, count}] and stretches [[group number, item, first token, tokens, text]]; text is "" for media.
+
+    Raises:
+        InputError: the prompt was built by hand, from no sample.
     """
-    sample, groups = prompt.sample, list(dict.fromkeys(prompt.groups))
+    if (sample := prompt.sample) is None:
+        raise InputError(
+            "this prompt comes from no sample, so there is nothing to show: make it by model.prepare(sample)"
+        )
+    groups, ids = list(dict.fromkeys(prompt.groups)), prompt.input_ids
+    items = prompt.items if prompt.items is not None else [-1] * len(prompt)
     stretches, at = [], 0
-    for (group, item), members in itertools.groupby(zip(prompt.groups, prompt.items, strict=True)):
+    for (group, item), members in itertools.groupby(zip(prompt.groups, items, strict=True)):
         count = len(list(members))
-        media = group in model.groups.members("media") or prompt.input_ids is None
-        text = "" if media else model.text(prompt.input_ids[at : at + count].tolist())
+        media = group in model.groups.members("media")
+        text = "" if media or ids is None else model.text(ids[at : at + count].tolist())
         stretches.append([groups.index(group), item, at, count, text[:200]])
         at += count
     counts = [{"group": g, **group_style(g), "count": list(prompt.groups).count(g)} for g in groups]
