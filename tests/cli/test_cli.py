@@ -1,7 +1,6 @@
 """The command line: a sweep into a run folder, its resume, its errors. Media are made up, the sweep is real."""
 
 import errno
-import importlib
 import json
 import os
 import re
@@ -21,8 +20,7 @@ from avflow.cli import main as cli
 from avflow.errors import InputError, MediaError
 from avflow.plots import information_flow as plots
 from avflow.results.results import read
-
-engine = importlib.import_module("avflow.experiments.sweep")
+from avflow.runs import sweep_job
 
 
 class FakeModel:
@@ -142,14 +140,14 @@ def test_a_failing_sample_is_recorded_and_the_run_goes_on(model, tmp_path):
 
 
 def test_one_bad_prompt_does_not_take_its_neighbours_with_it(model, samples, tmp_path, monkeypatch):
-    real = engine.sweep_prompts
+    real = sweep_job.sweep_prompts
 
     def failing(model, prompts, request, tick=None):
         if any(p.id == "s22" for p in prompts):
             raise InputError("NaN in layer 3")
         return real(model, prompts, request, tick)
 
-    monkeypatch.setattr(engine, "sweep_prompts", failing)
+    monkeypatch.setattr(sweep_job, "sweep_prompts", failing)
     assert sweep(samples, tmp_path / "run").exit_code == 1
     assert sorted(set(read(tmp_path / "run").table["prompt"].to_pylist())) == ["s1", "s333"]
 
@@ -243,7 +241,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(model, samples, tmp_path
 
 def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
     samples, out = write_samples(tmp_path / "s.jsonl", ["s1", "s22"]), tmp_path / "run"
-    real = engine.sweep_prompts
+    real = sweep_job.sweep_prompts
     calls = iter([real])
 
     def interrupted(*args):
@@ -251,7 +249,7 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
             return call(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "sweep_prompts", interrupted)
+    monkeypatch.setattr(sweep_job, "sweep_prompts", interrupted)
     result = sweep(samples, out)
     assert result.exit_code == 130 and "run the same command again" in result.stderr
     assert set(read(out).table["prompt"].to_pylist()) == {"s1"}
@@ -259,7 +257,7 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
 
 def test_dry_run_runs_no_layer_and_writes_nothing(model, tmp_path, monkeypatch):
     samples = write_samples(tmp_path / "s.jsonl", ["s1", "broken"])
-    monkeypatch.setattr(engine, "sweep_prompts", lambda *a: pytest.fail("swept"))
+    monkeypatch.setattr(sweep_job, "sweep_prompts", lambda *a: pytest.fail("swept"))
     monkeypatch.setattr(model.text_model, "forward", lambda *a, **k: pytest.fail("ran"))
     result = avflow_("sweep", "m", samples, "--out", tmp_path / "run", "--dry-run")
     assert result.exit_code == 1 and "1 samples failed" in result.stderr
@@ -292,8 +290,8 @@ def test_report_of_an_unfinished_run_says_so(model, samples, tmp_path):
 
 
 def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
-    import avflow.demo
     import avflow.demo.flow
+    import avflow.demo.questions
     from avflow.report.samples import write_shown
 
     folder = tmp_path / "demo"
@@ -303,7 +301,7 @@ def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
         samples = write_samples(path / "samples.jsonl", ["s1", "s22"])
         return {"checkpoint": str(path / "checkpoint"), "samples": str(samples), "window": 3}
 
-    monkeypatch.setattr(avflow.demo, "held_out", make)
+    monkeypatch.setattr(avflow.demo.questions, "held_out", make)
     monkeypatch.setattr(avflow.demo.flow, "SELECT", "all")  # these answers are made up
     # Its media are made up, so nothing can be shown of them; tests/test_page.py shows a real sample.
     monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, files, folder, schedule: write_shown(folder, []))

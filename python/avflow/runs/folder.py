@@ -1,6 +1,6 @@
 """The run folder: finished samples on disk at once, resume, merge.
 
-    config.yaml     what was asked; a folder with another configuration is refused
+    config.yaml     what was asked: experiment, model, samples ...; a folder with another configuration is refused
     parts/          one Parquet file a finished sample, written whole or not at all
     samples.jsonl   one line a sample: id, status (ok | selected_out | failed), reason, p_clean, correct, seconds
     rows.parquet    all parts, merged when the run ends
@@ -185,13 +185,11 @@ class RunFolder:
         if not path.exists() or not (read_records(self.path) or any(self.parts.glob("*.parquet"))):
             write_whole(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True).encode())
             return
-        there = read_config(self.path)
-        if there != self.config:
-            keys = [k for k in {**there, **self.config} if there.get(k, ...) != self.config.get(k, ...)]
-            told = "; ".join(
-                f"{key}: {there.get(key, 'absent')!r} there, {self.config.get(key, 'absent')!r} now" for key in keys
-            )
-            raise InputError(f"{self.path} holds a run with another configuration ({told}): choose a new --out folder")
+        there, now = ({**c, "experiment": experiment_of(c)} for c in (read_config(self.path), self.config))
+        if there != now:
+            keys = [k for k in {**there, **now} if there.get(k, ...) != now.get(k, ...)]
+            other = "; ".join(f"{k}: {there.get(k, 'absent')!r} there, {now.get(k, 'absent')!r} now" for k in keys)
+            raise InputError(f"{self.path} holds a run with another configuration ({other}): choose a new --out folder")
 
     def _recover(self) -> dict[str, dict]:
         """Records by id. The parts are the truth about finished samples, samples.jsonl about the others."""
@@ -260,6 +258,11 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a mapping of keys to values; choose a new --out folder")
     return config
+
+
+def experiment_of(config: Mapping[str, Any]) -> str:
+    """The experiment of a config.yaml. Version 0.1 named those of `avflow look` only."""
+    return str(config.get("experiment") or ("plan" if "evict" in config else "sweep"))
 
 
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -58,8 +58,8 @@ def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         keys = [k for k in {**first, **config} if k not in DATA and first.get(k, ...) != config.get(k, ...)]
         if keys:
-            told = "; ".join(f"{k}: {first.get(k, 'absent')!r}, {config.get(k, 'absent')!r}" for k in keys)
-            raise InputError(f"{folders[0]} and {folder} have different configurations ({told}): they do not merge")
+            other = "; ".join(f"{k}: {first.get(k, 'absent')!r}, {config.get(k, 'absent')!r}" for k in keys)
+            raise InputError(f"{folders[0]} and {folder} have different configurations ({other}): they do not merge")
     common = dict(first)
     for key in DATA:
         values = [config.get(key) for config in configs]
