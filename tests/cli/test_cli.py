@@ -1,5 +1,6 @@
 """The command line: a sweep into a run folder, its resume, its errors. Media are made up, the sweep is real."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -17,7 +18,10 @@ from command import avflow_, one_line_error
 import avflow.models
 from avflow import files
 from avflow.cli import main as cli
+from avflow.cli.options import SampleOptions, parse_layers
 from avflow.errors import InputError, MediaError
+from avflow.experiments.sweep_plan import SweepRequest
+from avflow.planning.plan_eviction import PlanRequest
 from avflow.plots import information_flow as plots
 from avflow.results.results import read
 from avflow.runs import sweep_job
@@ -337,6 +341,49 @@ def test_doctor():
     assert all(f"problem: {p}" in text for p in facts["problems"])
 
 
+def test_doctor_does_without_torchvision(monkeypatch):
+    """It is optional; what it would do is done in plain torch."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # `import torchvision` raises ImportError
+    result = avflow_("doctor", "--json")
+    facts = json.loads(result.stdout)
+    assert facts["problems"] == [] and result.exit_code == 0
+    assert "not used" in facts["processor"]["torchvision"] and "plain torch" in facts["processor"]["path"]
+    assert "no problem found" in avflow_("doctor").stdout
+
+
+def test_version():
+    result = avflow_("--version")
+    assert result.exit_code == 0 and result.stdout == f"avflow {avflow.__version__}\n"
+
+
+def test_every_command_over_samples_has_the_options_over_samples():
+    shared = {f.name for f in dataclasses.fields(SampleOptions)}
+    assert {"limit", "workers", "ray", "fps", "debug"} <= shared
+    for name in ("sweep", "plan", "look"):
+        assert shared <= {p.name for p in typer.main.get_command(cli.app).commands[name].params}
+
+
+@pytest.mark.parametrize(
+    "command, request_type, names",
+    [
+        ("sweep", SweepRequest, "knockouts window style layers select semantics"),
+        ("look", SweepRequest, "knockouts window style layers semantics"),
+        ("plan", PlanRequest, "groups max_drop layers confidence seed"),
+    ],
+)
+def test_the_defaults_are_those_of_the_request(command, request_type, names):
+    """An option that is not given is not passed on; --help shows what the request then takes."""
+    options = {p.name: p for p in typer.main.get_command(cli.app).commands[command].params}
+    defaults = {f.name: f.default for f in dataclasses.fields(request_type)}
+    defaults["max_drop"] = defaults.get("max_accuracy_drop")
+    for name in names.split():
+        default = "all" if defaults[name] is None else defaults[name]
+        assert options[name].default is None
+        assert options[name].show_default == (",".join(default) if isinstance(default, tuple) else str(default))
+
+
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "transformers", "matplotlib", "pyarrow", "numpy")
     code = f"import sys, avflow.cli.main; print([m for m in {heavy} if m in sys.modules])"
@@ -348,13 +395,13 @@ def test_help_imports_nothing_heavy():
     "text, layers", [("all", None), ("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 5,7-8,5", [3, 5, 7, 8])]
 )
 def test_layers(text, layers):
-    assert cli.parse_layers(text) == layers
+    assert parse_layers(text) == layers
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-", "-1", "5-2", "1,,2", "1.5"])
 def test_layers_that_cannot_be_read(text):
     with pytest.raises(InputError, match="layers"):
-        cli.parse_layers(text)
+        parse_layers(text)
 
 
 def test_the_docs_name_every_option_and_column():

@@ -101,8 +101,12 @@ def look(
     seed: Annotated[int | None, typer.Option(help="pathways: of the controls.", show_default="0")] = None,
     knockouts: Annotated[list[str] | None, typer.Option(help="text: preset or paths.", show_default="av_video")] = None,
     window: Annotated[str | None, typer.Option(help="text: width of the window, or several.", show_default="7")] = None,
-    style: Annotated[str | None, typer.Option(help="text: center, inverse, top_down, bottom_up.")] = None,
-    semantics: Annotated[str | None, typer.Option(help="text: renormalize or zero.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="text: center, inverse, top_down, bottom_up.", show_default="center")
+    ] = None,
+    semantics: Annotated[
+        str | None, typer.Option(help="text: renormalize or zero.", show_default="renormalize")
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="text: of every answer.", show_default="32")] = None,
     memory: Annotated[str | None, typer.Option(help="text: for rows, keys and values of one walk: 8GB.")] = None,
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,

@@ -152,7 +152,7 @@ class RunFolder:
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
         parts = (checked(pq.read_table(self.parts / part_name(i)), self.schema) for i in done)
         tables = [part.replace_schema_metadata(None) for part in parts]
-        meta = {"config": self.config, "parts": len(done), **(info or {})}
+        meta = {"experiment": experiment_of(self.config), "config": self.config, "parts": len(done), **(info or {})}
         table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
         write_table(table, self.path / "rows.parquet")
         return table, meta
