@@ -4,8 +4,9 @@
     parts/          one Parquet file a finished sample, written whole or not at all
     samples.jsonl   one line a sample: id, status (ok | selected_out | failed), reason, p_clean, correct, seconds
     rows.parquet    all parts, merged when the run ends
-    summary.json    counts, and the strongest mean change of every path
+    summary.json    counts; of a sweep the strongest mean change of every path, of a plan how it was chosen
     figures/        PNG and PDF, and report.html beside it: made from rows.parquet alone
+    plan.parquet    of a plan: what a group's leaving does, over all samples
 
 A part carries its sample's record in its schema, so a run killed between the part and the line in samples.jsonl has
 lost nothing: opening the folder writes the line again.
@@ -266,8 +267,14 @@ def experiment_of(config: Mapping[str, Any]) -> str:
 
 
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of samples, and per path the layer of the strongest mean change (percent), as JSON-like values."""
+    """What summary.json says of the rows and of all records of a folder, as JSON-like values.
+
+    Of a sweep: counts of samples by status, and per path the layer of the strongest mean change (percent).
+    """
     records = list(records)
+    failed = {r["id"]: r["reason"] for r in records if r["status"] == "failed"}
+    if "change_percent" not in table.column_names:
+        return {"samples": len(records), "rows": table.num_rows, "failed": failed}
     counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
     strongest: dict[str, Any] = {}
     widths = widths_of(table)
@@ -282,7 +289,7 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
             strongest[path] = None  # no sample has the tokens for it
     return {
         "samples": counts,
-        "failed": {r["id"]: r["reason"] for r in records if r["status"] == "failed"},
+        "failed": failed,
         "correct": sum(r.get("correct") is True for r in records),
         "rows": table.num_rows,
         "kernels": sorted(k for k in pc.unique(table["kernel"]).to_pylist() if k),

@@ -94,11 +94,6 @@ class RunJob(Source, ABC):
         reason = " ".join(f"{name}{error}".split())
         return {"status": "failed", "reason": reason, "seconds": round(time.monotonic() - start, 3)}
 
-    def summary(self, table: pa.Table, asked: dict[str, Record], all_records: list[Record]) -> dict[str, Any]:
-        """What summary.json says of the rows. `asked`: records of the samples asked for, by id."""
-        failed = {name: r["reason"] for name, r in asked.items() if r["status"] == "failed"}
-        return {"samples": len(asked), "rows": table.num_rows, "failed": failed}
-
     def check_counts(self) -> None:
         """Raises InputError: a limit or a number of workers below 1."""
         self.check_limit()

@@ -22,7 +22,7 @@ from ..models.base import Model
 from ..progress import Progress
 from ..prompts.sample import Sample
 from ..results.results import Results
-from .folder import STATUSES, RunFolder
+from .folder import STATUSES, RunFolder, summarize
 from .job import Record, RunJob
 from .prefetch import prefetch
 from .source import absolute_model, digest
@@ -80,8 +80,7 @@ def run(job: RunJob, out: str | Path, *, debug: bool = False, quiet: bool = Fals
         InputError: a folder of another configuration. RunError: it cannot be written.
     """
     with measured(job, out, debug=debug, quiet=quiet) as (folder, outcome):
-        summary = job.summary(outcome.table, outcome.records, list(folder.records.values()))
-        folder.write_summary({**summary, **outcome.meta})
+        folder.write_summary({**summarize(outcome.table, folder.records.values()), **outcome.meta})
     return outcome
 
 

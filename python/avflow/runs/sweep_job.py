@@ -12,7 +12,6 @@ from ..experiments.sweep_plan import SweepRequest
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..results.table import SCHEMA
-from .folder import summarize
 from .job import Record, RunJob, Tick
 
 
@@ -54,9 +53,6 @@ class SweepJob(SweepRequest, RunJob):
 
     def cost(self, model: Model, prompt: Prompt) -> dict[str, Any]:
         return estimate(model, prompt, self)
-
-    def summary(self, table: pa.Table, asked: dict[str, Record], all_records: list[Record]) -> dict[str, Any]:
-        return summarize(table, all_records)
 
 
 def _record_of(part: SweepRows, select: str) -> Record:
