@@ -1,7 +1,7 @@
 """The command line: a sweep into a run folder, its resume, its errors. Media are made up, the sweep is real."""
 
+import dataclasses
 import errno
-import importlib
 import json
 import os
 import re
@@ -18,11 +18,13 @@ from command import avflow_, one_line_error
 import avflow.models
 from avflow import files
 from avflow.cli import main as cli
+from avflow.cli.options import SampleOptions, parse_layers
 from avflow.errors import InputError, MediaError
+from avflow.experiments.sweep_plan import SweepRequest
+from avflow.planning.plan_eviction import PlanRequest
 from avflow.plots import information_flow as plots
 from avflow.results.results import read
-
-engine = importlib.import_module("avflow.experiments.sweep")
+from avflow.runs import sweep_job
 
 
 class FakeModel:
@@ -142,14 +144,14 @@ def test_a_failing_sample_is_recorded_and_the_run_goes_on(model, tmp_path):
 
 
 def test_one_bad_prompt_does_not_take_its_neighbours_with_it(model, samples, tmp_path, monkeypatch):
-    real = engine.sweep_prompts
+    real = sweep_job.sweep_prompts
 
     def failing(model, prompts, request, tick=None):
         if any(p.id == "s22" for p in prompts):
             raise InputError("NaN in layer 3")
         return real(model, prompts, request, tick)
 
-    monkeypatch.setattr(engine, "sweep_prompts", failing)
+    monkeypatch.setattr(sweep_job, "sweep_prompts", failing)
     assert sweep(samples, tmp_path / "run").exit_code == 1
     assert sorted(set(read(tmp_path / "run").table["prompt"].to_pylist())) == ["s1", "s333"]
 
@@ -243,7 +245,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_is_done(model, samples, tmp_path
 
 def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
     samples, out = write_samples(tmp_path / "s.jsonl", ["s1", "s22"]), tmp_path / "run"
-    real = engine.sweep_prompts
+    real = sweep_job.sweep_prompts
     calls = iter([real])
 
     def interrupted(*args):
@@ -251,7 +253,7 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
             return call(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(engine, "sweep_prompts", interrupted)
+    monkeypatch.setattr(sweep_job, "sweep_prompts", interrupted)
     result = sweep(samples, out)
     assert result.exit_code == 130 and "run the same command again" in result.stderr
     assert set(read(out).table["prompt"].to_pylist()) == {"s1"}
@@ -259,7 +261,7 @@ def test_ctrl_c_keeps_what_is_done(model, tmp_path, monkeypatch):
 
 def test_dry_run_runs_no_layer_and_writes_nothing(model, tmp_path, monkeypatch):
     samples = write_samples(tmp_path / "s.jsonl", ["s1", "broken"])
-    monkeypatch.setattr(engine, "sweep_prompts", lambda *a: pytest.fail("swept"))
+    monkeypatch.setattr(sweep_job, "sweep_prompts", lambda *a: pytest.fail("swept"))
     monkeypatch.setattr(model.text_model, "forward", lambda *a, **k: pytest.fail("ran"))
     result = avflow_("sweep", "m", samples, "--out", tmp_path / "run", "--dry-run")
     assert result.exit_code == 1 and "1 samples failed" in result.stderr
@@ -292,8 +294,8 @@ def test_report_of_an_unfinished_run_says_so(model, samples, tmp_path):
 
 
 def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
-    import avflow.demo
     import avflow.demo.flow
+    import avflow.demo.questions
     from avflow.report.samples import write_sample_views
 
     folder = tmp_path / "demo"
@@ -303,7 +305,7 @@ def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
         samples = write_samples(path / "samples.jsonl", ["s1", "s22"])
         return {"checkpoint": str(path / "checkpoint"), "samples": str(samples), "window": 3}
 
-    monkeypatch.setattr(avflow.demo, "held_out", make)
+    monkeypatch.setattr(avflow.demo.questions, "held_out", make)
     monkeypatch.setattr(avflow.demo.flow, "SELECT", "all")  # these answers are made up
     # Its media are made up, so nothing can be shown of them; tests/test_page.py shows a real sample.
     monkeypatch.setattr(avflow.demo.flow, "show_samples", lambda m, files, to, schedule: write_sample_views(to, []))
@@ -339,6 +341,49 @@ def test_doctor():
     assert all(f"problem: {p}" in text for p in facts["problems"])
 
 
+def test_doctor_does_without_torchvision(monkeypatch):
+    """It is optional; what it would do is done in plain torch."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # `import torchvision` raises ImportError
+    result = avflow_("doctor", "--json")
+    facts = json.loads(result.stdout)
+    assert facts["problems"] == [] and result.exit_code == 0
+    assert "not used" in facts["processor"]["torchvision"] and "plain torch" in facts["processor"]["path"]
+    assert "no problem found" in avflow_("doctor").stdout
+
+
+def test_version():
+    result = avflow_("--version")
+    assert result.exit_code == 0 and result.stdout == f"avflow {avflow.__version__}\n"
+
+
+def test_every_command_over_samples_has_the_options_over_samples():
+    shared = {f.name for f in dataclasses.fields(SampleOptions)}
+    assert {"limit", "workers", "ray", "fps", "debug"} <= shared
+    for name in ("sweep", "plan", "look"):
+        assert shared <= {p.name for p in typer.main.get_command(cli.app).commands[name].params}
+
+
+@pytest.mark.parametrize(
+    "command, request_type, names",
+    [
+        ("sweep", SweepRequest, "knockouts window style layers select semantics"),
+        ("look", SweepRequest, "knockouts window style layers semantics"),
+        ("plan", PlanRequest, "groups max_drop layers confidence seed"),
+    ],
+)
+def test_the_defaults_are_those_of_the_request(command, request_type, names):
+    """An option that is not given is not passed on; --help shows what the request then takes."""
+    options = {p.name: p for p in typer.main.get_command(cli.app).commands[command].params}
+    defaults = {f.name: f.default for f in dataclasses.fields(request_type)}
+    defaults["max_drop"] = defaults.get("max_accuracy_drop")
+    for name in names.split():
+        default = "all" if defaults[name] is None else defaults[name]
+        assert options[name].default is None
+        assert options[name].show_default == (",".join(default) if isinstance(default, tuple) else str(default))
+
+
 def test_help_imports_nothing_heavy():
     heavy = ("torch", "transformers", "matplotlib", "pyarrow", "numpy")
     code = f"import sys, avflow.cli.main; print([m for m in {heavy} if m in sys.modules])"
@@ -350,13 +395,13 @@ def test_help_imports_nothing_heavy():
     "text, layers", [("all", None), ("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 5,7-8,5", [3, 5, 7, 8])]
 )
 def test_layers(text, layers):
-    assert cli.parse_layers(text) == layers
+    assert parse_layers(text) == layers
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-", "-1", "5-2", "1,,2", "1.5"])
 def test_layers_that_cannot_be_read(text):
     with pytest.raises(InputError, match="layers"):
-        cli.parse_layers(text)
+        parse_layers(text)
 
 
 def test_the_docs_name_every_option_and_column():

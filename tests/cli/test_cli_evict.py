@@ -17,7 +17,7 @@ import avflow
 import avflow.models
 from avflow.eviction.schedule import EvictionSchedule
 from avflow.planning.choice import SCHEMA
-from avflow.runs import plan_run as plan_job
+from avflow.runs import plan_job, plan_run
 from avflow.runtime import generating
 from avflow.runtime.generating import check_open, generate, open_sample
 from avflow.tiny.checkpoint import FAMILIES
@@ -126,14 +126,14 @@ def test_a_group_that_no_sample_has(samples, tmp_path):
 
 
 def test_a_plan_that_finds_nothing_says_so(samples, tmp_path, monkeypatch):
-    real = plan_job.choose
+    real = plan_run.choose
 
     def hopeless(model, request, answered, *more, **named):
         for one in answered:
             one.correct[:] = False
         return real(model, request, answered, *more, **named)
 
-    monkeypatch.setattr(plan_job, "choose", hopeless)
+    monkeypatch.setattr(plan_run, "choose", hopeless)
     result = plan(samples, tmp_path / "s.json")
     assert result.exit_code == 0 and "nothing can leave" in result.stdout
     assert EvictionSchedule.load(tmp_path / "s.json").steps == ()

@@ -10,7 +10,8 @@ from demo_folder import demo, model
 import avflow
 import avflow.models
 from avflow.cli.look import parse_keep
-from avflow.runs.look_run import EXPERIMENTS, LookJob, run_look
+from avflow.runs.look_job import EXPERIMENTS, LookJob
+from avflow.runs.loop import run as run_job
 
 CASES = {
     "share": (["--layers", "0,2", "--tokens", "answer"], ["share_last"]),
@@ -55,7 +56,7 @@ def test_a_folder_is_resumed_and_guarded(samples, tmp_path, monkeypatch):
         seen.append(prompt.id)
         return experiment.run(loaded, prompt, **options)
 
-    monkeypatch.setitem(EXPERIMENTS, "lens", type(experiment)(experiment.schema, run, experiment.draw))
+    monkeypatch.setitem(EXPERIMENTS, "lens", type(experiment)(experiment.schema, run))
     for limit in ("1", "2", "2"):
         assert avflow_("look", "lens", "m", samples, "--out", out, "--limit", limit).exit_code == 0
     assert seen == looked
@@ -79,7 +80,7 @@ def test_a_broken_sample_is_recorded(samples, tmp_path, monkeypatch):
     monkeypatch.undo()
     job = LookJob("m", samples, "lens", limit=2)
     monkeypatch.setattr(LookJob, "load", lambda self: model())
-    outcome = run_look(job, tmp_path / "run", quiet=True)
+    outcome = run_job(job, tmp_path / "run", quiet=True)
     assert not outcome.failed and len(set(outcome.table["prompt"].to_pylist())) == 2
 
 

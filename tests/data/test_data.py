@@ -341,7 +341,7 @@ def test_a_sweep_over_a_data_set_is_extended_by_a_larger_limit(tmp_path, capsys)
 
     from avflow.results.results import read as read_run
     from avflow.runs.folder import read_config
-    from avflow.runs.sweep_job import run
+    from avflow.runs.loop import run
 
     task = {"question": "What?", "candidates": ["A. a bell", "B. a horn"], "answer": "B", "task_type": "Recognition"}
     videos = {f"v{n}": {"domain": "Music", "task0": task, "task1": task | {"task_type": "Counting"}} for n in range(6)}

@@ -1,4 +1,4 @@
-"""A sweep of a tiny real model whose prompts are made up from the samples' ids: for processes that start quickly."""
+"""Jobs of a tiny real model whose prompts are made up from the samples' ids: for processes that start quickly."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 from avflow.errors import InputError, MediaError
 from avflow.prompts.sample import Sample
+from avflow.runs.look_job import LookJob
+from avflow.runs.plan_job import PlanJob
 from avflow.runs.sweep_job import SweepJob
 
 PATHS = ["video->question", "question->last", "cross:video"]
@@ -39,12 +41,14 @@ class TinyModel:
             os.kill(os.getpid(), signal.SIGKILL)
         if sample.id.startswith("slow"):
             time.sleep(0.3)
-        prompt = tiny.av_prompt("interleaved", seconds=2, id=sample.id, seed=len(sample.id))
+        prompt = tiny.av_prompt("interleaved", seconds=2, id=sample.id, seed=len(sample.id), option_ids=[7, 9])
         prompt.task = sample.task
         return prompt
 
 
-class TinyJob(SweepJob):
+class TinyLoad:
+    """Before a job's class: its model is the tiny one. A `model` "dies" kills its process, "refused" is no folder."""
+
     def load(self):
         from avflow.models.compat import declare_torchvision
 
@@ -58,6 +62,18 @@ class TinyJob(SweepJob):
         if self.model == "refused":
             raise InputError("no folder 'refused'")
         return TinyModel(avflow.wrap(tiny.thinker()))
+
+
+class TinyJob(TinyLoad, SweepJob):
+    pass
+
+
+class TinyLook(TinyLoad, LookJob):
+    pass
+
+
+class TinyPlan(TinyLoad, PlanJob):
+    pass
 
 
 def samples(ids, folder="/nowhere"):

@@ -18,7 +18,7 @@ from avflow import files
 from avflow.files import RunError
 from avflow.results.results import read
 from avflow.runs.folder import RunFolder, read_records
-from avflow.runs.sweep_job import run
+from avflow.runs.loop import run
 
 HERE = Path(__file__).parent
 HELPERS = HERE.parent / "helpers"
@@ -115,7 +115,7 @@ import os, random, signal, sys, time
 import torch
 torch.set_num_threads(1)
 import tiny_job
-from avflow.runs.sweep_job import run
+from avflow.runs.loop import run
 from avflow.results import read
 from avflow.runs.folder import RunFolder, read_records
 
@@ -167,7 +167,7 @@ def test_a_sweep_killed_at_random_times_ends_with_the_rows_of_one_that_was_not(t
 WITH_WORKERS = """
 import sys
 import tiny_job
-from avflow.runs.sweep_job import run
+from avflow.runs.loop import run
 if __name__ == "__main__":
     run(tiny_job.job(sys.argv[1], workers=2), sys.argv[2], quiet=True)
 """

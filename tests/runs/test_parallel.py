@@ -15,8 +15,8 @@ from avflow.errors import InputError, MediaError
 from avflow.files import RunError
 from avflow.results.results import read
 from avflow.runs.folder import read_records
+from avflow.runs.loop import run, work
 from avflow.runs.prefetch import prefetch
-from avflow.runs.sweep_job import run, work
 from avflow.runs.workers.dispatch import Event, dispatch
 from avflow.runs.workers.processes import ProcessPool
 

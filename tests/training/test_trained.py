@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import avflow
-from avflow.demo import held_out
 from avflow.demo.flow import run_demo
+from avflow.demo.questions import held_out
 from avflow.errors import InputError
 from avflow.report.collect import collect, kind_of
 from avflow.report.words import summary
@@ -105,7 +105,7 @@ def test_the_demo_sweeps_clips_and_interleaved_items(tmp_path):
     made = held_out(tmp_path, each=2, tasks=("color", "pitch"), item_tasks=("find_image", "find_sound"))
     told: list[str] = []
     demo = run_demo(made, tmp_path, told.append)
-    assert [outcome.counts["ok"] for outcome in demo.outcomes] == [4, 8] and not demo.untold
+    assert [outcome.counts["ok"] for outcome in demo.outcomes] == [4, 8] and not demo.missing
     assert [kind_of(folder) for folder in demo.folders] == ["sweep", "sweep", "share", "lens", "plan", "samples"]
     found = collect(demo.folders)
     assert [sample["task"] for sample in found["samples"]["samples"]] == ["color", "pitch", "find_image", "find_sound"]

@@ -10,21 +10,22 @@ import typer
 from ..errors import InputError
 from .options import (
     Checkpoint,
-    Data,
     Debug,
     Device,
     Dtype,
     Fps,
-    Limit,
     MaxPixels,
-    MediaFolder,
+    Memory,
     Questions,
-    ShuffleSeed,
-    Task,
+    SampleOptions,
+    cli_errors,
+    exit_by,
+    given,
+    over_samples,
+    parse_layers,
     print_estimates,
     sampling,
     state,
-    told,
 )
 
 
@@ -33,67 +34,58 @@ def add_to(app: typer.Typer) -> None:
     app.command()(generate)
 
 
+@over_samples
 def plan(
     model: Checkpoint,
     samples: Questions,
+    over: SampleOptions,
     out: Annotated[Path | None, typer.Option(help="The schedule's file, such as schedule.json.")] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Run folder; an unfinished one is resumed. [default: --out without .json]")
+        Path | None, typer.Option(help="Run folder; an unfinished one is resumed.", show_default="--out without .json")
     ] = None,
     groups: Annotated[
-        str, typer.Option(help='What may leave, with commas: groups, aliases, sums ("video+audio").')
-    ] = "video,audio,question_text",
-    max_drop: Annotated[float, typer.Option(help="Accuracy that may be lost, a share of the samples: 0.01.")] = 0.0,
+        str | None,
+        typer.Option(
+            help='What may leave, with commas: groups, aliases, sums ("video+audio").',
+            show_default="video,audio,question_text",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Accuracy that may be lost, a share of the samples: 0.01.", show_default="0.0")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Also the upper end of the drop's interval.")] = False,
-    layers: Annotated[str, typer.Option(help='Layers after which to leave: "all", "0-11", "3,5,7-9".')] = "all",
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
-    dtype: Dtype = "float32",
-    device: Device = "cpu",
-    memory: Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.")] = None,
-    data: Data = None,
-    media: MediaFolder = None,
-    task: Task = None,
-    limit: Limit = None,
-    shuffle_seed: ShuffleSeed = None,
-    fps: Fps = None,
-    max_pixels: MaxPixels = None,
+    layers: Annotated[
+        str | None, typer.Option(help='Layers after which to leave: "all", "0-11", "3,5,7-9".', show_default="all")
+    ] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of the intervals.", show_default="0.95")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.", show_default="0")] = None,
+    memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what measuring would cost; run no layer.")] = False,
-    debug: Debug = False,
 ):
     """Measure what dropping each group after each layer does, and choose an eviction schedule."""
-    with told():
+    with cli_errors():
         from ..planning.plan_eviction import PlanRequest
-        from ..runs.plan_run import PlanJob, plan_estimates, run_plan
-        from .options import parse_layers
+        from ..runs.loop import estimates
+        from ..runs.plan_job import PlanJob
+        from ..runs.plan_run import run_plan
 
-        names = [name.strip() for name in groups.split(",")]
-        if not all(names):
+        names = None if groups is None else [name.strip() for name in groups.split(",")]
+        if names is not None and not all(names):
             raise InputError(f"groups {groups!r} hold an empty one: write them as video,audio")
         request = PlanRequest(
-            names,
-            max_accuracy_drop=max_drop,
-            strict=strict,
-            layers=parse_layers(layers),
-            confidence=confidence,
-            seed=seed,
-            memory=memory,
+            **given(
+                groups=names,
+                max_accuracy_drop=max_drop,
+                strict=strict,
+                layers=None if layers is None else parse_layers(layers),
+                confidence=confidence,
+                seed=seed,
+                memory=memory,
+            )
         )
-        job = PlanJob(
-            model,
-            samples,
-            request,
-            dtype=dtype,
-            media=sampling(fps, max_pixels),
-            data=data,
-            device=device,
-            media_root=media,
-            tasks=task or [],
-            limit=limit,
-            shuffle_seed=shuffle_seed,
-        )
+        job = PlanJob(model, samples, request, **over.of_job())
         if dry_run:
-            print_estimates([s.id for s in job.read_samples()], plan_estimates(job))
+            print_estimates([s.id for s in job.read_samples()], estimates(job))
             return
         if out is None:
             raise InputError("no file for the schedule: give one with --out schedule.json (or --dry-run for the cost)")
@@ -101,8 +93,8 @@ def plan(
             raise InputError(f"--out {out} has no .json suffix: name the schedule's file so, or give --run RUN too")
         folder = out.with_suffix("") if run is None else run
         outcome = run_plan(job, folder, out, debug=state["debug"])
-        figures = _draw(folder, outcome.schedule)
-        _tell(outcome, folder, out, figures)
+        _print_plan(outcome, folder, out, _draw(folder, outcome.schedule))
+        exit_by(len(outcome.failed), outcome.samples, folder / "samples.jsonl")
 
 
 def _draw(folder: Path, schedule) -> list[Path]:
@@ -115,7 +107,7 @@ def _draw(folder: Path, schedule) -> list[Path]:
         return plots.save(figure, folder / "figures" / "plan")
 
 
-def _tell(outcome, folder: Path, out: Path, figures: list[Path]) -> None:
+def _print_plan(outcome, folder: Path, out: Path, figures: list[Path]) -> None:
     schedule, found = outcome.schedule, outcome.schedule.figures
     for step in schedule.steps:
         typer.echo(f"{step.group:<24} leaves after layer {step.after}")
@@ -137,13 +129,6 @@ def _tell(outcome, folder: Path, out: Path, figures: list[Path]) -> None:
         )
     typer.echo(f"samples     {outcome.samples - len(outcome.failed)} measured, {len(outcome.failed)} failed")
     typer.echo(f"schedule    {out}\ntable       {folder / 'plan.parquet'}\nfigure      {figures[0]}")
-    if outcome.failed:
-        typer.echo(
-            f"error: {len(outcome.failed)} of {outcome.samples} samples failed, see {folder / 'samples.jsonl'}; the "
-            "same command tries them again",
-            err=True,
-        )
-        raise typer.Exit(1)
 
 
 def generate(
@@ -165,7 +150,7 @@ def generate(
     debug: Debug = False,
 ):
     """Answer a question about media; with --evict, tokens leave mid-network."""
-    with told():
+    with cli_errors():
         from ..models import load
         from ..runtime.generating import generate as answer
         from ..runtime.generating import open_sample, read_schedule

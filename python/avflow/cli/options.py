@@ -1,12 +1,15 @@
-"""What the commands share: options over samples, how errors are told, tables of estimates."""
+"""What the commands share: options over samples, errors as one line and an exit code, tables of estimates."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -22,28 +25,85 @@ def _set_debug(value: bool) -> None:
 Debug = Annotated[
     bool, typer.Option("--debug", help="Show tracebacks; a failing sample ends the run.", callback=_set_debug)
 ]
-
-
 Checkpoint = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
 Questions = Annotated[str, typer.Argument(help="Questions: a .jsonl, .json, .csv or .parquet file, or hf:owner/name.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="Where the model runs.")]
-Data = Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")]
-MediaFolder = Annotated[Path | None, typer.Option(help="Folder of the media. [default: that of SAMPLES]")]
-Task = Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")]
-Limit = Annotated[int | None, typer.Option(help="Only the first so many samples.")]
-ShuffleSeed = Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")]
+Memory = Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.", show_default="what is free")]
 Fps = Annotated[float | None, typer.Option(help="Frames a second taken from videos.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
 
 
+@dataclass
+class SampleOptions:
+    """The options of every command over a file of samples; see `over_samples`."""
+
+    dtype: Dtype = "float32"
+    device: Device = "cpu"
+    data: Annotated[str | None, typer.Option(help="Layout of SAMPLES: a data set's name, or a mapping file.")] = None
+    media: Annotated[Path | None, typer.Option(help="Folder of the media.", show_default="that of SAMPLES")] = None
+    task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None
+    shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None
+    workers: Annotated[
+        int | None, typer.Option(help="Processes (or Ray actors), each with a model.", show_default="1")
+    ] = None
+    ray: Annotated[str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')] = (
+        None
+    )
+    fps: Fps = None
+    max_pixels: MaxPixels = None
+    debug: Debug = False
+
+    def of_job(self) -> dict[str, Any]:
+        """As keyword arguments of a runs.job.RunJob."""
+        return dict(
+            dtype=self.dtype,
+            device=self.device,
+            data=self.data,
+            media_root=self.media,
+            tasks=self.task or [],
+            limit=self.limit,
+            shuffle_seed=self.shuffle_seed,
+            workers=self.workers,
+            ray=self.ray,
+            media=sampling(self.fps, self.max_pixels),
+        )
+
+
+def over_samples(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorator: the command's parameter `over: SampleOptions` becomes the options that SampleOptions has as fields."""
+    hints = get_type_hints(SampleOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default) for f in fields(SampleOptions)
+    ]
+    shared = [p.replace(annotation=hints[p.name]) for p in shared]
+    signature = inspect.signature(command, eval_str=True)
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "over"]
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        over = SampleOptions(**{p.name: values.pop(p.name) for p in shared})
+        command(**values, over=over)
+
+    with_options.__signature__ = signature.replace(parameters=[*own, *shared])
+    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
+    del with_options.__wrapped__  # typer would ask the command itself
+    return with_options
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given: what is left out has its default where it is used."""
+    return {name: value for name, value in values.items() if value is not None and value is not False and value != []}
+
+
 def sampling(fps: float | None, max_pixels: int | None) -> dict[str, Any]:
     """The options of model.prepare that were given."""
-    return {name: value for name, value in (("fps", fps), ("max_pixels", max_pixels)) if value is not None}
+    return given(fps=fps, max_pixels=max_pixels)
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def cli_errors() -> Iterator[None]:
     """An error of ours is one line on stderr and exit code 2; ctrl-C is one line and 130."""
     try:
         yield
@@ -55,6 +115,15 @@ def told() -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
         raise typer.Exit(130) from None
+
+
+def exit_by(failed: int, asked: int, records: str | Path = "samples.jsonl") -> None:
+    """Exit code 1, and a line that says so, where samples failed."""
+    if failed:
+        typer.echo(
+            f"error: {failed} of {asked} samples failed, see {records}; the same command tries them again", err=True
+        )
+        raise typer.Exit(1)
 
 
 def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str, Any] | str]]) -> None:

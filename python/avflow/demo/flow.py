@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .. import models
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
+from ..planning.plan_eviction import PlanRequest
 from ..prompts.sample import Sample
+from ..report.samples import write_sample_views
+from ..runs.look_job import LookJob
+from ..runs.loop import run
+from ..runs.plan_job import PlanJob
+from ..runs.plan_run import run_plan
+from ..runs.sweep_job import SweepJob
+from ..runtime.generating import generate
+from .sample_view import answers, sample_view
 
 # Only what the model answers correctly, as in the study: where it is wrong the answer's probability is near 0, and may
 # change by many times that.
@@ -20,22 +30,19 @@ ANSWER_TOKENS = 1  # a letter: the model of the package has learned nothing abou
 
 @dataclass
 class Demo:
-    """What was made. outcomes: of the sweeps. folders: of the page. untold: why a part of the page is not there."""
+    """What was made. outcomes: of the sweeps. folders: of the page. missing: why a part of the page is not there."""
 
     outcomes: list[Any]
     folders: list[Path]
     schedule: Path | None = None
-    untold: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
 
 def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], debug: bool = False) -> Demo:
-    """Everything but the making of the files and of the page. made: as `demo.held_out` gives it.
+    """Everything but the making of the files and of the page. made: as questions.held_out gives it.
 
     An eviction plan needs a model that answers something right: where it does not, it is left out with the reason.
     """
-    from ..runs.look_run import LookJob, run_look
-    from ..runs.sweep_job import SweepJob, run
-
     model, samples = made["checkpoint"], Path(made["samples"])
     say("sweep: every path, cut at every layer ...")
     job = SweepJob(model, samples, ["av_video"], window=made["window"], select=SELECT)
@@ -49,7 +56,7 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
         demo.folders.append(folder / "interleaved")
     for what in ("share", "lens"):
         say(f"{what}: one clean pass a sample ...")
-        if run_look(LookJob(model, samples, what), folder / what, debug=debug).table.num_rows:
+        if run(LookJob(model, samples, what), folder / what, debug=debug).table.num_rows:
             demo.folders.append(folder / what)
     say("plan: every group, dropped after every layer ...")
     schedule = None
@@ -58,7 +65,7 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
         demo.folders.append(folder / "plan")
         demo.schedule = folder / "schedule.json"
     except InputError as error:
-        demo.untold.append(f"no eviction plan: {error}")
+        demo.missing.append(f"no eviction plan: {error}")
     say("answers: with the schedule and without ...")
     files = [samples, *([Path(made["items"])] if "items" in made else [])]
     show_samples(model, files, folder / "shown", schedule)
@@ -67,9 +74,6 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
 
 
 def _plan(model: str, samples: Path, folder: Path, debug: bool) -> EvictionSchedule:
-    from ..planning.plan_eviction import PlanRequest
-    from ..runs.plan_run import PlanJob, run_plan
-
     job = PlanJob(model, samples, PlanRequest(PLAN_GROUPS))
     return run_plan(job, folder / "plan", folder / "schedule.json", debug=debug).schedule
 
@@ -79,12 +83,7 @@ def show_samples(model: str, files: list[Path], folder: Path, schedule: Eviction
 
     Answers with the schedule are of the first file alone: it was chosen on these.
     """
-    from ..models import load
-    from ..report.samples import write_sample_views
-    from ..runtime.generating import generate
-    from .sample_view import answers, sample_view
-
-    loaded = load(model, device="cpu", dtype="float32")
+    loaded = models.load(model, device="cpu", dtype="float32")
     first: dict[str, tuple[Sample, bool]] = {}
     for file in files:
         for sample in Sample.read_jsonl(file):

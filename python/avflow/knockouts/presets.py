@@ -72,22 +72,19 @@ def preset(name: str) -> list[Knockout]:
 
 
 def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knockout]:
-    """A preset's name, a text form, a Knockout or several of them, as a list with distinct names.
+    """A preset's name, a text form, a Knockout or several of these, as a list with distinct names.
 
     Raises:
         InputError: an unknown form, an empty list, or two knockouts of one name.
     """
-    if isinstance(value, str):
-        value = preset(value) if value in PRESETS else [value]
-    elif isinstance(value, Knockout):
-        value = [value]
-    out = []
-    for one in value:
-        if isinstance(one, str):
-            one = Knockout.parse(one)
-        if not isinstance(one, Knockout):
+    out: list[Knockout] = []
+    for one in [value] if isinstance(value, (str, Knockout)) else value:
+        if isinstance(one, Knockout):
+            out.append(one)
+        elif isinstance(one, str):
+            out += preset(one) if one in PRESETS else [Knockout.parse(one)]
+        else:
             raise InputError(f"knockout {one!r}: pass a text form or avflow.Knockout")
-        out.append(one)
     if not out:
         raise InputError("no knockout is given: pass at least one, or a preset such as 'av_video'")
     names = [k.name for k in out]

@@ -1,11 +1,12 @@
 """The run folder: finished samples on disk at once, resume, merge.
 
-    config.yaml     what was asked; a folder with another configuration is refused
+    config.yaml     what was asked: experiment, model, samples ...; a folder with another configuration is refused
     parts/          one Parquet file a finished sample, written whole or not at all
     samples.jsonl   one line a sample: id, status (ok | selected_out | failed), reason, p_clean, correct, seconds
     rows.parquet    all parts, merged when the run ends
-    summary.json    counts, and the strongest mean change of every path
+    summary.json    counts; of a sweep the strongest mean change of every path, of a plan how it was chosen
     figures/        PNG and PDF, and report.html beside it: made from rows.parquet alone
+    plan.parquet    of a plan: what a group's leaving does, over all samples
 
 A part carries its sample's record in its schema, so a run killed between the part and the line in samples.jsonl has
 lost nothing: opening the folder writes the line again.
@@ -152,7 +153,7 @@ class RunFolder:
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
         parts = (checked(pq.read_table(self.parts / part_name(i)), self.schema) for i in done)
         tables = [part.replace_schema_metadata(None) for part in parts]
-        meta = {"config": self.config, "parts": len(done), **(info or {})}
+        meta = {"experiment": experiment_of(self.config), "config": self.config, "parts": len(done), **(info or {})}
         table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
         write_table(table, self.path / "rows.parquet")
         return table, meta
@@ -185,13 +186,11 @@ class RunFolder:
         if not path.exists() or not (read_records(self.path) or any(self.parts.glob("*.parquet"))):
             write_whole(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True).encode())
             return
-        there = read_config(self.path)
-        if there != self.config:
-            keys = [k for k in {**there, **self.config} if there.get(k, ...) != self.config.get(k, ...)]
-            told = "; ".join(
-                f"{key}: {there.get(key, 'absent')!r} there, {self.config.get(key, 'absent')!r} now" for key in keys
-            )
-            raise InputError(f"{self.path} holds a run with another configuration ({told}): choose a new --out folder")
+        there, now = ({**c, "experiment": experiment_of(c)} for c in (read_config(self.path), self.config))
+        if there != now:
+            keys = [k for k in {**there, **now} if there.get(k, ...) != now.get(k, ...)]
+            other = "; ".join(f"{k}: {there.get(k, 'absent')!r} there, {now.get(k, 'absent')!r} now" for k in keys)
+            raise InputError(f"{self.path} holds a run with another configuration ({other}): choose a new --out folder")
 
     def _recover(self) -> dict[str, dict]:
         """Records by id. The parts are the truth about finished samples, samples.jsonl about the others."""
@@ -262,9 +261,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
+def experiment_of(config: Mapping[str, Any]) -> str:
+    """The experiment of a config.yaml. Version 0.1 named those of `avflow look` only."""
+    return str(config.get("experiment") or ("plan" if "evict" in config else "sweep"))
+
+
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of samples, and per path the layer of the strongest mean change (percent), as JSON-like values."""
+    """What summary.json says of the rows and of all records of a folder, as JSON-like values.
+
+    Of a sweep: counts of samples by status, and per path the layer of the strongest mean change (percent).
+    """
     records = list(records)
+    failed = {r["id"]: r["reason"] for r in records if r["status"] == "failed"}
+    if "change_percent" not in table.column_names:
+        return {"samples": len(records), "rows": table.num_rows, "failed": failed}
     counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
     strongest: dict[str, Any] = {}
     widths = widths_of(table)
@@ -279,7 +289,7 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
             strongest[path] = None  # no sample has the tokens for it
     return {
         "samples": counts,
-        "failed": {r["id"]: r["reason"] for r in records if r["status"] == "failed"},
+        "failed": failed,
         "correct": sum(r.get("correct") is True for r in records),
         "rows": table.num_rows,
         "kernels": sorted(k for k in pc.unique(table["kernel"]).to_pylist() if k),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import reading
 from ..results.results import Results
-from ..results.table import checked
-from .folder import RunFolder, part_name, read_config, read_records
+from ..results.table import SCHEMA, checked
+from .folder import RunFolder, experiment_of, part_name, read_config, read_records
 
 DATA = ("samples", "data")  # what runs that are merged may differ in
 _RANK = {"ok": 0, "selected_out": 0, "failed": 1}  # a failed sample gives way to the same one where it went well
@@ -23,6 +24,8 @@ def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
 
     A sample that several runs hold must be the same in all, or have failed in the others. `out` is a run folder as any
     other: where a merge was interrupted, the same merge again goes on.
+
+    Runs of any experiment merge; of plans the rows do, and `avflow plan --run OUT` chooses from them.
 
     Raises:
         InputError: fewer than two runs, another configuration, or a sample that differs; with keys and ids.
@@ -43,10 +46,11 @@ def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
                 chosen[record["id"]] = (record, folder)
             elif _RANK[record["status"]] == _RANK[other[0]["status"]] == 0:
                 _check_same(other, (record, folder))
-    with RunFolder(out, config) as merged:
+    schema = _schema(chosen.values())
+    with RunFolder(out, config, schema) as merged:
         for sample_id, (record, folder) in chosen.items():
             if not merged.finished(sample_id, record.get("digest")):
-                rows = _rows(folder, sample_id) if record["status"] == "ok" else []
+                rows = _rows(folder, sample_id, schema) if record["status"] == "ok" else []
                 merged.add(sample_id, rows, **{k: v for k, v in record.items() if k != "id"})
         return merged.finish(chosen, {"merged": [str(folder.absolute()) for folder in folders]})
 
@@ -54,12 +58,14 @@ def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
 def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
     """The configuration that all have; where they differ in the data, a list of each one's."""
     configs = [read_config(folder) for folder in folders]
+    if any("experiment" in config for config in configs):  # those of version 0.1 do not all say it
+        configs = [{**config, "experiment": experiment_of(config)} for config in configs]
     first = configs[0]
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         keys = [k for k in {**first, **config} if k not in DATA and first.get(k, ...) != config.get(k, ...)]
         if keys:
-            told = "; ".join(f"{k}: {first.get(k, 'absent')!r}, {config.get(k, 'absent')!r}" for k in keys)
-            raise InputError(f"{folders[0]} and {folder} have different configurations ({told}): they do not merge")
+            other = "; ".join(f"{k}: {first.get(k, 'absent')!r}, {config.get(k, 'absent')!r}" for k in keys)
+            raise InputError(f"{folders[0]} and {folder} have different configurations ({other}): they do not merge")
     common = dict(first)
     for key in DATA:
         values = [config.get(key) for config in configs]
@@ -69,10 +75,22 @@ def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
     return common
 
 
-def _rows(folder: Path, sample_id: str) -> list[dict[str, Any]]:
+def _schema(chosen: Iterable[tuple[dict, Path]]) -> pa.Schema:
+    """Of the rows: that of the first part, whatever its experiment."""
+    for record, folder in chosen:
+        if record["status"] == "ok":
+            return _part(folder, record["id"]).schema.remove_metadata()
+    return SCHEMA
+
+
+def _rows(folder: Path, sample_id: str, schema: pa.Schema) -> list[dict[str, Any]]:
+    return checked(_part(folder, sample_id), schema).to_pylist()
+
+
+def _part(folder: Path, sample_id: str) -> pa.Table:
     path = folder / "parts" / part_name(sample_id)
     try:
-        return checked(pq.read_table(path)).to_pylist()
+        return pq.read_table(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): run that sweep again") from error
 
@@ -85,7 +103,7 @@ def _check_same(one: tuple[dict, Path], two: tuple[dict, Path]) -> None:
         what = "is another sample"
     elif record["status"] != other["status"]:
         what = f"is {record['status']} in the one and {other['status']} in the other"
-    elif record["status"] == "ok" and _rows(folder, sample_id) != _rows(elsewhere, sample_id):
+    elif record["status"] == "ok" and _part(folder, sample_id).to_pylist() != _part(elsewhere, sample_id).to_pylist():
         what = "has other rows"
     if what:
         raise InputError(f"sample {sample_id!r} stands in {folder} and {elsewhere}, and {what}: keep one of them")

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ...files import RunError
 
-IN_FLIGHT = 2  # samples of a worker: one being swept, one being decoded
+IN_FLIGHT = 2  # samples of a worker: one being measured, one being decoded
 DEATHS = 2  # a sample that was alone in so many lost workers is recorded as failed
 STARTS = 2  # workers lost before they are ready, one after the other, end the run
 

@@ -8,15 +8,14 @@ from typing import Any
 
 from ...errors import InputError
 from .dispatch import IN_FLIGHT, Event
-from .processes import as_told
-from .worker import SampleWorker
+from .worker import SampleWorker, sendable
 
 
 class RayPool:
     """Actors on a Ray cluster. pids: worker -> process id, of those that are ready.
 
     Args:
-        job: a SweepJob. With device "cuda" each actor has one GPU of its own.
+        job: a RunJob. With device "cuda" each actor has one GPU of its own.
         address: "local" starts Ray here; "auto" or an address connects to a running cluster.
         size: how many; None: as many as there are GPUs, or on the CPU CPUs.
 
@@ -39,8 +38,8 @@ class RayPool:
             try:
                 ray.init(address=address, log_to_driver=False, include_dashboard=False if address == "local" else None)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                told = " ".join(str(error).split())
-                raise InputError(f"no Ray cluster at {address!r}: {told}; start one here with --ray local") from error
+                reason = " ".join(str(error).split())
+                raise InputError(f"no Ray cluster at {address!r}: {reason}; start one here with --ray local") from error
         resources = ray.cluster_resources()
         gpu = job.device.startswith("cuda")
         slots = int(resources.get("GPU" if gpu else "CPU", 0))
@@ -65,7 +64,7 @@ class RayPool:
         return number
 
     def send(self, worker: Hashable, sample: Any) -> None:
-        self._waiting[self._workers[worker].sweep.remote(sample)] = (worker, sample.id)
+        self._waiting[self._workers[worker].record.remote(sample)] = (worker, sample.id)
 
     def wait(self) -> list[Event]:
         done, _ = self._ray.wait(list(self._waiting), num_returns=1)
@@ -85,7 +84,7 @@ class RayPool:
         try:
             value = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            return Event("refused", number, value=as_told(error.cause))
+            return Event("refused", number, value=sendable(error.cause))
         except self._ray.exceptions.RayError as error:  # the actor or its node died
             del self._workers[number]
             self.pids.pop(number, None)

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,14 +14,14 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from .dispatch import IN_FLIGHT, Event
-from .worker import SampleWorker, threads_for
+from .worker import SampleWorker, sendable, threads_for
 
 
 class ProcessPool:
     """`size` spawned processes. pids: worker -> process id, of those that run.
 
     Args:
-        job: a SweepJob; device "cuda" is spread over the devices that there are.
+        job: a RunJob; device "cuda" is spread over the devices that there are.
     """
 
     def __init__(self, job: Any, size: int) -> None:
@@ -97,7 +96,7 @@ def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported: for the threads of media decoding too
     lock = threading.Lock()
 
-    def say(kind: str, sample: str | None, value: Any) -> None:
+    def send(kind: str, sample: str | None, value: Any) -> None:
         with lock:
             try:
                 pipe.send((kind, sample, value))
@@ -108,16 +107,16 @@ def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -
     try:
         pid = worker.ready()
     except Exception as error:
-        say("refused", None, as_told(error))
+        send("refused", None, sendable(error))
         return
-    say("ready", None, pid)
+    send("ready", None, pid)
 
-    def sweep(sample: Any) -> None:
+    def measure(sample: Any) -> None:
         try:
-            said = ("done", sample.id, worker.sweep(sample))
+            message = ("done", sample.id, worker.record(sample))
         except Exception as error:  # with debug a sample's exception ends the run
-            said = ("refused", None, as_told(error))
-        say(*said)
+            message = ("refused", None, sendable(error))
+        send(*message)
 
     begun = []
     with ThreadPoolExecutor(IN_FLIGHT) as threads_of_samples:
@@ -129,21 +128,4 @@ def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -
                     os._exit(1)
                 return
             begun = [future for future in begun if not future.done()]
-            begun.append(threads_of_samples.submit(sweep, sample))
-
-
-def as_told(error: BaseException) -> Exception:
-    """An exception that can be sent: one of ours as it is, another one with its traceback as text."""
-    import traceback
-
-    from ...errors import AvflowError
-    from ...files import RunError
-
-    if isinstance(error, AvflowError):
-        try:
-            pickle.loads(pickle.dumps(error))
-            return error
-        except Exception:  # an exception whose arguments are not its message
-            return RunError(str(error))
-    sys.stderr.write("".join(traceback.format_exception(error)))
-    return RunError(f"a worker failed: {type(error).__name__}: {error}")
+            begun.append(threads_of_samples.submit(measure, sample))

@@ -1,0 +1,115 @@
+"""`avflow sweep`: every path cut at every layer; a run folder with rows, figures and a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .options import (
+    Checkpoint,
+    Memory,
+    Questions,
+    SampleOptions,
+    cli_errors,
+    exit_by,
+    given,
+    over_samples,
+    parse_layers,
+    parse_widths,
+    print_estimates,
+    split_texts,
+    state,
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command()(sweep)
+
+
+@over_samples
+def sweep(
+    model: Checkpoint,
+    samples: Questions,
+    over: SampleOptions,
+    out: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is resumed.")] = None,
+    knockouts: Annotated[
+        list[str] | None,
+        typer.Option(
+            help='A preset or paths such as "video->question", with commas or repeated.', show_default="av_video"
+        ),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Width of the window of cut layers; several: 1,3,5,7.", show_default="7")
+    ] = None,
+    style: Annotated[
+        str | None, typer.Option(help="center, inverse, top_down or bottom_up.", show_default="center")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option(help='Centres of the windows: "all", "0-11", "3,5,7-9".', show_default="all")
+    ] = None,
+    select: Annotated[
+        str | None, typer.Option(help="Samples by the clean answer: correct, wrong or all.", show_default="correct")
+    ] = None,
+    semantics: Annotated[str | None, typer.Option(help="renormalize or zero.", show_default="renormalize")] = None,
+    memory: Memory = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
+):
+    """Cut every path at every layer, for every sample; a run folder with rows and figures."""
+    with cli_errors():
+        from ..runs.loop import estimates, run
+        from ..runs.sweep_job import SweepJob
+
+        request = sweep_options(
+            knockouts=knockouts,
+            window=window,
+            style=style,
+            layers=layers,
+            select=select,
+            semantics=semantics,
+            memory=memory,
+        )
+        job = SweepJob(model, samples, **request, **over.of_job())
+        if dry_run:
+            print_estimates([s.id for s in job.read_samples()], estimates(job))
+            return
+        if out is None:
+            raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")
+        outcome = run(job, out, debug=state["debug"])
+        print_sweep(out, outcome, draw(out))
+        exit_by(len(outcome.failed), outcome.samples)
+
+
+def sweep_options(**options: Any) -> dict[str, Any]:
+    """The options of a SweepRequest that were given, read; its own defaults serve for the others. Raises InputError."""
+    read = {"knockouts": split_texts, "window": parse_widths, "layers": parse_layers}
+    return {name: read[name](value) if name in read else value for name, value in given(**options).items()}
+
+
+def draw(folder: Path, **options: Any) -> list[Path]:
+    """The figures of a sweep and its page; the files made."""
+    from ..report.write import report
+
+    return report(folder, **options)
+
+
+def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
+    """Where everything is, and what came of the samples. outcome: runs.loop.Outcome."""
+    counts = outcome.counts
+    earlier = f" ({outcome.skipped} finished before)" if outcome.skipped else ""
+    typer.echo(
+        f"samples     {counts['ok']} swept, {counts['selected_out']} selected out, {counts['failed']} failed{earlier}"
+    )
+    if not counts["ok"] and counts["selected_out"]:
+        typer.echo("            nothing was left to sweep: --select all takes every sample, whatever it was answered")
+    kernels = sorted(set(outcome.table["kernel"].to_pylist()))
+    if kernels:
+        typer.echo(f"kernel      {', '.join(kernels)}")
+    typer.echo(f"rows        {folder / 'rows.parquet'} ({outcome.table.num_rows})")
+    for path in files:
+        if path.suffix == ".png" and path.stem == "flow":
+            typer.echo(f"figure      {path}")
+        if path.suffix == ".html":
+            typer.echo(f"report      {path}")

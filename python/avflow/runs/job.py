@@ -1,0 +1,101 @@
+"""What the loop and its workers ask of a job: how to load, check, prepare and measure. A job is pickled to workers."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import AvflowError, InputError
+from ..models.base import Model
+from ..prompts.prompt import Prompt
+from ..prompts.sample import Sample
+from .source import Source
+
+Record = dict[str, Any]  # of a sample, as RunFolder.add takes it
+Tick = Callable[[float], None]  # called with the share of a sample's work that is newly done
+
+
+@dataclass
+class RunJob(Source, ABC):
+    """One experiment over a file of samples.
+
+    `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
+    all slots of the cluster. `debug`: a sample's exception ends the run.
+
+    A subclass has `experiment`, which config.yaml names: "sweep", "plan", or what `avflow look` looks at.
+    """
+
+    _: KW_ONLY
+    workers: int | None = None
+    ray: str | None = None
+    debug: bool = False
+
+    @property
+    @abstractmethod
+    def schema(self) -> pa.Schema:
+        """Of the rows."""
+
+    @abstractmethod
+    def record(self, model: Model, prompt: Prompt, tick: Tick | None = None) -> Record:
+        """Measures one prompt: rows, status, and what else is recorded. Whatever it raises is the sample's failure."""
+
+    @abstractmethod
+    def own_config(self) -> dict[str, Any]:
+        """What the experiment adds to config.yaml: the values that decide the numbers."""
+
+    @property
+    def doing(self) -> str:
+        """The word before the progress bar."""
+        return self.experiment
+
+    def config(self) -> dict[str, Any]:
+        """The values of config.yaml."""
+        own = {"experiment": self.experiment, **self.own_config()}
+        return {**self.source_config(), **own, "dtype": self.dtype, **self.media}
+
+    def check(self, model: Model) -> None:
+        """Raises InputError for what this model lacks, such as layers: once, not for every sample."""
+
+    def limit_memory(self, bytes_free: int) -> None:
+        """A worker's share of what is free, taken where the job has no budget of its own."""
+
+    def cost(self, model: Model, prompt: Prompt) -> dict[str, Any]:
+        """What measuring the prompt would cost, as walk.cost.walks_cost gives it; runs no layer."""
+        raise InputError(f"no estimate for {self.experiment}: ask for one of a sweep or a plan")
+
+    def prepare(self, model: Model, sample: Sample) -> tuple[Prompt | Record, float]:
+        """The sample's prompt, or the record that says why there is none; and when that was begun."""
+        start = time.monotonic()
+        try:
+            return model.prepare(sample, **self.media), start
+        except Exception as error:
+            return self.failure(error, start), start
+
+    def measure(self, model: Model, prompt: Prompt | Record, start: float, tick: Tick | None = None) -> Record:
+        """The record of what `prepare` gave."""
+        if isinstance(prompt, dict):
+            return prompt
+        try:
+            found = self.record(model, prompt, tick)
+        except Exception as error:
+            return self.failure(error, start)
+        return {"seconds": round(time.monotonic() - start, 3), **found}
+
+    def failure(self, error: Exception, start: float) -> Record:
+        """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, it goes on."""
+        if self.debug:
+            raise error
+        name = "" if isinstance(error, AvflowError) else f"{type(error).__name__}: "
+        reason = " ".join(f"{name}{error}".split())
+        return {"status": "failed", "reason": reason, "seconds": round(time.monotonic() - start, 3)}
+
+    def check_counts(self) -> None:
+        """Raises InputError: a limit or a number of workers below 1."""
+        self.check_limit()
+        if self.workers is not None and self.workers < 1:
+            raise InputError(f"workers is {self.workers}: give a number of processes, 1 or more")

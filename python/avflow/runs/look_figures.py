@@ -1,0 +1,54 @@
+"""The figures of a look, from its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+
+from ..files import writing
+from ..plots import attention as plots_attention
+from ..plots import information_flow as plots
+from .folder import file_name
+
+
+def draw_look(out: Path, experiment: str, table: pa.Table, first_layer: int = 0) -> list[Path]:
+    """The figures of a look, over all samples and for every task, as PNG and PDF under figures/; none of some looks."""
+    if not table.num_rows or experiment not in _FIGURES:
+        return []
+    tasks = [t for t in pc.unique(table["task"]).to_pylist() if t]
+    parts = {"": table}
+    if len(tasks) > 1:
+        parts |= {f"_{task}": table.filter(pc.equal(table["task"], task)) for task in tasks}
+    made: list[Path] = []
+    with writing(out / "figures"):
+        for suffix, part in parts.items():
+            for name, figure in _FIGURES[experiment](part, first_layer).items():
+                made += plots.save(figure, out / "figures" / (name + file_name(suffix)))
+    return made
+
+
+def _share(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+    tokens = sorted(set(table["token"].to_pylist()))
+    names = {0: "share_last"} | {t: f"share_answer_{t}" for t in tokens if t}
+    return {
+        names[t]: plots_attention.share_bars(table, token=t, title=_token_title(t), first_layer=first_layer)[0]
+        for t in tokens
+    }
+
+
+def _token_title(token: int) -> str:
+    return "Attention of the last token" if token == 0 else f"Attention of answer token {token}"
+
+
+def _lens(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+    return {"lens": plots_attention.lens_lines(table, first_layer=first_layer)[0]}
+
+
+def _pathways(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+    return {"pathways": plots_attention.pathway_bars(table)[0]}
+
+
+_FIGURES = {"share": _share, "lens": _lens, "pathways": _pathways}

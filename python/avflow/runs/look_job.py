@@ -1,0 +1,70 @@
+"""`avflow look`: what a run pays attention to and would say, for every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import InputError
+from ..experiments.answer_lens import SCHEMA as LENS
+from ..experiments.answer_lens import answer_lens
+from ..experiments.attention_share import SCHEMA as SHARE
+from ..experiments.attention_share import attention_share
+from ..experiments.pathways import SCHEMA as PATHWAYS
+from ..experiments.pathways import pathways
+from ..experiments.sinks import SCHEMA as SINKS
+from ..experiments.sinks import sinks
+from ..experiments.sweep_text import SCHEMA as TEXT
+from ..experiments.sweep_text import sweep_text
+from ..models.base import Model
+from ..prompts.prompt import Prompt
+from .job import Record, RunJob, Tick
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """run: (model, prompt, **options) -> a table of `schema`, or Results with one."""
+
+    schema: pa.Schema
+    run: Callable[..., Any]
+
+
+EXPERIMENTS = {
+    "share": Experiment(SHARE, attention_share),
+    "lens": Experiment(LENS, answer_lens),
+    "sinks": Experiment(SINKS, sinks),
+    "pathways": Experiment(PATHWAYS, pathways),
+    "text": Experiment(TEXT, sweep_text),
+}
+
+
+@dataclass
+class LookJob(RunJob):
+    """What to look at: one of EXPERIMENTS. `options`: its keyword arguments; they stand in config.yaml."""
+
+    experiment: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.check_counts()
+        if self.experiment not in EXPERIMENTS:
+            raise InputError(f"experiment {self.experiment!r}: pass one of {', '.join(EXPERIMENTS)}")
+
+    @property
+    def schema(self) -> pa.Schema:
+        return EXPERIMENTS[self.experiment].schema
+
+    def own_config(self) -> dict[str, Any]:
+        return {name: str(v) if isinstance(v, dict) else v for name, v in self.options.items()}
+
+    def limit_memory(self, bytes_free: int) -> None:
+        if self.experiment == "text":  # the others keep no more than a layer
+            self.options = {"memory": bytes_free, **self.options}
+
+    def record(self, model: Model, prompt: Prompt, tick: Tick | None = None) -> Record:
+        found = EXPERIMENTS[self.experiment].run(model, prompt, **self.options)
+        table = found if isinstance(found, pa.Table) else found.table
+        return {"rows": table.to_pylist(), "status": "ok"}

@@ -1,0 +1,103 @@
+"""The measuring part of `avflow plan`: what dropping each group after each layer does, for every sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from ..models.base import Model
+from ..planning.plan_eviction import PlanRequest
+from ..planning.trials import Answered, try_schedules
+from ..prompts.prompt import Prompt
+from ..walk.memory import fixed_bytes, row_bytes
+from .job import Record, RunJob, Tick
+
+# rows.parquet of a plan's run folder: one row per prompt, group and layer.
+ROWS = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("group", pa.string()),
+        ("layer", pa.int32()),  # the last that sees the group, 0-based
+        ("tokens", pa.int64()),
+        ("logp_clean", pa.float64()),  # natural log, all answer tokens
+        ("logp", pa.float64()),  # the same without the group
+        ("correct_clean", pa.bool_()),
+        ("correct", pa.bool_()),
+    ]
+)
+
+
+@dataclass
+class PlanJob(RunJob):
+    """What to plan. `request` holds groups and layers, which decide the rows, and the tolerance, which does not."""
+
+    request: PlanRequest
+    experiment: ClassVar[str] = "plan"
+
+    def __post_init__(self) -> None:
+        self.check_counts()
+
+    @property
+    def schema(self) -> pa.Schema:
+        return ROWS
+
+    @property
+    def doing(self) -> str:
+        return "measure"
+
+    def own_config(self) -> dict[str, Any]:
+        """What decides the rows. Another tolerance chooses from the same rows."""
+        return {
+            "evict": list(self.request.groups),
+            "joint": self.request.joint is not False,
+            "layers": "all" if self.request.layers is None else list(self.request.layers),
+        }
+
+    def check(self, model: Model) -> None:
+        self.request.walks(model)
+
+    def limit_memory(self, bytes_free: int) -> None:
+        self.request.memory = bytes_free if self.request.memory is None else self.request.memory
+
+    def record(self, model: Model, prompt: Prompt, tick: Tick | None = None) -> Record:
+        found = try_schedules(model, [prompt], self.request.walks(model), tick)[0]
+        rows = rows_of(found, self.request.grid(model))
+        p_clean = float(np.exp(found.logp_clean))
+        return {"rows": rows, "status": "ok", "correct": found.correct_clean, "p_clean": p_clean}
+
+    def cost(self, model: Model, prompt: Prompt) -> dict[str, Any]:
+        plan = self.request.walks(model).plan(model, [prompt])
+        peak = fixed_bytes(model, plan.lengths[0]) + plan.cost["peak_rows"] * row_bytes(model)
+        return plan.cost | {"peak_bytes": peak}
+
+
+def rows_of(found: Answered, grid: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
+    """Rows in ROWS of one prompt. grid: (group, layer) of every measurement."""
+    same = {
+        "prompt": found.prompt,
+        "task": found.task,
+        "tokens": found.tokens,
+        "logp_clean": found.logp_clean,
+        "correct_clean": found.correct_clean,
+    }
+    values = zip(grid, found.logp.tolist(), found.correct.tolist(), strict=True)
+    return [{**same, "group": g, "layer": x, "logp": logp, "correct": right} for (g, x), logp, right in values]
+
+
+def answered_of(table: pa.Table, grid: Sequence[tuple[str, int]], ids: Sequence[str]) -> list[Answered]:
+    """What `rows_of` wrote, of these prompts, in this order."""
+    rows: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        rows.setdefault(row["prompt"], {})[row["group"], row["layer"]] = row
+    out = []
+    for name in ids:
+        own = [rows[name][key] for key in grid]
+        shared = {key: own[0][key] for key in ("prompt", "task", "tokens", "logp_clean", "correct_clean")}
+        logp, correct = np.array([r["logp"] for r in own]), np.array([r["correct"] for r in own], bool)
+        out.append(Answered(**shared, logp=logp, correct=correct))
+    return out

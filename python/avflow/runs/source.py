@@ -1,0 +1,68 @@
+"""Which model, and which samples: what every job is over."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import models
+from ..data import choose, is_hub, mapping_of, read
+from ..errors import InputError
+from ..models.base import Model
+from ..prompts.sample import Sample
+
+
+@dataclass
+class Source:
+    """A model and a file of samples.
+
+    `samples`, `data`, `media_root`: as avflow.data.read takes them. `tasks`, `limit`, `shuffle_seed`: which samples, as
+    avflow.data.choose takes them. `media`: options for model.prepare, such as fps and max_pixels.
+    """
+
+    model: str
+    samples: str | Path
+    _: KW_ONLY
+    dtype: str = "float32"
+    media: dict[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    device: str = "cpu"
+    media_root: str | Path | None = None
+    tasks: list[str] = field(default_factory=list)
+    limit: int | None = None
+    shuffle_seed: int | None = None
+    left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
+
+    def source_config(self) -> dict[str, Any]:
+        """The first values of config.yaml. Local paths are made absolute: the folder may be resumed from elsewhere."""
+        data = {} if self.data is None else {"data": mapping_of(self.data).to_dict()}
+        samples = str(self.samples) if is_hub(self.samples) else str(Path(self.samples).absolute())
+        return {"model": absolute_model(self.model), "samples": samples, **data}
+
+    def read_samples(self) -> list[Sample]:
+        """The samples asked for. Raises InputError where one is wrong, or two have one id."""
+        source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
+        found = read(source, self.data, self.media_root)
+        self.left_out = found.left_out
+        return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
+
+    def load(self) -> Model:
+        """The model, on its device."""
+        return models.load(self.model, device=self.device, dtype=self.dtype)
+
+    def check_limit(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"limit is {self.limit}: give a number of samples, 1 or more")
+
+
+def digest(sample: Sample) -> str:
+    """Changes when the sample's text or paths do. Only of what is set: a field that Sample gains changes nothing."""
+    there = sorted((k, v) for k, v in asdict(sample).items() if v is not None)
+    return hashlib.sha256(repr(there).encode()).hexdigest()[:16]
+
+
+def absolute_model(model: str) -> str:
+    """A checkpoint folder's absolute path; a name as it is."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
