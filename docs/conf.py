@@ -1,0 +1,48 @@
+"""How `make docs` builds the site: the pages of this folder, and the API reference from the docstrings."""
+
+import avflow
+
+project = "avflow"
+author = copyright = "avflow contributors"
+version = release = avflow.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+html_theme = "furo"
+html_title = f"avflow {version}"
+html_copy_source = False
+
+# Pages: Markdown that reads the same on a repository's web page.
+myst_heading_anchors = 4
+OUTSIDE = {  # pages that stand elsewhere in the repository -> the page of the site that includes them
+    "../CONTRIBUTING.md": "site/contributing.md",
+    "../CHANGELOG.md": "site/changelog.md",
+    "../python/avflow/weights/tiny-omni/MODEL_CARD.md": "site/tiny-omni.md",
+    "../python/avflow/weights/tiny-salmonn/MODEL_CARD.md": "site/tiny-salmonn.md",
+}
+
+# Docstrings: single backquotes are code, sections are those that the docstrings use.
+default_role = "code"
+autodoc_default_options = {"members": True, "member-order": "groupwise"}
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False  # what comes back is said in words, often of several things
+napoleon_use_ivar = True
+napoleon_custom_sections = [("What differs from a plain run", "params_style")]
+
+
+def include_outside(app, docname, source):
+    """Links to pages outside of this folder lead to the site's copies."""
+    for there, here in OUTSIDE.items():
+        source[0] = source[0].replace(f"]({there}", f"]({here}")
+
+
+def once(app, what, name, obj, skip, options):
+    """What `avflow` exports is described there, not again in the module that it comes from."""
+    elsewhere = app.env.docname != "api/avflow" and any(obj is getattr(avflow, public) for public in avflow.__all__)
+    return True if elsewhere else None
+
+
+def setup(app):
+    app.connect("source-read", include_outside)
+    app.connect("autodoc-skip-member", once)
