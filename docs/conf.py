@@ -14,8 +14,8 @@ html_copy_source = False
 # Pages: Markdown that reads the same on a repository's web page.
 myst_heading_anchors = 4
 OUTSIDE = {  # pages that stand elsewhere in the repository -> the page of the site that includes them
-    "../CONTRIBUTING.md": "site/contributing.md",
-    "../CHANGELOG.md": "site/changelog.md",
+    "../CONTRIBUTING.md": "site/CONTRIBUTING.md",
+    "../CHANGELOG.md": "site/CHANGELOG.md",
     "../python/avflow/weights/tiny-omni/MODEL_CARD.md": "site/tiny-omni.md",
     "../python/avflow/weights/tiny-salmonn/MODEL_CARD.md": "site/tiny-salmonn.md",
 }
