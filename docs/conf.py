@@ -1,5 +1,7 @@
 """How `make docs` builds the site: the pages of this folder, and the API reference from the docstrings."""
 
+import re
+
 import avflow
 
 project = "avflow"
@@ -38,11 +40,44 @@ def include_outside(app, docname, source):
 
 
 def once(app, what, name, obj, skip, options):
-    """What `avflow` exports is described there, not again in the module that it comes from."""
+    """What `avflow` exports is described there, not again in the module that it comes from; no fields of tuples."""
     elsewhere = app.env.docname != "api/avflow" and any(obj is getattr(avflow, public) for public in avflow.__all__)
-    return True if elsewhere else None
+    return True if elsewhere or type(obj).__name__ == "_tuplegetter" else None
+
+
+# Docstrings may say two short things in one line ("low: the least. high: the most."): here each gets its own.
+NEXT = {
+    "Args:": re.compile(r"(?<=[.;]) (?=[a-z_]\w*(?:, [a-z_]\w*)*: )"),
+    "Attributes:": re.compile(r"(?<=[.;]) (?=[a-z_]\w*(?:, [a-z_]\w*)*: )"),
+    "Raises:": re.compile(r"(?<=[.;]) (?=\w+Error(?:, \w+Error)*: )"),
+}
+
+
+def one_line_each(app, what, name, obj, options, lines):
+    out, section, indent = [], None, ""
+    for line in lines:
+        if line and not line[0].isspace():
+            section = NEXT.get(line)
+            indent = ""
+        elif section and line.strip():
+            indent = indent or re.match(r"\s*", line)[0]
+            if line.strip().startswith("The others: "):  # no argument's name
+                out.insert(out.index("Args:"), f"The other arguments: {line.split(': ', 1)[1]}")
+                out.insert(out.index("Args:"), "")
+                continue
+            first, *more = section.split(line)
+            for part in [first, *(indent + rest for rest in more)]:
+                several = re.match(rf"{indent}([a-z_]\w*(?:, [a-z_]\w*)+): (.*)", part)
+                if several and section is NEXT["Attributes:"]:  # napoleon takes lists of names in Args only
+                    out += [f"{indent}{each}: {several[2]}" for each in several[1].split(", ")]
+                else:
+                    out.append(part)
+            continue
+        out.append(line)
+    lines[:] = out
 
 
 def setup(app):
     app.connect("source-read", include_outside)
     app.connect("autodoc-skip-member", once)
+    app.connect("autodoc-process-docstring", one_line_each, priority=400)  # before napoleon reads the sections
