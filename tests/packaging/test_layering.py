@@ -36,6 +36,11 @@ def test_the_page_names_every_room_and_no_other(found):
     assert set(floors(PAGE.read_text())) == rooms
 
 
+def test_the_drawing_shows_the_rooms_of_the_page():
+    drawn = re.findall(r">(\w+)<", (ROOT / "docs/architecture.svg").read_text())
+    assert [room for room in floors(PAGE.read_text()) if room not in drawn] == []
+
+
 def test_the_kernels_include_only_what_is_below():
     """csrc: core knows nothing else, cpu and cuda know core and not each other, torch and python know what is below."""
     allowed = {"core": set(), "cpu": {"core"}, "cuda": {"core"}, "torch": {"core"}, "python": {"core", "cuda"}}
