@@ -54,6 +54,8 @@ NEXT = {
 
 
 def one_line_each(app, what, name, obj, options, lines):
+    if what == "property":
+        lines[0] = lines[0].replace(": ", " -- ", 1)  # napoleon takes what stands before a colon for the type
     out, section, indent = [], None, ""
     for line in lines:
         if line and not line[0].isspace():

@@ -54,15 +54,7 @@ def family_of(config: dict[str, Any], where: str) -> Family:
 
 
 def wrap(hf: nn.Module, processor: Any = None) -> Model:
-    """A transformers model that is already in memory. Its weights are used as they are, nothing is copied.
-
-    Args:
-        hf: the whole model, or the part that reads the prompt and predicts the answer, such as Qwen2.5-Omni's Thinker.
-        processor: the family's processor or tokenizer; None where prompts are made from ids.
-
-    Raises:
-        UnsupportedModelError: a model of no supported family, or one without an output matrix.
-    """
+    """A transformers model that is already in memory. Its weights are used as they are, nothing is copied."""
     config = getattr(hf, "config", None)
     return Model(hf, family_of(config.to_dict() if config is not None else {}, type(hf).__name__), processor)
 

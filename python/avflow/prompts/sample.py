@@ -86,7 +86,7 @@ class Sample:
 
     @property
     def candidate_kind(self) -> str | None:
-        """ "image" or "audio", what the candidates are; None where there are none. The reference is the other kind."""
+        """What the candidates are: "image" or "audio"; None where there are none. The reference is the other kind."""
         return None if self.candidates is None else self._kind("candidate 1", self.candidates[0])
 
     @classmethod

@@ -91,7 +91,7 @@ class Lineup:
 
     @property
     def split(self) -> str:
-        """ "train" or "heldout", by a hash of the content alone. No order of candidates is in both."""
+        """ "train" or "heldout", by a hash of the content alone: no order of candidates is in both."""
         digest = hashlib.sha256(self.content.encode()).hexdigest()
         return SPLITS[int(digest[:8], 16) % HELD_OUT == 0]
 
