@@ -11,7 +11,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 CSRC = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint format ext wheel bench clean
+.PHONY: demo test lint format docs ext wheel bench clean
 
 demo: ext
 	$(BIN)/avflow demo
@@ -28,6 +28,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CSRC)
+
+# The site: pages and API reference, in build/docs/index.html. A warning is an error.
+docs: $(VENV)/.dev ext
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 # Compiles what has changed into avflow_ext/; under a second when nothing has.
 ext: $(VENV)/.installed

@@ -14,11 +14,17 @@ from .tokens import MAX_HEADS, SEMANTICS, Cut, Streams, Tokens
 
 
 class AttentionOutput(NamedTuple):
-    """What the attention op returns."""
+    """What the attention op returns.
 
-    out: torch.Tensor  # [rows, heads, d], dtype of q; exactly 0 where all edges of a row are cut
-    lse: torch.Tensor | None  # [rows, heads] fp32, natural log; -inf where a row sees nothing
-    group_mass: torch.Tensor | None  # [rows, heads, groups] fp32: share of attention each group received
+    Attributes:
+        out: [rows, heads, d], dtype of q; exactly 0 where all edges of a row are cut.
+        lse: float32 [rows, heads], natural log; -inf where a row sees nothing. None unless asked for.
+        group_mass: float32 [rows, heads, groups], the share of attention that each group received. None unless asked.
+    """
+
+    out: torch.Tensor
+    lse: torch.Tensor | None
+    group_mass: torch.Tensor | None
 
 
 def _keep(name: str, index, length: int) -> torch.Tensor | None:

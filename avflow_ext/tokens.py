@@ -149,7 +149,11 @@ def table_of(word: int) -> np.ndarray:
 
 
 def mask_of(members: Sequence[int]) -> int:
-    """The 64-bit word with the bits of `members` set."""
+    """The 64-bit word with the bits of `members` set.
+
+    Raises:
+        ValueError: a member outside 0 .. 63.
+    """
     word = 0
     for member in members:
         if not 0 <= member < 64:

@@ -1,7 +1,9 @@
-"""Samples from data sets in their own layouts.
+"""Samples from data sets in their own layouts::
 
-found = avflow.data.read("worldsense_qa.json", "worldsense", media="/data/worldsense")
-samples = avflow.data.choose(found.samples, tasks=["Audio Counting"], limit=100, shuffle_seed=0)
+    found = avflow.data.read("worldsense_qa.json", "worldsense", media="/data/worldsense")
+    samples = avflow.data.choose(found.samples, tasks=["Audio Counting"], limit=100, shuffle_seed=0)
+
+Layouts of published data sets go by their names (`MAPPINGS`); a `DataMapping` describes one of your own.
 """
 
 from __future__ import annotations

@@ -63,7 +63,11 @@ def register(name: str, mapping: DataMapping) -> None:
 
 
 def mapping_of(name: str | Path | DataMapping) -> DataMapping:
-    """A mapping by its name, or from a YAML or JSON file."""
+    """A mapping by its name, or from a YAML or JSON file.
+
+    Raises:
+        InputError: an unknown name, or a file that cannot be read or holds no mapping.
+    """
     if isinstance(name, DataMapping):
         return name
     if str(name) in MAPPINGS:

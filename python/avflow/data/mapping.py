@@ -81,7 +81,11 @@ class DataMapping:
 
     @classmethod
     def load(cls, path: str | Path) -> DataMapping:
-        """A mapping from a YAML or JSON file: the arguments above, as keys."""
+        """A mapping from a YAML or JSON file: the arguments above, as keys.
+
+        Raises:
+            InputError: a file that cannot be read, or that holds no mapping.
+        """
         path = Path(path)
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML

@@ -35,6 +35,9 @@ class Step:
         group: a group, an alias, or a sum such as "video+audio".
         after: the last layer (0-based) that sees them.
         keep: which of them stay; default none.
+
+    Raises:
+        InputError: an empty group, a layer below 0, a `keep` without `select`.
     """
 
     group: str

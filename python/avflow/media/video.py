@@ -24,9 +24,10 @@ GUESSED_LENGTH = ("mp3", "aac", "mpegts")  # formats whose stated length is an e
 class Video:
     """Sampled frames of a video.
 
-    frames: uint8 [T, 3, H, W]. times: seconds [T] after `start`, when each frame is shown.
-    seconds_per_frame: duration / T, what one frame stands for. duration: seconds from first to after the last frame.
-    start: container time of the first frame, in seconds. has_sound: there is a sound track, and it is not empty.
+    Attributes:
+        frames: uint8 [T, 3, H, W]. times: seconds [T] after `start`, when each frame is shown.
+        seconds_per_frame: duration / T, what one frame stands for. duration: seconds from first to after the last one.
+        start: container time of the first frame, in seconds. has_sound: there is a sound track, and it is not empty.
     """
 
     frames: torch.Tensor

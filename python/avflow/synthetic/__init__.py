@@ -1,4 +1,4 @@
-"""A question set that needs eyes and ears: short synthetic clips, made from a seed, as many as asked for.
+"""A question set that needs eyes and ears: short synthetic clips, made from a seed, as many as asked for::
 
     items = make_items("heldout", 90)          # scene and question; tasks in turn
     path = write_items(items, "folder")        # mp4 clips with sound, and samples.jsonl
