@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import AvflowError
+from .errors import RunError
 
 _MENDS = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
@@ -20,10 +20,6 @@ _MENDS = {
     errno.EACCES: "no permission to write there: choose another --out folder",
     errno.EPERM: "no permission to write there: choose another --out folder",
 }
-
-
-class RunError(AvflowError, RuntimeError):
-    """A run folder cannot be written, or is in use. What was finished before is intact."""
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from ..plots import attention as plots_attention
 from ..plots import information_flow as plots
 from ..progress import Progress
 from ..prompts.prompt import Prompt
+from ..results.results import Results
 from .folder import RunFolder, file_name
 from .prefetch import prefetch
 from .sweep_job import Source, digest, failure, prepared
@@ -35,15 +36,15 @@ from .sweep_job import Source, digest, failure, prepared
 
 @dataclass(frozen=True)
 class Experiment:
-    """run: (model, prompt, **options) -> table of `schema`. draw: table -> figures by name."""
+    """run: (model, prompt, **options) -> Results of `schema`. draw: table -> figures by name."""
 
     schema: pa.Schema
-    run: Callable[..., pa.Table]
+    run: Callable[..., Results]
     draw: Callable[[pa.Table, int], dict[str, Figure]]
 
 
 def _draw_share(table: pa.Table, first_layer: int) -> dict[str, Figure]:
-    tokens = sorted(set(table["token"].to_pylist()))
+    tokens = sorted(set(table["answer_token"].to_pylist()))
     names = {0: "share_last"} | {t: f"share_answer_{t}" for t in tokens if t}
     return {
         names[t]: plots_attention.share_bars(table, token=t, title=_token_title(t), first_layer=first_layer)[0]
@@ -135,7 +136,7 @@ def _looked(job: LookJob, samples: list) -> Iterator[tuple[Any, dict[str, Any]]]
         record = prompt  # why there is none
         if isinstance(prompt, Prompt):
             try:
-                rows = experiment.run(model, prompt, **job.options).to_pylist()
+                rows = experiment.run(model, prompt, **job.options).table.to_pylist()
                 record = {"rows": rows, "status": "ok", "seconds": round(time.monotonic() - start, 3)}
             except Exception as error:
                 record = failure(error, start, job.debug)

@@ -17,26 +17,12 @@ from ..planning.plan_eviction import PlannedSchedule, PlanRequest, choose
 from ..planning.trials import Answered, EvictionRequest, try_schedules
 from ..progress import Progress
 from ..prompts.prompt import Prompt
+from ..results.schemas import PLAN as ROWS
 from ..results.table import write_table
 from ..walk.memory import fixed_bytes, row_bytes
 from .folder import RunFolder
 from .prefetch import prefetch
 from .sweep_job import Source, digest, failure, prepared
-
-# rows.parquet of a plan's run folder: one row per prompt, group and layer.
-ROWS = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("group", pa.string()),
-        ("layer", pa.int32()),  # the last that sees the group, 0-based
-        ("tokens", pa.int64()),
-        ("logp_clean", pa.float64()),  # natural log, all answer tokens
-        ("logp", pa.float64()),  # the same without the group
-        ("correct_clean", pa.bool_()),
-        ("correct", pa.bool_()),
-    ]
-)
 
 
 @dataclass

@@ -136,8 +136,7 @@ def as_told(error: BaseException) -> Exception:
     """An exception that can be sent: one of ours as it is, another one with its traceback as text."""
     import traceback
 
-    from ...errors import AvflowError
-    from ...files import RunError
+    from ...errors import AvflowError, RunError
 
     if isinstance(error, AvflowError):
         try:
