@@ -42,7 +42,7 @@ class Prompts:
             _check(one, seen)
             yield one
         if not seen:
-            raise InputError(f"no prompt is given ({self.given!r} is empty): {_MEND}")
+            raise InputError(f"no prompts are given ({self.given!r} is empty): {_MEND}")
 
     def __iter__(self) -> Iterator[Prompt]:
         for one in self.unprepared():

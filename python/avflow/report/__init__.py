@@ -3,3 +3,7 @@
 collect.py reads the folders into one dict of JSON values; words.py tells in sentences what it shows; html.py puts both
 into a page with page.css and the scripts of js/, which draw every chart from that dict and nothing else.
 """
+
+from ..moved import old_names
+
+__getattr__ = old_names(__name__)

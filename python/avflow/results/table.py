@@ -124,9 +124,7 @@ def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
     """
     there = widths_of(table)
     if width is None and len(there) > 1:
-        raise InputError(
-            f"the table has windows of {there} layers: choose one with avflow.results.table.one_width(table, 7)"
-        )
+        raise InputError(f"the table has windows of {there} layers: choose one with avflow.results.one_width(table, 7)")
     if width is None or there == [width]:
         return table
     if width not in there:
