@@ -172,13 +172,13 @@ def estimate(model: Model, prompts: Any, request: SweepRequest | None = None) ->
 def sweep(
     model: Model,
     prompts: Any,
-    knockouts: Any = "av_video",
-    window: int | Sequence[int] = 7,
-    style: str = "center",
-    layers: Any = None,
-    select: str = "correct",
-    semantics: str = "renormalize",
-    memory: int | str | None = None,
+    knockouts: Any = SweepRequest.knockouts,
+    window: int | Sequence[int] = SweepRequest.window,
+    style: str = SweepRequest.style,
+    layers: Any = SweepRequest.layers,
+    select: str = SweepRequest.select,
+    semantics: str = SweepRequest.semantics,
+    memory: int | str | None = SweepRequest.memory,
     progress: bool = False,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.

@@ -29,13 +29,13 @@ __all__ = ["SCHEMA", "separate", "sweep_text"]
 def sweep_text(
     model: Model,
     prompts: Any,
-    knockouts: Any = "av_video",
-    window: int | Sequence[int] = 7,
-    style: str = "center",
-    layers: Any = None,
+    knockouts: Any = SweepRequest.knockouts,
+    window: int | Sequence[int] = SweepRequest.window,
+    style: str = SweepRequest.style,
+    layers: Any = SweepRequest.layers,
     max_new_tokens: int = 32,
-    semantics: str = "renormalize",
-    memory: int | str | None = None,
+    semantics: str = SweepRequest.semantics,
+    memory: int | str | None = SweepRequest.memory,
 ) -> Results:
     """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
 

@@ -5,5 +5,8 @@ into a page with page.css and the scripts of js/, which draw every chart from th
 """
 
 from ..moved import old_names
+from .write import report_together
+
+__all__ = ["report_together"]
 
 __getattr__ = old_names(__name__)
