@@ -57,8 +57,8 @@ def read(
         seen[sample.id] = where
         samples.append(sample)
     if not samples:
-        told = "; ".join(f"{n} left out: {reason}" for reason, n in left_out.items())
-        raise InputError(f"{source} holds no sample" + (f" ({told})" if told else ""))
+        reasons = "; ".join(f"{n} left out: {reason}" for reason, n in left_out.items())
+        raise InputError(f"{source} holds no sample" + (f" ({reasons})" if reasons else ""))
     return Dataset(samples, dict(left_out))
 
 

@@ -55,8 +55,8 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
             job, shown = plan.job(prompt, k, layers), status
             if status == "ok" and not layers:
                 shown = "no layer in the window"
-            said = runner.cut[job] if job else clean
-            logp = None if status.startswith("no token") else sum(said.logp)
+            cut = runner.cut[job] if job else clean
+            logp = None if status.startswith("no token") else sum(cut.logp)
             rows.append(
                 {
                     "prompt": p.id,
@@ -74,7 +74,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     # from the logarithms: right also where both probabilities underflow
                     "change_percent": None if logp is None else 100 * math.expm1(min(logp - logp_clean, 700.0)),
                     "top_clean": text(clean.top[0]),
-                    "top_knockout": None if logp is None else text(said.top[0]),
+                    "top_knockout": None if logp is None else text(cut.top[0]),
                     "correct": correct,
                     "correct_knockout": None if logp is None else runner.correct(prompt, job),
                     "status": shown,
