@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..errors import InputError
 from ..prompts.prompt import Prompt
@@ -12,6 +12,8 @@ from ..prompts.sample import Sample
 from .dataset import Dataset, read
 from .rows import is_hub
 
+# What every experiment takes for its prompts.
+PromptSource: TypeAlias = "Prompt | Sample | Dataset | Iterable[Prompt | Sample] | str | Path"
 _MEND = "pass avflow.Prompt or avflow.Sample, one or several, or the path of a samples file"
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
-from ..data.prepare import as_prompts
+from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.windows import layer_list
 from ..models.base import Model
 from ..results.results import Results
@@ -19,7 +18,7 @@ __all__ = ["SCHEMA", "answer_lens"]
 
 
 @torch.no_grad()
-def answer_lens(model: Model, prompts: Any, layers: int | Sequence[int] | None = None) -> Results:
+def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None) -> Results:
     """Probability of the answer's first token and of the other options after every layer (logit lens).
 
     The hidden state of the last token goes through the model's own final norm and output matrix ("interpreting GPT:

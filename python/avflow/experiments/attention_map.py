@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ import torch
 
 from avflow_ext import AttentionProblem
 
-from ..data.prepare import as_prompt
+from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.attention import attention
@@ -67,7 +66,7 @@ class AttentionMap:
 
 def attention_map(
     model: Model,
-    prompt: Any,
+    prompt: PromptSource,
     layers: int | Sequence[int] | None = None,
     bins: int = 128,
     boundaries: Sequence[int] | None = None,

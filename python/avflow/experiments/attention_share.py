@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from avflow_ext import AttentionProblem
 
-from ..data.prepare import as_prompts
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.attention import attention
@@ -25,7 +24,7 @@ __all__ = ["SCHEMA", "attention_share"]
 
 def attention_share(
     model: Model,
-    prompts: Any,
+    prompts: PromptSource,
     layers: int | Sequence[int] | None = None,
     tokens: str = "last",
     generate: int = 0,

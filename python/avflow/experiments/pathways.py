@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from avflow_ext import Cut
 
-from ..data.prepare import as_prompts
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
@@ -115,7 +114,7 @@ def count_edges(cuts: Sequence[Cut], group: np.ndarray, item: np.ndarray) -> int
 
 def pathways(
     model: Model,
-    prompts: Any,
+    prompts: PromptSource,
     keep: Mapping[str | Knockout, Iterable[int] | None],
     random: int = 1,
     seed: int = 0,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from ..data.prepare import as_prompt, as_prompts
+from ..data.prepare import PromptSource, as_prompt, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model
@@ -25,7 +24,7 @@ GROUP = "sink"
 
 def sinks(
     model: Model,
-    prompts: Any,
+    prompts: PromptSource,
     layers: int | Sequence[int] | None = None,
     times: float = 10.0,
     among: str = "media",
@@ -91,7 +90,7 @@ def _places(prompt: Prompt) -> list[int | None]:
     return out
 
 
-def mark_sinks(model: Model, prompt: Any, tokens: Sequence[int]) -> Prompt:
+def mark_sinks(model: Model, prompt: PromptSource, tokens: Sequence[int]) -> Prompt:
     """The prompt with these tokens in a group of their own, "sink", which knockouts and shares can name.
 
     Args:

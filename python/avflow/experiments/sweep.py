@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.prepare import as_prompts
+from ..data.prepare import PromptSource, as_prompts
 from ..models.attention import kernel_name
 from ..models.base import Model
 from ..progress import Progress
@@ -140,7 +140,7 @@ def sweep_prompt(model: Model, prompt: Prompt, request: SweepRequest) -> SweepRo
     return sweep_prompts(model, [prompt], request)[0]
 
 
-def estimate(model: Model, prompts: Any, request: SweepRequest | None = None) -> dict[str, Any]:
+def estimate(model: Model, prompts: PromptSource, request: SweepRequest | None = None) -> dict[str, Any]:
     """What a sweep will cost; runs nothing.
 
     Args:
@@ -171,7 +171,7 @@ def estimate(model: Model, prompts: Any, request: SweepRequest | None = None) ->
 
 def sweep(
     model: Model,
-    prompts: Any,
+    prompts: PromptSource,
     knockouts: Any = SweepRequest.knockouts,
     window: int | Sequence[int] = SweepRequest.window,
     style: str = SweepRequest.style,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..data.prepare import as_prompts
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..models.base import Model
@@ -28,7 +28,7 @@ __all__ = ["SCHEMA", "separate", "sweep_text"]
 
 def sweep_text(
     model: Model,
-    prompts: Any,
+    prompts: PromptSource,
     knockouts: Any = SweepRequest.knockouts,
     window: int | Sequence[int] = SweepRequest.window,
     style: str = SweepRequest.style,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..data.prepare import as_prompts
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
@@ -142,7 +142,7 @@ def _try_all(model: Model, prompts: Iterable[Prompt], request: EvictionRequest, 
 
 def plan_eviction(
     model: Model,
-    prompts: Any,
+    prompts: PromptSource,
     groups: Sequence[str] = ("video", "audio", "question_text"),
     max_accuracy_drop: float = 0.0,
     joint: bool | None = None,
