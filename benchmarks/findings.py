@@ -171,9 +171,9 @@ def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
     clips, fresh = (prepare(model, TASKS, EACH, seed) for seed in (FOUND, TESTED))
     tables = {
         "flow": avflow.sweep(model, clips, "av_video", WINDOW, progress=True).table,
-        "share": avflow.attention_share(model, clips),
-        "lens": avflow.answer_lens(model, clips),
-        "pathways": avflow.pathways(model, fresh, PATHWAYS, random=3),
+        "share": avflow.attention_share(model, clips).table,
+        "lens": avflow.answer_lens(model, clips).table,
+        "pathways": avflow.pathways(model, fresh, PATHWAYS, random=3).table,
     }
     found: dict = {"window": WINDOW, "clips": len(clips), "layers": model.n_layers, "flow": strongest(tables["flow"])}
     whole = avflow.sweep(model, clips, list(WHOLE), style="top_down", layers=[0]).table
@@ -183,7 +183,7 @@ def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
         for path, needs in (("video->question", "visual"), ("audio->question", "audio"), ("question->last", "both"))
     ]
     found["attention"] = attention(tables["share"], model.n_layers)
-    long = sinks(model, clips, times=1.01)["ratio"].to_pylist()
+    long = sinks(model, clips, times=1.01).table["ratio"].to_pylist()
     found["sinks"] = {"rows": sum(ratio > 10 for ratio in long), "longest": max(long)}
     found["masks"] = masked_last_layers(model, fresh, 2)
     found["pathways"] = kept_edges(tables["pathways"])
@@ -198,9 +198,9 @@ def measure_items(model, found: dict) -> pa.Table:
     found["items"], found["lineup"] = len(items), strongest(lineup)
     whole = avflow.sweep(model, items, list(WHOLE_ITEMS), style="top_down", layers=[0]).table
     found["whole_items"] = strongest(whole)
-    found["attention"] |= attention(avflow.attention_share(model, items), model.n_layers)
+    found["attention"] |= attention(avflow.attention_share(model, items).table, model.n_layers)
     found["streams"] = {
-        name: kept_edges(avflow.pathways(model, fresh, keep, random=2)) for name, keep in STREAMS.items()
+        name: kept_edges(avflow.pathways(model, fresh, keep, random=2).table) for name, keep in STREAMS.items()
     }
     plan = avflow.plan_eviction(model, items, ["candidates", "reference", "question_text"])
     found["evicted_items"] = evicted(model, plan, fresh)

@@ -19,3 +19,7 @@ class UnsupportedModelError(AvflowError, ValueError):
 
 class NumericError(AvflowError, RuntimeError):
     """A model produced NaN or infinity where a probability was wanted."""
+
+
+class RunError(AvflowError, RuntimeError):
+    """A run folder cannot be written, or is in use. What was finished before is intact."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import AvflowError
+from .errors import RunError
 
 _MENDS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
@@ -24,10 +24,6 @@ _MENDS: dict[int | None, str] = {
 
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # what flock says where there are none
-
-
-class RunError(AvflowError, RuntimeError):
-    """A run folder cannot be written, or is in use. What was finished before is intact."""
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def test_a_plan(samples, tmp_path):
     assert table.schema.equals(SCHEMA) and table.num_rows == 3 * 7
     for name in ("accuracy", "change_low", "change_high"):
         assert table[name].to_pylist() == same.plan.table[name].to_pylist()
-    assert table["mean_p"].to_pylist() == pytest.approx(same.plan.table["mean_p"].to_pylist(), rel=1e-4)
+    assert table["p"].to_pylist() == pytest.approx(same.plan.table["p"].to_pylist(), rel=1e-4)
     assert {p.name for p in (tmp_path / "s" / "figures").iterdir()} == {"plan.png", "plan.pdf"}
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["schedule"] == {s.group: s.after for s in schedule.steps} and summary["failed"] == {}

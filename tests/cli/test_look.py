@@ -43,7 +43,7 @@ def test_every_experiment_ends_in_a_folder(what, samples, tmp_path):
     first = avflow.Sample.read_jsonl(samples)[0]
     options = {"share": {"layers": [0, 2], "tokens": "answer"}, "lens": {}, "sinks": {"times": 1.2, "among": "video"}}
     if what in options:  # the rows are those of the function
-        want = EXPERIMENTS[what].run(model(), model().prepare(first), **options[what])
+        want = EXPERIMENTS[what].run(model(), model().prepare(first), **options[what]).table
         assert table.replace_schema_metadata(None).equals(want)
 
 

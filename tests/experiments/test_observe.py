@@ -42,9 +42,9 @@ def _table(table, prompt, model, n_tokens, heads=None):
     """share as [layers, tokens, heads, groups] with zeros for groups that do not occur."""
     shape = (model.n_layers, n_tokens, heads or 1, len(model.groups))
     out = torch.full(shape, torch.nan)
-    for row in table.to_pylist():
+    for row in table.table.to_pylist():
         assert row["prompt"] == prompt.id and row["task"] == prompt.task
-        out[row["layer"], row["token"], row["head"] or 0, model.groups[row["group"]]] = row["share"]
+        out[row["layer"], row["answer_token"], row["head"] or 0, model.groups[row["group"]]] = row["share"]
     return out
 
 
@@ -71,9 +71,9 @@ def test_the_share_is_the_row_sum_of_eager_attention(name, heads):
 
 def test_the_share_of_the_last_token_alone_and_of_some_layers():
     model, prompt = _case("interleaved")
-    whole = avflow.attention_share(model, prompt).to_pylist()
-    part = avflow.attention_share(model, prompt, layers=[1]).to_pylist()
-    assert {r["token"] for r in whole} == {0} and {r["text"] for r in whole} == {""}
+    whole = avflow.attention_share(model, prompt).table.to_pylist()
+    part = avflow.attention_share(model, prompt, layers=[1]).table.to_pylist()
+    assert {r["answer_token"] for r in whole} == {0} and {r["token"] for r in whole} == {""}
     assert part == [r for r in whole if r["layer"] == 1] and part
 
 
@@ -81,10 +81,10 @@ def test_shares_of_generated_tokens():
     model, prompt = _case("separate")
     with torch.no_grad(), kept_state(model.hf):
         ids = model.hf.generate(**prompt.model_inputs, max_new_tokens=4, do_sample=False)[0, len(prompt) :].tolist()
-    made = avflow.attention_share(model, prompt, tokens="answer", generate=3)
-    given = avflow.attention_share(model, _case("separate", answer_ids=tuple(ids))[1], tokens="answer")
-    assert made.equals(given) and set(made["token"].to_pylist()) == {0, 1, 2, 3}
-    assert made["text"].to_pylist()[-1] == str(ids[2])
+    made = avflow.attention_share(model, prompt, tokens="answer", generate=3).table
+    given = avflow.attention_share(model, _case("separate", answer_ids=tuple(ids))[1], tokens="answer").table
+    assert made.equals(given) and set(made["answer_token"].to_pylist()) == {0, 1, 2, 3}
+    assert made["token"].to_pylist()[-1] == str(ids[2])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -95,18 +95,18 @@ def test_the_lens_reads_hidden_states_through_norm_and_head(name):
     with torch.no_grad():
         want = torch.log_softmax(model.lm_head(model.norm(hidden[:, len(prompt) - 1])).float(), -1)  # [layers, V]
     assert torch.allclose(want[-1], torch.log_softmax(logits[len(prompt) - 1], -1), atol=1e-4)
-    rows = avflow.answer_lens(model, prompt).to_pylist()
+    rows = avflow.answer_lens(model, prompt).table.to_pylist()
     assert len(rows) == 3 * model.n_layers
     for row in rows:
         assert abs(row["logp"] - float(want[row["layer"], row["token_id"]])) <= 1e-4
-        assert row["probability"] == pytest.approx(np.exp(row["logp"]), rel=1e-5)
+        assert row["p"] == pytest.approx(np.exp(row["logp"]), rel=1e-5)
         assert row["kind"] == ("true option" if row["token_id"] == 7 else "false option")
         assert row["top"] == str(int(want[row["layer"]].argmax()))
 
 
 def test_the_lens_of_an_open_answer():
     model, prompt = _case("text", answer_ids=(9, 4))
-    rows = avflow.answer_lens(model, prompt, layers=2).to_pylist()
+    rows = avflow.answer_lens(model, prompt, layers=2).table.to_pylist()
     assert [(r["layer"], r["token_id"], r["kind"]) for r in rows] == [(2, 9, "answer")]
 
 
@@ -148,30 +148,30 @@ def test_sinks_are_found_marked_and_cut():
     prompt = avflow.Prompt(
         inputs_embeds=_with_sink(model, text, at), groups=text.groups, items=text.items, answer_ids=[7], id="s"
     )
-    found = avflow.sinks(model, prompt, layers=[0], times=4.0).to_pylist()
-    assert [(r["token"], r["group"], r["item"]) for r in found] == [(at, "video", text.items[at])]
+    found = avflow.sinks(model, prompt, layers=[0], times=4.0).table.to_pylist()
+    assert [(r["position"], r["group"], r["item"]) for r in found] == [(at, "video", text.items[at])]
     first = text.items.index(text.items[at])
     assert found[0]["place"] == at - first and found[0]["ratio"] > 4
     marked = avflow.mark_sinks(model, prompt, [at])
     assert marked.groups[at] == "sink" and prompt.groups[at] == "video"
-    share = {r["group"]: r["share"] for r in avflow.attention_share(model, marked, layers=0).to_pylist()}
-    before = {r["group"]: r["share"] for r in avflow.attention_share(model, prompt, layers=0).to_pylist()}
+    share = {r["group"]: r["share"] for r in avflow.attention_share(model, marked, layers=0).table.to_pylist()}
+    before = {r["group"]: r["share"] for r in avflow.attention_share(model, prompt, layers=0).table.to_pylist()}
     assert share["sink"] + share["video"] == pytest.approx(before["video"], abs=1e-5)
     rows = avflow.sweep(
         model, [marked], knockouts=["sink->last", "video->last"], window=1, select="all"
     ).table.to_pylist()
     assert any(abs(r["logp_knockout"] - r["logp_clean"]) > 1e-6 for r in rows if r["knockout"] == "sink->last")
-    assert avflow.sinks(model, prompt, layers=[0], times=1e6).num_rows == 0
+    assert avflow.sinks(model, prompt, layers=[0], times=1e6).table.num_rows == 0
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_sink_draws_is_the_last_tokens_eager_attention(name):
     model, prompt = _case(name)
     attention, _, _ = _eager(model, prompt)
-    rows = avflow.sinks(model, prompt, times=1.01, among="video").to_pylist()
+    rows = avflow.sinks(model, prompt, times=1.01, among="video").table.to_pylist()
     assert rows
     for row in rows:
-        want = float(attention[row["layer"], :, len(prompt) - 1, row["token"]].mean())
+        want = float(attention[row["layer"], :, len(prompt) - 1, row["position"]].mean())
         assert row["drawn"] == pytest.approx(want, abs=1e-5)
 
 

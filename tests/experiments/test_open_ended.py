@@ -18,7 +18,7 @@ def _own_run(model, prompt, knockout, layers, count):
 
 
 def _check(model, prompt, knockouts, count=5, quick=False, **more):
-    table = avflow.sweep_text(model, prompt, knockouts, max_new_tokens=count, **more).to_pylist()
+    table = avflow.sweep_text(model, prompt, knockouts, max_new_tokens=count, **more).table.to_pylist()
     by_name = {k.name: k for k in as_knockouts(knockouts)}
 
     for row in table[::2] if quick else table:
@@ -60,7 +60,7 @@ def test_plain_decoders_and_few_rows_a_walk(kind):
     prompt = text_prompt(64)
     big, changed = _check(model, prompt, PATHS, window=2, quick=kind == "qwen2")
     assert changed > 3
-    small = avflow.sweep_text(model, prompt, PATHS, window=2, max_new_tokens=5, memory="0.8MB").to_pylist()
+    small = avflow.sweep_text(model, prompt, PATHS, window=2, max_new_tokens=5, memory="0.8MB").table.to_pylist()
     assert small == big
     with pytest.raises(avflow.InputError, match="too little"):
         avflow.sweep_text(model, prompt, PATHS, memory="100KB")
@@ -68,10 +68,11 @@ def test_plain_decoders_and_few_rows_a_walk(kind):
 
 def test_an_answer_ends_with_its_end_token():
     model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
-    long = avflow.sweep_text(model, prompt, ["all->answer", "video->last"], window=1, max_new_tokens=8).to_pylist()
+    paths = ["all->answer", "video->last"]
+    long = avflow.sweep_text(model, prompt, paths, window=1, max_new_tokens=8).table.to_pylist()
     ends = {row["tokens_knockout"][2] for row in long} - {row["tokens_knockout"][0] for row in long}
     model.hf.generation_config.eos_token_id = list(ends)
-    short = avflow.sweep_text(model, prompt, ["all->answer", "video->last"], window=1, max_new_tokens=8).to_pylist()
+    short = avflow.sweep_text(model, prompt, paths, window=1, max_new_tokens=8).table.to_pylist()
     lengths = set()
     for a, b in zip(long, short, strict=True):
         at = next((i for i, token in enumerate(a["tokens_knockout"]) if token in ends), 7)
@@ -84,7 +85,7 @@ def test_an_answer_ends_with_its_end_token():
 def test_zero_semantics_and_the_answer_of_a_sweep():
     """The first token is what the sweep calls top_knockout."""
     model, prompt = avflow.wrap(decoder("llama")), text_prompt(64, answer_ids=(7, 9))
-    text = avflow.sweep_text(model, prompt, PATHS[:5], window=2, max_new_tokens=1, semantics="zero").to_pylist()
+    text = avflow.sweep_text(model, prompt, PATHS[:5], window=2, max_new_tokens=1, semantics="zero").table.to_pylist()
     rows = avflow.sweep(model, prompt, PATHS[:5], window=2, select="all", semantics="zero").table.to_pylist()
     for a, b in zip(text, rows, strict=True):
         assert (a["knockout"], a["layer"], a["text_knockout"]) == (b["knockout"], b["layer"], b["top_knockout"])
@@ -94,7 +95,7 @@ def test_nothing_to_cut_and_bad_input():
     model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
     rows = avflow.sweep_text(
         model, prompt, ["image->question", "answer->video"], layers=1, max_new_tokens=2
-    ).to_pylist()
+    ).table.to_pylist()
     assert [r["status"] for r in rows] == ["no edge to cut"] * 2 and not any(r["changed"] for r in rows)
     with pytest.raises(avflow.InputError, match="max_new_tokens = 0"):
         avflow.sweep_text(model, prompt, max_new_tokens=0)

@@ -83,7 +83,7 @@ def test_only_the_named_edges_are_left(name):
     else:
         model, prompt = avflow.wrap(thinker()), av_prompt(name, seconds=2)
     masks, share = _masks(prompt, KEEP, model.n_layers, model.n_heads)
-    rows = {r["run"]: r for r in avflow.pathways(model, prompt, KEEP, random=0).to_pylist()}
+    rows = {r["run"]: r for r in avflow.pathways(model, prompt, KEEP, random=0).table.to_pylist()}
     assert list(rows) == ["full", "pathways"] and rows["full"]["edges_kept"] == 1
     assert rows["full"]["logp"] == pytest.approx(answer_logp(model.hf, prompt)[0], abs=1e-4)
     want = _dense(model, prompt, masks)
@@ -95,7 +95,7 @@ def test_only_the_named_edges_are_left(name):
 
 def test_the_control_cuts_as_many_random_edges():
     model, prompt = avflow.wrap(decoder("qwen3")), text_prompt(64)
-    rows = {r["run"]: r for r in avflow.pathways(model, prompt, KEEP, random=2, seed=3).to_pylist()}
+    rows = {r["run"]: r for r in avflow.pathways(model, prompt, KEEP, random=2, seed=3).table.to_pylist()}
     n, heads = len(prompt), model.n_heads
     masks, _ = _masks(prompt, KEEP, model.n_layers, heads)
     at = torch.arange(n)
@@ -113,7 +113,7 @@ def test_the_control_cuts_as_many_random_edges():
 
 def test_all_paths_in_all_layers_are_the_full_model():
     model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
-    rows = avflow.pathways(model, prompt, {"all->all": None}, random=1).to_pylist()
+    rows = avflow.pathways(model, prompt, {"all->all": None}, random=1).table.to_pylist()
     assert [r["edges_kept"] for r in rows] == [1, 1, 1]
     assert max(r["logp"] for r in rows) - min(r["logp"] for r in rows) <= 1e-5
 
@@ -121,10 +121,10 @@ def test_all_paths_in_all_layers_are_the_full_model():
 def test_correct_is_judged_among_the_options():
     model, prompt = avflow.wrap(decoder("qwen2")), text_prompt(64)
     prompt.option_ids = [7]
-    assert avflow.pathways(model, prompt, {"all->last": None}, random=0)["correct"].to_pylist() == [True, True]
+    assert avflow.pathways(model, prompt, {"all->last": None}, random=0).table["correct"].to_pylist() == [True, True]
     prompt.option_ids = None
     top = answer_logp(model.hf, prompt)[1]
-    assert avflow.pathways(model, prompt, {"all->last": None}, random=0)["correct"].to_pylist()[0] is (top == 7)
+    assert avflow.pathways(model, prompt, {"all->last": None}, random=0).table["correct"].to_pylist()[0] is (top == 7)
 
 
 def test_edges_are_counted_without_their_matrix():

@@ -8,6 +8,7 @@ import tiny
 import torch
 
 import avflow
+from avflow.experiments.sweep import sweep_prompt
 from avflow.knockouts.presets import as_knockouts
 
 AV_VIDEO = as_knockouts("av_video")
@@ -183,7 +184,7 @@ def test_small_memory_means_more_walks(omni):
     big, small = (avflow.SweepRequest(AV_VIDEO, select="all", memory=m) for m in ("1GB", "2.2MB"))
     assert avflow.estimate(omni, prompt, big)["walks"] == 1
     assert avflow.estimate(omni, prompt, small)["walks"] >= 3
-    one, many = avflow.sweep_prompt(omni, prompt, big), avflow.sweep_prompt(omni, prompt, small)
+    one, many = sweep_prompt(omni, prompt, big), sweep_prompt(omni, prompt, small)
     assert many.info["walks"] >= 3
     for a, b in zip(one.rows, many.rows, strict=True):
         assert a["logp_knockout"] == pytest.approx(b["logp_knockout"], abs=2e-5)

@@ -63,7 +63,8 @@ def look(folder, what, rows, schema):
 def share(folder, count=4):
     parts = {"system": 0.2, "video": 0.3, "audio": 0.1, "last": 0.4}
     rows = [
-        dict(prompt=str(n), task="color" if n % 2 else "pitch", layer=x, token=0, text="", head=None, group=g, share=v)
+        dict(prompt=str(n), task="color" if n % 2 else "pitch", layer=x)
+        | dict(answer_token=0, token="", head=None, group=g, share=v)
         for n in range(count)
         for x in range(LAYERS)
         for g, v in parts.items()
@@ -78,7 +79,7 @@ def lens(folder, count=4):
             for token, kind in ((0, "true option"), (1, "false option"), (2, "false option")):
                 p = 0.1 + (0.1 * (x - 3) if token == 0 and x > 3 else 0.0) - (0.01 if token == 0 and x <= 3 else 0.0)
                 same = dict(prompt=str(n), task="color" if n % 2 else "pitch", layer=x, token="ABC"[token])
-                rows.append(same | dict(token_id=token, kind=kind, probability=p, logp=float(np.log(p)), top="A"))
+                rows.append(same | dict(token_id=token, kind=kind, p=p, logp=float(np.log(p)), top="A"))
     return look(folder, "lens", rows, LENS)
 
 

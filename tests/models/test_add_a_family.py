@@ -16,6 +16,7 @@ import avflow
 from avflow import models
 from avflow.errors import InputError, UnsupportedModelError
 from avflow.knockouts.presets import as_knockouts
+from avflow.models import registry
 from avflow.prompts.sample import Sample
 from avflow.tiny.checkpoint import Tiny
 from avflow.tiny.random_weights import mrope_section, scale_weights
@@ -29,7 +30,7 @@ SIZE = Tiny(layers=3)
 @pytest.fixture
 def family(monkeypatch):
     """The page's code, registered for one test."""
-    monkeypatch.setattr(models, "_FAMILIES", {name: list(found) for name, found in models.families().items()})
+    monkeypatch.setattr(registry, "_FAMILIES", {name: list(found) for name, found in models.families().items()})
     code = re.search(r"^## Adding a family.*?^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)[1]
     exec(compile(code, str(PAGE), "exec"), {"__name__": "page"})
 

@@ -70,7 +70,7 @@ def test_table():
     rows = table.to_pylist()
     assert [(r["group"], r["layer"]) for r in rows] == grid
     assert [r["accuracy"] for r in rows] == [1.0, 0.5, 0.0, 0.5] and [r["change"] for r in rows] == [0.5, 0, -0.5, 0]
-    assert rows[0]["mean_p"] == pytest.approx(0.4)
+    assert rows[0]["p"] == pytest.approx(0.4)
     assert rows[0]["mean_logp_change"] == pytest.approx(np.log([0.5, 0.3]).mean() + 0.5)
     assert all(r["change_low"] <= r["change"] <= r["change_high"] and r["prompts"] == 2 for r in rows)
     alone = table_of(trials([1], [[1, 1, 1, 1]]), grid, Tolerance()).to_pylist()

@@ -64,7 +64,7 @@ def test_the_table_is_what_single_runs_say():
                 runs.append(own_run(model(), prompt))
         assert row["accuracy"] == np.mean([r.correct for r in runs])
         assert row["change"] == row["accuracy"] - 1
-        assert row["mean_p"] == pytest.approx(np.mean([np.exp(r.logp) for r in runs]), rel=1e-3)
+        assert row["p"] == pytest.approx(np.mean([np.exp(r.logp) for r in runs]), rel=1e-3)
         changes = [r.logp - c.logp for r, c in zip(runs, clean, strict=True)]
         assert row["mean_logp_change"] == pytest.approx(np.mean(changes), abs=1e-4)
         assert row["change_low"] <= row["change"] <= row["change_high"]

@@ -17,7 +17,7 @@ mpl.use("Agg")
 
 
 def share_rows(rows):
-    names = ("prompt", "task", "layer", "token", "text", "head", "group", "share")
+    names = ("prompt", "task", "layer", "answer_token", "token", "head", "group", "share")
     return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], schema=share.SCHEMA)
 
 

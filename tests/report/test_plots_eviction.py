@@ -27,7 +27,7 @@ def table():
 @pytest.mark.parametrize("first", [0, 1])
 def test_lines_bands_and_marks(table, first):
     figure, (left, right) = eviction_lines(table, {"video": 5, "question_text": 3}, first_layer=first, title="Plan")
-    for ax, value, scale in ((left, "accuracy", 100), (right, "mean_p", 1)):
+    for ax, value, scale in ((left, "accuracy", 100), (right, "p", 1)):
         lines = {line.get_label(): line for line in ax.get_lines()}
         for number, (group, label) in enumerate(
             zip(

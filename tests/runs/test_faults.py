@@ -15,7 +15,7 @@ import tiny_job
 from test_runs import CONFIG, rows_of
 
 from avflow import files
-from avflow.files import RunError
+from avflow.errors import RunError
 from avflow.results.results import read
 from avflow.runs.folder import RunFolder, read_records
 from avflow.runs.loop import run
@@ -93,7 +93,7 @@ import resource, signal, sys
 from test_faults import sweep_four
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-from avflow.files import RunError
+from avflow.errors import RunError
 try:
     sweep_four(sys.argv[1], [])
 except RunError as error:

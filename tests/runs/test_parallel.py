@@ -11,8 +11,7 @@ from collections import Counter
 import pytest
 import tiny_job
 
-from avflow.errors import InputError, MediaError
-from avflow.files import RunError
+from avflow.errors import InputError, MediaError, RunError
 from avflow.results.results import read
 from avflow.runs.folder import read_records
 from avflow.runs.loop import run, work

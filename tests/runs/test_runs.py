@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from avflow import files
-from avflow.errors import InputError
-from avflow.files import RunError
+from avflow.errors import InputError, RunError
 from avflow.results.results import read
 from avflow.results.table import table_from_rows, write_table
 from avflow.runs.folder import RunFolder, file_name, part_name, read_records

@@ -8,6 +8,7 @@ import tiny
 import torch
 
 import avflow
+from avflow.experiments.sweep import sweep_prompt
 from avflow.runtime.answering import own_run
 
 OPTIONS = dict(option_ids=(7, 8, 9))
@@ -26,7 +27,7 @@ CASES = {
 def test_it_says_what_the_walk_says(omni, name):
     prompt = CASES[name]()
     run = own_run(omni, prompt)
-    info = avflow.sweep_prompt(omni, prompt, avflow.SweepRequest("video->last", layers=[0], select="all")).info
+    info = sweep_prompt(omni, prompt, avflow.SweepRequest("video->last", layers=[0], select="all")).info
     assert run.logp == pytest.approx(info["logp_clean"], abs=1e-4)
     assert run.correct == info["correct"]
     assert run.logp == pytest.approx(oracle.answer_logp(omni.hf, prompt)[0], abs=1e-4)

@@ -130,7 +130,7 @@ def test_media_leave_at_the_planned_layer_and_fresh_clips_are_answered_as_before
 
 def kept(model, prompts, keep) -> dict[str, tuple[float, float]]:
     """{run: (share of edges, accuracy)}"""
-    table, out = avflow.pathways(model, prompts, keep, random=3), {}
+    table, out = avflow.pathways(model, prompts, keep, random=3).table, {}
     for run in dict.fromkeys(table["run"].to_pylist()):
         rows = table.filter(pc.equal(table["run"], run))
         out[run] = tuple(float(np.mean(rows[name].to_pylist())) for name in ("edges_kept", "correct"))

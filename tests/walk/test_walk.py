@@ -10,6 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import avflow
+from avflow.experiments.sweep import sweep_prompt
 from avflow.experiments.sweep_plan import Plan
 from avflow.knockouts.presets import as_knockouts
 from avflow.walk import chunks, memory
@@ -23,7 +24,7 @@ def test_rows_per_layer_are_those_of_the_estimate(omni):
     seen = []
     handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1])) for m in omni.layers]
     try:
-        rows = avflow.sweep_prompt(omni, prompt, request)
+        rows = sweep_prompt(omni, prompt, request)
     finally:
         for handle in handles:
             handle.remove()

@@ -77,7 +77,7 @@ def _file_rows(path: Path, mapping: DataMapping) -> Iterator[Any]:
             yield from _json_rows(json.loads(text), path, mapping)
             return
         line = 0
-        for line, part in enumerate(text.split("\n")):  # noqa: B007 (told below)
+        for line, part in enumerate(text.split("\n")):  # noqa: B007 (named below)
             if part.strip():
                 yield json.loads(part)
     except json.JSONDecodeError as error:

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import torch
 
+from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.windows import layer_list
 from ..models.base import Model
-from .observe import as_prompts, observe
+from ..results.results import Results
+from ..results.schemas import ANSWER_LENS as SCHEMA
+from .observe import observe
 
-if TYPE_CHECKING:
-    from ..prompts.prompt import Prompt
-
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("layer", pa.int32()),
-        ("token", pa.string()),
-        ("token_id", pa.int64()),
-        ("kind", pa.string()),
-        ("probability", pa.float32()),
-        ("logp", pa.float32()),
-        ("top", pa.string()),
-    ]
-)
+__all__ = ["SCHEMA", "answer_lens"]
 
 
 @torch.no_grad()
-def answer_lens(
-    model: Model, prompts: Prompt | Sequence[Prompt], layers: int | Sequence[int] | None = None
-) -> pa.Table:
+def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None) -> Results:
     """Probability of the answer's first token and of the other options after every layer (logit lens).
 
     The hidden state of the last token goes through the model's own final norm and output matrix ("interpreting GPT:
@@ -41,9 +26,13 @@ def answer_lens(
     the model's prediction. Code of that work multiplies by the input embeddings and leaves the norm out between
     layers: its figures differ from these.
 
+    Args:
+        prompts: as of `avflow.sweep`.
+        layers: 0-based; None for all.
+
     Returns:
-        A table with the columns prompt, task, layer, token, token_id, kind ("answer" where the prompt has no options,
-        else "true option" and "false option"), probability, logp (natural), top (the most probable token).
+        Results with the columns prompt, task, layer, token, token_id, kind ("answer" where the prompt has no options,
+        else "true option" and "false option"), p, logp (natural), top (the most probable token).
 
     Raises:
         InputError: layers that the model does not have, no prompts, two of one id.
@@ -51,7 +40,7 @@ def answer_lens(
     """
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
-    for prompt in as_prompts(prompts):
+    for prompt in as_prompts(model, prompts):
         answer = prompt.answer_ids[0]
         tokens = [answer] if prompt.option_ids is None else list(dict.fromkeys(prompt.option_ids))
 
@@ -61,9 +50,8 @@ def answer_lens(
             top = model.text([int(logp.argmax())])
             for token, value in zip(tokens, logp[tokens].tolist(), strict=True):
                 kind = "answer" if prompt.option_ids is None else f"{str(token == answer).lower()} option"
-                p = float(torch.tensor(value).exp())
-                rows.append((prompt.id, prompt.task, layer, model.text([token]), token, kind, p, value, top))
+                named = (prompt.id, prompt.task, layer, model.text([token]), token, kind)
+                rows.append((*named, math.exp(value), value, top))
 
         observe(model, prompt, on_hidden=see, layers=chosen)
-    columns = zip(*rows, strict=True)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return Results.from_tuples("answer_lens", rows, layers=chosen)

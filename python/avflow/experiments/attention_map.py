@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from avflow_ext import AttentionProblem
 
+from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.attention import attention
 from ..models.base import Model
+from ..results.results import Results
 from ..walk.capture import capture
 from .observe import observe, tokens_of
-
-if TYPE_CHECKING:
-    from ..prompts.prompt import Prompt
 
 BINS_A_PASS = 63  # the op tells 64 groups apart; one of them stands for all keys of other passes
 
@@ -39,9 +39,37 @@ class AttentionMap:
     groups: list[str]
     weight: np.ndarray
 
+    def results(self) -> Results:
+        """As rows: one per layer, stretch of rows and stretch of keys; columns as results.schemas.ATTENTION_MAP."""
+        begins, count = self.starts.tolist(), len(self.groups)
+        rows = [
+            (self.prompt, layer, begins[i], self.groups[i], begins[j], self.groups[j], self.weight[at, i, j].item())
+            for at, layer in enumerate(self.layers)
+            for i in range(count)
+            for j in range(count)
+        ]
+        return Results.from_tuples("attention_map", rows, layers=self.layers, starts=begins)
+
+    @property
+    def table(self) -> pa.Table:
+        """`results()` as a pyarrow.Table."""
+        return self.results().table
+
+    def to_pandas(self):
+        """`results()` as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
+        return self.results().to_pandas()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `folder`/rows.parquet, which avflow.read(folder) reads as Results; returns its path."""
+        return self.results().save(folder)
+
 
 def attention_map(
-    model: Model, prompt: Prompt, layers: int | Sequence[int], bins: int = 128, boundaries: Sequence[int] | None = None
+    model: Model,
+    prompt: PromptSource,
+    layers: int | Sequence[int] | None = None,
+    bins: int = 128,
+    boundaries: Sequence[int] | None = None,
 ) -> AttentionMap:
     """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
 
@@ -49,15 +77,17 @@ def attention_map(
     rows. One more pass of the op for every 63 bins.
 
     Args:
-        layers: 0-based.
+        prompt: a Prompt, a Sample, or what holds exactly one: a list, an iterator, a samples file.
+        layers: 0-based; None for all.
         bins: stretches of about equal length; fewer where there are fewer tokens.
         boundaries: where stretches begin instead, increasing token numbers (the first is 0), such as frame starts.
 
     Raises:
-        InputError: layers that the model does not have, boundaries that do not increase or leave the prompt.
+        InputError: no prompt or several, layers that the model does not have, boundaries that do not increase or
+            leave the prompt.
     """
     chosen = layer_list(layers, model.n_layers)
-    captured = capture(model, prompt)
+    captured = capture(model, as_prompt(model, prompt))
     n = len(captured)
     starts = _starts(n, bins, boundaries)
     count = len(starts) - 1
@@ -85,7 +115,7 @@ def attention_map(
     groups = [
         names[np.bincount(captured.columns.group[a:b]).argmax()] for a, b in zip(starts, starts[1:], strict=False)
     ]
-    return AttentionMap(prompt.id, chosen, starts, groups, weight)
+    return AttentionMap(captured.prompt.id, chosen, starts, groups, weight)
 
 
 def _starts(n: int, bins: int, boundaries: Sequence[int] | None) -> np.ndarray:

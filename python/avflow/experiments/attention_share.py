@@ -3,51 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
 import torch
 
 from avflow_ext import AttentionProblem
 
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.attention import attention
 from ..models.base import Model
+from ..prompts.prompt import Prompt
+from ..results.results import Results
+from ..results.schemas import ATTENTION_SHARE as SCHEMA
 from ..runtime.generating import with_generated
 from ..walk.capture import capture
-from .observe import as_prompts, observe, predicting_rows, tokens_of
+from .observe import observe, predicting_rows, tokens_of
 
-if TYPE_CHECKING:
-    from ..prompts.prompt import Prompt
-
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("layer", pa.int32()),
-        ("token", pa.int32()),  # 0: the last prompt token; i: the answer's i-th token
-        ("text", pa.string()),  # of that token; "" for the last prompt token
-        ("head", pa.int32()),  # null: the mean over heads
-        ("group", pa.string()),
-        ("share", pa.float32()),
-    ]
-)
+__all__ = ["SCHEMA", "attention_share"]
 
 
 def attention_share(
     model: Model,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: PromptSource,
     layers: int | Sequence[int] | None = None,
     tokens: str = "last",
     generate: int = 0,
     heads: bool = False,
-) -> pa.Table:
+) -> Results:
     """The share of attention per token group (arXiv 2606.10147, attention allocation), accumulated by the op itself.
 
     One clean pass a prompt; no attention matrix is made.
 
     Args:
+        prompts: as of `avflow.sweep`.
         layers: 0-based; None for all.
         tokens: "last": the position that predicts the answer; "answer": that one and the answer's tokens but the last,
             teacher-forced.
@@ -55,8 +44,9 @@ def attention_share(
         heads: a row for every query head instead of their mean.
 
     Returns:
-        A table with the columns prompt, task, layer, token, text, head, group, share: for every layer, token (and
-        head) the shares of the groups that occur add up to 1.
+        Results with the columns prompt, task, layer, answer_token, token, head, group, share: for every layer, token
+        (and head) the shares of the groups that occur add up to 1. answer_token: 0 for the last token of the prompt,
+        i for the answer's i-th; token: its text.
 
     Raises:
         InputError: layers that the model does not have, no prompts, two of one id.
@@ -69,14 +59,16 @@ def attention_share(
     if generate and tokens == "last":
         raise InputError('generate asks for generated tokens: pass tokens="answer" with it')
     chosen = layer_list(layers, model.n_layers)
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    for prompt in as_prompts(prompts):
+    rows: list[tuple] = []
+    for prompt in as_prompts(model, prompts):
         prompt = with_generated(model, prompt, generate) if generate else prompt
-        _add(columns, model, prompt, chosen, tokens, heads)
-    return pa.table(columns, schema=SCHEMA)
+        _add(rows, model, prompt, chosen, tokens, heads)
+    return Results.from_tuples(
+        "attention_share", rows, layers=chosen, tokens=tokens, generate=generate, heads=bool(heads)
+    )
 
 
-def _add(columns: dict[str, list[Any]], model: Model, prompt: Prompt, layers: list[int], tokens: str, heads: bool):
+def _add(out: list[tuple], model: Model, prompt: Prompt, layers: list[int], tokens: str, heads: bool) -> None:
     captured = capture(model, prompt)
     rows = predicting_rows(captured)[: 1 if tokens == "last" else None]
     names = model.groups.names
@@ -90,8 +82,7 @@ def _add(columns: dict[str, list[Any]], model: Model, prompt: Prompt, layers: li
         for token, by_head in enumerate(mass.cpu().tolist()):
             for head, by_group in enumerate(by_head):
                 for group in present:
-                    values = (prompt.id, prompt.task, layer, token, texts[token], head if heads else None)
-                    for name, value in zip(SCHEMA.names, (*values, names[group], by_group[group]), strict=True):
-                        columns[name].append(value)
+                    where = (prompt.id, prompt.task, layer, token, texts[token], head if heads else None)
+                    out.append((*where, names[group], by_group[group]))
 
     observe(model, captured, on_attention=see, layers=layers)

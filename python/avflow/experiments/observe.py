@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
 from avflow_ext import AttentionProblem, Cut, Tokens
 
-from ..errors import InputError
 from ..models.attention import attention
 from ..models.base import Model
 from ..models.compat import attributes
@@ -91,22 +89,3 @@ def observe(
 def predicting_rows(captured: Captured) -> torch.Tensor:
     """The last token and the answer tokens behind it, int64 [answer tokens]: row i predicts answer token i."""
     return torch.arange(captured.columns.n_prompt - 1, len(captured))
-
-
-def as_prompts(prompts: Any) -> list[Prompt]:
-    """One prompt or several.
-
-    Raises:
-        InputError: none, something else, or two of one id.
-    """
-    out = [prompts] if isinstance(prompts, Prompt) else list(prompts)
-    for one in out:
-        if not isinstance(one, Prompt):
-            raise InputError(f"prompt {one!r}: pass avflow.Prompt, or model.prepare(sample)")
-    if not out:
-        raise InputError("no prompt is given: pass at least one")
-    ids = [p.id for p in out]
-    twice = sorted({i for i in ids if ids.count(i) > 1})
-    if twice:
-        raise InputError(f"two prompts have the id {twice[0]!r}: give each its own")
-    return out

@@ -5,37 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from avflow_ext import Cut, table_of
 
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
 from ..models.base import Model
 from ..prompts.correct import answers_correctly
+from ..prompts.groups import GroupTable
+from ..results.results import Results
+from ..results.schemas import PATHWAYS as SCHEMA
 from ..walk.capture import Captured, capture
-from .observe import as_prompts, observe, predicting_rows
+from .observe import observe, predicting_rows
 
-if TYPE_CHECKING:
-    from ..prompts.groups import GroupTable
-    from ..prompts.prompt import Prompt
-
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("run", pa.string()),  # "full", "pathways", "random 0", "random 1", ...
-        ("edges_kept", pa.float64()),  # share of the causal edges of all layers
-        ("correct", pa.bool_()),
-        ("p", pa.float64()),
-        ("logp", pa.float64()),
-    ]
-)
+__all__ = ["SCHEMA", "count_edges", "pathways"]
 
 
 @dataclass(frozen=True)
@@ -127,12 +115,12 @@ def count_edges(cuts: Sequence[Cut], group: np.ndarray, item: np.ndarray) -> int
 
 def pathways(
     model: Model,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: PromptSource,
     keep: Mapping[str | Knockout, Iterable[int] | None],
     random: int = 1,
     seed: int = 0,
     context: str = "system+template",
-) -> pa.Table:
+) -> Results:
     """Accuracy and answer probability with only the named edges left, against the full model and random edges.
 
     The method of Map the Flow (ICLR 2026), effective pathways: all edges between groups are cut but those of the
@@ -140,6 +128,7 @@ def pathways(
     items stay in that path's layers only. One pass a prompt and run, O(tokens) memory.
 
     Args:
+        prompts: as of `avflow.sweep`.
         keep: path -> layers (None for all), such as {"cross:video": range(0, 12), "video->question": range(8, 20),
             "question->last": range(16, 28)}. Paths into `last` count for the answer's own tokens too.
         random: so many controls, which cut as many edges in every layer (in expectation), chosen at random among all
@@ -148,7 +137,7 @@ def pathways(
         context: groups that all others may read, and that read only each other.
 
     Returns:
-        A table with a row per prompt and run ("full", "pathways", "random 0", ...): edges_kept (share of the causal
+        Results with a row per prompt and run ("full", "pathways", "random 0", ...): edges_kept (share of the causal
         edges of all layers, self edges included), correct (as the sweep defines it), p, logp (natural, of all answer
         tokens).
 
@@ -158,9 +147,10 @@ def pathways(
     """
     if isinstance(random, bool) or not isinstance(random, int) or random < 0:
         raise InputError(f"random = {random!r}: pass a number of control runs, 0 for none")
+    keep = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
     rules = _Rules(model, keep, context)
     rows: list[tuple] = []
-    for prompt in as_prompts(prompts):
+    for prompt in as_prompts(model, prompts):
         captured = capture(model, prompt)
         group, item = captured.columns.group, captured.columns.item
         present = set(group.tolist())
@@ -180,8 +170,8 @@ def pathways(
             logp, correct = _answer(model, captured, per_layer)
             kept = 1.0 if name == "full" else share
             rows.append((prompt.id, prompt.task, name, kept, correct, math.exp(logp), logp))
-    columns = zip(*rows, strict=True)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    named = {path if isinstance(path, str) else path.name: layers for path, layers in keep.items()}
+    return Results.from_tuples("pathways", rows, keep=named, random=random, seed=seed, context=context)
 
 
 @torch.no_grad()

@@ -4,52 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from ..data.prepare import PromptSource, as_prompt, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model
-from .observe import as_prompts, observe
+from ..prompts.prompt import Prompt
+from ..results.results import Results
+from ..results.schemas import SINKS as SCHEMA
+from .observe import observe
 
-if TYPE_CHECKING:
-    from ..prompts.prompt import Prompt
+__all__ = ["SCHEMA", "mark_sinks", "sinks"]
 
 GROUP = "sink"
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("layer", pa.int32()),
-        ("token", pa.int32()),  # place in the prompt
-        ("group", pa.string()),
-        ("item", pa.int32()),
-        ("place", pa.int32()),  # within its item: 0 is its first token; null where the token has no item
-        ("norm", pa.float32()),
-        ("ratio", pa.float32()),  # to the median norm of the looked-at tokens in that layer
-        ("drawn", pa.float32()),  # share of the last token's attention in that layer that goes to this one
-    ]
-)
 
 
 def sinks(
     model: Model,
-    prompts: Prompt | Sequence[Prompt],
+    prompts: PromptSource,
     layers: int | Sequence[int] | None = None,
     times: float = 10.0,
     among: str = "media",
-) -> pa.Table:
+) -> Results:
     """Tokens of a group whose hidden state's L2 norm exceeds `times` the group's median norm, layer by layer.
 
     The criterion of arXiv 2606.10147 (sparse visual tokens, generally the first of a frame, with a much larger norm
     than the rest), with its threshold left to you.
 
+    Args:
+        prompts: as of `avflow.sweep`.
+        layers: 0-based; None for all.
+        times: ratio to the median from which on a norm counts, above 1.
+        among: the tokens that are looked at: a group, an alias or a sum.
+
     Returns:
-        A table with the columns prompt, task, layer, token, group, item, place, norm, ratio, drawn: a row per sink and
-        layer. drawn: what the last token's attention, mean over heads, gives it in the layer whose output has the norm.
+        Results with the columns prompt, task, layer, position, group, item, place, norm, ratio, drawn: a row per sink
+        and layer. drawn: what the last token's attention, mean over heads, gives it in the layer whose output has the
+        norm.
 
     Raises:
         InputError: no token of `among` in a prompt, layers that the model does not have, `times` not above 1.
@@ -58,7 +52,7 @@ def sinks(
         raise InputError(f"times = {times!r}: pass a ratio above 1")
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
-    for prompt in as_prompts(prompts):
+    for prompt in as_prompts(model, prompts):
         group = model.groups.ids(prompt.groups)
         tokens = np.flatnonzero(model.groups.table(model.groups.expand(among))[group])
         if not tokens.size:
@@ -79,8 +73,7 @@ def sinks(
                 rows.append((*where, float(norm[i]), float(ratio[i]), float(drawn[layer][t])))
 
         observe(model, prompt, on_attention=attend, on_hidden=see, layers=chosen)
-    columns = list(zip(*rows, strict=True)) if rows else [[] for _ in SCHEMA]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return Results.from_tuples("sinks", rows, layers=chosen, times=times, among=among)
 
 
 def _places(prompt: Prompt) -> list[int | None]:
@@ -96,14 +89,19 @@ def _places(prompt: Prompt) -> list[int | None]:
     return out
 
 
-def mark_sinks(model: Model, prompt: Prompt, tokens: Sequence[int]) -> Prompt:
+def mark_sinks(model: Model, prompt: PromptSource, tokens: Sequence[int]) -> Prompt:
     """The prompt with these tokens in a group of their own, "sink", which knockouts and shares can name.
+
+    Args:
+        prompt: a Prompt, a Sample, or what holds exactly one.
+        tokens: positions in the prompt, as in the column `position` of `avflow.sinks`.
 
     They no longer belong to their old group, nor to its aliases: write "video+sink" for all of a video's tokens.
 
     Raises:
         InputError: a token outside the prompt, or the last one.
     """
+    prompt = as_prompt(model, prompt)
     model.groups.add(GROUP)
     groups = list(prompt.groups)
     for token in tokens:

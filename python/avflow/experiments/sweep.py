@@ -5,23 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import InputError
-from ..knockouts.windows import layer_list
+from ..data.prepare import PromptSource, as_prompts
 from ..models.attention import kernel_name
 from ..models.base import Model
+from ..progress import Progress
 from ..prompts.prompt import Prompt
+from ..results.results import Results
 from ..walk.answers import Runner
 from ..walk.capture import Captured, capture
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
 from .sweep_plan import Plan, SweepRequest
-
-if TYPE_CHECKING:
-    from ..results.results import Results
 
 __all__ = ["SweepRequest", "SweepRows", "estimate", "sweep", "sweep_prompt", "sweep_prompts"]
 
@@ -57,8 +55,8 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
             job, shown = plan.job(prompt, k, layers), status
             if status == "ok" and not layers:
                 shown = "no layer in the window"
-            said = runner.cut[job] if job else clean
-            logp = None if status.startswith("no token") else sum(said.logp)
+            cut = runner.cut[job] if job else clean
+            logp = None if status.startswith("no token") else sum(cut.logp)
             rows.append(
                 {
                     "prompt": p.id,
@@ -76,7 +74,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                     # from the logarithms: right also where both probabilities underflow
                     "change_percent": None if logp is None else 100 * math.expm1(min(logp - logp_clean, 700.0)),
                     "top_clean": text(clean.top[0]),
-                    "top_knockout": None if logp is None else text(said.top[0]),
+                    "top_knockout": None if logp is None else text(cut.top[0]),
                     "correct": correct,
                     "correct_knockout": None if logp is None else runner.correct(prompt, job),
                     "status": shown,
@@ -142,70 +140,76 @@ def sweep_prompt(model: Model, prompt: Prompt, request: SweepRequest) -> SweepRo
     return sweep_prompts(model, [prompt], request)[0]
 
 
-def estimate(model: Model, prompt: Prompt, request: SweepRequest) -> dict[str, Any]:
-    """What `sweep_prompt` will cost; runs nothing.
+def estimate(model: Model, prompts: PromptSource, request: SweepRequest | None = None) -> dict[str, Any]:
+    """What a sweep will cost; runs nothing.
+
+    Args:
+        prompts: as of `avflow.sweep`. request: what is asked for; None: the defaults of `avflow.sweep`.
 
     Returns:
-        tokens, rows (packed rows over all layers and walks), flops, clean_flops, walks, ratio (rows to those of one
-        clean pass), peak_rows, peak_bytes, and status: knockout -> "ok" or why nothing is cut.
+        tokens, rows (packed rows over all layers and walks), flops, clean_flops, walks: of all prompts together. ratio:
+        rows to those of one clean pass. peak_rows, peak_bytes: of the largest walk. status: knockout -> "ok", or why
+        nothing is cut on the first prompt without an edge to cut.
+
+    Raises:
+        InputError: as of `avflow.sweep`.
     """
-    plan = Plan(model, [prompt], request)
-    status = dict(zip((k.name for k in request.knockouts), plan.status[0], strict=True))
-    peak = fixed_bytes(model, plan.lengths[0]) + plan.cost["peak_rows"] * row_bytes(model)
-    return plan.cost | {"peak_bytes": peak, "status": status}
+    request = SweepRequest() if request is None else request
+    request.windows(model)
+    plans = [Plan(model, pack, request) for pack in packs(model, as_prompts(model, prompts), request)]
+    out: dict[str, Any] = {name: sum(plan.cost[name] for plan in plans) for name in plans[0].cost}
+    out["ratio"] = out["rows"] / sum(plan.cost["rows"] / plan.cost["ratio"] for plan in plans)
+    out["peak_rows"] = max(plan.cost["peak_rows"] for plan in plans)
+    out["peak_bytes"] = max(
+        fixed_bytes(model, sum(plan.lengths)) + plan.cost["peak_rows"] * row_bytes(model) for plan in plans
+    )
+    found = [shown for plan in plans for shown in plan.status]  # per prompt and knockout
+    names = [k.name for k in request.knockouts]
+    reasons = [next((one for one in column if one != "ok"), "ok") for column in zip(*found, strict=True)]
+    return out | {"status": dict(zip(names, reasons, strict=True))}
 
 
 def sweep(
     model: Model,
-    prompts: Prompt | Iterable[Any],
-    knockouts: Any = "av_video",
-    window: int | Sequence[int] = 7,
-    style: str = "center",
-    layers: Any = None,
-    select: str = "correct",
-    semantics: str = "renormalize",
-    memory: int | str | None = None,
+    prompts: PromptSource,
+    knockouts: Any = SweepRequest.knockouts,
+    window: int | Sequence[int] = SweepRequest.window,
+    style: str = SweepRequest.style,
+    layers: Any = SweepRequest.layers,
+    select: str = SweepRequest.select,
+    semantics: str = SweepRequest.semantics,
+    memory: int | str | None = SweepRequest.memory,
     progress: bool = False,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
     Args:
-        prompts: avflow.Prompt or avflow.Sample, one or several.
+        prompts: avflow.Prompt or avflow.Sample, one or several (any iterable: a sample's media are read when its turn
+            comes), or the path of a samples file.
         progress: show a progress bar over prompts.
         The others: see SweepRequest.
 
     Returns:
         Results; `.table` has one row per prompt x knockout x window centre. `.meta["prompts"]` tells of every prompt,
         also of those that were not selected.
-    """
-    from ..progress import Progress
-    from ..results.results import Results
-    from ..results.table import table_from_rows
 
+    Raises:
+        InputError: a value out of range, layers, heads or groups that the model does not have, no prompts, two of one
+            id, too little memory. NumericError: NaN or infinity in the run.
+    """
     request = SweepRequest(knockouts, window, style, layers, select, semantics, memory)
     request.windows(model)
-    if isinstance(prompts, Prompt) or not isinstance(prompts, Iterable):
-        prompts = [prompts]
+    given = as_prompts(model, prompts)
     parts: list[SweepRows] = []
-    seen: set[str] = set()
-    total = len(prompts) if isinstance(prompts, Sized) else None
-    with Progress(total, unit="prompt", quiet=not progress) as bar:
-        for pack in packs(model, prompts, request):
-            for prompt in pack:
-                if prompt.id in seen:
-                    raise InputError(f"two prompts have the id {prompt.id!r}: give each its own, the rows go by it")
-                seen.add(prompt.id)
+    with Progress(given.count, unit="prompt", quiet=not progress) as bar:
+        for pack in packs(model, given, request):
             parts += sweep_prompts(model, pack, request, bar.begin(len(pack)))
             bar.finish(len(pack))
     meta = {
-        "knockouts": [k.name for k in request.knockouts],
-        "window": window if isinstance(window, int) else list(window),
-        "style": style,
-        "layers": layer_list(layers, model.n_layers),
+        "experiment": "sweep",
+        **request.meta(model),
         "select": select,
-        "semantics": semantics,
         "kernel": kernel_name(model.device),
         "prompts": [part.info for part in parts],
     }
-    rows = [row for part in parts for row in part.rows]
-    return Results(table_from_rows(rows, meta), meta)
+    return Results.from_rows([row for part in parts for row in part.rows], meta)

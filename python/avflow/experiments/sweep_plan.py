@@ -74,6 +74,16 @@ class SweepRequest:
     def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
         return Plan(model, prompts, self)
 
+    def meta(self, model: Model) -> dict[str, Any]:
+        """What was asked for, as JSON can hold it, for the result's `meta`."""
+        return {
+            "knockouts": [k.name for k in self.knockouts],
+            "window": self.window if isinstance(self.window, int) else list(self.window),
+            "style": self.style,
+            "layers": layer_list(self.layers, model.n_layers),
+            "semantics": self.semantics,
+        }
+
     def windows(self, model: Model) -> list[Window]:
         """Every window, after a check against the model.
 

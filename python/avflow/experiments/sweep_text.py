@@ -3,57 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
+from ..knockouts.knockout import Knockout
 from ..models.base import Model
+from ..prompts.prompt import Prompt
+from ..results.results import Results
+from ..results.schemas import SWEEP_TEXT as SCHEMA
 from ..walk.capture import Captured, capture, columns_of
 from ..walk.decode import StreamKeys, decode
 from ..walk.jobs import Columns, Job, first_cut_row
 from ..walk.layout import build_layout, split_jobs
 from ..walk.memory import available_bytes, fixed_bytes, row_bytes
 from ..walk.walk import run_walk
-from .observe import as_prompts
 from .sweep_plan import SweepRequest, Window
 
-if TYPE_CHECKING:
-    from ..knockouts.knockout import Knockout
-    from ..prompts.prompt import Prompt
-
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("knockout", pa.string()),
-        ("layer", pa.int32()),
-        ("window", pa.int32()),
-        ("first_layer", pa.int32()),
-        ("last_layer", pa.int32()),
-        ("text_clean", pa.string()),
-        ("text_knockout", pa.string()),
-        ("tokens_clean", pa.list_(pa.int64())),
-        ("tokens_knockout", pa.list_(pa.int64())),
-        ("changed", pa.bool_()),
-        ("status", pa.string()),
-    ]
-)
+__all__ = ["SCHEMA", "separate", "sweep_text"]
 
 
 def sweep_text(
     model: Model,
-    prompts: Prompt | Sequence[Prompt],
-    knockouts: Any = "av_video",
-    window: int | Sequence[int] = 7,
-    style: str = "center",
-    layers: Any = None,
+    prompts: PromptSource,
+    knockouts: Any = SweepRequest.knockouts,
+    window: int | Sequence[int] = SweepRequest.window,
+    style: str = SweepRequest.style,
+    layers: Any = SweepRequest.layers,
     max_new_tokens: int = 32,
-    semantics: str = "renormalize",
-    memory: int | str | None = None,
-) -> pa.Table:
+    semantics: str = SweepRequest.semantics,
+    memory: int | str | None = SweepRequest.memory,
+) -> Results:
     """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
 
     One walk reads the prompt for all of them and keeps its streams' keys and values (clean rows once); then all streams
@@ -61,11 +44,12 @@ def sweep_text(
     False)` without penalties: generated tokens belong to the group "answer".
 
     Args:
+        prompts: as of `avflow.sweep`.
         knockouts, window, style, layers, semantics, memory: as of `avflow.sweep`. memory also holds the kept keys.
         max_new_tokens: of every answer; it ends earlier with an end token of the model's generation_config.
 
     Returns:
-        A table with a row per prompt, knockout and window: text_clean and text_knockout, their tokens, changed, and
+        Results with a row per prompt, knockout and window: text_clean and text_knockout, their tokens, changed, and
         status: "ok", or why nothing is cut.
 
     Raises:
@@ -77,13 +61,12 @@ def sweep_text(
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
     windows = request.windows(model)
     rows: list[tuple] = []
-    for prompt in as_prompts(prompts):
+    for prompt in as_prompts(model, prompts):
         texts = _Texts(model, prompt, request, windows, max_new_tokens)
         for knockout in request.knockouts:
             for one in windows:
                 rows.append(texts.row(knockout, one))
-    columns = zip(*rows, strict=True)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+    return Results.from_tuples("sweep_text", rows, **request.meta(model), max_new_tokens=max_new_tokens)
 
 
 def separate(
@@ -121,7 +104,7 @@ class _Texts:
         )
         self.jobs, owners = separate(longer, model, request.knockouts, windows)
         captured = _prompt_alone(capture(model, prompt), n)
-        self.said: dict[Job, list[int]] = {}
+        self.answers: dict[Job, list[int]] = {}
         budget = available_bytes(model.device) if request.memory is None else request.memory
         e = torch.finfo(model.dtype).bits // 8
         kept = 2 * e * model.n_kv_heads * model.head_dim * model.n_layers  # bytes of a row's keys and values
@@ -142,17 +125,17 @@ class _Texts:
         held = StreamKeys(model, captured, layout, cuts, max(count - 1, 1))
         rows = np.flatnonzero(layout.order == len(captured) - 1)  # the last token of every stream that has it
         targets = np.full(len(rows), self.prompt.answer_ids[0])
-        said = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
-        tops = dict(zip(layout.stream[rows].tolist(), said.top.tolist(), strict=True))
+        predicted = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
+        tops = dict(zip(layout.stream[rows].tolist(), predicted.top.tolist(), strict=True))
         first = [tops.get(stream, tops[0]) for stream in range(len(layout.parent))]
         made = decode(model, captured, held, first, count, semantics)
         self.clean = made[0]
-        self.said |= {job: made[stream] for job, stream in layout.stream_of.items()}
+        self.answers |= {job: made[stream] for job, stream in layout.stream_of.items()}
 
     def row(self, knockout: Knockout, window: Window) -> tuple:
         inside = window.layers
         job = self.jobs.get((knockout.name, inside))
-        cut = self.clean if job is None else self.said[job]
+        cut = self.clean if job is None else self.answers[job]
         status = "ok" if job else "no edge to cut" if inside else "no layer in the window"
         return (
             self.prompt.id,

@@ -31,12 +31,21 @@ class Family:
         """The part that reads the prompt and predicts the answer: `hf` itself, or one of its parts."""
         return hf
 
-    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
-        """The transformers model from a local folder or a hub name."""
+    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
+        """The transformers model from a local folder or a hub name.
+
+        Args:
+            dtype: or "auto". device: where it comes to, unless `options` hold a device_map.
+            options: those of `avflow.load` that are given, for from_pretrained. A family that leaves them out of its
+                signature serves where none is given.
+        """
         raise UnsupportedModelError(f"{type(self).__name__} cannot load {folder!r}: load it and use avflow.wrap")
 
-    def load_processor(self, folder: str) -> Any:
-        """The processor (or tokenizer) from a local folder or a hub name."""
+    def load_processor(self, folder: str, **options: Any) -> Any:
+        """The processor (or tokenizer) from a local folder or a hub name.
+
+        options: those of checkpoints.HUB_OPTIONS that are given, and trust_remote_code.
+        """
         raise UnsupportedModelError(f"{type(self).__name__} has no processor: pass one to avflow.wrap")
 
     def prepare(self, model: Model, sample: Sample, **options: Any) -> Prompt:

@@ -7,8 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..errors import InputError, UnsupportedModelError
 
+PROCESSOR_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+# Arguments of from_pretrained that say where a checkpoint on the hub is, and how it is fetched.
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download")
 # The published folders without `_full` are adapters; these hold whole models.
 SALMONN_COMPLETE = tuple(f"tsinghua-ee/video-SALMONN2_plus_{size}_full" for size in ("3B", "7B", "72B"))
 
@@ -28,6 +33,43 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a checkpoint's {path.name}: it holds a {type(value).__name__}, not an object")
     return value
+
+
+def hub_options(options: dict[str, Any]) -> dict[str, Any]:
+    """Those of HUB_OPTIONS that are given."""
+    return {name: options[name] for name in HUB_OPTIONS if name in options}
+
+
+def shown(options: dict[str, Any]) -> str:
+    """Options for a message; a token is a secret."""
+    return ", ".join(f"{name}={'...' if name == 'token' else repr(value)}" for name, value in options.items())
+
+
+def processor_folder(name: str, options: dict[str, Any]) -> str:
+    """Where a processor's files are: `name` itself, or a local copy where `options` ask for one of the hub's versions.
+
+    The processors here read their files by name from a folder, or from the hub's main version.
+
+    Raises:
+        InputError: the hub has no such version, or cannot be reached.
+    """
+    hub = hub_options(options)
+    if not hub or Path(name).is_dir():
+        return name
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(name, allow_patterns=PROCESSOR_FILES, **hub)
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise InputError(
+            f"the processor of checkpoint {name!r} cannot be fetched with {shown(hub)}: {error}"
+        ) from error
+
+
+def placed(hf: nn.Module, device: str, options: dict[str, Any]) -> nn.Module:
+    """The model on its device; where a device_map was given it has been put there already."""
+    return hf if "device_map" in options else hf.to(device)
 
 
 def check_adapter(folder: Path, name: str) -> None:

@@ -13,9 +13,11 @@ from ..media import images as pictures
 from ..media.video import read_image, read_video
 from ..prompts import labels
 from ..prompts.prompt import Prompt
-from . import chat, register, towers
+from . import chat, towers
 from . import vision_processor as vision
+from .checkpoints import placed, processor_folder
 from .qwen2_5_omni import processor as processing
+from .registry import register
 
 if TYPE_CHECKING:
     from ..prompts.sample import Sample
@@ -33,13 +35,14 @@ class Qwen25VL(chat.ChatFamily):
     def serves(self, config: dict[str, Any]) -> bool:
         return "audio_config" not in config  # video-SALMONN 2+ has the same model_type
 
-    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        return Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype).to(device)
+        hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, **options)
+        return placed(hf, device, options)
 
-    def load_processor(self, folder: str) -> Any:
-        return vision.VisionProcessor.from_pretrained(folder)
+    def load_processor(self, folder: str, **options: Any) -> Any:
+        return vision.VisionProcessor.from_pretrained(processor_folder(folder, options))
 
     def prepare(
         self,

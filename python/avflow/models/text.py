@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import register
 from .base import Family
+from .checkpoints import placed
+from .registry import register
 
 
 @register
@@ -17,12 +18,13 @@ class TextFamily(Family):
 
     model_types = ("qwen2", "qwen3", "llama", "mistral", "qwen2_5_vl_text", "qwen2_5_omni_text")
 
-    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
+        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        return placed(hf, device, options)
 
-    def load_processor(self, folder: str) -> Any:
+    def load_processor(self, folder: str, **options: Any) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **options)

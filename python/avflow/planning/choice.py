@@ -13,28 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from ..errors import InputError
+from ..results.schemas import PLAN_EVICTION as SCHEMA
 from ..results.table import bootstrap
 from .trials import Answered
 
 RESAMPLES = 2000
-# One row per group and layer after which it leaves.
-SCHEMA = pa.schema(
-    [
-        ("group", pa.string()),
-        ("layer", pa.int32()),  # the last that sees the group, 0-based
-        ("accuracy_clean", pa.float64()),  # share of prompts answered correctly
-        ("accuracy", pa.float64()),  # the same without the group
-        ("change", pa.float64()),  # the second less the first
-        ("change_low", pa.float64()),  # its paired bootstrap interval; null where there is one prompt only
-        ("change_high", pa.float64()),
-        ("p_clean", pa.float64()),  # mean probability of the right answer
-        ("mean_p", pa.float64()),  # the same without the group
-        ("p_low", pa.float64()),
-        ("p_high", pa.float64()),
-        ("mean_logp_change", pa.float64()),  # natural log, all tokens of the answer
-        ("prompts", pa.int32()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -123,7 +106,7 @@ def table_of(trials: Trials, grid: Sequence[tuple[str, int]], tolerance: Toleran
         "change_low": low,
         "change_high": high,
         "p_clean": [np.exp(trials.logp_clean).mean()] * len(grid),
-        "mean_p": p,
+        "p": p,
         "p_low": p_low,
         "p_high": p_high,
         "mean_logp_change": trials.mean_logp_change,

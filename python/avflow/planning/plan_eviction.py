@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
 from ..models.base import Model
 from ..progress import Progress
 from ..prompts.prompt import Prompt
+from ..results.results import Results
 from ..runtime.answering import OwnRun, own_run
 from ..walk.memory import parse_bytes
 from ..walk.packing import packs
@@ -32,7 +34,7 @@ class EvictionPlan:
     """How a schedule came to be.
 
     Attributes:
-        table: one row per group and layer, see eviction_choice.SCHEMA; the groups together are the group "a+b".
+        table: one row per group and layer, see results.schemas.PLAN_EVICTION; the groups together are the group "a+b".
         alone: {group: layer} that each group would take if the others stayed; a group that must stay is absent.
         tried: joint schedules in the order of trial, each {"schedule": {group: layer}, "change": of accuracy,
             "by": "walk" or "evict", "holds": bool}.
@@ -49,6 +51,27 @@ class PlannedSchedule(EvictionSchedule):
 
     plan: EvictionPlan | None = field(default=None, compare=False, repr=False)
 
+    def results(self) -> Results:
+        """What was measured, one row per group and layer; columns as results.schemas.PLAN_EVICTION.
+
+        Raises:
+            InputError: a schedule that was read from a file has no plan.
+        """
+        if self.plan is None:
+            raise InputError("the schedule has no plan, a file does not keep it: take it from avflow.plan_eviction")
+        steps = {step.group: step.after for step in self.steps}
+        meta = {"experiment": "plan_eviction", "schedule": steps, "data": self.data, "figures": self.figures}
+        return Results(self.plan.table, meta)
+
+    @property
+    def table(self) -> pa.Table:
+        """`results()` as a pyarrow.Table."""
+        return self.results().table
+
+    def to_pandas(self):
+        """`results()` as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
+        return self.results().to_pandas()
+
 
 @dataclass
 class PlanRequest:
@@ -56,7 +79,7 @@ class PlanRequest:
 
     Args:
         groups: names, aliases or sums ("video+audio"), each of which leaves as a whole.
-        max_accuracy_drop, strict, confidence, seed: see eviction_choice.Tolerance.
+        max_accuracy_drop, strict, confidence, seed: see choice.Tolerance.
         joint: also measure all groups leaving together after every layer; None: where there are several.
         layers: layers after which they may leave, 0-based; None: all but the last.
         memory: budget for the packed rows of a walk, "8GB" or bytes; None: from what is free.
@@ -111,10 +134,6 @@ class PlanRequest:
 Prepare = Callable[[], Iterator[Prompt]]
 
 
-def _prepare(model: Model, prompts: Sequence[Any]) -> Iterator[Prompt]:
-    return (p if isinstance(p, Prompt) else model.prepare(p) for p in prompts)
-
-
 def _try_all(model: Model, prompts: Iterable[Prompt], request: EvictionRequest, bar: Progress) -> Iterator[Answered]:
     for pack in packs(model, prompts, request):
         yield from try_schedules(model, pack, request, bar.begin(len(pack)))
@@ -123,7 +142,7 @@ def _try_all(model: Model, prompts: Iterable[Prompt], request: EvictionRequest, 
 
 def plan_eviction(
     model: Model,
-    prompts: Sequence[Any],
+    prompts: PromptSource,
     groups: Sequence[str] = ("video", "audio", "question_text"),
     max_accuracy_drop: float = 0.0,
     joint: bool | None = None,
@@ -146,7 +165,7 @@ def plan_eviction(
        (low precision), the next of step 3 is taken. Its accuracy, times and cache sizes are the schedule's `figures`.
 
     Args:
-        prompts: avflow.Prompt or avflow.Sample. They are gone through up to three times; samples are prepared anew.
+        prompts: as of `avflow.sweep`. They are gone through up to three times; samples are prepared anew.
         progress: show a progress bar.
         The others: see PlanRequest.
 
@@ -158,11 +177,11 @@ def plan_eviction(
         InputError: no prompts, none answered correctly, a prompt without a token of a group, groups that must stay.
     """
     request = PlanRequest(groups, max_accuracy_drop, strict, joint, layers, confidence, seed, memory)
-    prompts = [prompts] if isinstance(prompts, Prompt) or not isinstance(prompts, Iterable) else list(prompts)
+    given = as_prompts(model, prompts, again=True)
     walks = request.walks(model)
-    with Progress(len(prompts), unit="prompt", quiet=not progress, doing="measure") as bar:
-        answered = list(_try_all(model, _prepare(model, prompts), walks, bar))
-    return choose(model, request, answered, lambda: _prepare(model, prompts), progress)
+    with Progress(given.count, unit="prompt", quiet=not progress, doing="measure") as bar:
+        answered = list(_try_all(model, given, walks, bar))
+    return choose(model, request, answered, lambda: iter(given), progress)
 
 
 def choose(

@@ -45,15 +45,15 @@ class EvictionWalks(Walks):
     def __init__(self, model: Model, prompts: Sequence[Prompt], request: EvictionRequest) -> None:
         request.check(model)
         self.schedules = request.schedules
-        self.of: list[list[Eviction | None]] = []  # [prompts][schedules]
+        self.jobs_by_schedule: list[list[Eviction | None]] = []  # [prompts][schedules]
         super().__init__(model, prompts, memory=request.memory)
 
     def _make_jobs(self) -> Iterator[Eviction]:
         leave = [self._leave(schedule) for schedule in self.schedules]
         for number, columns in enumerate(self.columns):
             self._check_present(number, np.bincount(columns.group, minlength=64).astype(bool))
-            self.of.append([Eviction.of(number, one) if one else None for one in leave])
-            yield from (job for job in self.of[-1] if job)
+            self.jobs_by_schedule.append([Eviction.of(number, one) if one else None for one in leave])
+            yield from (job for job in self.jobs_by_schedule[-1] if job)
 
     def _leave(self, schedule: EvictionSchedule) -> dict[int, int]:
         """{layer: word of the groups that leave after it}."""
@@ -103,7 +103,7 @@ def try_schedules(
         runner.run(layout)
     out = []
     for number, prompt in enumerate(prompts):
-        said = [runner.clean[number] if job is None else runner.cut[job] for job in plan.of[number]]
+        answers = [runner.clean[number] if job is None else runner.cut[job] for job in plan.jobs_by_schedule[number]]
         out.append(
             Answered(
                 prompt=prompt.id,
@@ -111,8 +111,8 @@ def try_schedules(
                 tokens=len(prompt),
                 logp_clean=sum(runner.clean[number].logp),
                 correct_clean=runner.correct(number),
-                logp=np.array([sum(answer.logp) for answer in said], np.float64),
-                correct=np.array([runner.correct(number, job) for job in plan.of[number]], bool),
+                logp=np.array([sum(answer.logp) for answer in answers], np.float64),
+                correct=np.array([runner.correct(number, job) for job in plan.jobs_by_schedule[number]], bool),
             )
         )
     return out

@@ -1,5 +1,6 @@
 """Figures by matplotlib, each from a table: the information flow, attention, eviction."""
 
+from ..moved import old_names
 from .attention import lens_lines, map_image, pathway_bars, share_bars
 from .eviction import eviction_lines
 from .information_flow import flow, flow_panels, heat_map, save, widths
@@ -16,3 +17,5 @@ __all__ = [
     "share_bars",
     "widths",
 ]
+
+__getattr__ = old_names(__name__)

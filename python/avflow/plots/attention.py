@@ -1,6 +1,6 @@
 """Figures of what a run pays attention to and would answer: allocation bars, answer lens, pooled maps, pathways.
 
-Every function takes the table of its experiment and returns (figure, axes), in the look of `plots`.
+Every function takes the Results of its experiment, or their table, and returns (figure, axes), in the look of `plots`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ..experiments.attention_map import AttentionMap
-from ..results.table import bootstrap
+from ..results.table import as_table, bootstrap
 from .information_flow import STYLE, canvas, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
 
@@ -60,8 +60,9 @@ def share_bars(
     number the axis gives to the first layer, 0 or 1.
     """
     check_first_layer(first_layer)
+    table = as_table(table)
     if token is not None:
-        table = table.filter(pc.equal(table["token"], token))
+        table = table.filter(pc.equal(table["answer_token"], token))
     if not table.num_rows:
         raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
     layers, shares = share_means(table)
@@ -116,6 +117,7 @@ def lens_lines(
     The false options of a prompt are averaged first, so that every prompt counts once.
     """
     check_first_layer(first_layer)
+    table = as_table(table)
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     looks = {"true option": (BLUE, "-"), "false option": (VERMILLION, (0, (4, 1.5))), "answer": (BLUE, "-")}
@@ -139,7 +141,7 @@ def lens_lines(
 
 def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict[str, list[list]]:
     """Per kind of token [layer, mean, low, high] of its probability over prompts; no band (None) for a lone prompt."""
-    means = table.group_by(["prompt", "kind", "layer"]).aggregate([("probability", "mean")])
+    means = table.group_by(["prompt", "kind", "layer"]).aggregate([("p", "mean")])
     there = set(table["kind"].to_pylist())
     out = {}
     for kind in [k for k in ("true option", "false option", "answer") if k in there]:
@@ -147,7 +149,7 @@ def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict
         prompts = rows["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
         layers, column = np.unique(rows["layer"].to_numpy(), return_inverse=True)
         values = np.full((prompts.max() + 1, len(layers)), np.nan)  # [prompts, layers]
-        values[prompts, column] = rows["probability_mean"].to_numpy()
+        values[prompts, column] = rows["p_mean"].to_numpy()
         mean, low, high, _ = (v.tolist() for v in bootstrap(values, confidence, 1000, seed))
         bands = [[None if np.isnan(v) else v for v in pair] for pair in zip(low, high, strict=True)]
         out[kind] = [[layer, m, *band] for layer, m, band in zip(layers.tolist(), mean, bands, strict=True)]
@@ -182,6 +184,7 @@ def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes
 
 def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Effective pathways: accuracy of the full model, of the pathways and of the random controls together."""
+    table = as_table(table)
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     runs = ["full", "pathways", "random"]

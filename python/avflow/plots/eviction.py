@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
+from ..results.table import as_table
 from .information_flow import STYLE, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SOURCE_COLORS, VERMILLION, words
 
@@ -52,10 +53,11 @@ def eviction_lines(
     The accuracy's band is the interval of the paired change, at the clean accuracy; the clean run is the grey line.
 
     Args:
-        table: as planning.choice.SCHEMA says. schedule: {group: layer} that was chosen, marked on the lines.
+        table: as results.schemas.PLAN_EVICTION says. schedule: {group: layer} that was chosen, marked on the lines.
         first_layer: the number the axis gives to the first layer, 0 or 1.
     """
     check_first_layer(first_layer)
+    table = as_table(table)
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     chosen = dict(schedule or {})
@@ -74,12 +76,12 @@ def eviction_lines(
             at = value["layer"] + first_layer
             label = words(group) + (f", leaves after {chosen[group] + first_layer}" if group in chosen else "")
             _line(left, at, 100 * value["accuracy"], [100 * b for b in band], look, label)
-            _line(right, at, value["mean_p"], (value["p_low"], value["p_high"]), look, label)
+            _line(right, at, value["p"], (value["p_low"], value["p_high"]), look, label)
             if group in chosen:
                 here = at == chosen[group] + first_layer
                 mark = dict(color=look["color"], marker=look["marker"], markersize=8, markeredgecolor="white", zorder=5)
                 left.plot(at[here], 100 * value["accuracy"][here], linestyle="none", **mark)
-                right.plot(at[here], value["mean_p"][here], linestyle="none", **mark)
+                right.plot(at[here], value["p"][here], linestyle="none", **mark)
         for ax, name, scale in ((left, "accuracy_clean", 100), (right, "p_clean", 1)):
             ax.axhline(scale * table[name][0].as_py(), color="#7F7F7F", linewidth=1.0, zorder=1, label="nothing leaves")
             ax.set_xlabel("Last layer that sees the group")

@@ -5,7 +5,10 @@ templates/ with both, page.css and the scripts of js/, which draw every chart fr
 comparison.py lays several sweeps side by side, on a page of the same skeleton and style.
 """
 
+from ..moved import old_names
 from .comparison import compare
 from .write import report, report_together
 
 __all__ = ["compare", "report", "report_together"]
+
+__getattr__ = old_names(__name__)

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.attention_share import SCHEMA as SHARE
 from ..results.results import read
+from ..results.schemas import PLAN_EVICTION
 from ..results.table import checked, one_width, widths_of
 from ..results.table import select as select_rows
 from ..runs.folder import read_config, read_records, summarize
@@ -110,7 +111,7 @@ def _plan(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} has no plan.parquet: its run is not finished, run avflow plan again")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return plan_data(pq.read_table(path), summary)
+    return plan_data(checked(pq.read_table(path), PLAN_EVICTION), summary)
 
 
 _READERS = {

@@ -31,7 +31,7 @@ def group_style(group: str) -> dict[str, Any]:
 def share_data(table: pa.Table) -> list[dict[str, Any]]:
     """Of the last token, per task: samples, layers, groups: [{group, label, color, hatched, values}], shares."""
     out = []
-    for task, rows in by_task(table.filter(pc.equal(table["token"], 0))):
+    for task, rows in by_task(table.filter(pc.equal(table["answer_token"], 0))):
         layers, groups = share_means(rows)
         stacked = [{"group": g, **group_style(g), "values": values.tolist()} for g, values in groups.items()]
         out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "layers": layers, "groups": stacked})
@@ -63,7 +63,7 @@ def plan_data(table: pa.Table, summary: dict[str, Any]) -> dict[str, Any]:
         for row in table.filter(pc.equal(table["group"], group)).sort_by("layer").to_pylist():
             clean, change = row["accuracy_clean"], (row["change_low"], row["change_high"])
             band = [None if value is None else clean + value for value in change]
-            points.append([row["layer"], row["accuracy"], *band, row["mean_p"], row["p_low"], row["p_high"]])
+            points.append([row["layer"], row["accuracy"], *band, row["p"], row["p_low"], row["p_high"]])
         style = {"color": ink(look["color"]), "dashes": dashes(look["linestyle"]), "leaves": chosen.get(group)}
         lines.append({"group": group, "label": words(group), **style, "points": points})
     first = table.slice(0, 1).to_pylist()[0]

@@ -1,7 +1,8 @@
-"""What a sweep gives back, and reading it from a run folder."""
+"""What an experiment gives back, and reading it from a run folder."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,24 +10,53 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from ..errors import InputError
-from .table import checked, mean_change, meta_of, select, table_from_rows, with_meta, write_table
+from .schemas import SWEEP, experiment_name, schema_of
+from .table import checked, mean_change, meta_of, select, select_argument, table_from_rows, with_meta, write_table
 
 
-@dataclass
+@dataclass(repr=False)
 class Results:
-    """Rows of one or more sweeps. `table` [rows] in SCHEMA; `meta`: how they were made."""
+    """The table of one or more runs of an experiment.
+
+    Attributes:
+        table: pyarrow.Table; its columns are those of the experiment, see `avflow.results.schemas`.
+        meta: how the rows were made, as JSON can hold it; "experiment" names the function that made them.
+
+    For one release it also answers to the methods of pyarrow.Table, with a DeprecationWarning: use `.table`.
+    """
 
     table: pa.Table
     meta: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None) -> Results:
-        return cls(table_from_rows(rows, meta), dict(meta or {}))
+    def from_rows(
+        cls, rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any] | None = None, schema: pa.Schema = SWEEP
+    ) -> Results:
+        """From dicts with the schema's columns. Raises InputError naming a column that is missing or does not fit."""
+        return cls(table_from_rows(rows, meta, schema), dict(meta or {}))
+
+    @classmethod
+    def from_tuples(cls, experiment: str, rows: Iterable[Sequence[Any]], **meta: Any) -> Results:
+        """The rows of a known experiment, their values in the order of its columns; `meta`: what it was asked for."""
+        schema, rows, meta = schema_of(experiment), list(rows), {"experiment": experiment, **meta}
+        columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
+        table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+        return cls(with_meta(table, meta), meta)
+
+    @property
+    def experiment(self) -> str:
+        """Name of the function that made the rows; "sweep" where nothing says."""
+        return experiment_name(self.meta.get("experiment", "sweep"))
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    def __repr__(self) -> str:
+        columns = ", ".join(self.table.column_names)
+        return f"avflow.Results({self.experiment}, {len(self)} rows: {columns})"
 
     def to_pandas(self):
         """pandas.DataFrame of the table. Raises ImportError with the mend where pandas is not installed."""
@@ -42,18 +72,56 @@ class Results:
     def save(self, folder: str | Path) -> Path:
         """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back."""
         path = Path(folder) / "rows.parquet"
-        write_table(with_meta(checked(self.table), self.meta), path)
+        write_table(with_meta(_in_schema(self.table, self.experiment), self.meta), path)
         return path
 
-    def select(self, which: str = "correct") -> Results:
-        return Results(select(self.table, which), self.meta)
+    def select(self, select: str = "correct", *, which: str | None = None) -> Results:
+        """The rows whose clean run is right ("correct"), wrong ("wrong"), or all. which: old name of `select`."""
+        chosen = select_argument(select, which)
+        if not isinstance(chosen, str):  # pyarrow's own: columns
+            _warn("select", stacklevel=3)
+            return self.table.select(chosen)
+        return Results(_selected(self.table, chosen), self.meta)
 
-    def mean_change(self, **options) -> pa.Table:
-        return mean_change(self.table, **options)
+    def mean_change(self, *, select: str = "all", which: str | None = None, **options: Any) -> pa.Table:
+        """Of a sweep: see `avflow.results.mean_change`. which: old name of `select`."""
+        return mean_change(self.table, select=select_argument(select, which), **options)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "table" or not hasattr(pa.Table, name):
+            raise AttributeError(f"avflow.Results has no attribute {name!r}: .table is a pyarrow.Table")
+        _warn(name, stacklevel=3)
+        value = getattr(self.table, name)
+        return self._equals if name == "equals" else value
+
+    def _equals(self, other: Any, **options: Any) -> bool:
+        return self.table.equals(other.table if isinstance(other, Results) else other, **options)
+
+    def __getitem__(self, key: Any) -> Any:
+        _warn(f"[{key!r}]", stacklevel=3)
+        return self.table[key]
+
+
+_selected = select  # for methods with an argument of that name
+
+
+def _warn(used: str, stacklevel: int) -> None:
+    shown = used if used.startswith("[") else f".{used}"
+    text = f"experiments give back avflow.Results: write .table{shown}, the result itself loses {shown} with avflow 0.3"
+    warnings.warn(text, DeprecationWarning, stacklevel)
+
+
+def _in_schema(table: pa.Table, experiment: str) -> pa.Table:
+    """The table with its experiment's columns; as it is where they are not known."""
+    schema = schema_of(experiment)
+    return table if schema is None else checked(table, schema)
 
 
 def read(folder: str | Path) -> Results:
-    """Results of a run folder, finished (rows.parquet) or not (its parts); or of one .parquet file.
+    """Results of a run folder of whatever experiment, finished (rows.parquet) or not (its parts); or of one file.
 
     `meta["finished"]` says which. Raises InputError if there is nothing to read.
     """
@@ -63,23 +131,43 @@ def read(folder: str | Path) -> Results:
     if not folder.is_dir():
         raise InputError(f"no such run folder: {folder}")
     rows, parts = folder / "rows.parquet", sorted((folder / "parts").glob("*.parquet"))
+    experiment = _experiment_of(_config(folder))
     if rows.is_file():
-        merged = _results([rows], finished=True)
+        merged = _results([rows], finished=True, experiment=experiment)
         # A run that is being extended has more parts than its last merge knew of.
         if len(parts) <= merged.meta.get("parts", len(parts)):
             return merged
     if not parts:
         raise InputError(f"{folder} has no rows.parquet and no finished sample in parts/: run `avflow sweep` first")
-    return _results(parts, finished=False)
+    return _results(parts, finished=False, experiment=experiment)
 
 
-def _results(paths: Sequence[Path], finished: bool) -> Results:
+def _config(folder: Path) -> dict[str, Any]:
+    """config.yaml of a run folder; nothing where it has none that can be read."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _experiment_of(config: Mapping[str, Any]) -> str | None:
+    """What a config says was run; avflow 0.1 named looks only, and a plan has "evict"."""
+    name = config.get("experiment") or ("plan" if "evict" in config else None)
+    return None if name is None else experiment_name(str(name))
+
+
+def _results(paths: Sequence[Path], finished: bool, experiment: str | None = None) -> Results:
     tables = []
     for path in paths:
         try:
-            tables.append(checked(pq.read_table(path)))
+            tables.append(pq.read_table(path))
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path} is not a readable Parquet file: {error}; delete it and run again") from error
     meta = {**meta_of(tables[0]), "finished": finished}
     meta.pop("record", None)  # of a part: about that one sample
-    return Results(with_meta(pa.concat_tables([t.replace_schema_metadata(None) for t in tables]), meta), meta)
+    named = meta.get("experiment") or experiment or _experiment_of(meta.get("config") or {})
+    if named is not None:
+        meta["experiment"] = experiment_name(named)
+    tables = [_in_schema(t, named or "sweep").replace_schema_metadata(None) for t in tables]
+    return Results(with_meta(pa.concat_tables(tables), meta), meta)

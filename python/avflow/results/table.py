@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,10 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import write_whole
+from .schemas import SWEEP, with_new_names
 
-# One row per prompt x knockout x layer. Null in the *_knockout columns and change_percent: see `status`.
-SCHEMA = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("knockout", pa.string()),
-        ("layer", pa.int32()),  # centre of the window, 0-based
-        ("window", pa.int32()),  # its width, as it was asked for
-        ("first_layer", pa.int32()),
-        ("last_layer", pa.int32()),
-        ("answer", pa.string()),
-        ("p_clean", pa.float64()),
-        ("p_knockout", pa.float64()),
-        ("logp_clean", pa.float64()),  # natural log, all answer tokens
-        ("logp_knockout", pa.float64()),
-        ("change_percent", pa.float64()),  # 100 (p_knockout - p_clean) / p_clean
-        ("top_clean", pa.string()),  # most probable first token: its text, or its id where there is no tokenizer
-        ("top_knockout", pa.string()),
-        ("correct", pa.bool_()),  # is the clean run's answer right
-        ("correct_knockout", pa.bool_()),  # is the knocked-out run's; null where there is no value
-        ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
-        ("kernel", pa.string()),  # which path computed the row ("cpu-avx512")
-    ]
-)
+SCHEMA = SWEEP
+
 SELECTIONS = ("correct", "wrong", "all")
 _META_KEY = b"avflow"
 _PATTERNS = {"correct": True, "wrong": False}
@@ -77,7 +57,12 @@ def meta_of(table: pa.Table) -> dict[str, Any]:
 
 
 def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
-    """`table` with the schema's columns in its order and types. Raises InputError if a column is missing."""
+    """`table` with the schema's columns in its order and types, old names replaced.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    table = with_new_names(table, schema)
     if missing := [name for name in schema.names if name not in table.column_names]:
         raise InputError(f"not a result table: it lacks the columns {missing}")
     return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)
@@ -90,11 +75,35 @@ def write_table(table: pa.Table, path: Path) -> None:
     write_whole(Path(path), sink.getvalue().to_pybytes())
 
 
-def select(table: pa.Table, which: str = "correct") -> pa.Table:
-    """The rows whose clean run is right ("correct"), wrong ("wrong"), or all of them."""
-    if which not in SELECTIONS:
-        raise InputError(f"cannot select {which!r}: choose one of {', '.join(SELECTIONS)}")
-    return table if which == "all" else table.filter(pc.equal(table["correct"], _PATTERNS[which]))
+def as_table(given: Any) -> pa.Table:
+    """The pyarrow table of `Results`; a table as it is."""
+    return given if isinstance(given, pa.Table) else given.table
+
+
+def select_argument(select: str, which: str | None, stacklevel: int = 3) -> str:
+    """`select`, or `which`, its name in avflow 0.1, with a DeprecationWarning."""
+    if which is None:
+        return select
+    warnings.warn("which= is now select=: the old name goes with avflow 0.3", DeprecationWarning, stacklevel)
+    return which
+
+
+def select(table: Any, select: str = "correct", *, which: str | None = None) -> pa.Table:
+    """The rows whose clean run is right ("correct"), wrong ("wrong"), or all of them.
+
+    Args:
+        table: `Results` or its table. which: old name of `select`.
+
+    Raises:
+        InputError: another word.
+    """
+    table, select = as_table(table), select_argument(select, which)
+    if select not in SELECTIONS:
+        raise InputError(f"cannot select {select!r}: choose one of {', '.join(SELECTIONS)}")
+    return table if select == "all" else table.filter(pc.equal(table["correct"], _PATTERNS[select]))
+
+
+_selected = select  # for functions with an argument of that name
 
 
 def paths_of(table: pa.Table) -> list[str]:
@@ -115,9 +124,7 @@ def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
     """
     there = widths_of(table)
     if width is None and len(there) > 1:
-        raise InputError(
-            f"the table has windows of {there} layers: choose one with avflow.results.table.one_width(table, 7)"
-        )
+        raise InputError(f"the table has windows of {there} layers: choose one with avflow.results.one_width(table, 7)")
     if width is None or there == [width]:
         return table
     if width not in there:
@@ -126,7 +133,13 @@ def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
 
 
 def mean_change(
-    table: pa.Table, *, which: str = "all", confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+    table: Any,
+    *,
+    select: str = "all",
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    which: str | None = None,
 ) -> pa.Table:
     """Mean of change_percent over samples, per knockout and layer, with a percentile-bootstrap band.
 
@@ -134,12 +147,19 @@ def mean_change(
     samples), so bands are comparable along a line. Rows without a value are left out.
     Columns: knockout, layer, mean, low, high (percent), samples. low and high are null where there are fewer than
     two samples: one sample has no band.
+
+    Args:
+        table: `Results` or its table. select: correct, wrong or all samples. which: old name of `select`.
+
+    Raises:
+        InputError: several widths of window, or a value out of range.
     """
+    select = select_argument(select, which)
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
     if resamples < 1:
         raise InputError(f"resamples is {resamples}: give at least 1 (2000 is usual)")
-    table = one_width(select(table, which))
+    table = one_width(_selected(table, select))
     out: dict[str, list] = {name: [] for name in ("knockout", "layer", "mean", "low", "high", "samples")}
     for knockout in paths_of(table):
         rows = table.filter(pc.equal(table["knockout"], knockout))

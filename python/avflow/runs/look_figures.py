@@ -31,7 +31,7 @@ def draw_look(out: Path, experiment: str, table: pa.Table, first_layer: int = 0)
 
 
 def _share(table: pa.Table, first_layer: int) -> dict[str, Figure]:
-    tokens = sorted(set(table["token"].to_pylist()))
+    tokens = sorted(set(table["answer_token"].to_pylist()))
     names = {0: "share_last"} | {t: f"share_answer_{t}" for t in tokens if t}
     return {
         names[t]: plots_attention.share_bars(table, token=t, title=_token_title(t), first_layer=first_layer)[0]

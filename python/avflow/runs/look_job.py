@@ -21,15 +21,16 @@ from ..experiments.sweep_text import SCHEMA as TEXT
 from ..experiments.sweep_text import sweep_text
 from ..models.base import Model
 from ..prompts.prompt import Prompt
+from ..results.results import Results
 from .job import Record, RunJob, Tick
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """run: (model, prompt, **options) -> a table of `schema`, or Results with one."""
+    """run: (model, prompt, **options) -> Results of `schema`."""
 
     schema: pa.Schema
-    run: Callable[..., Any]
+    run: Callable[..., Results]
 
 
 EXPERIMENTS = {
@@ -66,5 +67,4 @@ class LookJob(RunJob):
 
     def record(self, model: Model, prompt: Prompt, tick: Tick | None = None) -> Record:
         found = EXPERIMENTS[self.experiment].run(model, prompt, **self.options)
-        table = found if isinstance(found, pa.Table) else found.table
-        return {"rows": table.to_pylist(), "status": "ok"}
+        return {"rows": found.table.to_pylist(), "status": "ok"}

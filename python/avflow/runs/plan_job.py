@@ -13,23 +13,9 @@ from ..models.base import Model
 from ..planning.plan_eviction import PlanRequest
 from ..planning.trials import Answered, try_schedules
 from ..prompts.prompt import Prompt
+from ..results.schemas import PLAN
 from ..walk.memory import fixed_bytes, row_bytes
 from .job import Record, RunJob, Tick
-
-# rows.parquet of a plan's run folder: one row per prompt, group and layer.
-ROWS = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("task", pa.string()),
-        ("group", pa.string()),
-        ("layer", pa.int32()),  # the last that sees the group, 0-based
-        ("tokens", pa.int64()),
-        ("logp_clean", pa.float64()),  # natural log, all answer tokens
-        ("logp", pa.float64()),  # the same without the group
-        ("correct_clean", pa.bool_()),
-        ("correct", pa.bool_()),
-    ]
-)
 
 
 @dataclass
@@ -44,7 +30,7 @@ class PlanJob(RunJob):
 
     @property
     def schema(self) -> pa.Schema:
-        return ROWS
+        return PLAN
 
     @property
     def doing(self) -> str:
@@ -77,7 +63,7 @@ class PlanJob(RunJob):
 
 
 def rows_of(found: Answered, grid: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
-    """Rows in ROWS of one prompt. grid: (group, layer) of every measurement."""
+    """Rows in PLAN of one prompt. grid: (group, layer) of every measurement."""
     same = {
         "prompt": found.prompt,
         "task": found.task,

@@ -13,7 +13,9 @@ from ...media.audio import SAMPLE_RATE, align_sound, read_audio
 from ...media.video import read_image, read_video
 from ...prompts import labels
 from ...prompts.prompt import Prompt
-from .. import chat, register, towers
+from .. import chat, towers
+from ..checkpoints import placed, processor_folder
+from ..registry import register
 from . import positions as omni_positions
 from . import processor as processing
 
@@ -37,14 +39,15 @@ class Qwen25Omni(chat.ChatFamily):
     def thinker(self, hf: nn.Module) -> nn.Module:
         return getattr(hf, "thinker", hf)
 
-    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
         with processing.without_talker_warnings():
-            return Thinker.from_pretrained(folder, dtype=dtype).to(device)
+            hf = Thinker.from_pretrained(folder, dtype=dtype, **options)
+        return placed(hf, device, options)
 
-    def load_processor(self, folder: str) -> Any:
-        return processing.load_processor(folder)
+    def load_processor(self, folder: str, **options: Any) -> Any:
+        return processing.load_processor(processor_folder(folder, options))
 
     def prepare(
         self,

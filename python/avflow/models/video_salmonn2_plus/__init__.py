@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ...moved import old_names
 from ..compat import declare_torchvision
 
 declare_torchvision()  # the modules here import transformers' models, and these import torchvision where it is there
@@ -19,11 +20,12 @@ _EXPORTS = {
 }
 
 __all__ = sorted(_EXPORTS)
+_old = old_names(__name__)
 
 
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _old(name)
     return getattr(importlib.import_module(f".{_EXPORTS[name]}", __name__), name)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...errors import InputError, UnsupportedModelError
-from ..checkpoints import SALMONN_COMPLETE, check_adapter, read_json
+from ..checkpoints import HUB_OPTIONS, SALMONN_COMPLETE, check_adapter, hub_options, placed, read_json
 from .config import VideoSalmonn2PlusConfig
 
 # Published name -> name here; the first pattern that fits counts. Everything else has the same name.
@@ -40,20 +41,34 @@ def own_name(published: str) -> str | None:
     return published
 
 
-def load_model(name: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> nn.Module:
+def load_model(
+    name: str | Path,
+    dtype: torch.dtype | str = torch.float32,
+    device: str | torch.device = "cpu",
+    **options: Any,
+) -> nn.Module:
     """A checkpoint folder or hub name, published or saved from here, with all weights in `dtype`.
+
+    dtype: "auto" for that of the checkpoint. options: device_map, attn_implementation, trust_remote_code (there is no
+    remote code to trust), and where on the hub it is (checkpoints.HUB_OPTIONS).
 
     Names and shapes are compared with the model's before any weight is read.
 
     Raises:
-        InputError: no such folder, a file of it is missing or broken, a tensor is missing, left over or of another
-            shape; the message names it. UnsupportedModelError: an adapter, another model, a value not carried.
+        InputError: an option beside these, no such folder, a file of it is missing or broken, a tensor is missing,
+            left over or of another shape; the message names it.
+        UnsupportedModelError: an adapter, another model, a value not carried.
     """
     from transformers import GenerationConfig
 
     from .modeling import VideoSalmonn2PlusForConditionalGeneration as Salmonn
 
-    folder = _folder(name)
+    passed = ("device_map", "attn_implementation")
+    if unknown := [key for key in options if key not in (*passed, *HUB_OPTIONS, "trust_remote_code")]:
+        raise InputError(
+            f"{unknown[0]} = {options[unknown[0]]!r}: a video-SALMONN 2+ takes {', '.join((*passed, *HUB_OPTIONS))}"
+        )
+    folder = _folder(name, hub_options(options))
     check_adapter(folder, str(name))
     config = read_config(folder)
     files = _weight_files(folder)
@@ -64,14 +79,19 @@ def load_model(name: str | Path, dtype: torch.dtype = torch.float32, device: str
     if config.tie_word_embeddings:
         _check_tied(tensors, folder)
     model, info = Salmonn.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True
+        None,
+        config=config,
+        state_dict=tensors,
+        dtype=_own_dtype(config, tensors) if dtype == "auto" else dtype,
+        output_loading_info=True,
+        **{key: value for key, value in options.items() if key in passed},
     )
     bad = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys") if info.get(kind)}
     if bad:  # compared above; this guards against a loader that renames
         raise InputError(f"{folder}: transformers did not place every tensor: {bad}")
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.to(device).eval()
+    return placed(model, str(device), options).eval()
 
 
 def read_config(folder: Path) -> VideoSalmonn2PlusConfig:
@@ -99,7 +119,17 @@ def register() -> None:
         getattr(transformers, auto).register(VideoSalmonn2PlusConfig, Salmonn, exist_ok=True)
 
 
-def _folder(name: str | Path) -> Path:
+def _own_dtype(config: VideoSalmonn2PlusConfig, tensors: dict[str, torch.Tensor]) -> torch.dtype:
+    """What the config says; where it does not, what most of the weights are in."""
+    if isinstance(config.dtype, torch.dtype):
+        return config.dtype
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.numel()
+    return sizes.most_common(1)[0][0]
+
+
+def _folder(name: str | Path, hub: dict[str, Any]) -> Path:
     folder = Path(name)
     if folder.is_dir():
         return folder
@@ -111,7 +141,7 @@ def _folder(name: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"]))
+        return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors"], **hub))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(f"checkpoint {str(name)!r} is neither a folder nor reachable on the hub: {error}") from error
 

@@ -14,7 +14,9 @@ from ...media.images import smart_resize
 from ...media.video import Video, read_image, read_video
 from ...prompts import labels
 from ...prompts.prompt import Prompt
-from .. import chat, register, towers
+from .. import chat, towers
+from ..checkpoints import processor_folder
+from ..registry import register
 from . import processor as processing
 
 if TYPE_CHECKING:
@@ -34,13 +36,13 @@ class VideoSalmonn2Plus(chat.ChatFamily):
     def serves(self, config: dict[str, Any]) -> bool:
         return "audio_config" in config  # plain Qwen2.5-VL has the same model_type
 
-    def load_hf(self, folder: str, dtype: torch.dtype, device: str) -> nn.Module:
+    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from . import load_model
 
-        return load_model(folder, dtype, device)
+        return load_model(folder, dtype, device, **options)
 
-    def load_processor(self, folder: str) -> Any:
-        return processing.SalmonnProcessor.from_pretrained(folder)
+    def load_processor(self, folder: str, **options: Any) -> Any:
+        return processing.SalmonnProcessor.from_pretrained(processor_folder(folder, options))
 
     def prepare(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...files import RunError
+from ...errors import RunError
 
 IN_FLIGHT = 2  # samples of a worker: one being measured, one being decoded
 DEATHS = 2  # a sample that was alone in so many lost workers is recorded as failed

@@ -9,8 +9,7 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ...errors import AvflowError
-from ...files import RunError
+from ...errors import AvflowError, RunError
 
 
 class SampleWorker:

@@ -1,0 +1,84 @@
+"""Samples of a data set: reading them, and choosing some."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import InputError
+from ..prompts.sample import Sample
+from .layouts import mapping_of
+from .mapping import DataMapping, LeftOut
+from .rows import is_hub, read_rows
+
+
+@dataclass
+class Dataset:
+    """Samples in the data set's order. left_out: reason -> rows that the mapping does not take."""
+
+    samples: list[Sample]
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+def read(
+    source: str | Path, mapping: str | Path | DataMapping | None = None, media: str | Path | None = None
+) -> Dataset:
+    """Samples of a file (.jsonl, .json, .csv, .tsv, .parquet), of a folder of such files, or of "hf:owner/name".
+
+    Args:
+        mapping: a name of MAPPINGS, a YAML or JSON file, or a DataMapping. None: columns called as a Sample's fields.
+        media: folder that paths are relative to. None: the folder of the file; the current one for the hub.
+
+    Raises:
+        InputError: no such file, mapping or column, a row that makes no sample, two samples with one id; with the row.
+    """
+    if mapping is None and Path(source).suffix.lower() == ".jsonl" and media is None:
+        return Dataset(Sample.read_jsonl(source))
+    chosen = mapping_of("avflow" if mapping is None else mapping)
+    path = Path(source)
+    folder = Path(media) if media is not None else Path() if is_hub(source) else path if path.is_dir() else path.parent
+    folder = folder.absolute()
+    samples: list[Sample] = []
+    left_out: Counter[str] = Counter()
+    seen: dict[str, str] = {}
+    for where, row in read_rows(source, chosen):
+        try:
+            sample = chosen.sample(row, folder)
+        except LeftOut as reason:
+            left_out[str(reason)] += 1
+            continue
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        if sample.id in seen:
+            raise InputError(f"{where}: id {sample.id!r} is that of {seen[sample.id]} too: ids must differ")
+        seen[sample.id] = where
+        samples.append(sample)
+    if not samples:
+        reasons = "; ".join(f"{n} left out: {reason}" for reason, n in left_out.items())
+        raise InputError(f"{source} holds no sample" + (f" ({reasons})" if reasons else ""))
+    return Dataset(samples, dict(left_out))
+
+
+def choose(
+    samples: Iterable[Sample],
+    tasks: Iterable[str] = (),
+    limit: int | None = None,
+    shuffle_seed: int | None = None,
+) -> list[Sample]:
+    """Some of the samples: those of the tasks, in a random order of this seed, the first so many.
+
+    The order goes by a hash of seed and id, so a larger limit keeps the samples of a smaller one. Raises InputError for
+    a task that no sample has.
+    """
+    samples, tasks = list(samples), list(tasks)
+    there = sorted({sample.task for sample in samples})
+    if unknown := [task for task in tasks if task not in there]:
+        raise InputError(f"no sample is of the task {unknown[0]!r}: there are {there}")
+    if tasks:
+        samples = [sample for sample in samples if sample.task in tasks]
+    if shuffle_seed is not None:
+        samples.sort(key=lambda s: hashlib.sha256(f"{shuffle_seed}\n{s.id}".encode()).digest())
+    return samples[:limit]

@@ -1,0 +1,114 @@
+"""Whatever an experiment is given (samples, prompts, a file of samples), as prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+from ..errors import InputError
+from ..prompts.prompt import Prompt
+from ..prompts.sample import Sample
+from .dataset import Dataset, read
+from .rows import is_hub
+
+# What every experiment takes for its prompts.
+PromptSource: TypeAlias = "Prompt | Sample | Dataset | Iterable[Prompt | Sample] | str | Path"
+_MEND = "pass avflow.Prompt or avflow.Sample, one or several, or the path of a samples file"
+
+
+class Preparing(Protocol):
+    """A model, as far as prompts are concerned."""
+
+    def prepare(self, sample: Sample) -> Prompt: ...
+
+
+class Prompts:
+    """Prompts to go through. A sample is prepared when its turn comes, and anew in every pass.
+
+    count: how many there are; None where only the last pass will tell (a generator).
+    """
+
+    def __init__(self, model: Preparing, given: Iterable[Any]) -> None:
+        self.model, self.given = model, given
+        self.count = len(given) if isinstance(given, Sized) else None
+
+    def unprepared(self) -> Iterator[Prompt | Sample]:
+        """What was given, after a check.
+
+        Raises:
+            InputError: none at all, something that is no prompt and no sample, or two of one id.
+        """
+        seen: set[str] = set()
+        for one in self.given:
+            _check(one, seen)
+            yield one
+        if not seen:
+            raise InputError(f"no prompts are given ({self.given!r} is empty): {_MEND}")
+
+    def __iter__(self) -> Iterator[Prompt]:
+        for one in self.unprepared():
+            yield one if isinstance(one, Prompt) else self.model.prepare(one)
+
+
+def as_prompts(model: Preparing, given: Any, again: bool = False) -> Prompts:
+    """Prompts from a Prompt or a Sample, from several of them (any iterable), or from a samples file.
+
+    Args:
+        given: a str or Path goes through avflow.data.read, with columns called as a Sample's fields. What an iterator
+            gives is taken one by one, and none is kept.
+        again: several passes will be made: what an iterator gives is kept (samples are light, media are read later).
+
+    Raises:
+        InputError: None, nothing at all, something else, two of one id, no such file. Of an iterator the same is
+            raised where its turn comes.
+    """
+    prompts = Prompts(model, _several(given))
+    if again and not isinstance(prompts.given, Sized):
+        prompts = Prompts(model, list(prompts.given))
+    if isinstance(prompts.given, Sequence):
+        for _ in prompts.unprepared():
+            pass
+    return prompts
+
+
+def as_prompt(model: Preparing, given: Any) -> Prompt:
+    """The one prompt that is given: as `as_prompts`, but for several of them an InputError too."""
+    prompts = as_prompts(model, given)
+    found: list[Prompt | Sample] = []
+    for one in prompts.unprepared():
+        found.append(one)
+        if len(found) > 1:
+            many = "several" if prompts.count is None else prompts.count
+            raise InputError(f"one prompt is looked at, {many} are given: pass one of them")
+    return found[0] if isinstance(found[0], Prompt) else model.prepare(found[0])
+
+
+def _several(given: Any) -> Iterable[Any]:
+    if isinstance(given, (Prompt, Sample)):
+        return [given]
+    if isinstance(given, (str, Path)):
+        if not is_hub(given) and not Path(given).exists():
+            raise InputError(f"no samples at {str(given)!r}: no such file or folder; {_MEND}")
+        return read(given).samples
+    if isinstance(given, Dataset):
+        return given.samples
+    if given is None or isinstance(given, (Mapping, bytes)) or not _goes_through(given):
+        raise InputError(f"prompts = {given!r} ({type(given).__name__}): {_MEND}")
+    return given
+
+
+def _goes_through(given: Any) -> bool:
+    try:
+        iter(given)
+    except TypeError:
+        return False
+    return True
+
+
+def _check(one: Any, seen: set[str]) -> None:
+    if not isinstance(one, (Prompt, Sample)):
+        raise InputError(f"prompt number {len(seen)} is {one!r} ({type(one).__name__}): {_MEND}")
+    if one.id in seen:
+        raise InputError(f"two prompts have the id {one.id!r}: give each its own, the rows go by it")
+    seen.add(one.id)
