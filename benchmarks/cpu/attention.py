@@ -1,52 +1,40 @@
 """The attention op against torch's: causal, cut, cross-frame, streams, one row against many keys. CPU, fp32.
 
-    python benchmarks/attention.py [--tokens 4096] [--json FILE] [--no-flex]
-    python benchmarks/attention.py --device cuda     bf16, at 4k, 8k and 16k tokens: attention_cuda.py
+    python benchmarks cpu/attention [--tokens 4096] [--json FILE] [--no-flex]
 
-Every line is a ratio of best times taken in turns in this process; the peer is named on the line. GFLOP/s count the
-edges that are open (2 products of d multiply-adds each).
+Claim: cuts cost nothing beside the causal op, which is not slower than torch's. Peers: scaled_dot_product_attention,
+causal and with a dense mask, FlexAttention, and avflow's own op without the cuts. Every line is a ratio of best times
+taken in turns in this process; the peer is named on the line. GFLOP/s count the edges that are open (2 products of d
+multiply-adds each).
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Callable
 
 import torch
-from timing import machine, side_by_side, write_json
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from avflow_ext import AttentionProblem, Cut, Streams, Tokens, attention, capabilities
+from avflow_ext import AttentionProblem, Tokens, attention, capabilities
 from avflow_ext._load import _C
-from avflow_ext.reference import cut_mask, visible
+from benchmarks.lib.layouts import (
+    OTHER_FRAMES,
+    QUESTION,
+    VIDEO,
+    VIDEO_TO_QUESTION,
+    av_tokens,
+    frames,
+    one_row,
+    open_edges,
+    packed_streams,
+)
+from benchmarks.lib.report import machine, write_json
+from benchmarks.lib.timing import side_by_side
 
 HEADS, KV_HEADS, DEPTH = 16, 2, 128
-SYSTEM, VIDEO, AUDIO, QUESTION, LAST = range(5)
-
-
-def av_tokens(n: int, question: int = 48) -> Tokens:
-    """An interleaved clip: 2-second chunks of 144 video and 50 audio tokens, then the question; item = chunk."""
-    media = n - question - 1 - 16
-    chunk = torch.arange(media) // 194
-    is_video = torch.arange(media) % 194 < 144
-    group = torch.cat(
-        [
-            torch.full((16,), SYSTEM),
-            torch.where(is_video, VIDEO, AUDIO),
-            torch.full((question,), QUESTION),
-            torch.tensor([LAST]),
-        ]
-    )
-    item = torch.cat([torch.full((16,), -1), chunk, torch.full((question + 1,), -1)])
-    return Tokens(torch.arange(n), group, item)
-
-
-def frames(n: int, length: int = 256) -> Tokens:
-    return Tokens(torch.arange(n), torch.full((n,), VIDEO), torch.arange(n) // length)
-
-
-def edges(problem: AttentionProblem) -> int:
-    return int((visible(problem) & ~cut_mask(problem, 1)[0]).sum())
+STREAMS, STREAM_ROWS = 60, 49
+COPIES = 8  # of 16,384 keys and values: 270 MB, more than a cache
 
 
 class Case:
@@ -63,18 +51,18 @@ class Case:
             for t in (self.q, self.k.repeat_interleave(group, 1), self.v.repeat_interleave(group, 1))
         )
 
-    def ours(self, problem: AttentionProblem):
+    def ours(self, problem: AttentionProblem) -> Callable[[], object]:
         return lambda: attention(self.q, self.k, self.v, problem)
 
-    def causal(self):
+    def causal(self) -> Callable[[], object]:
         return lambda: sdpa(*self.heads, is_causal=True)
 
-    def masked(self, problem: AttentionProblem):
-        mask = (visible(problem) & ~cut_mask(problem, 1)[0])[None, None]  # [1, 1, rows, keys]
+    def masked(self, problem: AttentionProblem) -> Callable[[], object]:
+        mask = open_edges(problem)[None, None]  # [1, 1, rows, keys]
         return lambda: sdpa(*self.heads, attn_mask=mask)
 
 
-def flex(case: Case, tokens: Tokens, source: int, target: int):
+def flex(case: Case, tokens: Tokens, source: int, target: int) -> Callable[[], object]:
     """FlexAttention with the same rule as mask_mod; compiled, its block mask built beforehand."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -90,24 +78,27 @@ def flex(case: Case, tokens: Tokens, source: int, target: int):
 
 
 def few_rows(keys: int) -> dict[str, float]:
-    """One decoded token over `keys` keys: torch's forms, the best of which folds the heads of a kv head into rows."""
-    case = Case(1, keys)
-    q = case.q[0].view(1, KV_HEADS, HEADS // KV_HEADS, DEPTH)  # heads of a kv head as its rows
-    k, v = (t.transpose(0, 1)[None].contiguous() for t in (case.k, case.v))
-    problem = AttentionProblem(
-        Tokens([keys - 1], [LAST]), Tokens(torch.arange(keys), torch.full((keys,), VIDEO)), groups=LAST + 1
-    )
-    ours, folded = case.ours(problem), "sdpa, heads folded into rows"
-    # In pairs: a third candidate would warm the cache for one of the two that read the same memory.
-    times = side_by_side({"avflow": ours, folded: lambda: sdpa(q, k, v)}, seconds=3, least=20)
-    gqa = side_by_side(
-        {"avflow": ours, "gqa": lambda: sdpa(case.q[0][None, :, None], k, v, enable_gqa=True)}, seconds=2
-    )
-    return times | {"sdpa, enable_gqa": gqa["gqa"]}
+    """Seconds of one decoded token over `keys` keys.
+
+    Of torch's forms the best folds the heads of a kv head into rows. Each call reads the next of COPIES of the keys and
+    values, as a model reads those of the next layer: none is in the cache any more when its turn comes.
+    """
+    cases = [Case(1, keys) for _ in range(COPIES)]
+    turned = [[t.transpose(0, 1)[None].contiguous() for t in (c.k, c.v)] for c in cases]  # [1, kv_heads, keys, d]
+    folded = cases[0].q[0].view(1, KV_HEADS, HEADS // KV_HEADS, DEPTH)
+    apart = cases[0].q[0][None, :, None]  # [1, heads, 1, d]
+    problem = one_row(keys)
+    calls = {
+        "avflow": lambda i: attention(cases[i].q, cases[i].k, cases[i].v, problem),
+        "sdpa, heads folded into rows": lambda i: sdpa(folded, *turned[i]),
+        "sdpa, enable_gqa": lambda i: sdpa(apart, *turned[i], enable_gqa=True),
+    }
+    rounds = {name: (lambda call=call: [call(i) for i in range(COPIES)]) for name, call in calls.items()}
+    return {name: seconds / COPIES for name, seconds in side_by_side(rounds, seconds=5).items()}
 
 
 @torch.inference_mode()
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--isa", choices=capabilities()["cpu_built"], help="force a path; default: the best one")
@@ -115,13 +106,7 @@ def main() -> None:
     parser.add_argument(
         "--no-flex", action="store_true", help="leave FlexAttention out (its compilation takes a minute)"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--seconds", type=float, default=0.5, help="of turns for each case on CUDA")
-    args = parser.parse_args()
-    if args.device == "cuda":
-        import attention_cuda
-
-        sys.exit(attention_cuda.main(args.json, not args.no_flex, args.seconds))
+    args = parser.parse_args(arguments)
     n = args.tokens
     if args.isa:
         _C.set_cpu_isa(args.isa)
@@ -140,11 +125,11 @@ def main() -> None:
     plain = AttentionProblem(tokens)
     times = side_by_side({"avflow": case.ours(plain), "sdpa causal": case.causal()})
     show("no cuts", times, "sdpa causal", "<= 1.1")
-    rate = 4 * edges(plain) * DEPTH * HEADS / times["avflow"] / 1e9
+    rate = 4 * int(open_edges(plain).sum()) * DEPTH * HEADS / times["avflow"] / 1e9
     result["cases"]["no cuts"]["gflops"] = rate
     print(f"{'':34} {rate:8.0f} GFLOP/s")
 
-    cut = AttentionProblem(tokens, cuts=[Cut(1 << VIDEO, 1 << QUESTION)])
+    cut = AttentionProblem(tokens, cuts=[VIDEO_TO_QUESTION])
     candidates = {"avflow": case.ours(cut), "avflow, no cuts": case.ours(plain), "sdpa, dense mask": case.masked(cut)}
     if not args.no_flex:
         candidates["FlexAttention"] = flex(case, tokens, VIDEO, QUESTION)
@@ -159,7 +144,7 @@ def main() -> None:
 
     for length in (n // 16, n // 4):
         film = frames(n, length)
-        cross = AttentionProblem(film, cuts=[Cut(1 << VIDEO, 1 << VIDEO, scope="other_items")])
+        cross = AttentionProblem(film, cuts=[OTHER_FRAMES])
         whole = AttentionProblem(film)
         share = _open_tiles(cross) / _open_tiles(whole)
         copy = "a fresh copy of q"  # what any op pays to read q and to fault in a new output
@@ -171,19 +156,12 @@ def main() -> None:
         result["cases"][name]["ratio_less_copy"] = net
         print(f"{'':34} {'':11}   {net:6.2f} x, less the copy on both sides")
 
-    start, streams = n - 49, 60
-    order = torch.cat([torch.arange(n), torch.arange(start, n).repeat(streams)])
-    stream = torch.cat([torch.zeros(n), 1 + torch.arange(streams).repeat_interleave(49)])
-    group = tokens.group[order]
-    packed = Tokens(order, group, None, stream.int())
-    table = Streams([-1] + [0] * streams, [0] + [start] * streams)
-    swept = AttentionProblem(
-        packed, streams=table, cuts=[Cut(1 << AUDIO, 1 << QUESTION, tuple(range(1, streams + 1, 2)))]
-    )
-    big = Case(len(packed), len(packed))
-    share = edges(swept) / edges(plain)
+    swept = packed_streams(tokens, STREAMS, STREAM_ROWS)
+    big = Case(swept.n_rows, swept.n_keys)
+    share = int(open_edges(swept).sum()) / int(open_edges(plain).sum())
     times = side_by_side({"avflow": big.ours(swept), "avflow, parent alone": case.ours(plain)})
-    show(f"{streams} streams of 49 rows", times, "avflow, parent alone", f"<= 1.3 x edges ({share:.2f})", factor=share)
+    name = f"{STREAMS} streams of {STREAM_ROWS} rows"
+    show(name, times, "avflow, parent alone", f"<= 1.3 x edges ({share:.2f})", factor=share)
 
     times = few_rows(16384)
     show("one row, 16384 keys", times, "sdpa, heads folded into rows", "<= 1")
@@ -192,7 +170,3 @@ def main() -> None:
 
 def _open_tiles(problem: AttentionProblem) -> int:
     return int((_C.tile_kinds(problem.packed(HEADS // KV_HEADS).numpy()) > 0).sum())
-
-
-if __name__ == "__main__":
-    main()

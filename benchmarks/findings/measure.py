@@ -1,6 +1,6 @@
 """What the small trained models show of the study's findings (arXiv 2606.10147), on held-out clips and items.
 
-    python benchmarks/findings.py [tiny-omni] [tiny-salmonn]      # default: both
+    python benchmarks findings/measure [tiny-omni] [tiny-salmonn]      # default: both
 
 writes benchmarks/results/<model>/findings.json, the pictures docs/findings-*.png and docs/experiments.png, and the
 tables of docs/findings.md, in some five minutes on one core. Whatever is chosen from measurements (a path's strongest
@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from findings_tables import PAGES, draw_flow, draw_looks, write_tables
 
 import avflow
 from avflow.experiments.pathways import count_edges
@@ -28,8 +27,9 @@ from avflow.knockouts.presets import PRESETS
 from avflow.planning.savings import eviction_cost
 from avflow.results.table import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
+from benchmarks.findings.tables import PAGES, draw_flow, draw_looks, write_tables
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 3  # of 12 layers, as 7 is of 28 or 36
 EACH, EACH_ITEMS = 12, 30  # samples of each task, in either set
 FOUND, TESTED = 101, 202  # seeds of the set that is chosen on, and of the one that is measured on
@@ -206,11 +206,11 @@ def measure_items(model, found: dict) -> pa.Table:
     return lineup
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=PAGES, help=f"of {', '.join(PAGES)}; all of them if left out")
     torch.set_num_threads(1)
-    for name in parser.parse_args().models:
+    for name in parser.parse_args(arguments).models:
         model = avflow.load(name)
         found, tables = measure_clips(model)
         lineup = measure_items(model, found) if model.family.takes_candidates else None
@@ -222,7 +222,3 @@ def main() -> None:
             draw_flow(by_needs(lineup), PRESETS["interleaved"], ROOT / "docs" / "findings-interleaved.png")
             draw_looks(tables["share"], tables["lens"], tables["pathways"], ROOT / "docs" / "experiments.png")
         write_tables(found, ROOT / "docs" / "findings.md", PAGES[name]["tables"])
-
-
-if __name__ == "__main__":
-    main()

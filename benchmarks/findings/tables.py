@@ -1,4 +1,4 @@
-"""Tables and pictures of docs/findings.md, from what benchmarks/findings.py measured."""
+"""Tables and pictures of docs/findings.md, from what findings/measure.py measured."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from tables import put
 
 from avflow.knockouts.presets import PRESETS
 from avflow.plots import attention as plots_attention
 from avflow.plots import information_flow as plots
+from benchmarks.lib.marks import markdown_table, put
 
 # Of arXiv 2606.10147, on Qwen2.5-Omni-3B (36 layers, window 7), read off its figures and tables: approximate.
 STUDY_VIDEO = {
@@ -36,11 +36,6 @@ TITLES = {
 }  # fmt: skip
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
@@ -60,13 +55,13 @@ def video_table(found: dict) -> str:
         [f"`{path}`", *(fall(flow[n].get(path)) for n in names), STUDY_VIDEO.get(path, "-")]
         for path in PRESETS["av_video"]
     ]
-    return table(["path cut", *(TITLES[n] for n in names), "the study, 3B"], rows)
+    return markdown_table(["path cut", *(TITLES[n] for n in names), "the study, 3B"], rows)
 
 
 def whole_table(found: dict, names: Sequence[str] = ("visual", "audio", "both"), what: str = "whole") -> str:
     paths = found[what][names[0]]
     rows = [[f"`{path}`", *(fall(found[what][n].get(path), where=False) for n in names)] for path in paths]
-    return table(["path cut in all layers", *(TITLES[n] for n in names)], rows)
+    return markdown_table(["path cut in all layers", *(TITLES[n] for n in names)], rows)
 
 
 def whole_items_table(found: dict) -> str:
@@ -79,7 +74,7 @@ def items_table(found: dict) -> str:
         study = STUDY_ITEMS.get(path, ("-", "-"))
         cells = [cell for n, s in zip(names, study, strict=True) for cell in (fall(found["lineup"][n].get(path)), s)]
         rows.append([f"`{path}`", *cells])
-    return table(["path cut", TITLES[names[0]], "the study", TITLES[names[1]], "the study"], rows)
+    return markdown_table(["path cut", TITLES[names[0]], "the study", TITLES[names[1]], "the study"], rows)
 
 
 def random_table(found: dict) -> str:
@@ -87,7 +82,7 @@ def random_table(found: dict) -> str:
         [f"`{r['path']}`", r["needs"], str(r["layer"]), f"{r['path_mean']:.1f}", f"{r['random_mean']:.1f}"]
         for r in found["random"]
     ]
-    return table(["path cut", "tasks", "layer", "its edges, %", "as many random edges, %"], rows)
+    return markdown_table(["path cut", "tasks", "layer", "its edges, %", "as many random edges, %"], rows)
 
 
 def attention_table(found: dict) -> str:
@@ -105,7 +100,7 @@ def attention_table(found: dict) -> str:
                 cells.append(f"{100 * sum(values) / len(values):.0f}")
         rows.append([TITLES[needs], *(" / ".join(cells[3 * i : 3 * i + 3]) for i in range(3))])
     heads = [f"layers {low}-{high - 1}" for low, high in parts]
-    return table(["media / question / options, %", *heads], rows)
+    return markdown_table(["media / question / options, %", *heads], rows)
 
 
 def sinks_line(found: dict) -> str:
@@ -121,7 +116,7 @@ def masks_table(found: dict) -> str:
     cells = [percent(masks[k]["accuracy"]) for k in ("none", "video->last", "video->text", "video+audio->text")]
     first = f"tiny-omni, layers {masks['first_layer']}-{found['layers'] - 1} of {found['layers']}"
     study = ["the study, 3B, layers 31-35 of 36", "42.24", "42.24", "42.31", "42.52"]
-    return table(
+    return markdown_table(
         ["masked", "nothing", "video -> last", "video -> text", "video + audio -> text"], [[first, *cells], study]
     )
 
@@ -145,7 +140,9 @@ def pathways_table(found: dict) -> str:
         )
     rows.append(["Map the Flow: LLaVA-NeXT-7B-Video-FT, TVBench", "42 %", "51.5", "51.2", "40.1"])
     rows.append(["Map the Flow: VideoLLaMA3-7B, TVBench", "58 %", "55.2", "57.2", "22.2"])
-    return table(["samples, pathways", "edges kept", "full model", "pathways alone", "as many random edges"], rows)
+    return markdown_table(
+        ["samples, pathways", "edges kept", "full model", "pathways alone", "as many random edges"], rows
+    )
 
 
 def evicted_table(found: dict) -> str:
@@ -155,7 +152,9 @@ def evicted_table(found: dict) -> str:
         steps = ", ".join(f"{group} {after}" for group, after in r["schedule"].items()) or "nothing can leave"
         saved = [percent(r["saved"][k]) for k in ("flops", "kv_bytes")]
         rows.append([name, steps, percent(r["clean"]["accuracy"]), percent(r["kept"]["accuracy"]), *saved])
-    return table(["samples", "leaves after layer", "accuracy before", "after", "FLOPs saved", "KV bytes saved"], rows)
+    return markdown_table(
+        ["samples", "leaves after layer", "accuracy before", "after", "FLOPs saved", "KV bytes saved"], rows
+    )
 
 
 def counts(found: dict) -> str:
@@ -184,7 +183,7 @@ def salmonn_table(found: dict) -> str:
     saved = " and ".join(percent(e["saved"][k]) for k in ("flops", "kv_bytes"))
     change = f"{percent(e['clean']['accuracy'])} to {percent(e['kept']['accuracy'])}"
     rows.append([f"planned eviction ({steps}): accuracy; FLOPs and KV bytes saved", f"{change}; {saved}"])
-    return table(["measured", "tiny-salmonn"], rows)
+    return markdown_table(["measured", "tiny-salmonn"], rows)
 
 
 TABLES: dict[str, Callable[[dict], str]] = {
