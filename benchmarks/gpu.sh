@@ -35,15 +35,15 @@ limit() {
 
 # stage NAME SECONDS COMMAND...: appends to the log, shows its end, and goes on whatever happens.
 stage() {
-    local name=$1 most=$2 began=$SECONDS code
+    local name=$1 allowed=$2 began=$SECONDS code
     shift 2
-    if ((most < 5)); then
+    if ((allowed < 5)); then
         note "$name: NOT RUN, no time left"
         failed=1
         return 1
     fi
-    echo "== $name (at most $most s)" | tee -a "$log"
-    timeout -k 5 "$most" "$@" >>"$log" 2>&1
+    echo "== $name (at most $allowed s)" | tee -a "$log"
+    timeout -k 5 "$allowed" "$@" >>"$log" 2>&1
     code=$?
     tail -n "${SHOWN:-6}" "$log"
     case $code in
@@ -57,11 +57,11 @@ stage() {
 
 # benchmark NAME SECONDS BENCHMARK ARGUMENT...: one that keeps to --seconds, less what it takes to start and to end.
 benchmark() {
-    local name=$1 most
-    most=$(limit "$1" "$2")
+    local name=$1 allowed
+    allowed=$(limit "$1" "$2")
     shift 2
-    SHOWN=${SHOWN:-40} stage "$name" "$most" "$python" benchmarks "$1" --json "$out/$name.json" "${@:2}" \
-        --seconds $((most > 30 ? most - 20 : most / 2))
+    SHOWN=${SHOWN:-40} stage "$name" "$allowed" "$python" benchmarks "$1" --json "$out/$name.json" "${@:2}" \
+        --seconds $((allowed > 30 ? allowed - 20 : allowed / 2))
 }
 
 run_build() {

@@ -147,8 +147,8 @@ class Decode:
         result["tokens_per_second"][label] = result["batch"] / each
         result["peak_bytes"][label] = self.clock.peak_bytes
         # What a step must read at least: the weights, and the keys and values that are held.
-        least = self.weights + result["kv_bytes"].get(who, 0)
-        result["bytes_per_second"][label] = least / each
+        minimum = self.weights + result["kv_bytes"].get(who, 0)
+        result["bytes_per_second"][label] = minimum / each
         print(
             f"    batch {result['batch']}, {label}: {each * 1e3:.2f} ms a step, {result['batch'] / each:.0f} tokens/s"
         )

@@ -164,9 +164,10 @@ def measure(device: str, shapes: Sequence[str], lengths: Sequence[int] | None, p
             continue
         for at, tokens in enumerate(lengths or LENGTHS):
             print(f"{shape}, {tokens} tokens")
-            most = IN_MEDIA_SECONDS[min(at, 1)]
+            in_media = IN_MEDIA_SECONDS[min(at, 1)]
             report.step(
-                f"{shape}, {tokens} tokens", lambda s=shape, n=tokens, m=model, t=most: Case(report, m, s, n, t).run()
+                f"{shape}, {tokens} tokens",
+                lambda s=shape, n=tokens, m=model, t=in_media: Case(report, m, s, n, t).run(),
             )
         del model
     return report.finish()

@@ -13,7 +13,9 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,9 +75,11 @@ WHOLE_ITEMS = (
 MASKS = ("video->last", "video->text", "video+audio->text")  # in the last layers
 
 
-def prepare(model, tasks, each: int, seed: int) -> list[avflow.Prompt]:
+def prepare(model: avflow.Model, tasks: Iterable[str], each: int, seed: int) -> list[avflow.Prompt]:
+    """`each` held-out samples of every task."""
+    tasks = list(tasks)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_items(make_items("heldout", each * len(tasks), seed, list(tasks)), folder)
+        path = write_items(make_items("heldout", each * len(tasks), seed, tasks), folder)
         return [model.prepare(sample) for sample in avflow.Sample.read_jsonl(path)]
 
 
@@ -85,9 +89,9 @@ def by_needs(table: pa.Table) -> dict[str, pa.Table]:
     return {name: table.filter(pc.equal(needs, name)) for name in sorted(set(needs.to_pylist()))}
 
 
-def strongest(table: pa.Table) -> dict[str, dict[str, dict]]:
+def strongest(table: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
     """{needs: {path: the row of mean_change at the layer where the mean is lowest}}."""
-    out: dict[str, dict[str, dict]] = {}
+    out: dict[str, dict[str, dict[str, Any]]] = {}
     for needs, part in by_needs(table).items():
         for row in mean_change(part).to_pylist():
             best = out.setdefault(needs, {}).get(row["knockout"])
@@ -96,11 +100,13 @@ def strongest(table: pa.Table) -> dict[str, dict[str, dict]]:
     return out
 
 
-def shares(values: list[bool]) -> dict:
-    return {"accuracy": float(np.mean(values)), "samples": len(values)}
+def accuracy(right: list[bool]) -> dict[str, Any]:
+    return {"accuracy": float(np.mean(right)), "samples": len(right)}
 
 
-def random_control(model, prompts, path: str, layer: int, needs: str) -> dict:
+def random_control(
+    model: avflow.Model, prompts: Sequence[avflow.Prompt], path: str, layer: int, needs: str
+) -> dict[str, Any]:
     """The path cut around `layer`, against as many random edges there (three seeds): mean change in percent."""
     edge, changes = avflow.Knockout.parse(path), {"path": [], "random": []}
     for prompt in prompts:
@@ -117,19 +123,21 @@ def random_control(model, prompts, path: str, layer: int, needs: str) -> dict:
     return {"path": path, "layer": layer, "needs": needs, **means}
 
 
-def masked_last_layers(model, prompts, layers: int) -> dict:
+def masked_last_layers(model: avflow.Model, prompts: Sequence[avflow.Prompt], layers: int) -> dict[str, Any]:
     """Accuracy with media hidden from the last token or from all text in the last `layers` layers."""
     first = model.n_layers - layers
     table = avflow.sweep(model, prompts, list(MASKS), style="top_down", layers=[first], select="all").table
-    out = {"first_layer": first, "none": shares([r["correct"] for r in table.to_pylist() if r["knockout"] == MASKS[0]])}
+    rows = table.to_pylist()
+    clean = [r["correct"] for r in rows if r["knockout"] == MASKS[0]]
+    out: dict[str, Any] = {"first_layer": first, "none": accuracy(clean)}
     for path in MASKS:
-        out[path] = shares([r["correct_knockout"] for r in table.to_pylist() if r["knockout"] == path])
+        out[path] = accuracy([r["correct_knockout"] for r in rows if r["knockout"] == path])
     return out
 
 
-def kept_edges(table: pa.Table) -> dict:
+def kept_edges(table: pa.Table) -> dict[str, Any]:
     """Accuracy and mean probability with only the pathways left, beside the full model and random edges."""
-    out: dict[str, dict] = {}
+    out: dict[str, Any] = {}
     for run in dict.fromkeys(table["run"].to_pylist()):
         rows = table.filter(pc.equal(table["run"], run))
         out[run] = {name: float(np.mean(rows[name].to_pylist())) for name in ("edges_kept", "correct", "p")}
@@ -137,7 +145,7 @@ def kept_edges(table: pa.Table) -> dict:
 
 
 @torch.no_grad()
-def evicted(model, schedule, prompts) -> dict:
+def evicted(model: avflow.Model, schedule: avflow.EvictionSchedule, prompts: Sequence[avflow.Prompt]) -> dict[str, Any]:
     """Accuracy with and without the schedule, and what it saves, on prompts that it was not chosen on."""
     right: dict[str, list[bool]] = {"clean": [], "kept": []}
     costs = []
@@ -146,11 +154,12 @@ def evicted(model, schedule, prompts) -> dict:
         with avflow.evict(model, schedule, groups=prompt.groups, items=prompt.items):
             kept = model.hf(**prompt.model_inputs).logits[0, -1]
         for name, logits in (("clean", clean), ("kept", kept)):
+            # The answers of these tasks are one token each.
             right[name].append(int(logits.argmax()) == prompt.answer_ids[0])
         costs.append(eviction_cost(model, schedule, prompt))
     saved = {k: 1 - sum(c[k] for c in costs) / sum(c[f"clean_{k}"] for c in costs) for k in ("flops", "kv_bytes")}
     steps = {step.group: step.after for step in schedule.steps}
-    return {"schedule": steps, **{k: shares(v) for k, v in right.items()}, "saved": saved}
+    return {"schedule": steps, **{k: accuracy(v) for k, v in right.items()}, "saved": saved}
 
 
 def attention(table: pa.Table, layers: int) -> dict[str, dict[str, list[float]]]:
@@ -165,7 +174,7 @@ def attention(table: pa.Table, layers: int) -> dict[str, dict[str, list[float]]]
     return out
 
 
-def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
+def measure_clips(model: avflow.Model) -> tuple[dict[str, Any], dict[str, pa.Table]]:
     """What clips show; and the tables that are drawn: "flow", "share", "lens", "pathways"."""
     clips, fresh = (prepare(model, TASKS, EACH, seed) for seed in (FOUND, TESTED))
     tables = {
@@ -174,7 +183,12 @@ def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
         "lens": avflow.answer_lens(model, clips),
         "pathways": avflow.pathways(model, fresh, PATHWAYS, random=3),
     }
-    found: dict = {"window": WINDOW, "clips": len(clips), "layers": model.n_layers, "flow": strongest(tables["flow"])}
+    found: dict[str, Any] = {
+        "window": WINDOW,
+        "clips": len(clips),
+        "layers": model.n_layers,
+        "flow": strongest(tables["flow"]),
+    }
     whole = avflow.sweep(model, clips, list(WHOLE), style="top_down", layers=[0]).table
     found["whole"] = strongest(whole)
     found["random"] = [
@@ -190,7 +204,7 @@ def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
     return found | {"evicted": evicted(model, plan, fresh)}, tables
 
 
-def measure_items(model, found: dict) -> pa.Table:
+def measure_items(model: avflow.Model, found: dict[str, Any]) -> pa.Table:
     """What interleaved items show, into `found`; the sweep's table."""
     items, fresh = (prepare(model, LINEUP_TASKS, EACH_ITEMS, seed) for seed in (FOUND, TESTED))
     lineup = avflow.sweep(model, items, "interleaved", WINDOW, progress=True).table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pyarrow as pa
@@ -40,7 +41,7 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def fall(row: dict | None, where: bool = True) -> str:
+def fall(row: dict[str, Any] | None, where: bool = True) -> str:
     """A mean change, its interval, and, where there are several, the centre of the window where it is strongest."""
     if row is None:
         return "-"
@@ -49,7 +50,7 @@ def fall(row: dict | None, where: bool = True) -> str:
     return f"{row['mean']:.0f} [{row['low']:.0f}, {row['high']:.0f}]" + f" ({row['layer']})" * where
 
 
-def video_table(found: dict) -> str:
+def video_table(found: dict[str, Any]) -> str:
     flow, names = found["flow"], ("visual", "audio", "both")
     rows = [
         [f"`{path}`", *(fall(flow[n].get(path)) for n in names), STUDY_VIDEO.get(path, "-")]
@@ -58,17 +59,17 @@ def video_table(found: dict) -> str:
     return markdown_table(["path cut", *(TITLES[n] for n in names), "the study, 3B"], rows)
 
 
-def whole_table(found: dict, names: Sequence[str] = ("visual", "audio", "both"), what: str = "whole") -> str:
+def whole_table(found: dict[str, Any], names: Sequence[str] = ("visual", "audio", "both"), what: str = "whole") -> str:
     paths = found[what][names[0]]
     rows = [[f"`{path}`", *(fall(found[what][n].get(path), where=False) for n in names)] for path in paths]
     return markdown_table(["path cut in all layers", *(TITLES[n] for n in names)], rows)
 
 
-def whole_items_table(found: dict) -> str:
+def whole_items_table(found: dict[str, Any]) -> str:
     return whole_table(found, ("find_sound", "find_image"), "whole_items")
 
 
-def items_table(found: dict) -> str:
+def items_table(found: dict[str, Any]) -> str:
     names, rows = ("find_sound", "find_image"), []
     for path in PRESETS["interleaved"]:
         study = STUDY_ITEMS.get(path, ("-", "-"))
@@ -77,7 +78,7 @@ def items_table(found: dict) -> str:
     return markdown_table(["path cut", TITLES[names[0]], "the study", TITLES[names[1]], "the study"], rows)
 
 
-def random_table(found: dict) -> str:
+def random_table(found: dict[str, Any]) -> str:
     rows = [
         [f"`{r['path']}`", r["needs"], str(r["layer"]), f"{r['path_mean']:.1f}", f"{r['random_mean']:.1f}"]
         for r in found["random"]
@@ -85,7 +86,7 @@ def random_table(found: dict) -> str:
     return markdown_table(["path cut", "tasks", "layer", "its edges, %", "as many random edges, %"], rows)
 
 
-def attention_table(found: dict) -> str:
+def attention_table(found: dict[str, Any]) -> str:
     """Shares of the last token's attention in the first, a middle and the last quarter of the layers."""
     quarter, rows = found["layers"] // 4, []
     parts = ((0, quarter), (quarter, 3 * quarter), (3 * quarter, 4 * quarter))
@@ -103,7 +104,7 @@ def attention_table(found: dict) -> str:
     return markdown_table(["media / question / options, %", *heads], rows)
 
 
-def sinks_line(found: dict) -> str:
+def sinks_line(found: dict[str, Any]) -> str:
     sinks = found["sinks"]
     return (
         f"Media tokens whose state is more than 10 times as long as their median, in any layer of {found['clips']} "
@@ -111,7 +112,7 @@ def sinks_line(found: dict) -> str:
     )
 
 
-def masks_table(found: dict) -> str:
+def masks_table(found: dict[str, Any]) -> str:
     masks = found["masks"]
     cells = [percent(masks[k]["accuracy"]) for k in ("none", "video->last", "video->text", "video+audio->text")]
     first = f"tiny-omni, layers {masks['first_layer']}-{found['layers'] - 1} of {found['layers']}"
@@ -121,12 +122,12 @@ def masks_table(found: dict) -> str:
     )
 
 
-def random_cell(runs: dict) -> str:
+def random_cell(runs: dict[str, Any]) -> str:
     """Accuracy with each of the random choices."""
     return ", ".join(percent(r["correct"]) for name, r in runs.items() if name.startswith("random"))
 
 
-def pathways_table(found: dict) -> str:
+def pathways_table(found: dict[str, Any]) -> str:
     rows = []
     for name, runs in (("clips", found["pathways"]), *found["streams"].items()):
         rows.append(
@@ -145,7 +146,7 @@ def pathways_table(found: dict) -> str:
     )
 
 
-def evicted_table(found: dict) -> str:
+def evicted_table(found: dict[str, Any]) -> str:
     rows = []
     for name, key in (("clips", "evicted"), ("items", "evicted_items")):
         r = found[key]
@@ -157,7 +158,7 @@ def evicted_table(found: dict) -> str:
     )
 
 
-def counts(found: dict) -> str:
+def counts(found: dict[str, Any]) -> str:
     t, e = found["pathways"]["samples"], found["streams"]["both streams"]["samples"]
     return (
         f"{found['clips']} clips and {found['items']} interleaved items to find with, {t} and {e} others to test on; "
@@ -165,7 +166,7 @@ def counts(found: dict) -> str:
     )
 
 
-def salmonn_table(found: dict) -> str:
+def salmonn_table(found: dict[str, Any]) -> str:
     """All but the flow, in a few lines."""
     random, masks, runs = found["random"], found["masks"], found["pathways"]
     rows = [
@@ -186,14 +187,14 @@ def salmonn_table(found: dict) -> str:
     return markdown_table(["measured", "tiny-salmonn"], rows)
 
 
-TABLES: dict[str, Callable[[dict], str]] = {
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "counts": counts, "video": video_table, "whole": whole_table, "items": items_table,
     "items-whole": whole_items_table, "random": random_table,
     "attention": attention_table, "sinks": sinks_line, "masks": masks_table,
     "pathways": pathways_table, "evicted": evicted_table,
 }  # fmt: skip
 # Model -> what of docs/findings.md is its.
-PAGES = {
+PAGES: dict[str, dict[str, Any]] = {
     "tiny-omni": {"picture": "video", "tables": TABLES},
     "tiny-salmonn": {
         "picture": "salmonn",
@@ -202,7 +203,7 @@ PAGES = {
 }
 
 
-def write_tables(found: dict, page: Path, tables: dict[str, Callable[[dict], str]]) -> None:
+def write_tables(found: dict[str, Any], page: Path, tables: dict[str, Callable[[dict[str, Any]], str]]) -> None:
     for name, make in tables.items():
         put(page, name, make(found))
 
@@ -231,7 +232,7 @@ def draw_looks(share: pa.Table, lens: pa.Table, paths: pa.Table, path: Path) -> 
         _save(figure, path)
 
 
-def _panels(count: int, size: tuple[float, float], **options) -> tuple[Figure, list]:
+def _panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, count, **options))

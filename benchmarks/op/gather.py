@@ -89,23 +89,19 @@ def measure(device: str, size: str, tokens: int, share: float, seconds: float) -
     return {"size": size, "tokens": tokens, "kept": len(keep), "dtype": str(dtype), "ops": results}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--kept", type=float, nargs="+", default=(0.1, 0.5), help="shares of the tokens that stay")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each comparison")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     ops = capabilities()["ops"]
     paths = {op: ops[op][args.device] for op in ("gather_rms_norm", "compact")}
-    where = {**machine(), "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None}
     if None in paths.values():
         sys.exit(f"no kernel to measure on {args.device}: {paths}")
+    where = {**machine(), "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None}
     print(f"{where}, {paths}")
     results = [measure(args.device, size, args.tokens, share, args.seconds) for size in SHAPES for share in args.kept]
     write_json(args.json, {"machine": where, "paths": paths, "results": results})
-
-
-if __name__ == "__main__":
-    main()

@@ -36,7 +36,7 @@ def layer_seconds(plan: Plan, kernel: str) -> tuple[np.ndarray, np.ndarray, int]
     model, layout = plan.model, plan.layouts[0]
     rows, _ = predicting(layout, plan.columns)
     problems = Problems(model, [SimpleNamespace(columns=c) for c in plan.columns], layout, plan.knockouts)
-    problem_seconds, pack_seconds, most = [], [], 0
+    problem_seconds, pack_seconds, largest = [], [], 0
     for layer in range(model.n_layers):
         began = timer()
         problem = problems.make(layer, rows if layer == model.n_layers - 1 else None)
@@ -44,8 +44,8 @@ def layer_seconds(plan: Plan, kernel: str) -> tuple[np.ndarray, np.ndarray, int]
         words = problem.packed(model.n_heads // model.n_kv_heads, "renormalize", kernel)
         pack_seconds.append(timer() - made)
         problem_seconds.append(made - began)
-        most = max(most, 4 * words.numel())
-    return np.array(problem_seconds), np.array(pack_seconds), most
+        largest = max(largest, 4 * words.numel())
+    return np.array(problem_seconds), np.array(pack_seconds), largest
 
 
 def measure(shape: str, tokens: int, kernel: str, turns: int) -> list[dict[str, Any]]:
@@ -92,7 +92,3 @@ def main(arguments: list[str] | None = None) -> None:
     print(machine())
     results = [r for s in args.shape for n in args.tokens for r in measure(s, n, args.kernel, args.turns)]
     write_json(args.json, {"machine": machine(), "results": results})
-
-
-if __name__ == "__main__":
-    main()

@@ -34,11 +34,13 @@ EVERYTHING = dict(return_lse=True, return_group_mass=True)
 def kernels() -> Iterator[str]:
     """Names the attention kernels that this device runs, one after the other, and lets each take every call."""
     before = device.HOPPER_ROWS
-    for name, least in (("cuda", 2**31), ("hopper", 0)):
-        if name == "cuda" or device.runs_hopper(torch.cuda.current_device()):
-            device.HOPPER_ROWS = least
-            yield name
-    device.HOPPER_ROWS = before
+    try:
+        for name, minimum in (("cuda", 2**31), ("hopper", 0)):
+            if name == "cuda" or device.runs_hopper(torch.cuda.current_device()):
+                device.HOPPER_ROWS = minimum
+                yield name
+    finally:
+        device.HOPPER_ROWS = before
 
 
 def cases() -> Iterator[tuple[str, AttentionProblem, str]]:

@@ -66,21 +66,26 @@ def machine_line(data: dict[str, Any]) -> str:
     return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args(arguments).folder
+def write_pages(folder: Path, root: Path) -> None:
+    """Writes the tables of the folder's results into the pages below `root`."""
 
     def read(name: str) -> dict[str, Any]:
         return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
-    page = ROOT / "docs" / "performance.md"
+    page = root / "docs" / "performance.md"
     put(page, "machine", machine_line(read("attention")))
     put(page, "attention", attention_table(read("attention")))
     put(page, "attention-avx2", attention_table(read("attention-avx2")))
     put(page, "sweep", sweep_table(read("sweep")))
     put(page, "sweep-media", sweep_table(read("sweep-media")))
     put(page, "memory", memory_table(read("memory")))
-    put(ROOT / "docs" / "eviction.md", "evict", evict_table(read("evict")))
-    put(ROOT / "README.md", "sweep", sweep_table(read("sweep")))
+    put(root / "docs" / "eviction.md", "evict", evict_table(read("evict")))
+    put(root / "README.md", "sweep", sweep_table(read("sweep")))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder
+    write_pages(folder, ROOT)
     print(f"tables of {folder} written to README.md and docs/")

@@ -212,6 +212,23 @@ def test_tables(scripts, tmp_path):
     assert page.count("## On a GPU") == 1
 
 
+def test_the_pages_hold_what_the_result_files_hold(scripts, tmp_path):
+    """Written again from benchmarks/results, in copies, no page changes."""
+    results, pages = FOLDER / "results", ["README.md", *(f"docs/{name}.md" for name in ("performance", "eviction"))]
+    (tmp_path / "docs").mkdir()
+    for page in (*pages, "docs/findings.md"):
+        (tmp_path / page).write_bytes((ROOT / page).read_bytes())
+    scripts("pages/cpu").write_pages(results / "cpu-epyc-2core", tmp_path)
+    assert len(scripts("pages/gpu").write_pages(results / "h200", tmp_path)) == 6
+    findings = scripts("findings/tables")
+    for model, made in findings.PAGES.items():
+        findings.write_tables(
+            read(results / model / "findings.json"), tmp_path / "docs" / "findings.md", made["tables"]
+        )
+    for page in (*pages, "docs/findings.md"):
+        assert (tmp_path / page).read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8"), page
+
+
 def test_an_unknown_stage_is_refused(tmp_path):
     command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path / "out"), "sweep", "swep"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -234,6 +251,14 @@ def test_the_command_lists_runs_and_refuses_from_any_folder(tmp_path):
     command = ["op/plans", "--shape", "tiny", "--tokens", "300", "--turns", "1", "--json", "plans.json"]
     assert run(*command, folder=tmp_path).returncode == 0
     assert len(read(tmp_path / "plans.json")["results"]) == 2
+
+
+def test_every_benchmark_takes_its_arguments(scripts, capsys):
+    for name in scripts("__main__").names():
+        with pytest.raises(SystemExit) as ended:
+            scripts(name).main(["--help"])
+        assert ended.value.code == 0
+        assert f"python benchmarks {name}" in capsys.readouterr().out.replace("python3", "python"), name
 
 
 def test_every_command_named_in_a_page_exists(scripts):
