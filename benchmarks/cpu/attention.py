@@ -11,12 +11,11 @@ multiply-adds each).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from avflow_ext import AttentionProblem, Tokens, attention, capabilities
+from avflow_ext import AttentionProblem, attention, capabilities
 from avflow_ext._load import _C
 from benchmarks.lib.layouts import (
     OTHER_FRAMES,
@@ -24,57 +23,19 @@ from benchmarks.lib.layouts import (
     VIDEO,
     VIDEO_TO_QUESTION,
     av_tokens,
+    dense_mask,
     frames,
     one_row,
     open_edges,
     packed_streams,
 )
+from benchmarks.lib.operands import Operands
 from benchmarks.lib.report import machine, write_json
 from benchmarks.lib.timing import side_by_side
 
-HEADS, KV_HEADS, DEPTH = 16, 2, 128
+SHAPE = HEADS, KV_HEADS, DEPTH = 16, 2, 128
 STREAMS, STREAM_ROWS = 60, 49
 COPIES = 8  # of 16,384 keys and values: 270 MB, more than a cache
-
-
-class Case:
-    """q, k, v and the forms torch's kernels want."""
-
-    def __init__(self, rows: int, keys: int) -> None:
-        g = torch.Generator().manual_seed(0)
-        self.q = torch.randn(rows, HEADS, DEPTH, generator=g)
-        self.k = torch.randn(keys, KV_HEADS, DEPTH, generator=g)
-        self.v = torch.randn(keys, KV_HEADS, DEPTH, generator=g)
-        group = HEADS // KV_HEADS
-        self.heads = tuple(  # [1, heads, n, d], contiguous: what SDPA likes best
-            t.transpose(0, 1)[None].contiguous()
-            for t in (self.q, self.k.repeat_interleave(group, 1), self.v.repeat_interleave(group, 1))
-        )
-
-    def ours(self, problem: AttentionProblem) -> Callable[[], object]:
-        return lambda: attention(self.q, self.k, self.v, problem)
-
-    def causal(self) -> Callable[[], object]:
-        return lambda: sdpa(*self.heads, is_causal=True)
-
-    def masked(self, problem: AttentionProblem) -> Callable[[], object]:
-        mask = open_edges(problem)[None, None]  # [1, 1, rows, keys]
-        return lambda: sdpa(*self.heads, attn_mask=mask)
-
-
-def flex(case: Case, tokens: Tokens, source: int, target: int) -> Callable[[], object]:
-    """FlexAttention with the same rule as mask_mod; compiled, its block mask built beforehand."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    group = tokens.group
-    n = len(tokens)
-
-    def rule(b, h, i, j):
-        return (i >= j) & ~((group[i] == target) & (group[j] == source))
-
-    block = create_block_mask(rule, None, None, n, n, device="cpu")
-    compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda: compiled(*case.heads, block_mask=block)
 
 
 def few_rows(keys: int) -> dict[str, float]:
@@ -83,7 +44,7 @@ def few_rows(keys: int) -> dict[str, float]:
     Of torch's forms the best folds the heads of a kv head into rows. Each call reads the next of COPIES of the keys and
     values, as a model reads those of the next layer: none is in the cache any more when its turn comes.
     """
-    cases = [Case(1, keys) for _ in range(COPIES)]
+    cases = [Operands(1, keys, SHAPE) for _ in range(COPIES)]
     turned = [[t.transpose(0, 1)[None].contiguous() for t in (c.k, c.v)] for c in cases]  # [1, kv_heads, keys, d]
     folded = cases[0].q[0].view(1, KV_HEADS, HEADS // KV_HEADS, DEPTH)
     apart = cases[0].q[0][None, :, None]  # [1, heads, 1, d]
@@ -112,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         _C.set_cpu_isa(args.isa)
     result = {"machine": machine(), "path": capabilities()["cpu"], "tokens": n, "cases": {}}
     print(f"{result['machine']}, path {result['path']}; fp32, {HEADS}/{KV_HEADS} heads, d {DEPTH}, {n} tokens")
-    case, tokens = Case(n, n), av_tokens(n)
+    case, tokens = Operands(n, n, SHAPE), av_tokens(n)
 
     def show(name: str, times: dict[str, float], peer: str, goal: str, factor: float = 1.0) -> None:
         ratio = times["avflow"] / times[peer] / factor
@@ -123,16 +84,20 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{'':34} {seconds * 1e3:8.1f} ms   {times['avflow'] / seconds:6.2f} x {other}")
 
     plain = AttentionProblem(tokens)
-    times = side_by_side({"avflow": case.ours(plain), "sdpa causal": case.causal()})
+    times = side_by_side({"avflow": case.ours(plain), "sdpa causal": case.sdpa()})
     show("no cuts", times, "sdpa causal", "<= 1.1")
     rate = 4 * int(open_edges(plain).sum()) * DEPTH * HEADS / times["avflow"] / 1e9
     result["cases"]["no cuts"]["gflops"] = rate
     print(f"{'':34} {rate:8.0f} GFLOP/s")
 
     cut = AttentionProblem(tokens, cuts=[VIDEO_TO_QUESTION])
-    candidates = {"avflow": case.ours(cut), "avflow, no cuts": case.ours(plain), "sdpa, dense mask": case.masked(cut)}
+    candidates = {
+        "avflow": case.ours(cut),
+        "avflow, no cuts": case.ours(plain),
+        "sdpa, dense mask": case.sdpa(dense_mask(tokens, VIDEO, QUESTION)),
+    }
     if not args.no_flex:
-        candidates["FlexAttention"] = flex(case, tokens, VIDEO, QUESTION)
+        candidates["FlexAttention"] = case.flex(tokens, VIDEO, QUESTION)
     times = side_by_side(candidates, seconds=20)
     show("video -> question", times, "avflow, no cuts", "<= 1")
     show(
@@ -157,7 +122,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{'':34} {'':11}   {net:6.2f} x, less the copy on both sides")
 
     swept = packed_streams(tokens, STREAMS, STREAM_ROWS)
-    big = Case(swept.n_rows, swept.n_keys)
+    big = Operands(swept.n_rows, swept.n_keys, SHAPE)
     share = int(open_edges(swept).sum()) / int(open_edges(plain).sum())
     times = side_by_side({"avflow": big.ours(swept), "avflow, parent alone": case.ours(plain)})
     name = f"{STREAMS} streams of {STREAM_ROWS} rows"

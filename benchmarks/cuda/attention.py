@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from avflow_ext import AttentionProblem, Tokens, attention
+from avflow_ext import AttentionProblem, attention
 from avflow_ext._load import _C
 from avflow_ext.device import cuda_kernel
 from benchmarks.lib.device import BACKENDS, ceilings
@@ -29,11 +29,13 @@ from benchmarks.lib.layouts import (
     VIDEO,
     VIDEO_TO_QUESTION,
     av_tokens,
+    dense_mask,
     frames,
     one_row,
     open_edges,
     packed_streams,
 )
+from benchmarks.lib.operands import Operands
 from benchmarks.lib.report import Report
 from benchmarks.lib.timing import best_times
 
@@ -44,48 +46,9 @@ DECODE_KEYS = 16384
 COLD_COPIES = 12  # of the decode step's keys and values: 200 MB at 3B shapes, more than any L2
 
 
-class Case:
-    """q, k, v on the device and the forms torch's kernels want."""
-
-    def __init__(self, rows: int, keys: int, shape: tuple[int, int, int]) -> None:
-        self.shape = shape
-        heads, kv_heads, d = shape
-        g = torch.Generator(device="cuda").manual_seed(0)
-        self.q, self.k, self.v = (
-            torch.randn(n, h, d, generator=g, device="cuda").bfloat16()
-            for n, h in ((rows, heads), (keys, kv_heads), (keys, kv_heads))
-        )
-        self.wide = tuple(  # [1, heads, n, d], contiguous
-            t.repeat_interleave(heads // t.shape[1], 1).transpose(0, 1)[None].contiguous()
-            for t in (self.q, self.k, self.v)
-        )
-
-    def ours(self, problem: AttentionProblem) -> Callable[[], object]:
-        return lambda: attention(self.q, self.k, self.v, problem)
-
-    def sdpa(self, backend: SDPBackend, mask: torch.Tensor | None = None) -> Callable[[], object]:
-        def run() -> torch.Tensor:
-            with sdpa_kernel(backend):
-                return sdpa(*self.wide, attn_mask=mask, is_causal=mask is None)
-
-        return run
-
-    def flex(self, rule: Callable) -> Callable[[], object]:
-        """FlexAttention with this mask_mod, compiled; the block mask is built beforehand, as our plan is."""
-        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-        torch._dynamo.reset()  # every length is a graph of its own
-        block = create_block_mask(rule, None, None, self.q.shape[0], self.k.shape[0], device="cuda", _compile=True)
-        compiled = torch.compile(flex_attention, dynamic=False)
-        return lambda: compiled(*self.wide, block_mask=block)
-
-
-def dense_mask(tokens: Tokens, source: int, target: int) -> torch.Tensor:
-    """bool [1, 1, n, n] on the device: causal, without the edges source -> target."""
-    group = tokens.group.cuda()
-    n = len(tokens)
-    open_ = torch.ones(n, n, dtype=torch.bool, device="cuda").tril_()
-    return (open_ & ~((group == target)[:, None] & (group == source)[None, :]))[None, None]
+def operands(rows: int, keys: int, size: str) -> Operands:
+    """size: of SHAPES."""
+    return Operands(rows, keys, SHAPES[size], "cuda", torch.bfloat16)
 
 
 def open_tiles(problem: AttentionProblem, ratio: int) -> int:
@@ -133,30 +96,29 @@ def whole_prompts(cases: Cases, n: int, size: str, with_flex: bool) -> None:
     """Prefill of n tokens: without cuts, video -> question, other frames cut."""
     heads, kv_heads, d = SHAPES[size]
     ratio = heads // kv_heads
-    case, tokens = Case(n, n, SHAPES[size]), av_tokens(n)
+    case, tokens = operands(n, n, size), av_tokens(n)
     plain = AttentionProblem(tokens)
     flops = 4.0 * d * heads * n * (n + 1) / 2
-    candidates = {"avflow": case.ours(plain), "sdpa flash": case.sdpa(FLASH), "sdpa cuDNN": case.sdpa(CUDNN)}
+    candidates = {
+        "avflow": case.ours(plain),
+        "sdpa flash": case.sdpa(backend=FLASH),
+        "sdpa cuDNN": case.sdpa(backend=CUDNN),
+    }
     difference = (candidates["avflow"]().out - candidates["sdpa flash"]()[0].transpose(0, 1)).abs().max()
     print(f"largest difference from sdpa flash: {float(difference):.1e}")
     cases.add(f"{size}, {n} tokens, no cuts", candidates, "sdpa flash", "<= 1", flops=flops)
 
     cut = AttentionProblem(tokens, cuts=[VIDEO_TO_QUESTION])
-    mask = dense_mask(tokens, VIDEO, QUESTION)
+    mask = dense_mask(tokens, VIDEO, QUESTION, "cuda")
     candidates = {"avflow": case.ours(cut), "avflow, no cuts": case.ours(plain)}
     if n <= 8192:  # at 16k it holds several [heads, n, n] matrices of 17 GB
-        candidates["sdpa math, dense mask"] = case.sdpa(MATH, mask)
-    candidates["sdpa cuDNN, dense mask"] = case.sdpa(CUDNN, mask)
-    candidates["sdpa efficient, dense mask"] = case.sdpa(BACKENDS["efficient"], mask)
+        candidates["sdpa math, dense mask"] = case.sdpa(mask, MATH)
+    candidates["sdpa cuDNN, dense mask"] = case.sdpa(mask, CUDNN)
+    candidates["sdpa efficient, dense mask"] = case.sdpa(mask, BACKENDS["efficient"])
     peer = "avflow, no cuts"
     if with_flex:
-        group = tokens.group.cuda()
-
-        def rule(b, h, i, j):
-            return (i >= j) & ~((group[i] == QUESTION) & (group[j] == VIDEO))
-
         try:
-            candidates["FlexAttention"] = case.flex(rule)
+            candidates["FlexAttention"] = case.flex(tokens, VIDEO, QUESTION)
             peer = "FlexAttention"
         except Exception as error:  # the compiler raises whatever it likes
             print(f"FlexAttention could not be compiled: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
@@ -183,8 +145,8 @@ def streams(cases: Cases, n: int = 4096, count: int = 60, length: int = 49) -> N
     plain = AttentionProblem(tokens)
     share = int(open_edges(packed).sum()) / int(open_edges(plain).sum())
     both = {
-        "avflow": Case(packed.n_rows, packed.n_keys, SHAPES["3B"]).ours(packed),
-        "avflow, parent alone": Case(n, n, SHAPES["3B"]).ours(plain),
+        "avflow": operands(packed.n_rows, packed.n_keys, "3B").ours(packed),
+        "avflow, parent alone": operands(n, n, "3B").ours(plain),
     }
     goal = f"<= 1.3 x edges ({share:.2f})"
     cases.add(f"3B, {n} tokens and {count} streams of {length} rows", both, "avflow, parent alone", goal, factor=share)

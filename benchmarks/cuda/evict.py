@@ -16,7 +16,6 @@ tests run it on the CPU: --device cpu --shape tiny.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,8 +28,9 @@ from avflow.models.compat import cache_of
 from avflow.planning.savings import eviction_cost
 from avflow.runtime.answering import cache_bytes
 from benchmarks.cuda.decode import Decode
-from benchmarks.lib.decoders import SHAPES, make_named, shape_facts
+from benchmarks.lib.decoders import make_named, shape_facts
 from benchmarks.lib.device import BACKENDS, ceilings, clean_backends
+from benchmarks.lib.options import device_parser
 from benchmarks.lib.peers import rows_indexed
 from benchmarks.lib.prompts import MEDIA, make_prompt, media_rows
 from benchmarks.lib.report import Report
@@ -202,7 +202,7 @@ class Case:
 def measure(
     device: str,
     shapes: Sequence[str],
-    lengths: Sequence[int] | None,
+    lengths: Sequence[int],
     path: str | None,
     seconds: float,
     batches: Sequence[int],
@@ -210,7 +210,6 @@ def measure(
     """0 where every step that ran was right. Decoding is measured at the shortest length."""
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
-    lengths = lengths or list(LENGTHS)
     for index, shape in enumerate(shapes):
         report.share(len(shapes) - index)
         model = report.step(f"{shape}, model", lambda s=shape: make_named(s, device), 10 if device == "cuda" else 0)
@@ -234,12 +233,7 @@ def measure(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["3b", "7b"])
-    parser.add_argument("--tokens", type=int, nargs="+", help=f"default {LENGTHS}")
+    parser = device_parser(__doc__, LENGTHS)
     parser.add_argument("--batch", type=int, nargs="*", default=(1, 8, 32), help="of decoding")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for all steps")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     args = parser.parse_args(arguments)
     return measure(args.device, args.shape, args.tokens, args.json, args.seconds, args.batch)

@@ -12,15 +12,15 @@ the next step runs. The tests run it on the CPU: --device cpu --shape tiny.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.attention import sdpa_kernel
 
 import avflow
-from benchmarks.lib.decoders import SHAPES, make_named, shape_facts
+from benchmarks.lib.decoders import make_named, shape_facts
 from benchmarks.lib.device import BACKENDS, ceilings, clean_backends
+from benchmarks.lib.options import device_parser
 from benchmarks.lib.peers import clean_forward, knockout_mask
 from benchmarks.lib.prompts import AFTER_MEDIA, IN_MEDIA, make_prompt
 from benchmarks.lib.report import Report
@@ -151,7 +151,7 @@ class Case:
             self.step(f"dense, {backend}", lambda backend=backend: self.dense(backend), seconds)
 
 
-def measure(device: str, shapes: Sequence[str], lengths: Sequence[int] | None, path: str | None, seconds: float) -> int:
+def measure(device: str, shapes: Sequence[str], lengths: Sequence[int], path: str | None, seconds: float) -> int:
     """0 where every step that ran was right."""
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
@@ -162,7 +162,7 @@ def measure(device: str, shapes: Sequence[str], lengths: Sequence[int] | None, p
         )
         if model is None:
             continue
-        for at, tokens in enumerate(lengths or LENGTHS):
+        for at, tokens in enumerate(lengths):
             print(f"{shape}, {tokens} tokens")
             in_media = IN_MEDIA_SECONDS[min(at, 1)]
             report.step(
@@ -174,11 +174,5 @@ def measure(device: str, shapes: Sequence[str], lengths: Sequence[int] | None, p
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["3b", "7b"])
-    parser.add_argument("--tokens", type=int, nargs="+", help=f"default {LENGTHS}")
-    parser.add_argument("--seconds", type=float, default=600.0, help="for all steps")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures there")
-    args = parser.parse_args(arguments)
+    args = device_parser(__doc__, LENGTHS).parse_args(arguments)
     return measure(args.device, args.shape, args.tokens, args.json, args.seconds)

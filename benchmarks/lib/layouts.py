@@ -56,3 +56,10 @@ def one_row(keys: int) -> AttentionProblem:
 def open_edges(problem: AttentionProblem) -> torch.Tensor:
     """bool [rows, keys]: what the first head may see."""
     return visible(problem) & ~cut_mask(problem, 1)[0]
+
+
+def dense_mask(tokens: Tokens, source: int, target: int, device: str = "cpu") -> torch.Tensor:
+    """bool [1, 1, n, n], made on the device: causal, without the edges source -> target."""
+    group, n = tokens.group.to(device), len(tokens)
+    open_ = torch.ones(n, n, dtype=torch.bool, device=device).tril_()
+    return (open_ & ~((group == target)[:, None] & (group == source)[None, :]))[None, None]

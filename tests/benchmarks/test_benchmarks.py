@@ -322,3 +322,17 @@ def test_rows_indexed_are_those_that_eviction_leaves(scripts):
         clean = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
     torch.testing.assert_close(indexed, evicted, atol=1e-5, rtol=1e-4)
     assert (clean - evicted).abs().max() > 1e-3
+
+
+def test_the_peers_of_attention_compute_what_the_op_computes(scripts):
+    """Causal, and under the mask that the cut amounts to; the dense mask of a GPU's benchmark is the same one."""
+    from avflow_ext import AttentionProblem
+
+    layouts, operands = scripts("lib/layouts"), scripts("lib/operands").Operands(300, 300, (4, 2, 64))
+    tokens = layouts.av_tokens(300)
+    cut = AttentionProblem(tokens, cuts=[layouts.VIDEO_TO_QUESTION])
+    mask = layouts.dense_mask(tokens, layouts.VIDEO, layouts.QUESTION)
+    assert torch.equal(mask[0, 0], layouts.open_edges(cut))
+    for problem, dense in ((AttentionProblem(tokens), None), (cut, mask)):
+        theirs = operands.sdpa(dense)()[0].transpose(0, 1)
+        torch.testing.assert_close(operands.ours(problem)().out, theirs, atol=1e-5, rtol=1e-5)
