@@ -41,9 +41,9 @@ wheel: $(VENV)/.installed
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 bench: ext
-	$(BIN)/python benchmarks/attention.py
-	$(BIN)/python benchmarks/sweep.py
-	$(BIN)/python benchmarks/evict.py
+	$(BIN)/python benchmarks cpu/attention
+	$(BIN)/python benchmarks cpu/sweep
+	$(BIN)/python benchmarks cpu/evict
 
 clean:
 	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .hypothesis

@@ -35,15 +35,15 @@ limit() {
 
 # stage NAME SECONDS COMMAND...: appends to the log, shows its end, and goes on whatever happens.
 stage() {
-    local name=$1 most=$2 began=$SECONDS code
+    local name=$1 allowed=$2 began=$SECONDS code
     shift 2
-    if ((most < 5)); then
+    if ((allowed < 5)); then
         note "$name: NOT RUN, no time left"
         failed=1
         return 1
     fi
-    echo "== $name (at most $most s)" | tee -a "$log"
-    timeout -k 5 "$most" "$@" >>"$log" 2>&1
+    echo "== $name (at most $allowed s)" | tee -a "$log"
+    timeout -k 5 "$allowed" "$@" >>"$log" 2>&1
     code=$?
     tail -n "${SHOWN:-6}" "$log"
     case $code in
@@ -55,13 +55,13 @@ stage() {
     return "$code"
 }
 
-# benchmark NAME SECONDS SCRIPT ARGUMENT...: a script that keeps to --seconds, less what it takes to start and to end.
+# benchmark NAME SECONDS BENCHMARK ARGUMENT...: one that keeps to --seconds, less what it takes to start and to end.
 benchmark() {
-    local name=$1 most
-    most=$(limit "$1" "$2")
+    local name=$1 allowed
+    allowed=$(limit "$1" "$2")
     shift 2
-    SHOWN=40 stage "$name" "$most" "$python" "benchmarks/$1" --device cuda --json "$out/$name.json" "${@:2}" \
-        --seconds $((most > 30 ? most - 20 : most / 2))
+    SHOWN=${SHOWN:-40} stage "$name" "$allowed" "$python" benchmarks "$1" --json "$out/$name.json" "${@:2}" \
+        --seconds $((allowed > 30 ? allowed - 20 : allowed / 2))
 }
 
 run_build() {
@@ -70,7 +70,7 @@ run_build() {
 
 run_tests() {
     # Not all of tests/: the other files need packages that a bare machine may lack.
-    mapfile -t files < <(grep -l 'mark\.gpu' tests/test_*.py)
+    mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
     SHOWN=25 stage tests "$(limit tests 110)" "$python" -m pytest -q -m gpu -p no:cacheprovider \
         --timeout 100 "${files[@]}"
 }
@@ -86,23 +86,19 @@ run_sanitize() {
     for tool in memcheck racecheck initcheck synccheck; do
         # PyTorch's caching allocator would hide where one tensor ends and the next begins.
         stage "$tool" "$(limit sanitize 40)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
-            --tool "$tool" --error-exitcode 9 --print-limit 20 "$python" benchmarks/sanitize.py
+            --tool "$tool" --error-exitcode 9 --print-limit 20 "$python" benchmarks op/sanitize
     done
 }
 
 run_gather() {
-    SHOWN=30 stage gather "$(limit gather 25)" "$python" benchmarks/gather.py --device cuda --seconds 0.3 \
+    SHOWN=30 stage gather "$(limit gather 25)" "$python" benchmarks op/gather --device cuda --seconds 0.3 \
         --json "$out/gather.json"
 }
 
-run_attention() {
-    SHOWN=60 stage attention "$(limit attention 150)" "$python" benchmarks/attention.py --device cuda \
-        --json "$out/attention.json"
-}
-
-run_sweep() { benchmark sweep 170 sweep.py --shape 3b 7b; }
-run_evict() { benchmark evict 200 evict.py --shape 3b 7b --tokens 8192 16384 32768; }
-run_profile() { benchmark profile 90 profile_cuda.py --shape 3b; }
+run_attention() { SHOWN=60 benchmark attention 150 cuda/attention; }
+run_sweep() { benchmark sweep 170 cuda/sweep --shape 3b 7b; }
+run_evict() { benchmark evict 200 cuda/evict --shape 3b 7b --tokens 8192 16384 32768; }
+run_profile() { benchmark profile 90 cuda/profile --shape 3b; }
 
 for name in "${stages[@]}"; do
     if ! declare -F "run_$name" >/dev/null; then

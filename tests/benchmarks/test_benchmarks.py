@@ -1,10 +1,14 @@
-"""The benchmarks that need a GPU: the same scripts with a tiny shape on the CPU, and what their files hold."""
+"""The benchmarks: those that need a GPU with a tiny shape on the CPU, and what their files hold; the command."""
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,15 +23,9 @@ FOLDER = ROOT / "benchmarks"
 
 @pytest.fixture
 def scripts(monkeypatch):
-    """Imports a script by its name; their short names are taken back afterwards."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    names = [path.stem for path in FOLDER.glob("*.py")]
-    before = {name: sys.modules.pop(name, None) for name in names}
-    yield lambda name: __import__(name)
-    for name, module in before.items():
-        sys.modules.pop(name, None)
-        if module is not None:
-            sys.modules[name] = module
+    """Imports a benchmark by its name, such as "cuda/sweep"."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return lambda name: importlib.import_module(f"benchmarks.{name.replace('/', '.')}")
 
 
 def read(path: Path) -> dict:
@@ -36,7 +34,7 @@ def read(path: Path) -> dict:
 
 def test_sweep(scripts, tmp_path):
     path = tmp_path / "sweep.json"
-    assert scripts("sweep_cuda").main("cpu", ["tiny"], [180, 160], str(path), 60.0) == 0
+    assert scripts("cuda/sweep").measure("cpu", ["tiny"], [180, 160], str(path), 60.0) == 0
     data = read(path)
     assert data["errors"] == data["skipped"] == {}
     assert [r["shape"]["tokens"] for r in data["results"]] == [180, 160]
@@ -51,7 +49,7 @@ def test_sweep(scripts, tmp_path):
 
 def test_plans(scripts, tmp_path):
     path = tmp_path / "plans.json"
-    scripts("plans").main(["--shape", "tiny", "--tokens", "700", "--turns", "1", "--json", str(path)])
+    scripts("op/plans").main(["--shape", "tiny", "--tokens", "700", "--turns", "1", "--json", str(path)])
     after, inside = read(path)["results"]
     assert (after["targets"], inside["targets"]) == ("after_media", "in_media")
     for r in (after, inside):
@@ -63,7 +61,7 @@ def test_plans(scripts, tmp_path):
 
 def test_evict(scripts, tmp_path):
     path = tmp_path / "evict.json"
-    scripts("evict_cuda").main("cpu", ["tiny"], [160], str(path), 60.0, [2])
+    scripts("cuda/evict").measure("cpu", ["tiny"], [160], str(path), 60.0, [2])
     data = read(path)
     assert [name for name in data["errors"] if "graph" not in name] == []  # compiled decoding has tests of its own
     (r,) = data["results"]
@@ -80,9 +78,9 @@ def test_evict(scripts, tmp_path):
 def test_a_wide_cache_decodes_as_each_of_its_sequences(scripts):
     import avflow
 
-    decode, device, sweep = (scripts(name) for name in ("decode_cuda", "device", "sweep"))
-    model = device.make_model("tiny", "cpu")
-    prompt = sweep.make_prompt(model, 160)
+    decode, decoders, prompts = (scripts(name) for name in ("cuda/decode", "lib/decoders", "lib/prompts"))
+    model = decoders.make_named("tiny", "cpu")
+    prompt = prompts.make_prompt(model, 160)
     embeds = prompt.inputs_embeds[None].to(model.dtype)
     for how in ("keep", "drop"):
         with avflow.evict(model, {"video": 0, "audio": 1}, how, groups=list(prompt.groups), items=list(prompt.items)):
@@ -99,8 +97,8 @@ def test_a_wide_cache_decodes_as_each_of_its_sequences(scripts):
 
 def test_profile(scripts, tmp_path):
     path = tmp_path / "profile.json"
-    script = scripts("profile_cuda")
-    report = scripts("device").Report("cpu", str(path), 60.0)
+    script = scripts("cuda/profile")
+    report = scripts("lib/report").Report("cpu", str(path), 60.0)
     profiles = script.Profiles(report, "tiny", True)
     profiles.decoder()
     profiles.thinker()
@@ -121,19 +119,17 @@ def test_profile(scripts, tmp_path):
 
 def test_attention_without_its_device(scripts, tmp_path, monkeypatch):
     """What stands around the cases: the parts in turn, a file after each, a part that fails."""
-    script, path = scripts("attention_cuda"), tmp_path / "attention.json"
-    monkeypatch.setattr(script, "capabilities", lambda: {"cuda": {"path": "sm90a"}})
-    monkeypatch.setattr(script, "gpu_facts", lambda: {"gpu": "none", "sms": 1, "cuda": "13.0"})
+    script, path = scripts("cuda/attention"), tmp_path / "attention.json"
     monkeypatch.setattr(script, "ceilings", lambda device: {"copy_bytes_per_second": 1.0})
     monkeypatch.setattr(script, "best_times", lambda candidates, seconds: ({k: seconds for k in candidates}, {}))
     for name in ("decode", "streams"):
         monkeypatch.setattr(script, name, lambda *args: 1 / 0)
 
-    def prompts(report, n, size, with_flex):
-        report.add(f"{size}, {n} tokens", {"avflow": None, "sdpa flash": None}, "sdpa flash", "-", flops=1e12)
+    def prompts(cases, n, size, with_flex):
+        cases.add(f"{size}, {n} tokens", {"avflow": None, "sdpa flash": None}, "sdpa flash", "-", flops=1e12)
 
     monkeypatch.setattr(script, "whole_prompts", prompts)
-    assert script.main(str(path), True, 0.25) == 1
+    assert script.measure("cpu", str(path), True, 0.25, 60.0) == 1
     cases = read(path)["cases"]
     assert list(cases) == [*(f"3B, {n} tokens" for n in script.LENGTHS), "7B, 8192 tokens"]
     assert all(case["ratio"] == 1 and case["tflops"] == 4 for case in cases.values())
@@ -141,7 +137,7 @@ def test_attention_without_its_device(scripts, tmp_path, monkeypatch):
 
 def test_towers(scripts, tmp_path):
     path = tmp_path / "towers.json"
-    scripts("towers").main("cpu", "narrow", 2, 5, str(path), 0.0)
+    scripts("op/towers").measure("cpu", "narrow", 2, 5, str(path), 0.0)
     data = read(path)
     # First layer: 5 frames of 12 windows, of 3 lengths; second: the frames. Sound: two chunks of 2 s, one of 1 s.
     calls = {"vision": (60 + 5, 3 + 1), "audio": (2 * 3, 2 * 2)}
@@ -153,7 +149,7 @@ def test_towers(scripts, tmp_path):
 
 
 def test_a_trace_of_a_device(scripts):
-    traces = scripts("traces")
+    traces = scripts("lib/traces")
 
     def event(cat, name, ts, dur, **more):
         return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": 1, **more}
@@ -179,7 +175,7 @@ def test_a_trace_of_a_device(scripts):
 
 
 def test_steps_fail_and_run_out_of_time_alone(scripts, tmp_path):
-    report = scripts("device").Report("cpu", str(tmp_path / "r.json"), 50.0)
+    report = scripts("lib/report").Report("cpu", str(tmp_path / "r.json"), 50.0)
     assert report.step("wrong", lambda: 1 / 0) is None
     assert report.step("long", lambda: 1, seconds=1000) is None
     assert report.step("fine", lambda: 3, seconds=1) == 3
@@ -188,7 +184,7 @@ def test_steps_fail_and_run_out_of_time_alone(scripts, tmp_path):
     data = read(tmp_path / "r.json")
     assert "ZeroDivisionError" in data["errors"]["wrong"] and "1000 s" in data["skipped"]["long"]
     assert set(data["step_seconds"]) == {"wrong", "fine"}
-    report.broken = "the device is lost"
+    report.lost = "the device is lost"
     assert report.step("after that", lambda: 3, None) is None
     assert read(tmp_path / "r.json")["skipped"]["after that"] == "the device is lost"
     assert report.finish() == 1
@@ -200,23 +196,143 @@ def test_tables(scripts, tmp_path):
     (root / "docs").mkdir(parents=True)
     for page in ("README.md", "docs/performance.md", "docs/eviction.md"):
         (root / page).write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
-    scripts("sweep_cuda").main("cpu", ["tiny"], [160], str(results / "sweep.json"), 60.0)
+    scripts("cuda/sweep").measure("cpu", ["tiny"], [160], str(results / "sweep.json"), 60.0)
     data = read(results / "sweep.json")
     data["machine"] |= {"gpu": "a GPU of this test", "cuda": "13.0"}
     data["skipped"]["one step"] = "for this test"
     (results / "sweep.json").write_text(json.dumps(data))
-    tables = scripts("tables")
+    tables = scripts("pages/gpu")
     assert tables.on_gpu(results) and not tables.on_gpu(tmp_path)
-    assert tables.gpu_pages(results, root) == ["gpu-sweep", "gpu-sweep-media"]
+    assert tables.write_pages(results, root) == ["gpu-sweep", "gpu-sweep-media"]
     page = (root / "docs/performance.md").read_text()
     assert "a GPU of this test" in page and "- skipped: one step: for this test" in page
     assert "a GPU of this test" in (root / "README.md").read_text()
-    tables.gpu_pages(results, root)
+    tables.write_pages(results, root)
     assert (root / "docs/performance.md").read_text() == page
     assert page.count("## On a GPU") == 1
+
+
+def test_the_pages_hold_what_the_result_files_hold(scripts, tmp_path):
+    """Written again from benchmarks/results, in copies, no page changes."""
+    results, pages = FOLDER / "results", ["README.md", *(f"docs/{name}.md" for name in ("performance", "eviction"))]
+    (tmp_path / "docs").mkdir()
+    for page in (*pages, "docs/findings.md"):
+        (tmp_path / page).write_bytes((ROOT / page).read_bytes())
+    scripts("pages/cpu").write_pages(results / "cpu-epyc-2core", tmp_path)
+    assert len(scripts("pages/gpu").write_pages(results / "h200", tmp_path)) == 6
+    findings = scripts("findings/tables")
+    for model, made in findings.PAGES.items():
+        findings.write_tables(
+            read(results / model / "findings.json"), tmp_path / "docs" / "findings.md", made["tables"]
+        )
+    for page in (*pages, "docs/findings.md"):
+        assert (tmp_path / page).read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8"), page
 
 
 def test_an_unknown_stage_is_refused(tmp_path):
     command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path / "out"), "sweep", "swep"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "unknown stage swep" in done.stderr
+
+
+def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
+    """python benchmarks ARGUMENT..., from another folder."""
+    return subprocess.run([sys.executable, str(FOLDER), *arguments], capture_output=True, text=True, cwd=folder)
+
+
+def test_the_command_lists_runs_and_refuses_from_any_folder(tmp_path):
+    listed = run(folder=tmp_path)
+    assert listed.returncode == 0
+    for name in ("cpu/attention", "cuda/profile", "op/gather", "findings/measure", "pages/gpu"):
+        assert f"\n  {name} " in listed.stdout
+    assert "  cuda/decode " not in listed.stdout  # a part of cuda/evict
+    refused = run("cpu/swep", folder=tmp_path)
+    assert refused.returncode == 2 and "no benchmark 'cpu/swep'; there are cpu/attention" in refused.stderr
+    command = ["op/plans", "--shape", "tiny", "--tokens", "300", "--turns", "1", "--json", "plans.json"]
+    assert run(*command, folder=tmp_path).returncode == 0
+    assert len(read(tmp_path / "plans.json")["results"]) == 2
+
+
+def test_every_benchmark_takes_its_arguments(scripts, capsys):
+    for name in scripts("__main__").names():
+        with pytest.raises(SystemExit) as ended:
+            scripts(name).main(["--help"])
+        assert ended.value.code == 0
+        assert f"python benchmarks {name}" in capsys.readouterr().out.replace("python3", "python"), name
+
+
+def test_every_command_named_in_a_page_exists(scripts):
+    names = scripts("__main__").names()
+    pages = [ROOT / "README.md", ROOT / "Makefile", FOLDER / "gpu.sh", *(ROOT / "docs").glob("*.md")]
+    pages += FOLDER.rglob("*.py")
+    found = {name for page in pages for name in re.findall(r"python3? benchmarks (\w+/\w+)", page.read_text())}
+    assert {"cpu/sweep", "cuda/sweep", "op/sanitize"} <= found <= set(names)
+    stages = re.findall(r'(?:benchmark \w+ \d+|"\$python" benchmarks) (\w+/\w+)', (FOLDER / "gpu.sh").read_text())
+    assert len(stages) == 6 and set(stages) <= set(names)
+
+
+def test_a_benchmark_uses_lib_and_its_own_room_only():
+    """lib/ uses nothing of the others; so no benchmark imports its twin on another device."""
+    for path in FOLDER.glob("*/*.py"):
+        room = path.parent.name
+        allowed = {"lib"} if room in ("lib", "pages") else {"lib", room}
+        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(part, ast.ImportFrom) and (part.module or "").startswith("benchmarks."):
+                assert part.module.split(".")[1] in allowed, f"{path}: {part.module}"
+
+
+def test_best_times_are_of_one_call_and_leave_out_what_fails(scripts):
+    timing = scripts("lib/timing")
+
+    def no_kernel():
+        raise RuntimeError("no kernel here\nsecond line")
+
+    candidates = {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.02), "missing": no_kernel}
+    times, errors = timing.best_times(candidates, seconds=0.0, turns=2)
+    assert errors == {"missing": "RuntimeError: no kernel here"}
+    assert 0.002 <= times["short"] < 0.02 <= times["long"] < 0.1
+    threads = torch.get_num_threads()
+    seen = []
+    timing.side_by_side({"one": lambda: seen.append(torch.get_num_threads())}, seconds=0.0, turns=1)
+    assert set(seen) == {threads}  # torch's Timer sets one thread unless it is given the number
+    with pytest.raises(RuntimeError, match="no kernel"):
+        timing.side_by_side({"missing": no_kernel}, seconds=0.0)
+
+
+def test_turns_alternate(scripts):
+    timing, order = scripts("lib/timing"), []
+    slow = {name: (lambda name=name: (order.append(name), time.sleep(0.06))) for name in "ab"}
+    timing.side_by_side(slow, seconds=0.0, turns=3)
+    assert "".join(order) == "aabb" * 3  # a call to warm up, and a block of one
+
+
+def test_rows_indexed_are_those_that_eviction_leaves(scripts):
+    """The peer that both eviction benchmarks compare with, for groups that leave behind different layers."""
+    import avflow
+
+    decoders, prompts, peers = (scripts(f"lib/{name}") for name in ("decoders", "prompts", "peers"))
+    model = decoders.make_sized(4, 128)
+    prompt = prompts.make_prompt(model, 160)
+    embeds, schedule = prompt.inputs_embeds[None], {"video": 0, "audio": 2}
+    with torch.no_grad():
+        with peers.rows_indexed(model, prompt.groups, schedule):
+            indexed = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
+        with avflow.evict(model, schedule, groups=list(prompt.groups), items=list(prompt.items)):
+            evicted = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
+        clean = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
+    torch.testing.assert_close(indexed, evicted, atol=1e-5, rtol=1e-4)
+    assert (clean - evicted).abs().max() > 1e-3
+
+
+def test_the_peers_of_attention_compute_what_the_op_computes(scripts):
+    """Causal, and under the mask that the cut amounts to; the dense mask of a GPU's benchmark is the same one."""
+    from avflow_ext import AttentionProblem
+
+    layouts, operands = scripts("lib/layouts"), scripts("lib/operands").Operands(300, 300, (4, 2, 64))
+    tokens = layouts.av_tokens(300)
+    cut = AttentionProblem(tokens, cuts=[layouts.VIDEO_TO_QUESTION])
+    mask = layouts.dense_mask(tokens, layouts.VIDEO, layouts.QUESTION)
+    assert torch.equal(mask[0, 0], layouts.open_edges(cut))
+    for problem, dense in ((AttentionProblem(tokens), None), (cut, mask)):
+        theirs = operands.sdpa(dense)()[0].transpose(0, 1)
+        torch.testing.assert_close(operands.ours(problem)().out, theirs, atol=1e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""gather_rms_norm and compact on a CUDA device, against their references on the CPU. Not run on any device so far."""
+"""gather_rms_norm and compact on a CUDA device, against their references on the CPU."""
 
 import pytest
 import torch

@@ -95,7 +95,7 @@ def test_what_reaches_the_last_token_comes_through_the_question(model, clips):
 
 def test_as_many_random_edges_do_not_hurt_as_the_path_does(model, clips):
     visual, edge = [p for p in clips if NEEDS[p.task] == "visual"], avflow.Knockout.parse("video->question")
-    layer = 1  # where benchmarks/findings.py finds it strongest, on other clips
+    layer = 1  # where benchmarks/findings/measure.py finds it strongest, on other clips
     changes: dict[str, list[float]] = {edge.name: [], "random": []}
     for prompt in visual:
         gone = count_edges(edge.cuts(model.groups), model.groups.ids(prompt.groups), np.array(prompt.items))
@@ -139,7 +139,7 @@ def kept(model, prompts, keep) -> dict[str, tuple[float, float]]:
 
 def test_the_pathways_of_tiny_omni_alone_answer_fresh_clips_and_random_edges_do_not(omni, files):
     fresh_clips = [omni.prepare(sample) for sample in files(tuple(TASKS), 8, 302)]
-    early = range(0, 3)  # found by benchmarks/findings.py, on other clips
+    early = range(0, 3)  # found by benchmarks/findings/measure.py, on other clips
     found = kept(
         omni,
         fresh_clips,

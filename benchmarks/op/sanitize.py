@@ -1,12 +1,16 @@
-"""Small calls of the CUDA kernels under a sanitizer, each checked against the reference. benchmarks/gpu.sh runs it as
+"""Small calls of the CUDA kernels under a sanitizer, each checked against the reference.
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python3 benchmarks/sanitize.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python3 benchmarks op/sanitize
 
+is how benchmarks/gpu.sh runs it.
 Without torch's caching allocator every tensor is an allocation of its own, so that a step over its end, or a read of
 what nobody wrote, is seen. Only copies and our own kernels run on the device: nothing else is judged.
 """
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
 
 import torch
 
@@ -27,17 +31,19 @@ from avflow_ext import (
 EVERYTHING = dict(return_lse=True, return_group_mass=True)
 
 
-def kernels():
+def kernels() -> Iterator[str]:
     """Names the attention kernels that this device runs, one after the other, and lets each take every call."""
     before = device.HOPPER_ROWS
-    for name, least in (("cuda", 2**31), ("hopper", 0)):
-        if name == "cuda" or device.runs_hopper(torch.cuda.current_device()):
-            device.HOPPER_ROWS = least
-            yield name
-    device.HOPPER_ROWS = before
+    try:
+        for name, minimum in (("cuda", 2**31), ("hopper", 0)):
+            if name == "cuda" or device.runs_hopper(torch.cuda.current_device()):
+                device.HOPPER_ROWS = minimum
+                yield name
+    finally:
+        device.HOPPER_ROWS = before
 
 
-def cases():
+def cases() -> Iterator[tuple[str, AttentionProblem, str]]:
     """(name, problem, semantics) with every feature of the kernel, at sizes that fill no tile."""
     n, start = 150, 110
     order = torch.cat([torch.arange(n), torch.arange(start, n), torch.arange(start + 7, n)])
@@ -61,7 +67,10 @@ def cases():
 
 
 def decode_step() -> float:
-    """Two sequences in a cache that is written in part, of which the tensors hold less than the problem has."""
+    """The largest difference for two sequences in a cache that is written in part.
+
+    Its tensors hold less than the problem has.
+    """
     capacity, slots, d = 900, 700, 128
     at, stream = torch.arange(capacity).repeat(2), torch.arange(2).repeat_interleave(capacity)
     problem = AttentionProblem(
@@ -85,7 +94,7 @@ def decode_step() -> float:
 
 
 def gathers() -> float:
-    """Rows in pieces of 16 bytes and of 2; positions of padding and beyond the end."""
+    """Rows in pieces of 16 bytes and of 2; positions of padding and beyond the end: the largest difference."""
     g = torch.Generator().manual_seed(0)
     keep = torch.tensor([3, -1, 0, 49, 3, 50, 7], dtype=torch.int32)
     inside = torch.where(keep < 50, keep, -1)
@@ -105,14 +114,8 @@ def gathers() -> float:
     return worst
 
 
-def main() -> None:
-    for kernel in kernels():
-        print(f"attention, {kernel} kernel: largest difference {attentions():.1e}")
-        print(f"a cache that fills, {kernel} kernel: largest difference {decode_step():.1e}")
-    print(f"gather_rms_norm and compact: largest difference {gathers():.1e}")
-
-
 def attentions() -> float:
+    """The largest difference of all cases, outputs, log-sum-exps and masses."""
     worst = 0.0
     for name, problem, semantics in cases():
         for heads, kv_heads, d, dtype in ((14, 2, 64, torch.bfloat16), (8, 1, 128, torch.float16)):
@@ -129,5 +132,11 @@ def attentions() -> float:
     return worst
 
 
-if __name__ == "__main__":
-    main()
+def main(arguments: list[str] | None = None) -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(
+        arguments
+    )
+    for kernel in kernels():
+        print(f"attention, {kernel} kernel: largest difference {attentions():.1e}")
+        print(f"a cache that fills, {kernel} kernel: largest difference {decode_step():.1e}")
+    print(f"gather_rms_norm and compact: largest difference {gathers():.1e}")

@@ -1,45 +1,56 @@
-"""`python benchmarks/evict.py --device cuda --shape 3b 7b`: eviction on decoders of Qwen2.5's sizes, in bf16.
+"""Eviction on decoders of Qwen2.5's sizes, on a CUDA device, bf16: prefill, cache and decoding.
 
-For each shape and length, in one process; candidates take turns and each keeps its best time, block opened and labels
-read inside of what is timed. Prefill, all with a cache and logits of the last row only:
+    python benchmarks cuda/evict [--shape 3b 7b] [--tokens 8192 16384] [--batch 1 8 32] [--seconds 150] [--json FILE]
+
+Claim: what a schedule saves of the floating-point operations, it saves of the time. For each shape and length, in one
+process; candidates take turns and each keeps its best time, block opened and labels read inside of what is timed.
+Prefill, all with a cache and logits of the last row only:
   plain BACKEND       transformers' own forward, sdpa with that backend
   no schedule         the same through avflow.evict with nothing to drop
   evict, SCHEDULE     avflow.evict
   indexing, SCHEDULE  transformers' forward, sdpa flash, rows indexed by plain torch at the boundaries: what it computes
                       is what avflow.evict must compute, so it is the check too
-Then decoding: decode_cuda.py. Each step's failure or omission is told in the file, and the next step runs.
-Tried on the CPU with the tiny shape.
+Then decoding: cuda/decode.py. A step that fails or is left out has its reason in the file, and the next step runs. The
+tests run it on the CPU: --device cpu --shape tiny.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from decode_cuda import Decode
-from device import BACKENDS, Clock, Report, ceilings, make_model, peers, shape_facts
-from sweep import make_prompt
 from torch.nn.attention import sdpa_kernel
 
 import avflow
 from avflow.models.compat import cache_of
 from avflow.planning.savings import eviction_cost
 from avflow.runtime.answering import cache_bytes
+from benchmarks.cuda.decode import Decode
+from benchmarks.lib.decoders import make_named, shape_facts
+from benchmarks.lib.device import BACKENDS, ceilings, clean_backends
+from benchmarks.lib.options import device_parser
+from benchmarks.lib.peers import rows_indexed
+from benchmarks.lib.prompts import MEDIA, make_prompt, media_rows
+from benchmarks.lib.report import Report
+from benchmarks.lib.timing import Clock
 
 LENGTHS = (16384, 8192, 32768)
 QUESTION = 50  # tokens of question and options
 ROUNDS = 1  # of all candidates in turns, after each has had a warm-up and a first timed run
 # Relative difference (L2) of last logits: two attentions that round to bf16 at other places, over all layers.
 TOLERANCE = 0.05
-GUESSED_FLOPS = 250e12  # a second, until a plain forward has been timed
+GUESSED_FLOPS = 250e12  # per second, until a plain forward has been timed
+Block = Callable[[], contextlib.AbstractContextManager]  # opens what a candidate runs in
 
 
 def schedules(layers: int) -> dict[str, dict[str, int]]:
-    """Name -> last layer that sees each group. The study's is of 36 layers: media after 26, question after 29."""
+    """{name: {group: last layer that sees it}}. The study's is of 36 layers: media after 26, question after 29."""
 
     def after(share: float, also: dict[str, int] | None = None) -> dict[str, int]:
         last = round(share * layers) - 1
-        return {"video": last, "audio": last, **(also or {})}
+        return dict.fromkeys(MEDIA, last) | (also or {})
 
     study = after(27 / 36, {"question_text": round(layers * 30 / 36) - 1})
     thirds = {"a third": after(1 / 3), "half": after(1 / 2), "two thirds": after(2 / 3)}
@@ -48,40 +59,6 @@ def schedules(layers: int) -> dict[str, dict[str, int]]:
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
-
-
-@contextlib.contextmanager
-def indexing(model: avflow.Model, groups: list[str], schedule: dict[str, int]):
-    """Drops rows before the layers behind a step, by plain torch; the positions are computed before."""
-    left = torch.arange(len(groups))
-    handles = []
-    keep = None  # what is left of the prompt's positions
-    for index, layer in enumerate(model.layers):
-        gone = {group for group, after in schedule.items() if after == index - 1}
-        among = None
-        if gone:
-            among = torch.tensor([groups[at] not in gone for at in left.tolist()]).nonzero()[:, 0]
-            left = left[among]
-            among, keep = among.to(model.device), left.to(model.device)
-        if keep is None:
-            continue
-
-        def hook(module, args, kwargs, among=among, keep=keep):
-            kwargs = dict(kwargs)
-            if among is not None:
-                args = (args[0][:, among], *args[1:])
-            cos, sin = kwargs["position_embeddings"]
-            kwargs["position_embeddings"] = (cos[:, keep], sin[:, keep])
-            if kwargs.get("position_ids") is not None:
-                kwargs["position_ids"] = kwargs["position_ids"][:, keep]
-            return args, kwargs
-
-        handles.append(layer.register_forward_pre_hook(hook, with_kwargs=True))
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Case:
@@ -94,7 +71,7 @@ class Case:
         self.groups, self.items = list(self.prompt.groups), list(self.prompt.items)
         self.embeds = self.prompt.inputs_embeds[None].to(model.device, model.dtype)  # [1, N, D]
         # A direction that all media share: thousands of random values would average to nothing, and dropping them too.
-        media = torch.tensor([g in ("video", "audio") for g in self.groups], device=model.device)
+        media = media_rows(self.prompt, model.device)
         self.embeds[:, media] += 2 * self.embeds[:, :1]
         self.schedules = schedules(model.n_layers)
         self.result = {"shape": {**shape_facts(shape, tokens), "question": QUESTION, "media": int(media.sum())}}
@@ -107,22 +84,24 @@ class Case:
         }
         self.clean_flops = next(iter(self.costs.values()))["clean_flops"]
 
-    def step(self, name: str, run, seconds: float | None):
+    def step(self, name: str, run: Callable[[], Any], seconds: float | None) -> Any:
         return self.report.step(f"{self.name}, {name}", run, seconds)
 
-    def evict(self, steps: dict[str, int], decode: str = "keep"):
+    def evict(self, steps: dict[str, int], decode: str = "keep") -> contextlib.AbstractContextManager:
         return avflow.evict(self.model, steps, decode=decode, groups=self.groups, items=self.items)
 
-    def contexts(self) -> dict:
+    def blocks(self) -> dict[str, Block]:
         """What a prefill runs in, by candidate."""
         flash = BACKENDS["flash"]
 
         @contextlib.contextmanager
-        def indexed(steps):
-            with sdpa_kernel(flash), indexing(self.model, self.groups, steps):
+        def indexed(steps: dict[str, int]) -> Iterator[None]:
+            with sdpa_kernel(flash), rows_indexed(self.model, self.groups, steps):
                 yield
 
-        found = {f"plain {b}": lambda b=b: sdpa_kernel(BACKENDS[b]) for b in peers(self.report.device)}
+        found: dict[str, Block] = {
+            f"plain {b}": lambda b=b: sdpa_kernel(BACKENDS[b]) for b in clean_backends(self.report.device)
+        }
         found["no schedule"] = lambda: self.evict({})
         for name, steps in self.schedules.items():
             found[f"evict, {name}"] = lambda steps=steps: self.evict(steps)
@@ -130,28 +109,29 @@ class Case:
         return found
 
     @torch.no_grad()
-    def prefill(self, context):
-        with context():
+    def prefill(self, block: Block) -> Any:
+        """The model's output."""
+        with block():
             return self.model.hf(inputs_embeds=self.embeds, use_cache=True, logits_to_keep=1)
 
-    def first(self, label: str, context) -> bool:
+    def first(self, label: str, block: Block) -> bool:
         """Warms up; keeps the logits, the cache's size and a first time."""
-        out = self.prefill(context)
+        out = self.prefill(block)
         self.logits[label] = out.logits[0, -1].float()
         self.result["kv_bytes"][label] = cache_bytes(cache_of(out))
         del out
-        self.time(label, context)
+        self.time(label, block)
         return True
 
-    def time(self, label: str, context) -> None:
-        seconds, best = self.clock(lambda: self.prefill(context)), self.result["prefill_seconds"]
+    def time(self, label: str, block: Block) -> None:
+        seconds, best = self.clock(lambda: self.prefill(block)), self.result["prefill_seconds"]
         best[label] = min(best.get(label, float("inf")), seconds)
         self.result["peak_bytes"][label] = self.clock.peak_bytes
 
-    def turns(self, contexts: dict) -> None:
+    def turns(self, blocks: dict[str, Block]) -> None:
         for _ in range(ROUNDS):
-            for label, context in contexts.items():
-                self.time(label, context)
+            for label, block in blocks.items():
+                self.time(label, block)
 
     def savings(self) -> None:
         best = self.result["prefill_seconds"]
@@ -203,9 +183,9 @@ class Case:
     def prefills(self) -> None:
         one = self.clean_flops / GUESSED_FLOPS
         alive = {}
-        for label, context in self.contexts().items():
-            if self.step(label, lambda label=label, context=context: self.first(label, context), one):
-                alive[label] = context
+        for label, block in self.blocks().items():
+            if self.step(label, lambda label=label, block=block: self.first(label, block), one):
+                alive[label] = block
         self.step("agreement", self.check, None)
         again = ROUNDS * sum(self.result["prefill_seconds"].values())
         self.step("prefill in turns", lambda: self.turns(alive), again)
@@ -219,16 +199,20 @@ class Case:
         decode.run(batches, self.clean_flops / GUESSED_FLOPS)
 
 
-def main(
-    device: str, shapes: list[str], lengths: list[int] | None, path: str | None, seconds: float, batches: list[int]
+def measure(
+    device: str,
+    shapes: Sequence[str],
+    lengths: Sequence[int],
+    path: str | None,
+    seconds: float,
+    batches: Sequence[int],
 ) -> int:
     """0 where every step that ran was right. Decoding is measured at the shortest length."""
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
-    lengths = lengths or list(LENGTHS)
     for index, shape in enumerate(shapes):
         report.share(len(shapes) - index)
-        model = report.step(f"{shape}, model", lambda s=shape: make_model(s, device), 10 if device == "cuda" else 0)
+        model = report.step(f"{shape}, model", lambda s=shape: make_named(s, device), 10 if device == "cuda" else 0)
         if model is None:
             continue
         shortest = None
@@ -246,3 +230,10 @@ def main(
         del shortest
         del model
     return report.finish()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = device_parser(__doc__, LENGTHS)
+    parser.add_argument("--batch", type=int, nargs="*", default=(1, 8, 32), help="of decoding")
+    args = parser.parse_args(arguments)
+    return measure(args.device, args.shape, args.tokens, args.json, args.seconds, args.batch)

@@ -1,6 +1,6 @@
 """What the small trained models show of the study's findings (arXiv 2606.10147), on held-out clips and items.
 
-    python benchmarks/findings.py [tiny-omni] [tiny-salmonn]      # default: both
+    python benchmarks findings/measure [tiny-omni] [tiny-salmonn]      # default: both
 
 writes benchmarks/results/<model>/findings.json, the pictures docs/findings-*.png and docs/experiments.png, and the
 tables of docs/findings.md, in some five minutes on one core. Whatever is chosen from measurements (a path's strongest
@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from findings_tables import PAGES, draw_flow, draw_looks, write_tables
 
 import avflow
 from avflow.experiments.pathways import count_edges
@@ -29,8 +30,9 @@ from avflow.planning.savings import eviction_cost
 from avflow.prompts.correct import answers_correctly
 from avflow.results.table import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
+from benchmarks.findings.tables import PAGES, draw_flow, draw_looks, write_tables
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 3  # of 12 layers, as 7 is of 28 or 36
 EACH, EACH_ITEMS = 12, 30  # samples of each task, in either set
 FOUND, TESTED = 101, 202  # seeds of the set that is chosen on, and of the one that is measured on
@@ -74,9 +76,11 @@ WHOLE_ITEMS = (
 MASKS = ("video->last", "video->text", "video+audio->text")  # in the last layers
 
 
-def prepare(model, tasks, each: int, seed: int) -> list[avflow.Prompt]:
+def prepare(model: avflow.Model, tasks: Iterable[str], each: int, seed: int) -> list[avflow.Prompt]:
+    """`each` held-out samples of every task."""
+    tasks = list(tasks)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_items(make_items("heldout", each * len(tasks), seed, list(tasks)), folder)
+        path = write_items(make_items("heldout", each * len(tasks), seed, tasks), folder)
         return [model.prepare(sample) for sample in avflow.Sample.read_jsonl(path)]
 
 
@@ -86,9 +90,9 @@ def by_needs(table: pa.Table) -> dict[str, pa.Table]:
     return {name: table.filter(pc.equal(needs, name)) for name in sorted(set(needs.to_pylist()))}
 
 
-def strongest(table: pa.Table) -> dict[str, dict[str, dict]]:
+def strongest(table: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
     """{needs: {path: the row of mean_change at the layer where the mean is lowest}}."""
-    out: dict[str, dict[str, dict]] = {}
+    out: dict[str, dict[str, dict[str, Any]]] = {}
     for needs, part in by_needs(table).items():
         for row in mean_change(part).to_pylist():
             best = out.setdefault(needs, {}).get(row["knockout"])
@@ -97,11 +101,13 @@ def strongest(table: pa.Table) -> dict[str, dict[str, dict]]:
     return out
 
 
-def shares(values: list[bool]) -> dict:
-    return {"accuracy": float(np.mean(values)), "samples": len(values)}
+def accuracy(right: list[bool]) -> dict[str, Any]:
+    return {"accuracy": float(np.mean(right)), "samples": len(right)}
 
 
-def random_control(model, prompts, path: str, layer: int, needs: str) -> dict:
+def random_control(
+    model: avflow.Model, prompts: Sequence[avflow.Prompt], path: str, layer: int, needs: str
+) -> dict[str, Any]:
     """The path cut around `layer`, against as many random edges there (three seeds): mean change in percent."""
     edge, changes = avflow.Knockout.parse(path), {"path": [], "random": []}
     for prompt in prompts:
@@ -118,19 +124,21 @@ def random_control(model, prompts, path: str, layer: int, needs: str) -> dict:
     return {"path": path, "layer": layer, "needs": needs, **means}
 
 
-def masked_last_layers(model, prompts, layers: int) -> dict:
+def masked_last_layers(model: avflow.Model, prompts: Sequence[avflow.Prompt], layers: int) -> dict[str, Any]:
     """Accuracy with media hidden from the last token or from all text in the last `layers` layers."""
     first = model.n_layers - layers
     table = avflow.sweep(model, prompts, list(MASKS), style="top_down", layers=[first], select="all").table
-    out = {"first_layer": first, "none": shares([r["correct"] for r in table.to_pylist() if r["knockout"] == MASKS[0]])}
+    rows = table.to_pylist()
+    clean = [r["correct"] for r in rows if r["knockout"] == MASKS[0]]
+    out: dict[str, Any] = {"first_layer": first, "none": accuracy(clean)}
     for path in MASKS:
-        out[path] = shares([r["correct_knockout"] for r in table.to_pylist() if r["knockout"] == path])
+        out[path] = accuracy([r["correct_knockout"] for r in rows if r["knockout"] == path])
     return out
 
 
-def kept_edges(table: pa.Table) -> dict:
+def kept_edges(table: pa.Table) -> dict[str, Any]:
     """Accuracy and mean probability with only the pathways left, beside the full model and random edges."""
-    out: dict[str, dict] = {}
+    out: dict[str, Any] = {}
     for run in dict.fromkeys(table["run"].to_pylist()):
         rows = table.filter(pc.equal(table["run"], run))
         out[run] = {name: float(np.mean(rows[name].to_pylist())) for name in ("edges_kept", "correct", "p")}
@@ -138,7 +146,7 @@ def kept_edges(table: pa.Table) -> dict:
 
 
 @torch.no_grad()
-def evicted(model, schedule, prompts) -> dict:
+def evicted(model: avflow.Model, schedule: avflow.EvictionSchedule, prompts: Sequence[avflow.Prompt]) -> dict[str, Any]:
     """Accuracy with and without the schedule, and what it saves, on prompts that it was not chosen on."""
     right: dict[str, list[bool]] = {"clean": [], "kept": []}
     costs = []
@@ -151,7 +159,7 @@ def evicted(model, schedule, prompts) -> dict:
         costs.append(eviction_cost(model, schedule, prompt))
     saved = {k: 1 - sum(c[k] for c in costs) / sum(c[f"clean_{k}"] for c in costs) for k in ("flops", "kv_bytes")}
     steps = {step.group: step.after for step in schedule.steps}
-    return {"schedule": steps, **{k: shares(v) for k, v in right.items()}, "saved": saved}
+    return {"schedule": steps, **{k: accuracy(v) for k, v in right.items()}, "saved": saved}
 
 
 def attention(table: pa.Table, layers: int) -> dict[str, dict[str, list[float]]]:
@@ -166,7 +174,7 @@ def attention(table: pa.Table, layers: int) -> dict[str, dict[str, list[float]]]
     return out
 
 
-def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
+def measure_clips(model: avflow.Model) -> tuple[dict[str, Any], dict[str, pa.Table]]:
     """What clips show; and the tables that are drawn: "flow", "share", "lens", "pathways"."""
     clips, fresh = (prepare(model, TASKS, EACH, seed) for seed in (FOUND, TESTED))
     tables = {
@@ -175,7 +183,12 @@ def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
         "lens": avflow.answer_lens(model, clips).table,
         "pathways": avflow.pathways(model, fresh, PATHWAYS, random=3).table,
     }
-    found: dict = {"window": WINDOW, "clips": len(clips), "layers": model.n_layers, "flow": strongest(tables["flow"])}
+    found: dict[str, Any] = {
+        "window": WINDOW,
+        "clips": len(clips),
+        "layers": model.n_layers,
+        "flow": strongest(tables["flow"]),
+    }
     whole = avflow.sweep(model, clips, list(WHOLE), style="top_down", layers=[0]).table
     found["whole"] = strongest(whole)
     found["random"] = [
@@ -191,7 +204,7 @@ def measure_clips(model) -> tuple[dict, dict[str, pa.Table]]:
     return found | {"evicted": evicted(model, plan, fresh)}, tables
 
 
-def measure_items(model, found: dict) -> pa.Table:
+def measure_items(model: avflow.Model, found: dict[str, Any]) -> pa.Table:
     """What interleaved items show, into `found`; the sweep's table."""
     items, fresh = (prepare(model, LINEUP_TASKS, EACH_ITEMS, seed) for seed in (FOUND, TESTED))
     lineup = avflow.sweep(model, items, "interleaved", WINDOW, progress=True).table
@@ -207,11 +220,11 @@ def measure_items(model, found: dict) -> pa.Table:
     return lineup
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=PAGES, help=f"of {', '.join(PAGES)}; all of them if left out")
     torch.set_num_threads(1)
-    for name in parser.parse_args().models:
+    for name in parser.parse_args(arguments).models:
         model = avflow.load(name)
         found, tables = measure_clips(model)
         lineup = measure_items(model, found) if model.family.takes_candidates else None
@@ -223,7 +236,3 @@ def main() -> None:
             draw_flow(by_needs(lineup), PRESETS["interleaved"], ROOT / "docs" / "findings-interleaved.png")
             draw_looks(tables["share"], tables["lens"], tables["pathways"], ROOT / "docs" / "experiments.png")
         write_tables(found, ROOT / "docs" / "findings.md", PAGES[name]["tables"])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,38 +1,39 @@
-"""`python benchmarks/sweep.py --device cuda --shape 3b 7b`: av_video on decoders of Qwen2.5's sizes, in bf16.
+"""A sweep of av_video on decoders of Qwen2.5's sizes, on a CUDA device, bf16.
 
-For each shape and length, in one process: clean forwards of transformers with each backend of SDPA; the knockouts whose
-targets come after the media; those whose targets lie in the media, in windows around every layer or, where that would
-take longer than IN_MEDIA_SECONDS, around every second, fourth or eighth (the file names them); and forwards with a
-dense mask, as other tools run one per knockout and window: a few are timed, and multiplied.
-Each step's failure or omission is told in the file, and the next step runs. Tried on the CPU with the tiny shape.
+    python benchmarks cuda/sweep [--shape 3b 7b] [--tokens 10240 32768] [--seconds 120] [--json FILE]
+
+Claim: all knocked-out runs together take little more than the clean forward. For each shape and length, in one process:
+clean forwards of transformers with each backend of SDPA; the knockouts whose targets come after the media; those whose
+targets lie in the media, in windows around every layer or, where that would take longer than IN_MEDIA_SECONDS, around
+every second, fourth or eighth (the file names them); and forwards with a dense mask, as other tools run one per
+knockout and window: a few are timed, and multiplied. A step that fails or is left out has its reason in the file, and
+the next step runs. The tests run it on the CPU: --device cpu --shape tiny.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-from device import BACKENDS, SHAPES, Clock, Report, ceilings, make_model, peers, shape_facts
-from sweep import AFTER_MEDIA, IN_MEDIA, clean_forward, make_prompt
 from torch.nn.attention import sdpa_kernel
 
 import avflow
+from benchmarks.lib.decoders import make_named, shape_facts
+from benchmarks.lib.device import BACKENDS, ceilings, clean_backends
+from benchmarks.lib.options import device_parser
+from benchmarks.lib.peers import clean_forward, knockout_mask
+from benchmarks.lib.prompts import AFTER_MEDIA, IN_MEDIA, make_prompt
+from benchmarks.lib.report import Report
+from benchmarks.lib.timing import Clock
 
 QUESTION = 50  # tokens of question and options
 LENGTHS = (10240, 8192, 16384, 32768)  # what is stated for a prompt of 10k tokens comes first
 TOLERANCE = 0.1  # of the clean log-probability: two attentions that round to bf16 at other places, over all layers
 IN_MEDIA_SECONDS = (15.0, 5.0)  # at the first length, and at the others
-DENSE_TIMED = 3  # forwards with a dense mask, of which the best is multiplied
+TURNS = 2  # of a clean forward, and of one with a dense mask; each has a call to warm up
+SWEEPS = 3  # of the knockouts after the media, the first of which warms up
 STRIDES = (1, 2, 4, 8)
-GUESSED_FLOPS = 250e12  # a second, until a clean forward has been timed
-
-
-def dense_mask(prompt: avflow.Prompt, device: torch.device) -> torch.Tensor:
-    """bool [1, 1, N, N] for video->question, made on the device: two of them at 32k tokens are 2 GiB."""
-    n = len(prompt)
-    rows = torch.tensor([g.startswith(("question", "option")) for g in prompt.groups], device=device)
-    keys = torch.tensor([g == "video" for g in prompt.groups], device=device)
-    open_ = torch.ones(n, n, dtype=torch.bool, device=device).tril_()
-    open_ &= ~(rows[:, None] & keys[None, :])
-    return open_[None, None]
+GUESSED_FLOPS = 250e12  # per second, until a clean forward has been timed
 
 
 class Case:
@@ -48,10 +49,12 @@ class Case:
         self.result |= {"clean_seconds": {}, "clean_peak_bytes": {}}
         report.data["results"].append(self.result)
 
-    def step(self, name: str, run, seconds: float) -> None:
+    def step(self, name: str, run: Callable[[], None], seconds: float) -> None:
         self.report.step(f"{self.name}, {name}", run, seconds)
 
-    def plan(self, knockouts: list, layers: list[int] | None = None) -> tuple[avflow.SweepRequest, dict]:
+    def plan(
+        self, knockouts: list[avflow.Knockout], layers: list[int] | None = None
+    ) -> tuple[avflow.SweepRequest, dict[str, float]]:
         request = avflow.SweepRequest(knockouts, layers=layers, select="all")
         return request, avflow.estimate(self.model, self.prompt, request)
 
@@ -63,12 +66,12 @@ class Case:
 
     def clean(self, backend: str) -> None:
         with sdpa_kernel(BACKENDS[backend]):
-            seconds = self.clock.best(lambda: clean_forward(self.model, self.prompt), 3)
+            seconds = self.clock.best(lambda: clean_forward(self.model, self.prompt), TURNS)
         self.result["clean_seconds"][backend] = seconds
         self.result["clean_peak_bytes"][backend] = self.clock.peak_bytes
         print(f"    clean forward, sdpa {backend}: {seconds:.3f} s")
 
-    def sweep(self, name: str, knockouts: list, repeats: int, layers: list[int] | None = None) -> None:
+    def sweep(self, name: str, knockouts: list[avflow.Knockout], repeats: int, layers: list[int] | None = None) -> None:
         """layers: centres of the windows; None for all. The first repeat warms up, unless it is the only one."""
         request, plan = self.plan(knockouts, layers)
         rows: list = []
@@ -114,14 +117,12 @@ class Case:
             self.result["in_media"]["layer_stride"] = stride
 
     def dense(self, backend: str) -> None:
-        mask = dense_mask(self.prompt, self.model.device)
+        mask = knockout_mask(self.prompt, self.model.device)
         with sdpa_kernel(BACKENDS[backend]):
-            each = self.clock.best(
-                lambda: clean_forward(self.model, self.prompt, {"full_attention": mask}), DENSE_TIMED - 1
-            )
+            each = self.clock.best(lambda: clean_forward(self.model, self.prompt, mask), TURNS)
         self.result.setdefault("dense_mask_seconds_each", {})[backend] = each
         self.result.setdefault("dense_mask_peak_bytes", {})[backend] = self.clock.peak_bytes
-        self.result["dense_mask_runs_timed"] = DENSE_TIMED
+        self.result["dense_mask_runs_timed"] = TURNS
         for name in ("after_media", "in_media"):
             if name in self.result:
                 times = each * self.result[name]["runs"] / self.result[name]["seconds"]
@@ -136,38 +137,42 @@ class Case:
 
     def run(self) -> None:
         one = self.predicted(self.plan(AFTER_MEDIA[:1], [0])[1]["clean_flops"])
-        for backend in peers(self.report.device):
-            self.step(f"clean, {backend}", lambda backend=backend: self.clean(backend), 4 * one)
+        for backend in clean_backends(self.report.device):
+            self.step(f"clean, {backend}", lambda backend=backend: self.clean(backend), 2 * TURNS * one)
         after = self.predicted(self.plan(AFTER_MEDIA)[1]["flops"])
-        self.step("after_media", lambda: self.sweep("after_media", AFTER_MEDIA, 3), 4 * after)
+        self.step("after_media", lambda: self.sweep("after_media", AFTER_MEDIA, SWEEPS), 4 * after)
         self.in_media()
         for backend in ("efficient", "cuDNN", "math") if self.report.device == "cuda" else ("math",):
             if backend == "math" and not self.math_fits():
                 self.report.skip(f"{self.name}, dense, math", "its [heads, N, N] scores do not fit the device's memory")
                 continue
             # The math backend moves every score through memory several times.
-            seconds = DENSE_TIMED * one * (15 if backend == "math" and self.report.device == "cuda" else 4)
+            seconds = 2 * TURNS * one * (15 if backend == "math" and self.report.device == "cuda" else 4)
             self.step(f"dense, {backend}", lambda backend=backend: self.dense(backend), seconds)
 
 
-def main(device: str, shapes: list[str], lengths: list[int] | None, path: str | None, seconds: float) -> int:
+def measure(device: str, shapes: Sequence[str], lengths: Sequence[int], path: str | None, seconds: float) -> int:
     """0 where every step that ran was right."""
-    if unknown := [shape for shape in shapes if shape not in SHAPES]:
-        raise SystemExit(f"--shape {unknown[0]}: pass one of {', '.join(SHAPES)}, or LAYERSxHIDDENxTOKENS on the CPU")
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
     for index, shape in enumerate(shapes):
         report.share(len(shapes) - index)
         model = report.step(
-            f"{shape}, model", lambda shape=shape: make_model(shape, device), 10 if device == "cuda" else 0
+            f"{shape}, model", lambda shape=shape: make_named(shape, device), 10 if device == "cuda" else 0
         )
         if model is None:
             continue
-        for at, tokens in enumerate(lengths or LENGTHS):
+        for at, tokens in enumerate(lengths):
             print(f"{shape}, {tokens} tokens")
-            most = IN_MEDIA_SECONDS[min(at, 1)]
+            in_media = IN_MEDIA_SECONDS[min(at, 1)]
             report.step(
-                f"{shape}, {tokens} tokens", lambda s=shape, n=tokens, m=model, t=most: Case(report, m, s, n, t).run()
+                f"{shape}, {tokens} tokens",
+                lambda s=shape, n=tokens, m=model, t=in_media: Case(report, m, s, n, t).run(),
             )
         del model
     return report.finish()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    args = device_parser(__doc__, LENGTHS).parse_args(arguments)
+    return measure(args.device, args.shape, args.tokens, args.json, args.seconds)

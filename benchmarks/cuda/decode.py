@@ -1,9 +1,9 @@
-"""Decoding after an evicted prefill, for evict_cuda.py: tokens a second at several batch sizes, eager and as a graph.
+"""Decoding after an evicted prefill, a part of cuda/evict.py: tokens per second at several batch sizes.
 
   plain  transformers' own forward, sdpa
   keep   avflow.evict, decode="keep"
   drop   avflow.evict, decode="drop"
-Each `eager`, with the DynamicCache that generate makes, and for plain and keep as a CUDA graph of one step: a static
+Each eagerly, with the DynamicCache that generate makes, and for plain and keep as a CUDA graph of one step: a static
 cache, the step traced by torch.compile (backend "eager": the same kernels, no Python in between) and captured. drop has
 no graph: it frees memory, which a static cache cannot. With a static cache transformers' sdpa gets a mask, for which it
 repeats keys and values for every head, so that the plain step can be slower with a graph than without.
@@ -19,16 +19,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from device import Clock, Report
 
 import avflow
 from avflow.models.compat import cache_argument, cache_of
 from avflow.runtime.answering import cache_bytes
 from avflow.runtime.conversation import STATE
+from benchmarks.lib.graphs import captured
+from benchmarks.lib.report import Report
+from benchmarks.lib.timing import Clock
 
 CACHE = cache_argument()
 
 STEPS = 16  # timed together
+TURNS = 2  # each with a call to warm up
 ROOM = 96  # slots of the static cache behind the prompt: warm-ups and STEPS
 TRACING = 20.0  # seconds that tracing and capturing a step may take
 TOLERANCE = 0.05  # relative difference of a graph's logits from those of the same step run eagerly
@@ -108,7 +111,7 @@ class Decode:
                         self.logits[who, batch] = out.logits[:, -1].float()
                 take_back(cache, STEPS)
 
-            seconds = self.clock.best(steps, 3)
+            seconds = self.clock.best(steps, TURNS)
         result["kv_bytes"][who] = held
         self.note(result, f"{who}, eager", seconds)
 
@@ -120,7 +123,7 @@ class Decode:
             self.model.hf(**inputs, **{CACHE: cache}, use_cache=True)  # prepares the plan that compiled steps use
             take_back(cache, 1)
             step = torch.compile(self.model.hf, backend="eager", fullgraph=True, dynamic=False)
-            run = captured(lambda: step(**inputs, **{CACHE: cache}, use_cache=True), cache, self.model.device)
+            run = replayed(lambda: step(**inputs, **{CACHE: cache}, use_cache=True), cache, self.model.device)
             logits = run().logits[:, -1].float()
             take_back(cache, 1)
             expected = self.logits.get((who, batch))
@@ -135,7 +138,7 @@ class Decode:
                     run()
                 take_back(cache, STEPS)
 
-            seconds = self.clock.best(steps, 3)
+            seconds = self.clock.best(steps, TURNS)
         self.note(result, f"{who}, graph", seconds)
 
     def note(self, result: dict, label: str, seconds: float) -> None:
@@ -144,8 +147,8 @@ class Decode:
         result["tokens_per_second"][label] = result["batch"] / each
         result["peak_bytes"][label] = self.clock.peak_bytes
         # What a step must read at least: the weights, and the keys and values that are held.
-        least = self.weights + result["kv_bytes"].get(who, 0)
-        result["bytes_per_second"][label] = least / each
+        minimum = self.weights + result["kv_bytes"].get(who, 0)
+        result["bytes_per_second"][label] = minimum / each
         print(
             f"    batch {result['batch']}, {label}: {each * 1e3:.2f} ms a step, {result['batch'] / each:.0f} tokens/s"
         )
@@ -170,28 +173,8 @@ class Decode:
         torch._dynamo.reset()
 
 
-def captured(call: Callable[[], Any], cache: Any, device: torch.device) -> Callable[[], Any]:
-    """The call as a CUDA graph, whose replay gives the same output object; on the CPU the call itself.
-
-    Leaves the cache as long as it was.
-    """
+def replayed(call: Callable[[], Any], cache: Any, device: torch.device) -> Callable[[], Any]:
+    """A compiled step as a CUDA graph; on the CPU the call itself. Leaves the cache as long as it was."""
     call()  # traces
     take_back(cache, 1)
-    if device.type != "cuda":
-        return call
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):  # libraries choose their kernels and take their workspaces
-            call()
-            take_back(cache, 1)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = call()
-
-    def replay() -> Any:
-        graph.replay()
-        return out
-
-    return replay
+    return call if device.type != "cuda" else captured(call, 2, lambda: take_back(cache, 1))

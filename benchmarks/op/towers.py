@@ -1,6 +1,6 @@
 """Qwen2.5-Omni-3B's vision and audio towers as transformers runs them and as avflow does: calls, launches, time.
 
-    python benchmarks/towers.py [--device cuda] [--shape 3b] [--layers 32] [--video 60] [--json FILE]
+    python benchmarks op/towers [--device cuda] [--shape 3b] [--layers 32] [--video 60] [--json FILE]
 
 On the CPU `--shape narrow` counts what 3b's full depth and clip do, at a width that a core can run: numbers of calls
 depend on neither width nor values. Operators that return views start no kernel and are not counted.
@@ -14,15 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from device import made_on
-from thinker import AUDIO, CLIP, VISION
-from timing import machine, side_by_side, write_json
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from traces import summary, traced
 
 from avflow.models import towers
 from avflow.models.compat import attributes, declare_torchvision
+from benchmarks.lib.decoders import made_on
+from benchmarks.lib.report import machine, write_json
+from benchmarks.lib.thinker import AUDIO, CLIP, VISION
+from benchmarks.lib.timing import side_by_side
+from benchmarks.lib.traces import summary, traced
 
 NARROW = 8  # a head's width; the published numbers of heads, which bound a call
 
@@ -102,26 +103,21 @@ def counted(call: Callable[[], object], device: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def main(device: str, shape: str, layers: int, seconds: int, path: str | None, timed: float = 6.0) -> dict[str, Any]:
+def measure(device: str, shape: str, layers: int, seconds: int, path: str | None, timed: float = 6.0) -> dict[str, Any]:
+    """seconds: of the clip; timed: seconds of turns for each tower."""
     made = make_towers(shape, layers, device)
     data: dict[str, Any] = {"machine": machine(), "shape": shape, "layers": layers, "video_seconds": seconds}
     for name, call in make_calls(made, seconds, device).items():
 
-        def before(call: Callable = call) -> torch.Tensor:
-            out = call()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            return out
-
-        def after(before: Callable = before) -> torch.Tensor:
+        def by_avflow(call: Callable = call) -> torch.Tensor:
             with attributes(towers.patches(made)):
-                return before()
+                return call()
 
-        want, got = before().float(), after().float()
-        best = side_by_side({"transformers": before, "avflow": after}, timed, 2)
+        want, got = call().float(), by_avflow().float()
+        best = side_by_side({"transformers": call, "avflow": by_avflow}, timed, 2)
         data[name] = {
-            "transformers": counted(before, device),
-            "avflow": counted(after, device),
+            "transformers": counted(call, device),
+            "avflow": counted(by_avflow, device),
             "seconds": best,
             "ratio": best["transformers"] / best["avflow"],
             "apart": float((got - want).norm() / want.norm()),
@@ -134,7 +130,7 @@ def main(device: str, shape: str, layers: int, seconds: int, path: str | None, t
     return data
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--shape", choices=("3b", "narrow"), default="3b")
@@ -142,5 +138,5 @@ if __name__ == "__main__":
     parser.add_argument("--video", type=int, default=60, help="seconds of the clip")
     parser.add_argument("--seconds", type=float, default=6.0, help="of timing, for each tower")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
-    args = parser.parse_args()
-    main(args.device, args.shape, args.layers, args.video, args.json, args.seconds)
+    args = parser.parse_args(arguments)
+    measure(args.device, args.shape, args.layers, args.video, args.json, args.seconds)

@@ -1,20 +1,21 @@
-"""Tables and pictures of docs/findings.md, from what benchmarks/findings.py measured."""
+"""Tables and pictures of docs/findings.md, from what findings/measure.py measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pyarrow as pa
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from tables import put
 
 from avflow.knockouts.presets import PRESETS
 from avflow.plots import attention as plots_attention
 from avflow.plots import information_flow as plots
+from benchmarks.lib.marks import markdown_table, put
 
 # Of arXiv 2606.10147, on Qwen2.5-Omni-3B (36 layers, window 7), read off its figures and tables: approximate.
 STUDY_VIDEO = {
@@ -36,16 +37,11 @@ TITLES = {
 }  # fmt: skip
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
 def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def fall(row: dict | None, where: bool = True) -> str:
+def fall(row: dict[str, Any] | None, where: bool = True) -> str:
     """A mean change, its interval, and, where there are several, the centre of the window where it is strongest."""
     if row is None:
         return "-"
@@ -54,43 +50,43 @@ def fall(row: dict | None, where: bool = True) -> str:
     return f"{row['mean']:.0f} [{row['low']:.0f}, {row['high']:.0f}]" + f" ({row['layer']})" * where
 
 
-def video_table(found: dict) -> str:
+def video_table(found: dict[str, Any]) -> str:
     flow, names = found["flow"], ("visual", "audio", "both")
     rows = [
         [f"`{path}`", *(fall(flow[n].get(path)) for n in names), STUDY_VIDEO.get(path, "-")]
         for path in PRESETS["av_video"]
     ]
-    return table(["path cut", *(TITLES[n] for n in names), "the study, 3B"], rows)
+    return markdown_table(["path cut", *(TITLES[n] for n in names), "the study, 3B"], rows)
 
 
-def whole_table(found: dict, names: Sequence[str] = ("visual", "audio", "both"), what: str = "whole") -> str:
+def whole_table(found: dict[str, Any], names: Sequence[str] = ("visual", "audio", "both"), what: str = "whole") -> str:
     paths = found[what][names[0]]
     rows = [[f"`{path}`", *(fall(found[what][n].get(path), where=False) for n in names)] for path in paths]
-    return table(["path cut in all layers", *(TITLES[n] for n in names)], rows)
+    return markdown_table(["path cut in all layers", *(TITLES[n] for n in names)], rows)
 
 
-def whole_items_table(found: dict) -> str:
+def whole_items_table(found: dict[str, Any]) -> str:
     return whole_table(found, ("find_sound", "find_image"), "whole_items")
 
 
-def items_table(found: dict) -> str:
+def items_table(found: dict[str, Any]) -> str:
     names, rows = ("find_sound", "find_image"), []
     for path in PRESETS["interleaved"]:
         study = STUDY_ITEMS.get(path, ("-", "-"))
         cells = [cell for n, s in zip(names, study, strict=True) for cell in (fall(found["lineup"][n].get(path)), s)]
         rows.append([f"`{path}`", *cells])
-    return table(["path cut", TITLES[names[0]], "the study", TITLES[names[1]], "the study"], rows)
+    return markdown_table(["path cut", TITLES[names[0]], "the study", TITLES[names[1]], "the study"], rows)
 
 
-def random_table(found: dict) -> str:
+def random_table(found: dict[str, Any]) -> str:
     rows = [
         [f"`{r['path']}`", r["needs"], str(r["layer"]), f"{r['path_mean']:.1f}", f"{r['random_mean']:.1f}"]
         for r in found["random"]
     ]
-    return table(["path cut", "tasks", "layer", "its edges, %", "as many random edges, %"], rows)
+    return markdown_table(["path cut", "tasks", "layer", "its edges, %", "as many random edges, %"], rows)
 
 
-def attention_table(found: dict) -> str:
+def attention_table(found: dict[str, Any]) -> str:
     """Shares of the last token's attention in the first, a middle and the last quarter of the layers."""
     quarter, rows = found["layers"] // 4, []
     parts = ((0, quarter), (quarter, 3 * quarter), (3 * quarter, 4 * quarter))
@@ -105,10 +101,10 @@ def attention_table(found: dict) -> str:
                 cells.append(f"{100 * sum(values) / len(values):.0f}")
         rows.append([TITLES[needs], *(" / ".join(cells[3 * i : 3 * i + 3]) for i in range(3))])
     heads = [f"layers {low}-{high - 1}" for low, high in parts]
-    return table(["media / question / options, %", *heads], rows)
+    return markdown_table(["media / question / options, %", *heads], rows)
 
 
-def sinks_line(found: dict) -> str:
+def sinks_line(found: dict[str, Any]) -> str:
     sinks = found["sinks"]
     return (
         f"Media tokens whose state is more than 10 times as long as their median, in any layer of {found['clips']} "
@@ -116,22 +112,22 @@ def sinks_line(found: dict) -> str:
     )
 
 
-def masks_table(found: dict) -> str:
+def masks_table(found: dict[str, Any]) -> str:
     masks = found["masks"]
     cells = [percent(masks[k]["accuracy"]) for k in ("none", "video->last", "video->text", "video+audio->text")]
     first = f"tiny-omni, layers {masks['first_layer']}-{found['layers'] - 1} of {found['layers']}"
     study = ["the study, 3B, layers 31-35 of 36", "42.24", "42.24", "42.31", "42.52"]
-    return table(
+    return markdown_table(
         ["masked", "nothing", "video -> last", "video -> text", "video + audio -> text"], [[first, *cells], study]
     )
 
 
-def random_cell(runs: dict) -> str:
+def random_cell(runs: dict[str, Any]) -> str:
     """Accuracy with each of the random choices."""
     return ", ".join(percent(r["correct"]) for name, r in runs.items() if name.startswith("random"))
 
 
-def pathways_table(found: dict) -> str:
+def pathways_table(found: dict[str, Any]) -> str:
     rows = []
     for name, runs in (("clips", found["pathways"]), *found["streams"].items()):
         rows.append(
@@ -145,20 +141,24 @@ def pathways_table(found: dict) -> str:
         )
     rows.append(["Map the Flow: LLaVA-NeXT-7B-Video-FT, TVBench", "42 %", "51.5", "51.2", "40.1"])
     rows.append(["Map the Flow: VideoLLaMA3-7B, TVBench", "58 %", "55.2", "57.2", "22.2"])
-    return table(["samples, pathways", "edges kept", "full model", "pathways alone", "as many random edges"], rows)
+    return markdown_table(
+        ["samples, pathways", "edges kept", "full model", "pathways alone", "as many random edges"], rows
+    )
 
 
-def evicted_table(found: dict) -> str:
+def evicted_table(found: dict[str, Any]) -> str:
     rows = []
     for name, key in (("clips", "evicted"), ("items", "evicted_items")):
         r = found[key]
         steps = ", ".join(f"{group} {after}" for group, after in r["schedule"].items()) or "nothing can leave"
         saved = [percent(r["saved"][k]) for k in ("flops", "kv_bytes")]
         rows.append([name, steps, percent(r["clean"]["accuracy"]), percent(r["kept"]["accuracy"]), *saved])
-    return table(["samples", "leaves after layer", "accuracy before", "after", "FLOPs saved", "KV bytes saved"], rows)
+    return markdown_table(
+        ["samples", "leaves after layer", "accuracy before", "after", "FLOPs saved", "KV bytes saved"], rows
+    )
 
 
-def counts(found: dict) -> str:
+def counts(found: dict[str, Any]) -> str:
     t, e = found["pathways"]["samples"], found["streams"]["both streams"]["samples"]
     return (
         f"{found['clips']} clips and {found['items']} interleaved items to find with, {t} and {e} others to test on; "
@@ -166,7 +166,7 @@ def counts(found: dict) -> str:
     )
 
 
-def salmonn_table(found: dict) -> str:
+def salmonn_table(found: dict[str, Any]) -> str:
     """All but the flow, in a few lines."""
     random, masks, runs = found["random"], found["masks"], found["pathways"]
     rows = [
@@ -184,17 +184,17 @@ def salmonn_table(found: dict) -> str:
     saved = " and ".join(percent(e["saved"][k]) for k in ("flops", "kv_bytes"))
     change = f"{percent(e['clean']['accuracy'])} to {percent(e['kept']['accuracy'])}"
     rows.append([f"planned eviction ({steps}): accuracy; FLOPs and KV bytes saved", f"{change}; {saved}"])
-    return table(["measured", "tiny-salmonn"], rows)
+    return markdown_table(["measured", "tiny-salmonn"], rows)
 
 
-TABLES: dict[str, Callable[[dict], str]] = {
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "counts": counts, "video": video_table, "whole": whole_table, "items": items_table,
     "items-whole": whole_items_table, "random": random_table,
     "attention": attention_table, "sinks": sinks_line, "masks": masks_table,
     "pathways": pathways_table, "evicted": evicted_table,
 }  # fmt: skip
 # Model -> what of docs/findings.md is its.
-PAGES = {
+PAGES: dict[str, dict[str, Any]] = {
     "tiny-omni": {"picture": "video", "tables": TABLES},
     "tiny-salmonn": {
         "picture": "salmonn",
@@ -203,7 +203,7 @@ PAGES = {
 }
 
 
-def write_tables(found: dict, page: Path, tables: dict[str, Callable[[dict], str]]) -> None:
+def write_tables(found: dict[str, Any], page: Path, tables: dict[str, Callable[[dict[str, Any]], str]]) -> None:
     for name, make in tables.items():
         put(page, name, make(found))
 
@@ -232,7 +232,7 @@ def draw_looks(share: pa.Table, lens: pa.Table, paths: pa.Table, path: Path) -> 
         _save(figure, path)
 
 
-def _panels(count: int, size: tuple[float, float], **options) -> tuple[Figure, list]:
+def _panels(count: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(1, count, **options))

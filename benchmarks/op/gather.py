@@ -1,20 +1,23 @@
 """The gathers of the eviction boundary against plain torch: index_select, then RMSNorm; index_select of a cache.
 
-    python benchmarks/gather.py [--device cpu|cuda] [--tokens 16384] [--kept 0.1 0.5] [--json FILE]
+    python benchmarks op/gather [--device cpu|cuda] [--tokens 16384] [--kept 0.1 0.5] [--json FILE]
 
-Rows of the residual and one layer's keys at Qwen2.5-3B and 7B shapes; fp32 on the CPU, bf16 on CUDA. Every line is a
-ratio of best times taken in turns in this process, with the bandwidth of what must be read and written once.
+Claim: one pass over the rows that stay, near the bandwidth of memory. Rows of the residual and one layer's keys at
+Qwen2.5-3B and 7B shapes; fp32 on the CPU, bf16 on CUDA. Every line is a ratio of best times taken in turns in this
+process, with the bandwidth of what must be read and written once.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 import torch
-from timing import machine, side_by_side, write_json
 
 from avflow_ext import capabilities, compact, compact_reference, gather_rms_norm, gather_rms_norm_reference
+from benchmarks.lib.report import machine, write_json
+from benchmarks.lib.timing import side_by_side
 
 SHAPES = {"3B": (2048, 2, 128), "7B": (3584, 4, 128)}  # hidden, kv heads, d of Qwen2.5
 EPS = 1e-6
@@ -28,24 +31,17 @@ def select_and_norm(x: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor) -
     return kept, weight * x32.to(kept.dtype)
 
 
-def select_and_fused_norm(x: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor):
+def select_and_fused_norm(
+    x: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same with torch's own norm."""
     kept = x.index_select(0, keep)
     return kept, torch.nn.functional.rms_norm(kept, (x.shape[1],), weight, EPS)
 
 
-def best_times(device: str, candidates: dict, seconds: float) -> dict[str, float]:
-    if device == "cpu":
-        return side_by_side(candidates, seconds)
-    import attention_cuda
-
-    times, errors = attention_cuda.best_times(candidates, seconds)
-    if errors:
-        raise RuntimeError(f"a candidate failed: {errors}")
-    return times
-
-
 @torch.inference_mode()
-def measure(device: str, size: str, tokens: int, share: float, seconds: float) -> dict:
+def measure(device: str, size: str, tokens: int, share: float, seconds: float) -> dict[str, Any]:
+    """size: of SHAPES; share: of the tokens that stay; seconds: for each comparison."""
     hidden, kv_heads, d = SHAPES[size]
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     g = torch.Generator().manual_seed(0)
@@ -80,7 +76,7 @@ def measure(device: str, size: str, tokens: int, share: float, seconds: float) -
         ),
     }
     for op, (candidates, moved) in cases.items():
-        times = best_times(device, candidates, seconds)
+        times = side_by_side(candidates, seconds)
         peer = min((t for name, t in times.items() if name != "avflow"), default=float("nan"))
         results[op] = {
             "seconds": times,
@@ -93,23 +89,19 @@ def measure(device: str, size: str, tokens: int, share: float, seconds: float) -
     return {"size": size, "tokens": tokens, "kept": len(keep), "dtype": str(dtype), "ops": results}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--kept", type=float, nargs="+", default=(0.1, 0.5), help="shares of the tokens that stay")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each comparison")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     ops = capabilities()["ops"]
     paths = {op: ops[op][args.device] for op in ("gather_rms_norm", "compact")}
-    where = {**machine(), "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None}
     if None in paths.values():
         sys.exit(f"no kernel to measure on {args.device}: {paths}")
+    where = {**machine(), "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None}
     print(f"{where}, {paths}")
     results = [measure(args.device, size, args.tokens, share, args.seconds) for size in SHAPES for share in args.kept]
     write_json(args.json, {"machine": where, "paths": paths, "results": results})
-
-
-if __name__ == "__main__":
-    main()

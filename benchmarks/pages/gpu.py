@@ -1,15 +1,23 @@
-"""The tables of a GPU's results, for tables.py: attention, sweep, evict and profile .json as gpu.sh leaves them."""
+"""Writes the tables measured on a GPU into README.md and the pages of docs/, from the JSON files of one results folder.
+
+    python benchmarks pages/gpu benchmarks/results/h200
+
+The folder holds what gpu.sh left there: attention, sweep, evict and profile .json, or some of them. A table gets its
+place, at the end of docs/performance.md and behind the CPU's in README.md, once there is one.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+from pathlib import Path
 from typing import Any
 
+from benchmarks.lib.marks import markdown_table, place, put
+
+ROOT = Path(__file__).resolve().parents[2]
 GIB = 2**30
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join([f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def _name(result: dict[str, Any]) -> str:
@@ -43,7 +51,7 @@ def machine_line(data: dict[str, Any]) -> str:
 
 
 def left_out(data: dict[str, Any]) -> str:
-    """What failed and what was skipped, as the file tells it; "" where all is there."""
+    """What failed and what was skipped, as the file has it; "" where all is there."""
     lines = [f"- failed: {name}: {text.splitlines()[0][:200]}" for name, text in data.get("errors", {}).items()]
     late: dict[str, list[str]] = {}  # what the run had no time for, by model and length
     for name, text in data.get("skipped", {}).items():
@@ -66,7 +74,7 @@ def attention_table(data: dict[str, Any]) -> str:
         rate = f"{case['tflops']:.0f}" if "tflops" in case else "-"
         time = "-" if ours is None else f"{ours * 1e6:,.0f} us"
         rows.append([name, time, rate, "; ".join(others), case["goal"]])
-    return _table(["case", "time", "TFLOP/s", "time against others in the same run", "goal"], rows)
+    return markdown_table(["case", "time", "TFLOP/s", "time against others in the same run", "goal"], rows)
 
 
 def _sweeps(data: dict[str, Any], part: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
@@ -74,7 +82,7 @@ def _sweeps(data: dict[str, Any], part: str) -> list[tuple[dict[str, Any], dict[
 
 
 def _dense(found: dict[str, Any]) -> str:
-    """Against the quickest backend of the peer."""
+    """Against the fastest backend of the peer."""
     times = found.get("dense_masks_over_sweep")
     if not times:
         return "-"
@@ -100,7 +108,7 @@ def sweep_table(data: dict[str, Any]) -> str:
             _ms(s["seconds"]),
         ]
         rows.append([*row, f"**{_pair(s['over_clean'])}**", _dense(s), _peak(s)])
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _backends(data: dict[str, Any]) -> list[str]:
@@ -116,7 +124,7 @@ def sweep_media_table(data: dict[str, Any]) -> str:
         where = "all layers" if s["layers"] == "all" else f"{len(s['layers'])} of {r['shape']['layers']} layers"
         row = [_name(r), where, str(s["runs"]), _ms(s["seconds"]), f"**{_pair(s['forwards_a_run'])}**"]
         rows.append([*row, _dense(s), _peak(s)])
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def evict_table(data: dict[str, Any]) -> str:
@@ -153,7 +161,7 @@ def evict_table(data: dict[str, Any]) -> str:
             parts = [kv.get(label), kv.get(f"drop, {name}")]
             row += [" / ".join("-" if p is None or not whole else f"{p / whole:.3f}" for p in parts)]
             rows.append([*row, f"{r['peak_bytes'].get(label, 0) / GIB:.1f} GiB"])
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 DECODERS = ("plain, eager", "keep, eager", "drop, eager", "plain, graph", "keep, graph")
@@ -168,7 +176,7 @@ def decode_table(data: dict[str, Any]) -> str:
             kv = [found["kv_bytes"].get(who) for who in ("plain", "keep", "drop")]
             held = " / ".join("-" if size is None else f"{size / GIB:.2f}" for size in kv)
             rows.append([_name(r), str(found["batch"]), *cells, held])
-    return _table(["model, tokens", "batch", *DECODERS, "KV in GiB, plain / keep / drop"], rows)
+    return markdown_table(["model, tokens", "batch", *DECODERS, "KV in GiB, plain / keep / drop"], rows)
 
 
 def profile_table(data: dict[str, Any]) -> str:
@@ -184,22 +192,24 @@ def profile_table(data: dict[str, Any]) -> str:
         )
         idle = f"{100 * p['idle_seconds'] / p['wall_seconds']:.1f} %"
         case = f"{r['case']} ({r['shape']['tokens']:,} tokens)"
-        rows.append([case, _ms(r["seconds"]), *shares, idle, f"{p['launches']:,}", _ms(host), f"{waits:,}"])
-    return _table(["case", "time", *kinds, "idle", "launches", "plans on the host", "waits of the host"], rows)
+        times = [_ms(seconds) for seconds in (r["seconds"], p["wall_seconds"])]
+        rows.append([case, *times, *shares, idle, f"{p['launches']:,}", _ms(host), f"{waits:,}"])
+    head = ["case", "time", "under the profiler", *kinds, "idle", "launches", "plans on the host", "waits of the host"]
+    return markdown_table(head, rows)
 
 
 SECTIONS = {  # name of the table: (file, makers of what stands between its marks, heading and what it says)
     "gpu-attention": (
         "attention",
         (machine_line, attention_table),
-        "### Attention\n`python benchmarks/attention.py --device cuda`.",
+        "### Attention\n`python benchmarks cuda/attention`.",
     ),
     "gpu-sweep": (
         "sweep",
         (machine_line, sweep_table),
-        "### Sweep\n`python benchmarks/sweep.py --device cuda`: random weights at the sizes of Qwen2.5's decoders, 50 "
+        "### Sweep\n`python benchmarks cuda/sweep`: random weights at the sizes of Qwen2.5's decoders, 50 "
         "question\ntokens. First the paths of `av_video` whose targets come after the media, in windows of 7 layers "
-        "around every\nlayer. *Dense masks*: one forward for every run, of which three are timed.",
+        "around every\nlayer. *Dense masks*: one forward for every run, of which a few are timed.",
     ),
     "gpu-sweep-media": (
         "sweep",
@@ -210,20 +220,57 @@ SECTIONS = {  # name of the table: (file, makers of what stands between its mark
     "gpu-evict": (
         "evict",
         (machine_line, evict_table),
-        "### Eviction\n`python benchmarks/evict.py --device cuda`: prefill. *Of ideal*: the time saved, of that "
+        "### Eviction\n`python benchmarks cuda/evict`: prefill. *Of ideal*: the time saved, of that "
         "without a schedule,\nover the floating-point operations saved. *Indexing*: hidden states indexed by plain "
         "torch, with sdpa flash.",
     ),
     "gpu-decode": (
         "evict",
         (decode_table,),
-        "Tokens a second in decoding, media gone after half of the layers; *graph*: a CUDA graph of one step on a "
+        "Tokens per second in decoding, media gone after half of the layers; *graph*: a CUDA graph of one step on a "
         "static cache.",
     ),
     "gpu-profile": (
         "profile",
         (machine_line, profile_table),
-        "### Where the time goes\n`python benchmarks/profile_cuda.py`: shares of the time under the profiler; *time* "
-        "is that without it.",
+        "### Where the time goes\n`python benchmarks cuda/profile`: *time* is that of a call without the profiler; the "
+        "shares are of one\ncall under the profiler, whose time stands beside it.",
     ),
 }
+
+
+def write_pages(folder: Path, root: Path) -> list[str]:
+    """Writes the tables for which the folder has results into the pages below `root`; gives their names."""
+    page, done = root / "docs" / "performance.md", []
+    for name, (file, makers, words) in SECTIONS.items():
+        if not (folder / f"{file}.json").exists():
+            continue
+        data = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))
+        text = "\n\n".join(make(data) for make in makers)
+        place(page, name, ("" if done or "## On a GPU" in page.read_text() else "## On a GPU\n\n") + words)
+        put(page, name, text + (left_out(data) if makers[0] is machine_line else ""))
+        done.append(name)
+        if name == "gpu-sweep":
+            readme = root / "README.md"
+            place(readme, name, "The same on a GPU, at the sizes of Qwen2.5-Omni's decoders:", behind="sweep")
+            put(readme, name, text)
+        if name == "gpu-evict":
+            evict = root / "docs" / "eviction.md"
+            place(evict, name, "On a GPU, at the sizes of Qwen2.5-Omni's decoders:")
+            put(evict, name, text)
+    return done
+
+
+def on_gpu(folder: Path) -> bool:
+    """Whether any file of the folder was measured on a GPU."""
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return any(data.get("machine", {}).get("gpu") for data in files)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder
+    if not on_gpu(folder):
+        parser.error(f"{folder} holds no figures of a GPU; for a CPU's: python benchmarks pages/cpu")
+    print(f"tables of {folder} written to README.md and docs/: {', '.join(write_pages(folder, ROOT))}")

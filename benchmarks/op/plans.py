@@ -1,6 +1,6 @@
 """What the host does for each layer of a sweep, beside the device's work: the attention problem, and its block plan.
 
-    python benchmarks/plans.py [--shape 3b 7b] [--tokens 10240 32768] [--kernel hopper] [--json FILE]
+    python benchmarks op/plans [--shape 3b 7b] [--tokens 10240 32768] [--kernel hopper] [--json FILE]
 
 Sweeps of av_video in windows of 7 around every layer; no model runs and no GPU is needed: only the layouts count. A
 clean layer of Qwen2.5-Omni-3B at 10k tokens is 2.0 TFLOP, 3.6 ms at 550 TFLOP/s: what the host takes for one must stay
@@ -10,48 +10,53 @@ well below that, or the device waits. Best of several turns for each layer.
 from __future__ import annotations
 
 import argparse
-import time
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
-from device import SHAPES, make_model
-from sweep import AFTER_MEDIA, IN_MEDIA, make_prompt
-from timing import machine, write_json
+from torch.utils.benchmark import timer
 
 import avflow
 from avflow.experiments.sweep_plan import Plan
 from avflow.walk.answers import predicting
 from avflow.walk.walk import Problems
+from benchmarks.lib.decoders import SHAPES, make_named
+from benchmarks.lib.prompts import AFTER_MEDIA, IN_MEDIA, make_prompt
+from benchmarks.lib.report import machine, write_json
 
 QUESTION = 50  # tokens of question and options
 MEMORY = "60GB"  # for the packed rows: of an 80 GB device
 
 
 def layer_seconds(plan: Plan, kernel: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Seconds of each layer of the first walk for the problem and for its plan, and the bytes of the largest plan."""
+    """Seconds of each layer of the first walk for the problem and for its plan, and the bytes of the largest plan.
+
+    Single calls: a problem keeps the plan that it has made.
+    """
     model, layout = plan.model, plan.layouts[0]
     rows, _ = predicting(layout, plan.columns)
     problems = Problems(model, [SimpleNamespace(columns=c) for c in plan.columns], layout, plan.knockouts)
-    problem_seconds, pack_seconds, most = [], [], 0
+    problem_seconds, pack_seconds, largest = [], [], 0
     for layer in range(model.n_layers):
-        began = time.perf_counter()
+        began = timer()
         problem = problems.make(layer, rows if layer == model.n_layers - 1 else None)
-        made = time.perf_counter()
+        made = timer()
         words = problem.packed(model.n_heads // model.n_kv_heads, "renormalize", kernel)
-        pack_seconds.append(time.perf_counter() - made)
+        pack_seconds.append(timer() - made)
         problem_seconds.append(made - began)
-        most = max(most, 4 * words.numel())
-    return np.array(problem_seconds), np.array(pack_seconds), most
+        largest = max(largest, 4 * words.numel())
+    return np.array(problem_seconds), np.array(pack_seconds), largest
 
 
-def measure(shape: str, tokens: int, kernel: str, turns: int) -> list[dict]:
-    model, results = make_model(shape, "meta"), []
+def measure(shape: str, tokens: int, kernel: str, turns: int) -> list[dict[str, Any]]:
+    """A line for each kind of targets. kernel: whose tiles are planned; turns: the best of them counts."""
+    model, results = make_named(shape, "meta"), []
     prompt = make_prompt(model, tokens, QUESTION)
     for name, knockouts in (("after_media", AFTER_MEDIA), ("in_media", IN_MEDIA)):
-        began = time.perf_counter()
+        began = timer()
         plan = Plan(model, [prompt], avflow.SweepRequest(knockouts, select="all", memory=MEMORY))
         rows = plan.layouts[0].rows
-        planned = time.perf_counter() - began
+        planned = timer() - began
         taken = [layer_seconds(plan, kernel) for _ in range(turns)]
         problem, pack = (np.min([t[i] for t in taken], axis=0) for i in (0, 1))
         results.append(
@@ -87,7 +92,3 @@ def main(arguments: list[str] | None = None) -> None:
     print(machine())
     results = [r for s in args.shape for n in args.tokens for r in measure(s, n, args.kernel, args.turns)]
     write_json(args.json, {"machine": machine(), "results": results})
-
-
-if __name__ == "__main__":
-    main()

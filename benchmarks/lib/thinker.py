@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from device import made_on
 
 import avflow
 from avflow.models.compat import declare_torchvision
+from benchmarks.lib.decoders import made_on
 
 # The published model's ids, and those of a vocabulary of 512.
 IDS = {

@@ -1,0 +1,1 @@
+"""Benchmarks of avflow beside the peers that a claim names; `python benchmarks` lists them."""

@@ -1,0 +1,1 @@
+"""The claims on CPU cores, float32."""

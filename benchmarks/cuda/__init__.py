@@ -1,0 +1,1 @@
+"""The claims on a CUDA device, bfloat16."""

@@ -1,0 +1,1 @@
+"""What the trained models of the package show of the studies' findings."""

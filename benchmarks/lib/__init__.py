@@ -1,0 +1,1 @@
+"""What several benchmarks share: clock, models, prompts, layouts, peers, result files."""

@@ -1,0 +1,1 @@
+"""Writes the measured tables into README.md and docs/."""

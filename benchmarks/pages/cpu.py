@@ -1,0 +1,91 @@
+"""Writes the tables measured on a CPU into README.md and the pages of docs/, from the JSON files of one results folder.
+
+    python benchmarks pages/cpu benchmarks/results/cpu-epyc-2core
+
+The folder holds attention, attention-avx2, sweep, sweep-media, memory and evict .json, as cpu/ writes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lib.marks import markdown_table, put
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def attention_table(data: dict[str, Any]) -> str:
+    rows = []
+    for name, case in data["cases"].items():
+        note = f" x {case['factor']:.2f} (its share of the work)" if case["factor"] != 1 else ""
+        ms = case["seconds"]["avflow"] * 1e3
+        rows.append([name, f"{ms:.1f} ms", f"{case['ratio']:.2f}", f"{case['peer']}{note}", case["goal"]])
+    return markdown_table(["case", "time", "ratio", "peer in the same run", "goal"], rows)
+
+
+def sweep_table(*files: dict[str, Any]) -> str:
+    head = ["layers x hidden, tokens", "knocked-out runs", "packed rows", "sweep / clean forward", "goal"]
+    rows = []
+    for r in (r for data in files for r in data["results"]):
+        shape, packed = r["shape"], r["packed_row_ratio"]
+        name = f"{shape['layers']} x {shape['hidden']}, {shape['tokens']}"
+        figures = [f"{packed:.2f}", f"**{r['sweep_over_clean']:.2f}**", f"{1.25 * packed:.2f}"]
+        rows.append([name, str(r["knocked_out_runs"]), *figures, f"{r['dense_mask_over_sweep']:.0f}"])
+    return markdown_table([*head, "dense masks / sweep"], rows)
+
+
+def memory_table(data: dict[str, Any]) -> str:
+    rows = []
+    for r in data["results"]:
+        sizes = (r["peak_mib"], r["peak_mib"] - r["before_mib"], r["tokens"] ** 2 / 2**18)
+        rows.append([f"{r['tokens']:,}", *(f"{size:.0f} MiB" for size in sizes)])
+    return markdown_table(["tokens", "peak", "of it the sweep", "one N x N fp32 matrix"], rows)
+
+
+def evict_table(data: dict[str, Any]) -> str:
+    head = ["media leave", "FLOPs saved", "prefill saved", "of ideal", "against sdpa", "dense mask / evict"]
+    head += ["indexing / evict", "decode step, keep / drop", "KV bytes, keep / drop"]
+    rows = []
+    for r in data["results"]:
+        saved = [f"{100 * r['flops_saved']:.1f} %", f"**{100 * r['saved_of_no_schedule']:.1f} %**"]
+        saved += [f"{100 * r['share_of_ideal']:.0f} %", f"{100 * r['saved_of_plain']:.1f} %"]
+        over = [f"{r[f'{who}_over_evict']:.2f}" for who in ("dense_mask", "indexing")]
+        parts = [
+            f"{values['keep'] / values['plain']:.2f} / {values['drop'] / values['plain']:.2f}"
+            for values in (r["decode_step_seconds"], r["kv_bytes"])
+        ]
+        rows.append([r["schedule"].removeprefix("media "), *saved, *over, *parts])
+    return markdown_table(head, rows)
+
+
+def machine_line(data: dict[str, Any]) -> str:
+    m = data["machine"]
+    return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
+
+
+def write_pages(folder: Path, root: Path) -> None:
+    """Writes the tables of the folder's results into the pages below `root`."""
+
+    def read(name: str) -> dict[str, Any]:
+        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+    page = root / "docs" / "performance.md"
+    put(page, "machine", machine_line(read("attention")))
+    put(page, "attention", attention_table(read("attention")))
+    put(page, "attention-avx2", attention_table(read("attention-avx2")))
+    put(page, "sweep", sweep_table(read("sweep")))
+    put(page, "sweep-media", sweep_table(read("sweep-media")))
+    put(page, "memory", memory_table(read("memory")))
+    put(root / "docs" / "eviction.md", "evict", evict_table(read("evict")))
+    put(root / "README.md", "sweep", sweep_table(read("sweep")))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(arguments).folder
+    write_pages(folder, ROOT)
+    print(f"tables of {folder} written to README.md and docs/")
