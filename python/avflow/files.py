@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import AvflowError
 
-_MENDS = {
+_MENDS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
     errno.EROFS: "the file system is read-only: choose another --out folder",
@@ -116,7 +116,7 @@ class FolderLock:
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
         with writing(self.path):
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

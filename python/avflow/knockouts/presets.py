@@ -81,7 +81,7 @@ def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knock
         value = preset(value) if value in PRESETS else [value]
     elif isinstance(value, Knockout):
         value = [value]
-    out = []
+    out: list[Knockout] = []
     for one in value:
         if isinstance(one, str):
             one = Knockout.parse(one)
