@@ -1,6 +1,10 @@
 """What a type checker sees of avflow: the markers, and a stub that agrees with the compiled module."""
 
 import ast
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +69,31 @@ def test_what_the_module_says_of_cuda_has_the_fields_of_the_stub():
     assert all(f'found["{field}"] = ' in source for field in fields)
     if (built := _C.cuda()) is not None:
         assert set(built) == fields
+
+
+USER = """
+import avflow_ext
+from avflow_ext import AttentionProblem, Cut, Streams, Tokens
+
+tokens = Tokens(range(3), [0, 0, 1])
+reveal_type(tokens.item)
+problem = AttentionProblem(tokens, streams=Streams(), cuts=[Cut(1, 2, scope="other_items")], keep_keys=[0, 2])
+reveal_type(problem.packed(4, "zero"))
+reveal_type(avflow_ext.capabilities()["cuda"])
+Cut(1, 2, scope="other items")  # line 10
+problem.packed(4, "none")  # line 11
+Tokens("abc")  # line 12
+"""
+
+
+@pytest.mark.slow
+def test_a_users_checker_sees_the_types(tmp_path):
+    pytest.importorskip("mypy")
+    script = tmp_path / "user.py"
+    script.write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--config-file=", "--cache-dir", str(tmp_path / "cache"), str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MYPYPATH": str(ROOT)})
+    notes = re.findall(r'Revealed type is "(.*)"', done.stdout)
+    assert notes[:2] == ["torch._tensor.Tensor"] * 2, done.stdout + done.stderr
+    assert "avflow_ext.device.CudaCapabilities" in notes[2] and notes[2].endswith("| None"), notes[2]
+    assert {int(line) for line in re.findall(r"user\.py:(\d+): error", done.stdout)} == {10, 11, 12}, done.stdout

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from avflow_ext.tokens import Integers
+
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -70,13 +72,13 @@ class Prompt:
         inputs_embeds: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         groups: Sequence[str] = (),
-        items: Sequence[int] | torch.Tensor | None = None,
-        answer_ids: Sequence[int] | torch.Tensor = (),
+        items: Integers | None = None,
+        answer_ids: Integers = (),
         id: str = "",
         task: str = "",
-        input_ids: torch.Tensor | Sequence[int] | None = None,
+        input_ids: Integers | None = None,
         answer: str = "",
-        option_ids: Sequence[int] | torch.Tensor | None = None,
+        option_ids: Integers | None = None,
         model_inputs: dict[str, Any] | None = None,
         sample: Sample | None = None,
     ) -> None:
@@ -97,7 +99,7 @@ class Prompt:
     def _say(self, text: str) -> InputError:
         return InputError(f"prompt {self.id!r}: {text}")
 
-    def _put_tokens(self, embeds: torch.Tensor | None, input_ids: torch.Tensor | Sequence[int] | None) -> int:
+    def _put_tokens(self, embeds: torch.Tensor | None, input_ids: Integers | None) -> int:
         """N."""
         if (embeds is None) == (input_ids is None):
             raise self._say("pass inputs_embeds [N, hidden] or input_ids [N], one of the two")
@@ -128,7 +130,7 @@ class Prompt:
             raise self._say(f"position_ids must be integers [{n}] or [3, {n}], got {ids.dtype} {tuple(ids.shape)}")
         return ids.long()
 
-    def _put_labels(self, groups: Sequence[str], items: Sequence[int] | torch.Tensor | None) -> None:
+    def _put_labels(self, groups: Sequence[str], items: Integers | None) -> None:
         n = len(groups)
         self.groups = [str(g) for g in groups]
         self.items = [-1] * n if items is None else _int_list(f"prompt {self.id!r}: items", items)
@@ -140,9 +142,7 @@ class Prompt:
         if last != [n - 1]:
             raise self._say(f'the group "last" must be the final token ({n - 1}) and no other, it is at {last}')
 
-    def _put_answer(
-        self, answer_ids: Sequence[int] | torch.Tensor, option_ids: Sequence[int] | torch.Tensor | None
-    ) -> None:
+    def _put_answer(self, answer_ids: Integers, option_ids: Integers | None) -> None:
         self.answer_ids, self.option_ids = _int_list(f"prompt {self.id!r}: answer_ids", answer_ids), None
         if not self.answer_ids:
             raise self._say("answer_ids is empty: pass the token ids of the answer")
