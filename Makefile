@@ -22,6 +22,7 @@ test: lint
 lint: $(VENV)/.dev ext
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CSRC)
 
 format: $(VENV)/.dev
@@ -46,7 +47,7 @@ bench: ext
 	$(BIN)/python benchmarks cpu/evict
 
 clean:
-	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # The environment: torch, the build's tools, then avflow itself with what it needs, as an editable install.
 $(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py

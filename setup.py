@@ -71,7 +71,12 @@ class FreshBuildPy(build_py):
 setup(
     packages=find_packages("python") + find_packages(".", include=["avflow_ext", "avflow_ext.*"]),
     package_dir={"avflow": "python/avflow", "avflow_ext": "avflow_ext"},
-    package_data={"avflow.report": ["js/*.js", "templates/*.j2", "*.css"], "avflow.weights": ["*/*"]},
+    package_data={
+        "avflow": ["py.typed"],
+        "avflow.report": ["js/*.js", "templates/*.j2", "*.css"],
+        "avflow.weights": ["*/*"],
+        "avflow_ext": ["py.typed", "*.pyi"],
+    },
     ext_modules=[Extension("avflow_ext._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "build_py": FreshBuildPy},
 )

@@ -14,7 +14,18 @@ __all__ = ["_C"]
 
 
 @torch.library.register_fake("avflow::attention")
-def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse, problem_on_device=None, row_order=None):
+def _attention_fake(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    problem: torch.Tensor,
+    scale: float,
+    rows: int,
+    groups: int,
+    return_lse: bool,
+    problem_on_device: torch.Tensor | None = None,
+    row_order: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     heads, d = q.shape[1], q.shape[2]
     out = q.new_empty((rows, heads, d))
     lse = q.new_empty((rows if return_lse else 0, heads), dtype=torch.float32)
@@ -23,11 +34,13 @@ def _attention_fake(q, k, v, problem, scale, rows, groups, return_lse, problem_o
 
 
 @torch.library.register_fake("avflow::gather_rms_norm")
-def _gather_rms_norm_fake(x, weight, eps, keep):
+def _gather_rms_norm_fake(
+    x: torch.Tensor, weight: torch.Tensor, eps: float, keep: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     shape = (keep.shape[0], x.shape[1])
     return x.new_empty(shape), x.new_empty(shape)
 
 
 @torch.library.register_fake("avflow::compact")
-def _compact_fake(x, keep):
+def _compact_fake(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return x.new_empty((x.shape[0], x.shape[1], keep.shape[1], x.shape[3]))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch
 
 from ._load import _C
-from .device import check_cuda, cuda_capabilities, cuda_kernel
+from .device import CudaCapabilities, Kernel, check_cuda, cuda_capabilities, cuda_kernel
 from .problem import AttentionOutput, AttentionProblem, check_inputs
+from .tokens import Semantics
 
 
 def attention(
@@ -15,7 +18,7 @@ def attention(
     v: torch.Tensor,
     problem: AttentionProblem,
     scale: float | None = None,
-    semantics: str = "renormalize",
+    semantics: Semantics = "renormalize",
     return_lse: bool = False,
     return_group_mass: bool = False,
     row_order: torch.Tensor | None = None,
@@ -57,7 +60,7 @@ def attention(
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
     ratio = q.shape[1] // k.shape[-2]
-    kernel = cuda_kernel(q.device.index, len(problem.rows), ratio) if on_cuda else "cpu"
+    kernel: Kernel = cuda_kernel(q.device.index, len(problem.rows), ratio) if on_cuda else "cpu"
     packed = problem.packed(ratio, semantics, kernel)
     copy = problem.packed_on(q.device, ratio, semantics) if on_cuda else None
     groups = problem.groups if return_group_mass else 0
@@ -66,7 +69,17 @@ def attention(
     return AttentionOutput(out, lse if return_lse else None, mass if return_group_mass else None)
 
 
-def capabilities() -> dict:
+class Capabilities(TypedDict):
+    """What `capabilities` returns."""
+
+    cpu: str
+    cpu_built: list[str]
+    cuda: CudaCapabilities | None
+    threads: int
+    ops: dict[str, dict[str, str | None]]  # by op, then by device type
+
+
+def capabilities() -> Capabilities:
     """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda", "ops"}.
 
     "ops" names the path of each op by device type, None where it has none there: {"attention": {"cpu": "avx512",

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 
 from ._load import _C
+
+if TYPE_CHECKING:
+    from ._C import _CudaBuild
+
+Kernel = Literal["cpu", "cuda", "hopper"]  # whose tiles a problem is planned for; "hopper" is the CUDA one of sm_90a
 
 CUDA_HEAD_DIMS = (64, 128)
 CUDA_DTYPES = (torch.bfloat16, torch.float16)
@@ -25,9 +31,27 @@ def runs_hopper(index: int) -> bool:
     return _hopper[index]
 
 
-def cuda_kernel(index: int, rows: int, heads_per_kv_head: int) -> str:
+def cuda_kernel(index: int, rows: int, heads_per_kv_head: int) -> Literal["cuda", "hopper"]:
     """Which of the CUDA kernels a call of that many rows takes on device `index`: "hopper", or "cuda" for the other."""
     return "hopper" if rows * heads_per_kv_head >= HOPPER_ROWS and runs_hopper(index) else "cuda"
+
+
+class CudaDevice(TypedDict):
+    """One device of `CudaCapabilities`."""
+
+    name: str
+    capability: tuple[int, int]
+    path: str | None  # "sm80", "sm90", "sm90a", ...; None where nothing compiled runs there
+
+
+class CudaCapabilities(TypedDict):
+    """What `cuda_capabilities` returns."""
+
+    archs: list[str]
+    runtime: str
+    devices: list[CudaDevice]
+    path: str | None
+    why: str | None
 
 
 class DeviceCopy:
@@ -74,7 +98,7 @@ def arch_for(capability: tuple[int, int], archs: str) -> str | None:
     return f"ptx{max(virtual)}" if virtual else None
 
 
-def _why_no_device(built: dict) -> str | None:
+def _why_no_device(built: _CudaBuild) -> str | None:
     """What is missing before any device can be asked; None if nothing is."""
     if torch.version.cuda is None:
         return f"torch {torch.__version__} is not a CUDA build: install one"
@@ -87,7 +111,7 @@ def _why_no_device(built: dict) -> str | None:
     return None
 
 
-def cuda_capabilities() -> dict | None:
+def cuda_capabilities() -> CudaCapabilities | None:
     """{"archs", "runtime", "devices": [{"name", "capability", "path"}], "path", "why"}; None if built without CUDA.
 
     `path` is that of the current device: "sm80", "sm90", ..., or "sm90a" where the Hopper kernel runs too, for
@@ -96,7 +120,8 @@ def cuda_capabilities() -> dict | None:
     built = _C.cuda()
     if built is None:
         return None
-    why, devices, path = _why_no_device(built), [], None
+    why, path = _why_no_device(built), None
+    devices: list[CudaDevice] = []
     if why is None:
         for index in range(torch.cuda.device_count()):
             capability = torch.cuda.get_device_capability(index)
@@ -114,7 +139,7 @@ def cuda_capabilities() -> dict | None:
     }
 
 
-def _why_no_code(device: dict, archs: str) -> str | None:
+def _why_no_code(device: CudaDevice, archs: str) -> str | None:
     if device["path"] is not None:
         return None
     number = "".join(map(str, device["capability"]))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 
 from ._load import _C
-from .device import DeviceCopy, cuda_kernel
-from .tokens import MAX_HEADS, SEMANTICS, Cut, Streams, Tokens
+from .device import DeviceCopy, Kernel, cuda_kernel
+from .tokens import MAX_HEADS, SEMANTICS, Cut, Integers, Semantics, Streams, Tokens
 
 
 class AttentionOutput(NamedTuple):
@@ -27,7 +27,7 @@ class AttentionOutput(NamedTuple):
     group_mass: torch.Tensor | None
 
 
-def _keep(name: str, index, length: int) -> torch.Tensor | None:
+def _keep(name: str, index: Integers | None, length: int) -> torch.Tensor | None:
     if index is None:
         return None
     index = torch.as_tensor(index)
@@ -71,8 +71,8 @@ class AttentionProblem:
         keys: Tokens | None = None,
         streams: Streams | None = None,
         cuts: Sequence[Cut] = (),
-        keep_rows=None,
-        keep_keys=None,
+        keep_rows: Integers | None = None,
+        keep_keys: Integers | None = None,
         groups: int | None = None,
         latest_order: int | None = None,
     ) -> None:
@@ -108,7 +108,9 @@ class AttentionProblem:
         self._packed: dict[tuple[int, str, str], torch.Tensor] = {}
         self._copies: dict[tuple[int, str, int], DeviceCopy] = {}
 
-    def packed(self, heads_per_kv_head: int, semantics: str = "renormalize", device_type: str = "cpu") -> torch.Tensor:
+    def packed(
+        self, heads_per_kv_head: int, semantics: Semantics = "renormalize", device_type: Kernel = "cpu"
+    ) -> torch.Tensor:
         """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept.
 
         It lies on the CPU; `device_type`: whose row tiles it is planned for: "cpu", "cuda", or "hopper", which is
@@ -146,7 +148,9 @@ class AttentionProblem:
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]
 
-    def packed_on(self, device: torch.device, heads_per_kv_head: int, semantics: str = "renormalize") -> torch.Tensor:
+    def packed_on(
+        self, device: torch.device, heads_per_kv_head: int, semantics: Semantics = "renormalize"
+    ) -> torch.Tensor:
         """The same buffer on a CUDA device, uploaded once, then kept; call it before a CUDA graph is captured."""
         index = torch.cuda.current_device() if device.index is None else device.index
         key = (heads_per_kv_head, semantics, index)
@@ -162,7 +166,7 @@ def check_inputs(
     v: torch.Tensor,
     problem: AttentionProblem,
     scale: float | None,
-    semantics: str,
+    semantics: Semantics,
     row_order: torch.Tensor | None = None,
 ) -> float:
     """The scale to use, or an error that names what does not fit."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .problem import AttentionOutput, AttentionProblem, check_inputs
-from .tokens import ALL, Cut, Tokens, table_of
+from .tokens import ALL, Cut, Semantics, Tokens, table_of
 
 
 def _mix(h: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ def attention_reference(
     v: torch.Tensor,
     problem: AttentionProblem,
     scale: float | None = None,
-    semantics: str = "renormalize",
+    semantics: Semantics = "renormalize",
     return_lse: bool = False,
     return_group_mass: bool = False,
     row_order: torch.Tensor | None = None,

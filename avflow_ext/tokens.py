@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +16,14 @@ ALL = (1 << 64) - 1
 NO_ITEM = -1
 PADDING = -1  # stream of a token that no other sees and that sees none
 
-SCOPES = ("all", "other_items")
-SEMANTICS = ("renormalize", "zero")
+Integers = torch.Tensor | np.ndarray | Sequence[int]  # one integer per token
+Scope = Literal["all", "other_items"]
+Semantics = Literal["renormalize", "zero"]
+SCOPES: tuple[Scope, ...] = ("all", "other_items")
+SEMANTICS: tuple[Semantics, ...] = ("renormalize", "zero")
 
 
-def _column(name: str, values, length: int | None, default: int | None = None) -> torch.Tensor:
+def _column(name: str, values: Integers | None, length: int | None, default: int | None = None) -> torch.Tensor:
     if values is None:
         if default is None or length is None:
             raise ValueError(f"Tokens.{name} is missing: pass one integer per token")
@@ -38,9 +42,9 @@ def _column(name: str, values, length: int | None, default: int | None = None) -
     return column.to(device="cpu", dtype=torch.int32).contiguous()
 
 
-@dataclass
+@dataclass(init=False)
 class Tokens:
-    """The four integers of each token, on the host.
+    """The four integers of each token, on the host; kept as int32 tensors [n].
 
     Args:
         order: int [n]. Place in the original sequence. Causality compares it; within a stream it strictly increases.
@@ -54,15 +58,17 @@ class Tokens:
 
     order: torch.Tensor
     group: torch.Tensor
-    item: torch.Tensor | None = None
-    stream: torch.Tensor | None = None
+    item: torch.Tensor
+    stream: torch.Tensor
 
-    def __post_init__(self) -> None:
-        self.order = _column("order", self.order, None)  # [n]
+    def __init__(
+        self, order: Integers, group: Integers, item: Integers | None = None, stream: Integers | None = None
+    ) -> None:
+        self.order = _column("order", order, None)  # [n]
         n = self.order.numel()
-        self.group = _column("group", self.group, n)  # [n]
-        self.item = _column("item", self.item, n, NO_ITEM)  # [n]
-        self.stream = _column("stream", self.stream, n, 0)  # [n]
+        self.group = _column("group", group, n)  # [n]
+        self.item = _column("item", item, n, NO_ITEM)  # [n]
+        self.stream = _column("stream", stream, n, 0)  # [n]
         if n and not 0 <= int(self.group.min()) <= int(self.group.max()) < MAX_GROUPS:
             bad = int(self.group.min()) if int(self.group.min()) < 0 else int(self.group.max())
             raise ValueError(f"Tokens.group holds {bad}: groups are 0..{MAX_GROUPS - 1}")
@@ -105,24 +111,27 @@ class Tokens:
         return Tokens(self.order[index], self.group[index], self.item[index], self.stream[index])
 
 
-@dataclass
+@dataclass(init=False)
 class Streams:
     """Which streams share whose keys.
 
     A row of stream s sees the keys of s with order <= its own, and the keys of parent[s] with order < start[s].
 
     Args:
-        parent: int [streams]; -1 for a root. A parent is itself a root.
-        start: int [streams]; order from which on a stream has rows of its own. Ignored for roots.
+        parent: int [streams]; -1 for a root. A parent is itself a root. Default: one root.
+        start: int [streams]; order from which on a stream has rows of its own. Ignored for roots. Default: [0].
+
+    Raises:
+        ValueError, TypeError: columns that do not fit together, or a parent that is no root.
     """
 
-    parent: torch.Tensor = field(default_factory=lambda: torch.tensor([-1], dtype=torch.int32))
-    start: torch.Tensor = field(default_factory=lambda: torch.tensor([0], dtype=torch.int32))
+    parent: torch.Tensor
+    start: torch.Tensor
 
-    def __post_init__(self) -> None:
-        self.parent = _column("parent", self.parent, None)  # [streams]
+    def __init__(self, parent: Integers = (-1,), start: Integers = (0,)) -> None:
+        self.parent = _column("parent", parent, None)  # [streams]
         n = self.parent.numel()
-        self.start = _column("start", self.start, n)  # [streams]
+        self.start = _column("start", start, n)  # [streams]
         if n and not -1 <= int(self.parent.min()) <= int(self.parent.max()) < n:
             raise ValueError(f"Streams.parent must lie in -1..{n - 1}, got {self.parent.tolist()}")
         child = self.parent >= 0
@@ -181,7 +190,7 @@ class Cut:
     source: int
     target: int
     streams: tuple[int, ...] | None = None
-    scope: str = "all"
+    scope: Scope = "all"
     heads: int | None = None
     cut_self: bool = False
     random_share: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}<{remaining}, {rate_fmt}]"
@@ -23,7 +24,7 @@ class Progress:
 
         interval = 0.2 if sys.stderr.isatty() else 10
         layout = _OPEN if total is None else _FORMAT
-        options = dict(desc=doing, unit=unit, disable=quiet, mininterval=interval, bar_format=layout)
+        options: dict[str, Any] = dict(desc=doing, unit=unit, disable=quiet, mininterval=interval, bar_format=layout)
         self._bar = tqdm(total=total, initial=done, **options)
         self._done, self._begun, self._shown = float(done), 0.0, float(done)
 
@@ -33,7 +34,7 @@ class Progress:
     def __exit__(self, *error: Any) -> None:
         self._bar.close()
 
-    def begin(self, samples: int):
+    def begin(self, samples: int) -> Callable[[float], None]:
         """`samples` are worked on together from here; the result takes the share of that work that is newly done."""
         self._begun = 0.0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
@@ -15,6 +17,10 @@ def test_steps_are_sorted_and_equal_in_both_forms():
     assert schedule.steps == (Step("audio", 12), Step("video", 26)) and schedule.layers == (12, 26)
     assert schedule == EvictionSchedule([Step("video", 26, KeepNone()), Step("audio", 12)])
     assert EvictionSchedule({}).steps == ()
+    assert pickle.loads(pickle.dumps(schedule)) == schedule
+    assert replace(schedule, model={"layers": 28}) == EvictionSchedule(schedule.steps, {"layers": 28})
+    with pytest.raises(FrozenInstanceError):
+        schedule.steps = ()
 
 
 def test_file(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import FrozenInstanceError, replace
+
 import pytest
 
 import avflow
@@ -10,6 +13,17 @@ from avflow.knockouts.windows import layer_list, window
 from avflow.prompts.groups import GroupTable
 
 TABLE = GroupTable()
+
+
+def test_a_knockout_is_a_frozen_value():
+    one = avflow.Knockout(["video", "audio"], "last", heads=[3, 1, 3], random_share=0.5, seed=7)
+    assert (one.source, one.heads) == ("video+audio", (1, 3)) and avflow.Knockout("video", "last", heads=2).heads == (
+        2,
+    )
+    assert pickle.loads(pickle.dumps(one)) == one and hash(replace(one)) == hash(one)
+    assert replace(one, seed=8, name="") == avflow.Knockout("video+audio", "last", "all", (1, 3), False, 0.5, 8)
+    with pytest.raises(FrozenInstanceError):
+        one.seed = 3
 
 
 def test_text_forms():

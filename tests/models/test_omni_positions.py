@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tiny import AUDIO, AUDIO_BOS, AUDIO_EOS, IMAGE, VIDEO, VISION_BOS, VISION_EOS, av_prompt, thinker
 
 import avflow
+from avflow.errors import InputError
 from avflow.models.qwen2_5_omni.positions import quick, rope_index
 from avflow.walk.capture import capture
 
@@ -107,6 +108,17 @@ def test_a_silent_video_beside_one_with_sound_is_left_to_the_model():
     want = model().get_rope_index(ids, **inputs)
     got = quick(model())(ids, **inputs)
     assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+
+
+def test_ids_with_more_media_than_are_described_say_so():
+    config = model().config
+    picture = [VISION_BOS, *[IMAGE] * 4, VISION_EOS]
+    one = torch.tensor([[1, 4, 4]])
+    assert rope_index(config, 2, torch.tensor([[1, *picture, 2]]), one) is not None
+    with pytest.raises(InputError, match="more media than image_grid_thw"):
+        rope_index(config, 2, torch.tensor([[1, *picture, 2, *picture]]), one)
+    with pytest.raises(InputError, match="more media than audio_seqlens"):
+        rope_index(config, 2, torch.tensor([[1, *picture, AUDIO_BOS, AUDIO, AUDIO_EOS]]), one)
 
 
 @pytest.mark.parametrize("layout", ["interleaved", "separate", "question_first", "silent"])

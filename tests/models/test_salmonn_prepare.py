@@ -128,6 +128,12 @@ def test_pixels_and_sound_reach_the_answer():
         assert (mixed - clean).abs().max() > 0.05, name
 
 
+def test_patches_without_their_grid_are_an_error():
+    inputs = model().prepare(sample()).model_inputs
+    with pytest.raises(InputError, match="video_grid_thw: pass the grids"):
+        model().hf.embed(inputs["input_ids"], pixel_values_videos=inputs["pixel_values_videos"])
+
+
 def test_a_clip_under_one_second(tmp_path):
     path = write_clip(Clip(seconds=0.5), tmp_path / "c.mp4")  # 6 frames: fewer than min_frames, so all are kept
     prompt = model().prepare(sample(video=str(path)))

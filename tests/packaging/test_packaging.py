@@ -56,13 +56,18 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
         f"{package}/{path.relative_to(folder)}"
         for package, folder in (("avflow", ROOT / "python/avflow"), ("avflow_ext", ROOT / "avflow_ext"))
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".js", ".css", ".j2") or folder / "weights" in path.parents
+        if path.suffix in (".py", ".pyi", ".typed", ".js", ".css", ".j2") or folder / "weights" in path.parents
         if path.is_file() and path.suffix != ".pyc"
     }
     module = f"avflow_ext/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
     shipped = {name for name in names if ".dist-info/" not in name}
     assert shipped == source | {module}
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_wheel_says_that_it_is_typed(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"avflow/py.typed", "avflow_ext/py.typed", "avflow_ext/_C.pyi"} <= set(names)
 
 
 def test_wheel_metadata(wheel):

@@ -12,6 +12,7 @@ from avflow.media.audio import align_sound, read_audio
 from avflow.media.video import read_video
 from avflow.prompts.sample import Sample
 from avflow.synthetic import TASKS, answer, ask, frames_read, make_items, make_scene, waveform, write_items
+from avflow.synthetic.files import write_media
 from avflow.synthetic.picture import draw, frames
 from avflow.synthetic.questions import NUMBERS
 from avflow.synthetic.scene import PICTURES, SOUNDS
@@ -126,6 +127,12 @@ def test_clips_hold_what_the_scene_says(tmp_path):
         heard, made = (np.abs(np.fft.rfft(s)) for s in (sound, waveform(item.scene)))
         assert len(sound) == 64000 and np.corrcoef(heard[200:12000], made[200:12000])[0, 1] > 0.9
         assert len(read.bursts(sound)) == len(read.bursts(waveform(item.scene)))
+
+
+def test_a_clip_without_a_frame_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="at least one frame"):
+        write_media(tmp_path / "a.mp4", [], 8, None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frames_are_those_that_the_reader_samples():

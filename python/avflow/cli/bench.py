@@ -85,12 +85,12 @@ def _op(model: Model, tokens: int, turns: _Turns, rounds: int) -> dict[str, Any]
         torch.randn(tokens, n, d, generator=g).to(model.device, model.dtype) for n in (heads, kv_heads, kv_heads)
     )
     problem = AttentionProblem(Tokens(torch.arange(tokens), torch.zeros(tokens, dtype=torch.int32)))
-    wide = [t.transpose(0, 1)[None] for t in (q, k, v)]  # [1, heads, tokens, d]
+    wide_q, wide_k, wide_v = (t.transpose(0, 1)[None] for t in (q, k, v))  # [1, heads, tokens, d]
     sdpa = torch.nn.functional.scaled_dot_product_attention
     found = turns(
         {
             "avflow": lambda: attention(q, k, v, problem),
-            "sdpa": lambda: sdpa(*wide, is_causal=True, enable_gqa=heads != kv_heads),
+            "sdpa": lambda: sdpa(wide_q, wide_k, wide_v, is_causal=True, enable_gqa=heads != kv_heads),
         },
         rounds,
     )

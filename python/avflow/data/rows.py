@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -120,7 +121,7 @@ def _wanted(there: list[str], mapping: DataMapping, where: str) -> list[str]:
     return [name for name in there if name in {column.removesuffix("?") for column in asked}]
 
 
-def _datasets():
+def _datasets() -> ModuleType:
     try:
         import datasets
     except ImportError as error:

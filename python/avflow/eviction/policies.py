@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ..errors import InputError
 
-SCORES = ("last", "question")
+ScoredBy = Literal["last", "question"]
+SCORES: tuple[ScoredBy, ...] = ("last", "question")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class View:
 
     items: np.ndarray
     orders: np.ndarray
-    scores: Callable[[str], np.ndarray]
+    scores: Callable[[ScoredBy], np.ndarray]
 
 
 class Policy(Protocol):
@@ -97,7 +98,7 @@ class TopK:
 
     share: float | None = None
     count: int | None = None
-    by: str = "last"
+    by: ScoredBy = "last"
     uses_scores = True
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class TopK:
     def select(self, view: View) -> np.ndarray:
         n = len(view.orders)
         # 1e-9: 0.1 * 30 is a little more than 3 in binary
-        count = math.ceil(self.share * n - 1e-9) if self.count is None else self.count
+        count = self.count if self.share is None else math.ceil(self.share * n - 1e-9)
         stay = np.zeros(n, bool)
         if n:
             stay[np.argsort(-view.scores(self.by), kind="stable")[:count]] = True

@@ -55,7 +55,7 @@ class Step:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class EvictionSchedule:
     """Steps, sorted by layer, and where they come from.
 
@@ -73,13 +73,22 @@ class EvictionSchedule:
     data: dict[str, Any] | None = None
     figures: dict[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        given: Mapping[str, int] | Iterable[Step] = self.steps
-        steps = [Step(g, a) for g, a in given.items()] if isinstance(given, Mapping) else list(given)
-        wrong = [s for s in steps if not isinstance(s, Step)]
+    def __init__(
+        self,
+        steps: Mapping[str, int] | Iterable[Step],
+        model: dict[str, Any] | None = None,
+        data: dict[str, Any] | None = None,
+        figures: dict[str, Any] | None = None,
+    ) -> None:
+        given = [Step(g, a) for g, a in steps.items()] if isinstance(steps, Mapping) else list(steps)
+        wrong = [s for s in given if not isinstance(s, Step)]
         if wrong:
             raise InputError(f"schedule step {wrong[0]!r}: pass {{group: layer}} or a list of avflow.Step")
-        object.__setattr__(self, "steps", tuple(sorted(steps, key=lambda s: s.after)))
+        put = object.__setattr__  # frozen: this is the only place that writes
+        put(self, "steps", tuple(sorted(given, key=lambda s: s.after)))
+        put(self, "model", model)
+        put(self, "data", data)
+        put(self, "figures", figures)
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from avflow_ext import SCOPES, Cut
+from avflow_ext import SCOPES, SEMANTICS, Cut
+from avflow_ext.tokens import Scope, Semantics
 
 from ..errors import InputError
 from ..prompts.groups import GroupTable
+
+__all__ = ["SCOPES", "SEMANTICS", "Knockout", "Scope", "Semantics"]
 
 _SIDE = r"[A-Za-z0-9_]+(?:\s*\+\s*[A-Za-z0-9_]+)*"
 _ARROW = re.compile(rf"^({_SIDE})\s*(<->|->)\s*({_SIDE})(\s*\(self\))?$")
@@ -23,14 +26,23 @@ def _side(value: str | Sequence[str], where: str) -> str:
     return "+".join(re.sub(r"\s", "", p) for p in parts)
 
 
-@dataclass(frozen=True)
+def _heads(value: int | Iterable[int] | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    heads = (value,) if isinstance(value, int) else tuple(value)
+    if not heads or any(isinstance(h, bool) or not isinstance(h, int) or not 0 <= h < 64 for h in heads):
+        raise InputError(f"Knockout.heads = {value!r}: pass query head numbers 0 .. 63, or None for all")
+    return tuple(sorted(set(heads)))
+
+
+@dataclass(frozen=True, init=False)
 class Knockout:
     """Every edge from the source groups to the target groups is cut.
 
     Args:
         source, target: a group, an alias, a sum such as "video+audio", or a list of them.
         scope: "all", or "other_items": only edges between two different items (frames, segments, options).
-        heads: query heads in which the edges are cut; None for all.
+        heads: query heads in which the edges are cut, one or several; None for all. Kept as a sorted tuple.
         cut_self: also cut a token's edge to itself.
         random_share: cut only this share of the edges, chosen at random by (seed, query, key): a control.
         seed: of that choice, 0 .. 2**32 - 1.
@@ -43,7 +55,7 @@ class Knockout:
 
     source: str
     target: str
-    scope: str = "all"
+    scope: Scope = "all"
     heads: tuple[int, ...] | None = None
     cut_self: bool = False
     random_share: float | None = None
@@ -51,24 +63,34 @@ class Knockout:
     both: bool = False
     name: str = ""
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        source: str | Sequence[str],
+        target: str | Sequence[str],
+        scope: Scope = "all",
+        heads: int | Iterable[int] | None = None,
+        cut_self: bool = False,
+        random_share: float | None = None,
+        seed: int = 0,
+        both: bool = False,
+        name: str = "",
+    ) -> None:
         put = object.__setattr__  # frozen: this is the only place that writes
-        put(self, "source", _side(self.source, "source"))
-        put(self, "target", _side(self.target, "target"))
-        if self.scope not in SCOPES:
-            raise InputError(f"Knockout.scope = {self.scope!r}: pass one of {', '.join(SCOPES)}")
-        if self.heads is not None:
-            heads = (self.heads,) if isinstance(self.heads, int) else tuple(self.heads)
-            if not heads or any(isinstance(h, bool) or not isinstance(h, int) or not 0 <= h < 64 for h in heads):
-                raise InputError(f"Knockout.heads = {self.heads!r}: pass query head numbers 0 .. 63, or None for all")
-            put(self, "heads", tuple(sorted(set(heads))))
-        share = self.random_share
-        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
-            raise InputError(f"Knockout.random_share = {share!r}: pass a share above 0 and up to 1, or None")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise InputError(f"Knockout.seed = {self.seed!r}: pass an integer in 0 .. 2**32 - 1")
-        if not self.name:
-            put(self, "name", self._text())
+        put(self, "source", _side(source, "source"))
+        put(self, "target", _side(target, "target"))
+        if scope not in SCOPES:
+            raise InputError(f"Knockout.scope = {scope!r}: pass one of {', '.join(SCOPES)}")
+        put(self, "scope", scope)
+        put(self, "heads", _heads(heads))
+        put(self, "cut_self", cut_self)
+        if random_share is not None and not (isinstance(random_share, (int, float)) and 0 < random_share <= 1):
+            raise InputError(f"Knockout.random_share = {random_share!r}: pass a share above 0 and up to 1, or None")
+        put(self, "random_share", random_share)
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+            raise InputError(f"Knockout.seed = {seed!r}: pass an integer in 0 .. 2**32 - 1")
+        put(self, "seed", seed)
+        put(self, "both", both)
+        put(self, "name", name or self._text())
 
     def _text(self) -> str:
         if self.scope == "other_items" and self.source == self.target and not self.both:

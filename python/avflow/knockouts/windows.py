@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Literal
+
 from ..errors import InputError
 
-STYLES = ("center", "inverse", "top_down", "bottom_up")
+WindowStyle = Literal["center", "inverse", "top_down", "bottom_up"]
+STYLES: tuple[WindowStyle, ...] = ("center", "inverse", "top_down", "bottom_up")
 
 
-def window(layer: int, width: int, style: str, n_layers: int) -> frozenset[int]:
+def window(layer: int, width: int, style: WindowStyle, n_layers: int) -> frozenset[int]:
     """Layers (0-based) of the window at `layer`.
 
     center: max(0, layer - width // 2) .. min(n_layers, layer + ceil(width / 2)) - 1; inverse: all other layers;
@@ -30,7 +34,7 @@ def window(layer: int, width: int, style: str, n_layers: int) -> frozenset[int]:
     return centre if style == "center" else frozenset(range(n_layers)) - centre
 
 
-def layer_list(layers, n_layers: int) -> list[int]:
+def layer_list(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
     """`layers` (None for all, an int, or ints) as a sorted list without repeats.
 
     Raises:

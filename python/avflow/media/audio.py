@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ..errors import MediaError
 from .video import decoded, open_media, read_index
 
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
 SAMPLE_RATE = 16000  # Hz, what the audio encoders were trained on
 GAP = 0.05  # seconds without sound that count as a gap: more than a resampler holds back
 
 
-def read_audio(path, start: float | None = None, seconds: float | None = None) -> np.ndarray:
+def read_audio(path: str | Path, start: float | None = None, seconds: float | None = None) -> np.ndarray:
     """The file's (first) sound track: float32 [samples] at 16 kHz, mono (mean of the channels), about -1..1.
 
     Args:
@@ -33,7 +39,7 @@ def read_audio(path, start: float | None = None, seconds: float | None = None) -
     return sound if seconds is None else sound[: round(seconds * SAMPLE_RATE)]
 
 
-def align_sound(sound: np.ndarray, duration: float, path="") -> tuple[np.ndarray, str]:
+def align_sound(sound: np.ndarray, duration: float, path: str | Path = "") -> tuple[np.ndarray, str]:
     """Sound of exactly the video's length, for the layout that interleaves them by time.
 
     Files commonly differ by some 10 ms (codec frames). Up to max(0.5 s, 5 % of the video), longer sound is cut at the
@@ -63,7 +69,7 @@ def align_sound(sound: np.ndarray, duration: float, path="") -> tuple[np.ndarray
     return sound, ""
 
 
-def _resample(container, path, start: float | None) -> np.ndarray:
+def _resample(container: InputContainer, path: str | Path, start: float | None) -> np.ndarray:
     import av
 
     resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
@@ -76,8 +82,7 @@ def _resample(container, path, start: float | None) -> np.ndarray:
         count += len(samples)
 
     for frame in decoded(container, container.streams.audio[0], path):
-        if frame.pts is not None:
-            time = float(frame.time)
+        if (time := frame.time) is not None:
             origin = time if origin is None else origin
             gap = round((time - origin) * SAMPLE_RATE) - (count - skip)
             if count == 0 and gap < 0:

@@ -22,7 +22,7 @@ VIDEO_MAX_PIXELS = 768 * PIXELS
 VIDEO_TOTAL_PIXELS = int(128_000 * PIXELS * 0.9)  # of all frames together, two frames counting as one
 
 
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
     """Nearest (height, width) that are multiples of `factor`, with about the same ratio and min..max pixels."""
     if max(height, width) > 200 * min(height, width):
         raise InputError(f"a picture of {width} x {height}: sides that differ more than 200-fold are not supported")
@@ -36,10 +36,15 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     return h, w
 
 
-def video_size(frames: int, height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+def video_size(
+    frames: int, height: int, width: int, factor: int, min_pixels: int, max_pixels: float
+) -> tuple[int, int]:
     """(height, width) of a video's frames: within the limits of one frame, and of all `frames` together."""
     share = max(min(max_pixels, VIDEO_TOTAL_PIXELS * 2 / frames), int(min_pixels * 1.05))
     return smart_resize(height, width, factor, min_pixels, share)
+
+
+Patches = dict[str, torch.Tensor]  # a processor's output: pixels, and the grid [pictures, 3] of every picture
 
 
 class Pictures:
@@ -59,13 +64,13 @@ class Pictures:
         limits = {"shortest_edge": settings.get("min_pixels"), "longest_edge": settings.get("max_pixels")}
         self.size = {k: limits[k] or stated.get(k) or self.default_size[k] for k in limits}
 
-    def fetch_images(self, images: Any) -> Any:
+    def fetch_images(self, images: list[torch.Tensor]) -> list[torch.Tensor]:
         return images
 
     def _patches(self, pictures: torch.Tensor, size: dict[str, int] | None) -> tuple[torch.Tensor, list[int]]:
         """uint8 [T, 3, H, W] -> float32 [t * h * w, 3 * 2 * 14 * 14] and the grid [t, h, w]."""
         size, p, m, s = size or self.size, self.patch_size, self.merge_size, self.temporal_patch_size
-        goal = smart_resize(*pictures.shape[-2:], p * m, size["shortest_edge"], size["longest_edge"])
+        goal = smart_resize(pictures.shape[-2], pictures.shape[-1], p * m, size["shortest_edge"], size["longest_edge"])
         x = (resize(pictures, *goal).float() - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
         if pad := -x.shape[0] % s:
             x = torch.cat([x, x[-1:].expand(pad, -1, -1, -1)])
@@ -74,7 +79,9 @@ class Pictures:
         x = x.permute(0, 3, 6, 4, 7, 2, 1, 5, 8)  # [t, h/m, w/m, m, m, 3, s, p, p]
         return x.reshape(t * h * w, 3 * s * p * p), [t, h, w]
 
-    def _batch(self, pictures: list[torch.Tensor], size, names: tuple[str, str]) -> dict[str, torch.Tensor]:
+    def _batch(
+        self, pictures: list[torch.Tensor], size: dict[str, int] | None, names: tuple[str, str]
+    ) -> dict[str, torch.Tensor]:
         parts = [self._patches(torch.as_tensor(x), size) for x in pictures]
         return {names[0]: torch.cat([x for x, _ in parts]), names[1]: torch.tensor([grid for _, grid in parts])}
 
@@ -84,7 +91,7 @@ class TorchVideos(Pictures):
 
     model_input_names = ["pixel_values_videos", "video_grid_thw"]
 
-    def __call__(self, videos: list[torch.Tensor], size: dict[str, int] | None = None, **unused: Any) -> dict:
+    def __call__(self, videos: list[torch.Tensor], size: dict[str, int] | None = None, **unused: Any) -> Patches:
         return self._batch(videos, size, ("pixel_values_videos", "video_grid_thw"))
 
 
@@ -93,6 +100,6 @@ class TorchImages(Pictures):
 
     model_input_names = ["pixel_values", "image_grid_thw"]
 
-    def __call__(self, images: list[torch.Tensor], size: dict[str, int] | None = None, **unused: Any) -> dict:
+    def __call__(self, images: list[torch.Tensor], size: dict[str, int] | None = None, **unused: Any) -> Patches:
         images = images if isinstance(images, (list, tuple)) else [images]
         return self._batch([x[None] for x in images], size, ("pixel_values", "image_grid_thw"))

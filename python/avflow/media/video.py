@@ -7,16 +7,25 @@ Anything a file lacks or that cannot be decoded is a `MediaError`; nothing is re
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 import torch
 
 from ..errors import InputError, MediaError
 
+if TYPE_CHECKING:
+    from av import AudioFrame, VideoFrame
+    from av.audio import AudioStream
+    from av.container import InputContainer
+    from av.video import VideoStream
+
+Size = Callable[[int, int, int], tuple[int, int]]  # frames, height, width -> height, width
 GUESSED_LENGTH = ("mp3", "aac", "mpegts")  # formats whose stated length is an estimate and proves nothing
 
 
@@ -61,11 +70,11 @@ def frame_count(duration: float, total: int, fps: float = 2.0, min_frames: int =
 
 
 def read_video(
-    path,
+    path: str | Path,
     fps: float = 2.0,
     min_frames: int = 4,
     max_frames: int = 768,
-    size: Callable[[int, int, int], tuple[int, int]] | None = None,
+    size: Size | None = None,
     choose: Callable[[int, float], list[int]] | None = None,
     span: tuple[float | None, float | None] = (None, None),
 ) -> Video:
@@ -85,8 +94,7 @@ def read_video(
     if choose is None:
         _check_sampling(fps, min_frames, max_frames)
     with open_media(path) as container:
-        if _video_stream(container) is None:
-            raise MediaError(f"{path} has no video stream: give it as audio= or image=, or another file")
+        _need_video(container, path)
         index = _part(read_index(container, path), span, path)
     total = len(index.times)
     least = 2 if choose is None else 1
@@ -97,7 +105,9 @@ def read_video(
     else:
         targets = index.times[choose(total, index.duration)]
     with open_media(path) as container:
-        frames, times = _keep_frames(container, path, targets, 2 * index.duration / total, size)
+        frames, times = _keep_frames(
+            container, _need_video(container, path), path, targets, 2 * index.duration / total, size
+        )
     start = float(index.times[0])
     return Video(
         frames=frames,
@@ -109,7 +119,7 @@ def read_video(
     )
 
 
-def _part(index: Index, span: tuple[float | None, float | None], path) -> Index:
+def _part(index: Index, span: tuple[float | None, float | None], path: str | Path) -> Index:
     """The frames within the span. Raises MediaError where there is none."""
     if span == (None, None) or not len(index.times):
         return index
@@ -129,7 +139,7 @@ def _check_sampling(fps: float, min_frames: int, max_frames: int) -> None:
         raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 2 <= min_frames <= max_frames")
 
 
-def read_image(path) -> torch.Tensor:
+def read_image(path: str | Path) -> torch.Tensor:
     """An image file as uint8 [3, H, W], RGB, upright (EXIF). Raises MediaError where it is missing or broken."""
     from PIL import Image, ImageOps
 
@@ -151,7 +161,7 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return out.reshape(*frames.shape[:-2], height, width)
 
 
-def _check_file(path) -> None:
+def _check_file(path: str | Path) -> None:
     if "://" in str(path):
         raise MediaError(f"{path} is an address, not a file: download it first")
     if not Path(path).is_file():
@@ -159,7 +169,7 @@ def _check_file(path) -> None:
 
 
 @contextmanager
-def open_media(path) -> Iterator:
+def open_media(path: str | Path) -> Iterator[InputContainer]:
     import av
 
     _check_file(path)
@@ -173,7 +183,7 @@ def open_media(path) -> Iterator:
         container.close()
 
 
-def _video_stream(container):
+def _video_stream(container: InputContainer) -> VideoStream | None:
     """The first video stream that is not a cover picture."""
     from av.stream import Disposition
 
@@ -183,7 +193,13 @@ def _video_stream(container):
     return None
 
 
-def read_index(container, path) -> Index:
+def _need_video(container: InputContainer, path: str | Path) -> VideoStream:
+    if (stream := _video_stream(container)) is None:
+        raise MediaError(f"{path} has no video stream: give it as audio= or image=, or another file")
+    return stream
+
+
+def read_index(container: InputContainer, path: str | Path) -> Index:
     """Read every packet, decode none. Raises MediaError where the file ends before its header says."""
     import av
 
@@ -191,13 +207,13 @@ def read_index(container, path) -> Index:
     audio = container.streams.audio[0] if container.streams.audio else None
     times: list[float] = []
     span = 0.0  # of the last packet with a duration, in seconds
-    begin, end, video_end, sound_end, sound = np.inf, -np.inf, -np.inf, -np.inf, 0
+    begin, end, video_end, sound_end, sound = math.inf, -math.inf, -math.inf, -math.inf, 0
     try:
         for packet in container.demux():
-            time = packet.pts if packet.pts is not None else packet.dts
-            if time is None or packet.size == 0:
+            at = packet.pts if packet.pts is not None else packet.dts
+            if at is None or packet.size == 0:
                 continue
-            time = float(time * packet.time_base)
+            time = float(at * packet.time_base)
             stop = time + float((packet.duration or 0) * packet.time_base)
             begin, end = min(begin, time), max(end, stop)
             if audio is not None and packet.stream_index == audio.index:
@@ -214,18 +230,20 @@ def read_index(container, path) -> Index:
             _check_complete(container, path, stream, stop - max(begin, 0.0))
     times_ = np.unique(np.asarray(times, dtype=np.float64))
     if len(times_) > 1 and span == 0.0:  # some containers state no durations
-        video_end = times_[-1] + np.median(np.diff(times_))
-    return Index(times_, float(video_end), sound if audio is not None else None)
+        video_end = float(times_[-1] + np.median(np.diff(times_)))
+    return Index(times_, video_end, sound if audio is not None else None)
 
 
-def _check_complete(container, path, stream, reached: float) -> None:
+def _check_complete(
+    container: InputContainer, path: str | Path, stream: VideoStream | AudioStream | None, reached: float
+) -> None:
     """reached: seconds that the packets of `stream` (None: of any) cover, compared with what the header states."""
     if any(name in container.format.name for name in GUESSED_LENGTH):
         return
     if stream is None:
         stated, what = (container.duration or 0) / 1e6, "it"
     else:
-        stated, what = float((stream.duration or 0) * stream.time_base), f"its {stream.type}"
+        stated, what = float((stream.duration or 0) * (stream.time_base or 0)), f"its {stream.type}"
     holds = max(reached, 0.0)
     if holds < stated - max(0.3, 0.02 * stated):
         raise MediaError(f"{path} is truncated: {what} holds {holds:.2f} s, its header states {stated:.2f} s")
@@ -238,13 +256,24 @@ def _spread(times: np.ndarray, n: int) -> np.ndarray:
     return times[np.rint(np.round(position, 6)).astype(int)]
 
 
-def decoded(container, stream, path) -> Iterator:
+@overload
+def decoded(container: InputContainer, stream: VideoStream, path: str | Path) -> Iterator[VideoFrame]: ...
+
+
+@overload
+def decoded(container: InputContainer, stream: AudioStream, path: str | Path) -> Iterator[AudioFrame]: ...
+
+
+def decoded(
+    container: InputContainer, stream: VideoStream | AudioStream, path: str | Path
+) -> Iterator[VideoFrame] | Iterator[AudioFrame]:
     """Decoded frames of a stream in order of time. Raises MediaError at what cannot be decoded."""
     import av
 
     time = 0.0
+    frames = cast("Iterator[VideoFrame] | Iterator[AudioFrame]", container.decode(stream))
     try:
-        for frame in container.decode(stream):
+        for frame in frames:
             time = frame.time if frame.time is not None else time
             if getattr(frame, "is_corrupt", False):
                 raise MediaError(f"{path}: its {stream.type} is damaged at {time:.2f} s: re-encode or replace the file")
@@ -255,19 +284,25 @@ def decoded(container, stream, path) -> Iterator:
         raise MediaError(f"{path}: its {stream.type} cannot be decoded after {time:.2f} s: {error}") from error
 
 
-def _keep_frames(container, path, targets: np.ndarray, slack: float, size) -> tuple[torch.Tensor, list[float]]:
+def _keep_frames(
+    container: InputContainer,
+    stream: VideoStream,
+    path: str | Path,
+    targets: np.ndarray,
+    slack: float,
+    size: Size | None,
+) -> tuple[torch.Tensor, list[float]]:
     """For every target time the nearest decoded frame: uint8 [n, 3, H, W] and their times.
 
     slack: seconds; the distance to a frame at which it counts as missing.
     """
-    stream = _video_stream(container)
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or 25)
     kept: list[torch.Tensor] = []
     times: list[float] = []
     goal: tuple[int, int] | None = None
 
-    def keep(frame, time: float) -> None:
+    def keep(frame: VideoFrame, time: float) -> None:
         nonlocal goal
         goal_time = targets[len(kept)]
         if abs(time - goal_time) > slack:
@@ -277,19 +312,20 @@ def _keep_frames(container, path, targets: np.ndarray, slack: float, size) -> tu
             pixels = torch.rot90(pixels, frame.rotation // 90, dims=(1, 2))
         pixels = pixels.contiguous()
         if goal is None:
-            goal = tuple(pixels.shape[1:]) if size is None else size(len(targets), *pixels.shape[1:])
+            height, width = pixels.shape[1:]
+            goal = (height, width) if size is None else size(len(targets), height, width)
         kept.append(resize(pixels, *goal))  # a stream that changes its size on the way keeps the first one's
         times.append(time)
 
-    last: tuple | None = None
+    last: tuple[VideoFrame, float] | None = None
     for number, frame in enumerate(decoded(container, stream, path)):
         time = float(frame.time) if frame.time is not None else number / rate
         if last is not None and time < last[1]:
             raise MediaError(f"{path}: its frames are out of order at {time:.2f} s: copy them into an mp4 or mkv file")
         while len(kept) < len(targets) and time >= targets[len(kept)]:
             goal_time = targets[len(kept)]
-            nearer = last is not None and goal_time - last[1] < time - goal_time
-            keep(*(last if nearer else (frame, time)))
+            nearer = last if last is not None and goal_time - last[1] < time - goal_time else (frame, time)
+            keep(*nearer)
         last = (frame, time)
         if len(kept) == len(targets):
             break

@@ -68,10 +68,10 @@ def register() -> str:
 
 def kernel_name(device: torch.device) -> str:
     """Which path of the op runs on this device: "cpu-avx512", "cuda-sm90"; "cuda-none" where it cannot run there."""
-    found = capabilities()[device.type]
-    if device.type != "cuda":
-        return f"{device.type}-{found}"
+    if device.type == "cpu":
+        return f"cpu-{capabilities()['cpu']}"
+    found = capabilities()["cuda"]
     if not found or not found["devices"]:
-        return "cuda-none"
+        return f"{device.type}-none"
     path = found["path"] if device.index is None else found["devices"][device.index]["path"]
     return f"cuda-{path or 'none'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from ..prompts.groups import GroupTable
 from .compat import find_text_model
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
     from ..prompts.prompt import Prompt
     from ..prompts.sample import Sample
 
@@ -48,7 +50,8 @@ class Family:
         """
         raise UnsupportedModelError(f"{type(self).__name__} has no processor: pass one to avflow.wrap")
 
-    def prepare(self, model: Model, sample: Sample, **options: Any) -> Prompt:
+    # *unused: so that, for a type checker, a family may name its own options.
+    def prepare(self, model: Model, sample: Sample, *unused: Any, **options: Any) -> Prompt:
         """The sample as the model reads it, with every token labelled."""
         raise UnsupportedModelError(
             f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
@@ -99,22 +102,23 @@ class Model:
     """
 
     def __init__(self, hf: nn.Module, family: Family, processor: Any = None) -> None:
-        self.hf = family.thinker(hf)
+        self.hf = cast("PreTrainedModel", family.thinker(hf))
         self.family = family
         self.processor = processor
         self.text_model = find_text_model(self.hf)
         self.layers = self.text_model.layers
         self.norm = self.text_model.norm
-        self.config = self.text_model.config
+        self.config: PreTrainedConfig = self.text_model.config
         self.groups = GroupTable()
         self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
-        self.lm_head = getattr(self.hf, "lm_head", None) if head is None else head
-        if self.lm_head is None:
+        head = getattr(self.hf, "lm_head", None) if head is None else head
+        if head is None:
             raise UnsupportedModelError(
                 f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
                 "...ForConditionalGeneration)"
             )
+        self.lm_head: nn.Module = head
 
     @property
     def device(self) -> torch.device:

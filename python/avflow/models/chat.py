@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from ..errors import InputError, MediaError, UnsupportedModelError
@@ -20,10 +21,13 @@ from ..prompts.sample import LETTERS
 from .base import Family
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ..media.video import Video
-    from ..prompts.sample import Sample
+    from ..prompts.sample import Interleaved, Sample
     from .base import Model
 
+Limits = tuple[int | None, int | None]  # min and max pixels; None: the default
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
@@ -36,7 +40,7 @@ class Media:
 
     frames: torch.Tensor | None = None  # uint8 [T, 3, H, W]
     seconds_per_frame: float = 0.5
-    sound: Any = None  # float32 [samples], 16 kHz
+    sound: np.ndarray | None = None  # float32 [samples], 16 kHz
     image: torch.Tensor | None = None  # uint8 [3, H, W]
     interleaved: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
@@ -102,7 +106,10 @@ class ChatFamily(Family):
         reference's the group "reference", its letter's line the group of an option. Marks and the words before a
         candidate are "template".
         """
-        parts, roles = _item_parts(sample, wording.instruction)
+        item = sample.interleaved
+        if item is None:
+            raise InputError(f"sample {sample.id!r} is no interleaved item: it has no candidates and no reference")
+        parts, roles = _item_parts(sample, item, wording.instruction)
         return self._prompt(model, sample, parts, roles, wording, encode)
 
     def _prompt(
@@ -194,7 +201,7 @@ def wording(model: Model, published: str, system: str | None, instruction: str |
     return Wording(**texts, question_first=question_first)
 
 
-def tokenizer_of(model: Model) -> Any:
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     tokenizer = getattr(model.processor, "tokenizer", None)
     if tokenizer is None:
         raise UnsupportedModelError(
@@ -211,14 +218,16 @@ def wants_sound(sample: Sample, asked: bool | None) -> bool:
     return bool(sample.video) and not sample.audio and asked is not False
 
 
-def read_own_sound(sample: Sample, video: Video) -> Any:
-    """The sound of the sample's video from its first kept frame on, float32 [samples]; of a part no more than that.
+def read_own_sound(sample: Sample, path: str, video: Video) -> np.ndarray:
+    """The sound of the sample's video, the file `path`, from its first kept frame on, float32 [samples].
+
+    Of a part of the video, no more than that.
 
     Raises:
         MediaError: it has none, or none that can be decoded.
     """
     check_has_sound(sample, video.has_sound)
-    return read_audio(sample.video, start=video.start, seconds=None if sample.end is None else video.duration)
+    return read_audio(path, start=video.start, seconds=None if sample.end is None else video.duration)
 
 
 def check_has_sound(sample: Sample, has_sound: bool) -> None:
@@ -246,7 +255,7 @@ def image_limits(processor: Any, low: int | None, high: int | None) -> tuple[int
     return pixel_limits(low, high, size["shortest_edge"], size["longest_edge"])
 
 
-def _check_text(tokenizer: Any, text: str, sample: Sample) -> None:
+def _check_text(tokenizer: PreTrainedTokenizerBase, text: str, sample: Sample) -> None:
     for token in tokenizer.added_tokens_decoder.values():
         if token.content in text:
             raise InputError(f"sample {sample.id!r}: its text holds the special token {token.content!r}: take it out")
@@ -275,20 +284,20 @@ def _option_group(sample: Sample, number: int) -> str:
     return "option_correct" if number == sample.answer_index else "option_incorrect"
 
 
-def _item_parts(sample: Sample, instruction: str) -> tuple[list[Part], list[tuple[str, int]]]:
+def _item_parts(sample: Sample, item: Interleaved, instruction: str) -> tuple[list[Part], list[tuple[str, int]]]:
     """What an interleaved item's user turn is made of, and what each of its media is."""
-    kind = sample.candidate_kind
+    kind = item.kind
     parts: list[Part] = []
     roles: list[tuple[str, int]] = []
-    for number in range(len(sample.candidates)):
+    for number in range(len(item.candidates)):
         parts += [Text(f"{chr(10) * bool(number)}Candidate {LETTERS[number]}: ", "template"), kind]
         roles.append((_option_group(sample, number).replace("option", "candidate"), number))
     parts += [Text("\n", "template"), Text(f"{sample.question}\n", "question_text")]
     parts.append("image" if kind == "audio" else "audio")
     roles.append(("reference", 0))
     parts.append(Text("\n", "template"))
-    last = len(sample.options) - 1
-    for number, letter in enumerate(sample.options):
+    last = len(item.candidates) - 1
+    for number, letter in enumerate(LETTERS[: len(item.candidates)]):
         parts.append(Text(letter + "\n" * (number < last or bool(instruction)), _option_group(sample, number), number))
     if instruction:
         parts.append(Text(instruction, "question_text"))
@@ -333,7 +342,7 @@ def _mark(number: int) -> str:
     return f"\ue000{number}\ue001"
 
 
-def _answer(tokenizer: Any, sample: Sample) -> tuple[list[int], list[int] | None]:
+def _answer(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[list[int], list[int] | None]:
     """Token ids of the answer; of every option's letter."""
     if sample.options is None:
         return tokenizer(sample.answer, add_special_tokens=False)["input_ids"], None
@@ -342,4 +351,4 @@ def _answer(tokenizer: Any, sample: Sample) -> tuple[list[int], list[int] | None
     if long:
         raise UnsupportedModelError(f"the tokenizer splits the option letter {long[0]!r} into several tokens")
     options = [found[0] for found in ids]
-    return [options[sample.answer_index]], options
+    return [options[LETTERS.index(sample.answer)]], options

@@ -5,12 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    class TextModel(PreTrainedModel):
+        """What `find_text_model` finds, for type checkers: every version's decoder has these."""
+
+        layers: nn.ModuleList
+        norm: nn.Module
+        embed_tokens: nn.Embedding
+        rotary_emb: nn.Module
+
 
 _LIBRARIES: list[torch.library.Library] = []  # a schema lives as long as its library object
 
@@ -59,7 +71,7 @@ def cache_of(output: Any) -> Any:
     return output.cache if hasattr(output, "cache") else getattr(output, "past_key_values", None)
 
 
-def find_text_model(hf: nn.Module) -> nn.Module:
+def find_text_model(hf: nn.Module) -> TextModel:
     """The decoder stack inside a model: the first module with layers, rotary_emb, embed_tokens and norm.
 
     It sits at `.model` in text-only models, at `.model` or `.model.language_model` in multi-modal ones, depending on
@@ -67,14 +79,14 @@ def find_text_model(hf: nn.Module) -> nn.Module:
     """
     for module in hf.modules():
         if all(hasattr(module, name) for name in ("layers", "rotary_emb", "embed_tokens", "norm")):
-            return module
+            return cast("TextModel", module)
     raise UnsupportedModelError(
         f"{type(hf).__name__} has no decoder with layers, rotary_emb, embed_tokens and norm: "
         "pass a transformers model of a supported family (see avflow.wrap)"
     )
 
 
-def decoder_configs(text_model: nn.Module) -> list[Any]:
+def decoder_configs(text_model: TextModel) -> list[Any]:
     """The distinct config objects that the decoder and its attention modules read `_attn_implementation` from."""
     configs = [text_model.config]
     for layer in text_model.layers:
@@ -84,7 +96,7 @@ def decoder_configs(text_model: nn.Module) -> list[Any]:
     return configs
 
 
-def check_layers(text_model: nn.Module) -> None:
+def check_layers(text_model: TextModel) -> None:
     """Raises UnsupportedModelError where a decoder layer is not full causal self-attention."""
     types = getattr(text_model.config, "layer_types", None) or []
     for index, layer in enumerate(text_model.layers):
@@ -118,7 +130,7 @@ def attributes(pairs: list[tuple[Any, str, Any]]) -> Iterator[None]:
                 owner.__dict__[name] = value
 
 
-def attention_name(text_model: nn.Module, name: str) -> AbstractContextManager[None]:
+def attention_name(text_model: TextModel, name: str) -> AbstractContextManager[None]:
     """Lets the decoder, and only it, call the attention function registered under `name`."""
     return implementation(decoder_configs(text_model), name)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..prompts.sample import Sample
     from .base import Model
 
+Grid = tuple[int, int, int, float]  # steps, rows, columns, seconds per step
 SYSTEM = "You are a helpful assistant."  # the published chat template's default
 
 
@@ -131,7 +132,7 @@ class Qwen25VL(chat.ChatFamily):
         return labels.label_media(ids, self.media_ids(model), patch_tokens, 1)
 
 
-def _read(model: Model, sample: Sample, sampling: tuple, limits: tuple) -> chat.Media:
+def _read(model: Model, sample: Sample, sampling: tuple[float, int, int], limits: chat.Limits) -> chat.Media:
     info, part = processing.info(model.processor), model.processor.video_processor
     media = chat.Media(facts={"processor": info.path})
     if sample.image:
@@ -142,13 +143,14 @@ def _read(model: Model, sample: Sample, sampling: tuple, limits: tuple) -> chat.
         def size(frames: int, height: int, width: int) -> tuple[int, int]:
             return pictures.video_size(frames, height, width, part.patch_size * part.merge_size, low, high)
 
-        video = read_video(sample.video, *sampling, size, span=(sample.start, sample.end))
+        fps, min_frames, max_frames = sampling
+        video = read_video(sample.video, fps, min_frames, max_frames, size, span=(sample.start, sample.end))
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
     return media
 
 
-def _grids(grid: torch.Tensor | None, merge: int, seconds: Any) -> list[tuple[int, int, int, float]]:
+def _grids(grid: torch.Tensor | None, merge: int, seconds: torch.Tensor | float) -> list[Grid]:
     """Steps, rows, columns and seconds per step of every picture, to be taken from the front."""
     if grid is None:
         return []
@@ -156,7 +158,7 @@ def _grids(grid: torch.Tensor | None, merge: int, seconds: Any) -> list[tuple[in
     return [(t, h // merge, w // merge, s) for (t, h, w), s in zip(grid.tolist(), times, strict=True)]
 
 
-def _rope_index(ids: list[int], grids: dict[int, list], rate: float) -> torch.Tensor:
+def _rope_index(ids: list[int], grids: dict[int, list[Grid]], rate: float) -> torch.Tensor:
     """Positions int64 [3, N] of one prompt without padding; takes its pictures from `grids`."""
     parts: list[torch.Tensor] = []
     at, free = 0, 0  # the next token, the next position

@@ -7,10 +7,10 @@ transformers processor that the caller made (Qwen2_5_VLProcessor) works in `pixe
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,12 +18,15 @@ from ..errors import InputError
 from ..media.images import TorchImages, TorchVideos
 from .qwen2_5_omni.processor import ProcessorInfo, read_settings, video_limits
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass
 class VisionProcessor:
     """What a checkpoint folder says about text and pictures. `settings`: its preprocessor_config.json."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     image_processor: TorchImages
     video_processor: TorchVideos
     settings: dict[str, Any]
@@ -49,14 +52,14 @@ class VisionProcessor:
         return cls(tokenizer, *pictures, settings, cls._template(folder, tokenizer), info)
 
     @classmethod
-    def _template(cls, folder: str, tokenizer: Any) -> str | None:
+    def _template(cls, folder: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
         found = read_settings(folder, "chat_template.jinja") or read_settings(folder, "chat_template.json") or {}
         template = found.get("chat_template", tokenizer.chat_template)
         if template is None:
             raise InputError(f"checkpoint {folder!r} has no chat template: it needs a chat_template.json")
         return template
 
-    def save_pretrained(self, folder) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
         """The files that `from_pretrained` reads."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +71,10 @@ class VisionProcessor:
             (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
     def apply_chat_template(self, chat: list[dict], tokenize: bool = False, add_generation_prompt: bool = True) -> str:
-        return self.tokenizer.apply_chat_template(
+        text = self.tokenizer.apply_chat_template(
             chat, chat_template=self.chat_template, tokenize=tokenize, add_generation_prompt=add_generation_prompt
         )
+        return cast(str, text)
 
 
 def pixels(
@@ -94,8 +98,8 @@ def pixels(
         size = {"shortest_edge": area, "longest_edge": area}
         out |= processor.video_processor(videos=[frames], do_sample_frames=False, size=size, return_tensors="pt")
     if image is not None:
-        size = None if image_pixels is None else {"shortest_edge": image_pixels[0], "longest_edge": image_pixels[1]}
-        more = {} if size is None else {"size": size}
+        low, high = image_pixels or (None, None)
+        more = {} if image_pixels is None else {"size": {"shortest_edge": low, "longest_edge": high}}
         out |= processor.image_processor(images=[image], return_tensors="pt", **more)
     names = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw")
     return {name: out[name] for name in names if name in out}
@@ -107,7 +111,9 @@ def tokens(grid: torch.Tensor, merge: int) -> tuple[int, int]:
     return t, h * w // merge**2
 
 
-def fill(tokenizer: Any, text: str, runs: dict[int, Sequence[list[int]]]) -> dict[str, torch.Tensor]:
+def fill(
+    tokenizer: PreTrainedTokenizerBase, text: str, runs: Mapping[int, Sequence[list[int]]]
+) -> dict[str, torch.Tensor]:
     """input_ids and attention_mask int64 [1, N] of a chat text whose placeholders give way to their runs.
 
     Args:

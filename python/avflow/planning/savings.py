@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..eviction.policies import View
+from ..eviction.policies import ScoredBy, View
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
 from ..prompts.prompt import Prompt
@@ -28,9 +29,14 @@ def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, ite
             if step.after == layer:
                 own = np.flatnonzero(members(model.groups.expand(step.group), group[kept]))
                 nothing = np.zeros(len(own), np.float32)
-                view = View(item[kept[own]], kept[own].astype(np.int32), lambda by, scores=nothing: scores)
+                view = View(item[kept[own]], kept[own].astype(np.int32), partial(_same, nothing))
                 kept = np.delete(kept, own[~step.keep.select(view)])
     return counts
+
+
+def _same(scores: np.ndarray, by: ScoredBy) -> np.ndarray:
+    """These scores, whatever they are asked by."""
+    return scores
 
 
 def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> dict[str, Any]:
@@ -51,7 +57,7 @@ def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> d
     def flops(m: np.ndarray) -> int:
         return int((m * row + edge * m * (m + 1) // 2).sum()) + head
 
-    found = {"flops": flops(counts), "clean_flops": flops(clean)}
+    found: dict[str, float] = {"flops": flops(counts), "clean_flops": flops(clean)}
     found |= {"kv_bytes": int(counts.sum()) * token, "clean_kv_bytes": int(clean.sum()) * token}
     found["flops_saved"] = 1 - found["flops"] / found["clean_flops"]
     found["kv_saved"] = 1 - found["kv_bytes"] / found["clean_kv_bytes"]

@@ -7,10 +7,15 @@ from its characters and each media token from its place in its run. Nothing is d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def expand(plain: Sequence[int], real: Sequence[int], media: MediaIds) -> list[i
     Raises:
         InputError: they do not line up, which means that the processor's chat text was another one.
     """
-    runs = {
+    runs: dict[int | None, set[int | None]] = {
         media.video: {media.video, media.audio, media.audio_start, media.audio_end},
         media.audio: {media.audio},
         media.image: {media.image},
@@ -81,7 +86,7 @@ def expand(plain: Sequence[int], real: Sequence[int], media: MediaIds) -> list[i
         elif at < len(real) and real[at] == token:
             at += 1
         if at == begin:
-            found = real[at] if at < len(real) else "the end"
+            found: int | str = real[at] if at < len(real) else "the end"
             raise InputError(f"token {number} of the chat text is {token}, the processor has {found} there (at {at})")
         source += [number] * (at - begin)
     if at != len(real):
@@ -89,7 +94,7 @@ def expand(plain: Sequence[int], real: Sequence[int], media: MediaIds) -> list[i
     return source
 
 
-def patch_tokens(grid, merge: int) -> list[int] | None:
+def patch_tokens(grid: torch.Tensor | None, merge: int) -> list[int] | None:
     """Tokens of a temporal patch, per video: grid int [videos, 3] in patches that are merged `merge` x `merge`."""
     return None if grid is None else [int(h) * int(w) // merge**2 for _, h, w in grid.tolist()]
 
@@ -142,7 +147,7 @@ def count_videos(ids: Sequence[int], media: MediaIds) -> int:
     return sum(any(ids[position] == media.video for position in block) for block in blocks)
 
 
-def _runs(ids: Sequence[int], wanted) -> list[range]:
+def _runs(ids: Sequence[int], wanted: Container[int | None]) -> list[range]:
     """Maximal runs of neighbouring positions whose ids are in `wanted`. A mark between two media parts them."""
     runs: list[range] = []
     for position, token in enumerate(ids):
@@ -155,7 +160,7 @@ def _runs(ids: Sequence[int], wanted) -> list[range]:
     return runs
 
 
-def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
+def label_turns(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], int | None]:
     """Groups of a chat's tokens from its turns: <|im_start|> role newline content <|im_end|> newline.
 
     Content of the system turn is "system", of all others "question_text", what follows the last assistant header
@@ -164,6 +169,10 @@ def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
     Returns:
         the groups, and the position of the assistant header's final token, or None if the last turn is another's.
     """
+
+    def text(part: Sequence[int]) -> str:
+        return str(tokenizer.decode(list(part)))
+
     start = tokenizer.convert_tokens_to_ids("<|im_start|>")
     special = set(tokenizer.added_tokens_decoder)
     groups = ["question_text"] * len(ids)
@@ -172,15 +181,15 @@ def label_turns(ids: Sequence[int], tokenizer) -> tuple[list[str], int | None]:
     while at < len(ids):
         if ids[at] == start:
             stop = at + 1
-            while stop < len(ids) and ids[stop] not in special and "\n" not in tokenizer.decode(ids[stop - 1 : stop]):
+            while stop < len(ids) and ids[stop] not in special and "\n" not in text(ids[stop - 1 : stop]):
                 stop += 1
-            role = tokenizer.decode(list(ids[at + 1 : stop])).strip()
+            role = text(ids[at + 1 : stop]).strip()
             groups[at:stop] = ["template"] * (stop - at)
             header = stop - 1 if role == "assistant" else None
             at = stop
             continue
         # a line's end after a turn's end or after a medium belongs to the layout
-        if ids[at] in special or (at and ids[at - 1] in special and not tokenizer.decode([ids[at]]).strip()):
+        if ids[at] in special or (at and ids[at - 1] in special and not text(ids[at : at + 1]).strip()):
             groups[at] = "template"
         elif header is not None:
             groups[at] = "answer"

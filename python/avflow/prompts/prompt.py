@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from avflow_ext.tokens import Integers
+
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def _int_list(where: str, values: Any) -> list[int]:
     return out
 
 
-@dataclass
+@dataclass(init=False)
 class Prompt:
     """N tokens with their groups, and the answer.
 
@@ -44,28 +46,52 @@ class Prompt:
         model_inputs: keyword tensors for hf.forward, as `model.prepare` sets them.
         sample: where the prompt comes from.
 
+    Attributes:
+        media: what `model.prepare` found out about the sample's media; empty where it did not make the prompt.
+
     Raises:
         InputError: lengths that differ, embeddings that are not finite, no single "last" at the end, no answer.
     """
 
-    inputs_embeds: torch.Tensor | None = None
-    position_ids: torch.Tensor | None = None
-    groups: Sequence[str] = ()
-    items: Sequence[int] | None = None
-    answer_ids: Sequence[int] = ()
+    inputs_embeds: torch.Tensor | None
+    position_ids: torch.Tensor | None
+    groups: list[str]
+    items: list[int]
+    answer_ids: list[int]
     id: str = ""
     task: str = ""
     input_ids: torch.Tensor | None = None
     answer: str = ""
-    option_ids: Sequence[int] | None = None
+    option_ids: list[int] | None = None
     model_inputs: dict[str, Any] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)
+    media: dict[str, Any] = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self.id, self.task = str(self.id), str(self.task)
-        self._check_tokens()
-        self._check_labels()
-        self._check_answer()
+    def __init__(
+        self,
+        inputs_embeds: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        groups: Sequence[str] = (),
+        items: Integers | None = None,
+        answer_ids: Integers = (),
+        id: str = "",
+        task: str = "",
+        input_ids: Integers | None = None,
+        answer: str = "",
+        option_ids: Integers | None = None,
+        model_inputs: dict[str, Any] | None = None,
+        sample: Sample | None = None,
+    ) -> None:
+        self.id, self.task, self.answer = str(id), str(task), answer
+        self.model_inputs, self.sample, self.media = model_inputs, sample, {}
+        n = self._put_tokens(inputs_embeds, input_ids)
+        if n == 0:
+            raise self._say("it has no tokens")
+        if len(groups) != n:
+            raise self._say(f"{n} tokens, but groups has {len(groups)} names: pass one per token")
+        self.position_ids = self._positions(position_ids, n)
+        self._put_labels(groups, items)
+        self._put_answer(answer_ids, option_ids)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -73,42 +99,41 @@ class Prompt:
     def _say(self, text: str) -> InputError:
         return InputError(f"prompt {self.id!r}: {text}")
 
-    def _check_tokens(self) -> None:
-        if (self.inputs_embeds is None) == (self.input_ids is None):
+    def _put_tokens(self, embeds: torch.Tensor | None, input_ids: Integers | None) -> int:
+        """N."""
+        if (embeds is None) == (input_ids is None):
             raise self._say("pass inputs_embeds [N, hidden] or input_ids [N], one of the two")
-        if self.input_ids is not None:
-            ids = torch.as_tensor(self.input_ids)
+        self.inputs_embeds, self.input_ids = embeds, None
+        if input_ids is not None:
+            ids = torch.as_tensor(input_ids)
             if ids.dim() == 2 and ids.shape[0] == 1:
                 ids = ids[0]
             if ids.dim() != 1 or ids.dtype.is_floating_point or ids.dtype == torch.bool:
                 raise self._say(f"input_ids must be integers [N], got {ids.dtype} {tuple(ids.shape)}")
             self.input_ids = ids.long()
-            n = ids.shape[0]
-        else:
-            embeds = self.inputs_embeds
-            if not isinstance(embeds, torch.Tensor) or embeds.dim() != 2 or not embeds.dtype.is_floating_point:
-                shown = f"{embeds.dtype} {tuple(embeds.shape)}" if isinstance(embeds, torch.Tensor) else type(embeds)
-                raise self._say(f"inputs_embeds must be a floating tensor [N, hidden], got {shown}")
-            bad = ~torch.isfinite(embeds).all(-1)
-            if bool(bad.any()):
-                raise self._say(f"inputs_embeds holds NaN or infinity, first at token {int(bad.nonzero()[0])}")
-            n = embeds.shape[0]
-        if n == 0:
-            raise self._say("it has no tokens")
-        if len(self.groups) != n:
-            raise self._say(f"{n} tokens, but groups has {len(self.groups)} names: pass one per token")
-        if self.position_ids is not None:
-            ids = torch.as_tensor(self.position_ids)
-            if ids.dim() == 3 and ids.shape[1] == 1:
-                ids = ids[:, 0]  # [3, 1, N] as a model gives them
-            if tuple(ids.shape) not in ((n,), (3, n)) or ids.dtype.is_floating_point:
-                raise self._say(f"position_ids must be integers [{n}] or [3, {n}], got {ids.dtype} {tuple(ids.shape)}")
-            self.position_ids = ids.long()
+            return ids.shape[0]
+        if not isinstance(embeds, torch.Tensor) or embeds.dim() != 2 or not embeds.dtype.is_floating_point:
+            shown = f"{embeds.dtype} {tuple(embeds.shape)}" if isinstance(embeds, torch.Tensor) else type(embeds)
+            raise self._say(f"inputs_embeds must be a floating tensor [N, hidden], got {shown}")
+        bad = ~torch.isfinite(embeds).all(-1)
+        if bool(bad.any()):
+            raise self._say(f"inputs_embeds holds NaN or infinity, first at token {int(bad.nonzero()[0])}")
+        return embeds.shape[0]
 
-    def _check_labels(self) -> None:
-        n = len(self.groups)
-        self.groups = [str(g) for g in self.groups]
-        self.items = [-1] * n if self.items is None else _int_list(f"prompt {self.id!r}: items", self.items)
+    def _positions(self, given: torch.Tensor | None, n: int) -> torch.Tensor | None:
+        if given is None:
+            return None
+        ids = torch.as_tensor(given)
+        if ids.dim() == 3 and ids.shape[1] == 1:
+            ids = ids[:, 0]  # [3, 1, N] as a model gives them
+        if tuple(ids.shape) not in ((n,), (3, n)) or ids.dtype.is_floating_point:
+            raise self._say(f"position_ids must be integers [{n}] or [3, {n}], got {ids.dtype} {tuple(ids.shape)}")
+        return ids.long()
+
+    def _put_labels(self, groups: Sequence[str], items: Integers | None) -> None:
+        n = len(groups)
+        self.groups = [str(g) for g in groups]
+        self.items = [-1] * n if items is None else _int_list(f"prompt {self.id!r}: items", items)
         if len(self.items) != n:
             raise self._say(f"{n} tokens, but items has {len(self.items)} entries: pass one per token, -1 for none")
         if min(self.items) < -1:
@@ -117,14 +142,14 @@ class Prompt:
         if last != [n - 1]:
             raise self._say(f'the group "last" must be the final token ({n - 1}) and no other, it is at {last}')
 
-    def _check_answer(self) -> None:
-        self.answer_ids = _int_list(f"prompt {self.id!r}: answer_ids", self.answer_ids)
+    def _put_answer(self, answer_ids: Integers, option_ids: Integers | None) -> None:
+        self.answer_ids, self.option_ids = _int_list(f"prompt {self.id!r}: answer_ids", answer_ids), None
         if not self.answer_ids:
             raise self._say("answer_ids is empty: pass the token ids of the answer")
         if min(self.answer_ids) < 0:
             raise self._say(f"answer_ids holds {min(self.answer_ids)}: token ids count from 0")
-        if self.option_ids is not None:
-            self.option_ids = _int_list(f"prompt {self.id!r}: option_ids", self.option_ids)
+        if option_ids is not None:
+            self.option_ids = _int_list(f"prompt {self.id!r}: option_ids", option_ids)
             if self.answer_ids[0] not in self.option_ids:
                 raise self._say(f"the answer's token {self.answer_ids[0]} is not among option_ids {self.option_ids}")
 

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from ..errors import InputError
 
@@ -15,6 +15,14 @@ MEDIA = ("video", "audio", "image")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma")
 _PREFIX = re.compile(r"^\s*\(?([A-Za-z])\s*[.):]\s*")  # "A. red", "(B) green", "C: blue"
+
+
+class Interleaved(NamedTuple):
+    """What an interleaved item has in place of a video, a sound file or an image: paths, and the candidates' kind."""
+
+    candidates: list[str]
+    reference: str
+    kind: Literal["image", "audio"]  # of the candidates; the reference is of the other
 
 
 @dataclass
@@ -85,12 +93,20 @@ class Sample:
         return None if self.options is None else LETTERS.index(self.answer)
 
     @property
-    def candidate_kind(self) -> str | None:
+    def candidate_kind(self) -> Literal["image", "audio"] | None:
         """What the candidates are: "image" or "audio"; None where there are none. The reference is the other kind."""
         return None if self.candidates is None else self._kind("candidate 1", self.candidates[0])
 
+    @property
+    def interleaved(self) -> Interleaved | None:
+        """Candidates and reference; None where the sample is no interleaved item."""
+        kind = self.candidate_kind
+        if self.candidates is None or self.reference is None or kind is None:
+            return None
+        return Interleaved(self.candidates, self.reference, kind)
+
     @classmethod
-    def read_jsonl(cls, path) -> list[Sample]:
+    def read_jsonl(cls, path: str | Path) -> list[Sample]:
         """Samples of a JSONL file, in its order. Relative media paths are relative to the file's folder.
 
         Keys that a Sample has no field for are ignored, so that data sets can carry more than is read here.
@@ -172,7 +188,7 @@ class Sample:
             raise self._say(f"candidates and the options {self.options!r}: leave options out, the letters are they")
         self.options = letters
 
-    def _kind(self, what: str, path: str) -> str:
+    def _kind(self, what: str, path: str) -> Literal["image", "audio"]:
         suffix = Path(path).suffix.lower()
         if suffix in IMAGE_FILES or suffix in SOUND_FILES:
             return "image" if suffix in IMAGE_FILES else "audio"
@@ -232,8 +248,9 @@ class Sample:
 
 def _without_letters(options: list[str]) -> list[str]:
     """The options without "A. ", "B. " ..., where every option carries its own letter in order."""
-    found = [_PREFIX.match(o) for o in options]
-    if all(m and m.group(1).upper() == letter for m, letter in zip(found, LETTERS, strict=False)):
+    found = [m for o in options if (m := _PREFIX.match(o))]
+    letters = "".join(m.group(1).upper() for m in found)
+    if len(found) == len(options) and LETTERS.startswith(letters):
         return [o[m.end() :].strip() for o, m in zip(options, found, strict=True)]
     return options
 

@@ -24,7 +24,7 @@ def take(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
 class BoundaryNorm:
     """Stands for an RMS norm's `forward` while a block is open; knows the result for rows that it gathered itself."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:  # some model's own class, with weight and variance_epsilon
         self.norm, self.plain = norm, norm.forward
         self.ready: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -51,7 +51,7 @@ class BoundaryNorm:
 
 def boundary_norm(layer: nn.Module) -> BoundaryNorm | None:
     """For a layer that begins with an RMS norm as the op computes it; None for others, whose rows torch gathers."""
-    norm = getattr(layer, "input_layernorm", None)
+    norm: Any = getattr(layer, "input_layernorm", None)
     if not type(norm).__name__.endswith("RMSNorm") or not hasattr(norm, "variance_epsilon"):
         return None
     weight: Any = getattr(norm, "weight", None)

@@ -27,7 +27,7 @@ class Item:
     scene: Scene
     question: Question
 
-    def sample(self, video) -> Sample:
+    def sample(self, video: str | Path) -> Sample:
         """As a sample whose clip is the file `video`."""
         q = self.question
         letter = LETTERS[q.options.index(q.answer)]
@@ -68,9 +68,7 @@ class LineupItem:
         )
 
 
-def make_items(
-    split: str, count: int, seed: int = 0, tasks: Sequence[str] | None = None
-) -> list[Item] | list[LineupItem] | list[Item | LineupItem]:
+def make_items(split: str, count: int, seed: int = 0, tasks: Sequence[str] | None = None) -> list[Item | LineupItem]:
     """`count` items, the tasks in turn. Item i is the same whatever the count; any count can be asked for.
 
     Args:
@@ -84,7 +82,7 @@ def make_items(
         raise InputError(f"task {unknown[0]!r}: pass one of {', '.join([*TASKS, *LINEUP_TASKS])}")
     if split not in SPLITS:
         raise InputError(f"split {split!r}: pass one of {', '.join(SPLITS)}")
-    items: list = []
+    items: list[Item | LineupItem] = []
     for i in range(count):
         rng = np.random.default_rng([seed, SPLITS.index(split), i])
         name = tasks[i % len(tasks)]
@@ -118,7 +116,7 @@ def frames_read(scene: Scene, side: int, numbers: Sequence[int] | None = None) -
     return resize(pixels, side, side)
 
 
-def write_scene(scene: Scene, path) -> Path:
+def write_scene(scene: Scene, path: str | Path) -> Path:
     """The scene as an mp4 file with sound."""
     from .files import SAMPLE_RATE, write_media
 
@@ -139,7 +137,7 @@ def _write_medium(medium: Sight | Tone, path: Path) -> None:
         out.writeframes((medium.waveform() * 32767).astype("<i2").tobytes())
 
 
-def write_items(items: Sequence[Item | LineupItem], folder) -> Path:
+def write_items(items: Sequence[Item | LineupItem], folder: str | Path) -> Path:
     """Write every item's media and samples.jsonl; the JSONL's path. What a file holds is overwritten."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from .scene import COLORS, SECONDS, Scene
@@ -59,6 +61,6 @@ def file_times() -> np.ndarray:
     return np.arange(round(SECONDS * FPS)) / FPS
 
 
-def frames(scene: Scene, times) -> np.ndarray:
+def frames(scene: Scene, times: Iterable[float] | np.ndarray) -> np.ndarray:
     """uint8 [T, SIDE, SIDE, 3] at `times` (seconds)."""
     return np.stack([draw(scene, float(t)) for t in times])

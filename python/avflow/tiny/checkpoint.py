@@ -28,7 +28,7 @@ class Tiny:
     seed: int = 0
 
 
-def build(folder, family: str = "qwen2_5_omni", size: Tiny | None = None) -> Path:
+def build(folder: str | Path, family: str = "qwen2_5_omni", size: Tiny | None = None) -> Path:
     """Write a checkpoint to `folder` (created if needed) and return it; about 3 s and 8 MB at the default size."""
     if family not in FAMILIES:
         raise InputError(f"family {family!r}: pass one of {', '.join(FAMILIES)}")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Tiny
 from .random_weights import PICTURE, mrope_section, scale_weights
 from .tokenizer import build_tokenizer, save_tokenizer, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Qwen2_5OmniThinkerConfig
 
 MEDIA_TOKENS = {
     "audio_token": "<|AUDIO|>",
@@ -40,11 +45,16 @@ def write(folder: Path, size: Tiny) -> None:
     _save_model(tokenizer, size, folder)
 
 
-def build_config(tokenizer, size: Tiny):
+def build_config(tokenizer: PreTrainedTokenizerBase, size: Tiny) -> Qwen2_5OmniThinkerConfig:
     """Qwen2_5OmniThinkerConfig of this size, with the tokenizer's ids."""
     from transformers import Qwen2_5OmniThinkerConfig
 
     ids = {name: getattr(tokenizer, f"{name}_id") for name in MEDIA_TOKENS}
+    # Not declared fields of the Thinker's configuration, yet its position ids are computed from the first.
+    undeclared: dict[str, Any] = {
+        "vision_start_token_id": ids["vision_bos_token"],
+        "vision_end_token_id": ids["vision_eos_token"],
+    }
     return Qwen2_5OmniThinkerConfig(
         text_config=dict(
             vocab_size=len(tokenizer),
@@ -88,15 +98,13 @@ def build_config(tokenizer, size: Tiny):
         video_token_index=ids["video_token"],
         audio_start_token_id=ids["audio_bos_token"],
         audio_end_token_id=ids["audio_eos_token"],
-        # Not declared fields of the Thinker's configuration, yet its position ids are computed from the first.
-        vision_start_token_id=ids["vision_bos_token"],
-        vision_end_token_id=ids["vision_eos_token"],
         position_id_per_seconds=25,
         seconds_per_chunk=2,
+        **undeclared,
     )
 
 
-def _save_model(tokenizer, size: Tiny, folder: Path) -> None:
+def _save_model(tokenizer: PreTrainedTokenizerBase, size: Tiny, folder: Path) -> None:
     import torch
     from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
@@ -108,7 +116,9 @@ def _save_model(tokenizer, size: Tiny, folder: Path) -> None:
     save_thinker(thinker, tokenizer, folder)
 
 
-def save_thinker(thinker, tokenizer, folder: Path, dtype=None) -> None:
+def save_thinker(
+    thinker: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, dtype: torch.dtype | None = None
+) -> None:
     """model.safetensors, config.json and generation_config.json of a Thinker, named as in a folder of the full model.
 
     dtype: that the weights are stored in; None: as they are.
@@ -126,7 +136,7 @@ def save_thinker(thinker, tokenizer, folder: Path, dtype=None) -> None:
     write_json(folder / "generation_config.json", generation)
 
 
-def _full_config(thinker) -> dict:
+def _full_config(thinker: PreTrainedConfig) -> dict[str, Any]:
     """config.json of the full model: the Thinker inside, and a speech half that is off and has no weights here."""
     speech = dict(vocab_size=64, embedding_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1)
     names = "tts_text_start tts_text_end tts_text_pad tts_codec_start tts_codec_end tts_codec_pad tts_codec_mask"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, cast
+
 from .checkpoint import Tiny
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PICTURE = {
+PICTURE: dict[str, Any] = {
     "min_pixels": 4 * 784,
     "max_pixels": 64 * 784,
     "patch_size": 14,
@@ -24,7 +29,7 @@ def mrope_section(size: Tiny) -> list[int]:
     return [time, height, half - time - height]
 
 
-def scale_weights(hf, size: Tiny) -> None:
+def scale_weights(hf: PreTrainedModel, size: Tiny) -> None:
     """Make attention matter. With the usual std of 0.02 it is uniform, and a broken mask would go unnoticed."""
     import torch
 
@@ -36,5 +41,6 @@ def scale_weights(hf, size: Tiny) -> None:
                 p.normal_(0.0, gain / fan_in**0.5)
             elif name.endswith("proj.bias") and "layers" in name:
                 p.normal_(0.0, 0.5 if ".q_proj." in name or ".k_proj." in name else 0.1)
-        hf.get_input_embeddings().weight.normal_(0.0, 0.5)
-        hf.lm_head.weight.normal_(0.0, 1.5 / size.hidden**0.5)
+        embeddings = cast(torch.nn.Embedding, hf.get_input_embeddings())
+        embeddings.weight.normal_(0.0, 0.5)
+        hf.get_parameter("lm_head.weight").normal_(0.0, 1.5 / size.hidden**0.5)

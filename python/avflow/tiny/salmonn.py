@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Tiny
 from .random_weights import PICTURE
 from .tokenizer import build_tokenizer, save_tokenizer
 from .vision import TOKENS, flat_config, save_model, save_pictures, save_weights
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SOUND_TOKENS = TOKENS | {"audio_token": "<|audio_pad|>"}
 
@@ -22,14 +26,21 @@ def write(folder: Path, size: Tiny) -> None:
     save_tokenizer(tokenizer, SOUND_TOKENS, None, folder)
     config = build_config(tokenizer, size)
 
-    def build():
+    def build() -> PreTrainedModel:
         return VideoSalmonn2PlusForConditionalGeneration(VideoSalmonn2PlusConfig.from_published(config))
 
     save_model(folder, config, build, _published_name, size)
     save_pictures(folder)
 
 
-def save(folder: Path, config: dict[str, Any], hf, tokenizer, dtype=None, settings: dict[str, Any] = PICTURE) -> None:
+def save(
+    folder: Path,
+    config: dict[str, Any],
+    hf: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype | None = None,
+    settings: dict[str, Any] = PICTURE,
+) -> None:
     """The checkpoint folder of a model that is there. settings: of preprocessor_config.json."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tokenizer(tokenizer, SOUND_TOKENS, None, folder)
@@ -37,7 +48,7 @@ def save(folder: Path, config: dict[str, Any], hf, tokenizer, dtype=None, settin
     save_pictures(folder, settings)
 
 
-def build_config(tokenizer, size: Tiny) -> dict[str, Any]:
+def build_config(tokenizer: PreTrainedTokenizerBase, size: Tiny) -> dict[str, Any]:
     """config.json as a published folder has it, in small."""
     config = flat_config(tokenizer, size, SOUND_TOKENS) | {"architectures": ["video_SALMONN2_plus"]}
     return config | {"audio_config": _audio_config(size)}

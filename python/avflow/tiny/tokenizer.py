@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
@@ -19,7 +23,7 @@ CORPUS = [
 ]
 
 
-def build_tokenizer(special: dict[str, str], vocab_size: int = 600, corpus: Sequence[str] = CORPUS):
+def build_tokenizer(special: dict[str, str], vocab_size: int = 600, corpus: Sequence[str] = CORPUS) -> Qwen2Tokenizer:
     """Byte-level BPE trained on `corpus`, wrapped as the Qwen2Tokenizer that a published folder gives.
 
     special: attribute of the tokenizer -> token, in the order of their ids.
@@ -44,16 +48,18 @@ def build_tokenizer(special: dict[str, str], vocab_size: int = 600, corpus: Sequ
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
     return Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=merges,
+        merges=merges,  # type: ignore[arg-type]  # pairs, as the tokenizer in Rust takes them
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        unk_token=None,
+        unk_token=None,  # type: ignore[arg-type]  # bytes spell everything, as in a published folder
         extra_special_tokens={**special, "im_start_token": "<|im_start|>"},
         model_max_length=32768,
     )
 
 
-def save_tokenizer(tokenizer, special: dict[str, str], template: str | None, folder: Path) -> None:
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, special: dict[str, str], template: str | None, folder: Path
+) -> None:
     """Tokenizer files, old and new; `template`: for chat_template.json, None for no such file."""
     tokenizer.save_pretrained(folder)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
@@ -68,5 +74,5 @@ def save_tokenizer(tokenizer, special: dict[str, str], template: str | None, fol
         write_json(folder / "chat_template.json", {"chat_template": template})
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import Tiny
 from .random_weights import PICTURE, mrope_section, scale_weights
 from .tokenizer import build_tokenizer, save_tokenizer, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS = {
     "vision_start_token": "<|vision_start|>",
@@ -46,7 +50,7 @@ def write(folder: Path, size: Tiny) -> None:
     write_json(folder / "video_preprocessor_config.json", {**PICTURE, "video_processor_type": "Qwen2VLVideoProcessor"})
 
 
-def flat_config(tokenizer, size: Tiny, tokens: dict[str, str] = TOKENS) -> dict[str, Any]:
+def flat_config(tokenizer: PreTrainedTokenizerBase, size: Tiny, tokens: dict[str, str] = TOKENS) -> dict[str, Any]:
     """config.json as Qwen2.5-VL's folders have it: the decoder's fields at the top, with the tokenizer's ids."""
     ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in tokens}
     return {
@@ -90,7 +94,11 @@ def flat_config(tokenizer, size: Tiny, tokens: dict[str, str] = TOKENS) -> dict[
 
 
 def save_model(
-    folder: Path, config: dict[str, Any], build: Callable, published_name: Callable[[str], str], size: Tiny
+    folder: Path,
+    config: dict[str, Any],
+    build: Callable[[], PreTrainedModel],
+    published_name: Callable[[str], str],
+    size: Tiny,
 ) -> None:
     """config.json, generation_config.json, and the weights of `build()` under the names of published files."""
     import torch
@@ -102,7 +110,13 @@ def save_model(
     save_weights(folder, config, hf, published_name)
 
 
-def save_weights(folder: Path, config: dict[str, Any], hf, published_name: Callable[[str], str], dtype=None) -> None:
+def save_weights(
+    folder: Path,
+    config: dict[str, Any],
+    hf: PreTrainedModel,
+    published_name: Callable[[str], str],
+    dtype: torch.dtype | None = None,
+) -> None:
     """config.json, generation_config.json and the weights of `hf`, stored in `dtype`; None: as they are."""
     from safetensors.torch import save_file
 

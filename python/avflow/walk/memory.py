@@ -40,11 +40,12 @@ def available_bytes(device: torch.device) -> int:
     free = []
     try:
         text = Path("/proc/meminfo").read_text()
-        free.append(int(re.search(r"MemAvailable:\s+(\d+)", text)[1]) * 1024)
+        if found := re.search(r"MemAvailable:\s+(\d+)", text):
+            free.append(int(found[1]) * 1024)
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
             free.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, TypeError, ValueError):
+    except (OSError, ValueError):
         pass
     return int(0.5 * max(min(free), 2**28)) if free else 2**31
 

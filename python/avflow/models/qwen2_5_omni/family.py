@@ -20,7 +20,9 @@ from . import positions as omni_positions
 from . import processor as processing
 
 if TYPE_CHECKING:
-    from ...prompts.sample import Sample
+    import numpy as np
+
+    from ...prompts.sample import Interleaved, Sample
     from ..base import Model
 
 SYSTEM = (
@@ -91,8 +93,8 @@ class Qwen25Omni(chat.ChatFamily):
         wording = chat.wording(model, SYSTEM, system, instruction, question_first)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
-        if sample.candidates is not None:
-            return self._items(model, sample, wording, limits)
+        if (item := sample.interleaved) is not None:
+            return self._items(model, sample, item, wording, limits)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
         media.facts["processor"] = processing.info(model.processor).path
@@ -111,10 +113,12 @@ class Qwen25Omni(chat.ChatFamily):
 
         return self.lay_out(model, sample, media, wording, encode)
 
-    def _items(self, model: Model, sample: Sample, wording: chat.Wording, limits: tuple) -> Prompt:
+    def _items(
+        self, model: Model, sample: Sample, item: Interleaved, wording: chat.Wording, limits: chat.Limits
+    ) -> Prompt:
         """An interleaved item: images and sounds, whichever is the reference."""
-        files = [*sample.candidates, sample.reference]
-        heard = [sample.candidate_kind == "audio"] * len(sample.candidates) + [sample.candidate_kind == "image"]
+        files = [*item.candidates, item.reference]
+        heard = [item.kind == "audio"] * len(item.candidates) + [item.kind == "image"]
         pairs = list(zip(files, heard, strict=True))
         images = [read_image(path) for path, sound in pairs if not sound]
         sounds = [_checked_sound(model.processor, path, read_audio(path)) for path, sound in pairs if sound]
@@ -150,7 +154,9 @@ class Qwen25Omni(chat.ChatFamily):
         return labels.label_media(ids, self.media_ids(model), patch_tokens, segment)
 
 
-def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits: tuple) -> chat.Media:
+def _read(
+    model: Model, sample: Sample, own_sound: bool, sampling: tuple[float, int, int], limits: chat.Limits
+) -> chat.Media:
     media = chat.Media(interleaved=own_sound)
     processor = model.processor
     if sample.image:
@@ -169,17 +175,17 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: tuple, limits
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
         if own_sound:
-            sound = chat.read_own_sound(sample, video)
+            sound = chat.read_own_sound(sample, sample.video, video)
             media.sound, media.facts["sound"] = align_sound(sound, video.duration, sample.video)
     if sample.audio:
         media.sound = read_audio(sample.audio)
     if media.sound is not None:
-        _checked_sound(processor, sample.audio or sample.video, media.sound)
+        _checked_sound(processor, sample.audio or sample.video or "", media.sound)
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
 
 
-def _checked_sound(processor: Any, where: str, sound: Any) -> Any:
+def _checked_sound(processor: Any, where: str, sound: np.ndarray) -> np.ndarray:
     """The sound, float32 [samples]; an error if the model cannot hear all of it, or none."""
     seconds, most = len(sound) / SAMPLE_RATE, processor.feature_extractor.n_samples / SAMPLE_RATE
     if seconds > most:

@@ -7,11 +7,16 @@ result is the same to the last integer. 21k interleaved tokens take the model 10
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
 from torch import nn
+
+from ...errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 def _steps(count: int, start: int) -> np.ndarray:
@@ -79,30 +84,51 @@ class _Sequence:
 class _Media:
     """The batch's media, taken one after the other."""
 
-    def __init__(self, config: Any, merge: int, images: Any, videos: Any, sounds: Any, seconds: Any) -> None:
+    def __init__(
+        self,
+        config: PreTrainedConfig,
+        merge: int,
+        images: torch.Tensor | None,
+        videos: torch.Tensor | None,
+        sounds: torch.Tensor | None,
+        seconds: torch.Tensor | None,
+    ) -> None:
         self.config, self.merge = config, merge
-        self.images, self.videos, self.sounds, self.seconds = (
-            None if t is None else iter(torch.as_tensor(t).cpu().numpy()) for t in (images, videos, sounds, seconds)
-        )
+        given = {
+            "image_grid_thw": images,
+            "video_grid_thw": videos,
+            "audio_seqlens": sounds,
+            "second_per_grids": seconds,
+        }
+        self.left = {k: iter(() if v is None else torch.as_tensor(v).cpu().numpy()) for k, v in given.items()}
         self.per_chunk = int(config.position_id_per_seconds * config.seconds_per_chunk)
 
+    def _next(self, name: str) -> Any:
+        """One medium's entry of the argument `name`. Raises InputError where the ids hold more of them."""
+        try:
+            return next(self.left[name])
+        except StopIteration:
+            raise InputError(
+                f"input_ids hold more media than {name}: pass one entry per medium, in their order"
+            ) from None
+
     def sound(self, start: int) -> np.ndarray:
-        frames = int(next(self.sounds))  # of the mel spectrogram
+        frames = int(self._next("audio_seqlens"))  # of the mel spectrogram
         return _steps(((frames - 1) // 2 + 1 - 2) // 2 + 1, start)
 
     def image(self, start: int) -> np.ndarray:
-        grid = next(self.images)
+        grid = self._next("image_grid_thw")
         return _pictures(grid, np.arange(int(grid[0])) * self.config.position_id_per_seconds, self.merge, start)
 
     def video(self, start: int) -> np.ndarray:
-        grid = next(self.videos)
+        grid = self._next("video_grid_thw")
         # in float32 and in this order, as the model does
-        times = np.arange(int(grid[0]), dtype=np.float32) * np.float32(next(self.seconds))
+        times = np.arange(int(grid[0]), dtype=np.float32) * np.float32(self._next("second_per_grids"))
         times = (times * np.float32(self.config.position_id_per_seconds)).astype(np.int64)
         return _pictures(grid, times, self.merge, start)
 
 
-def _row(ids: np.ndarray, config: Any, media: _Media, use_audio_in_video: bool) -> np.ndarray | None:
+def _row(ids: np.ndarray, config: PreTrainedConfig, media: _Media, use_audio_in_video: bool) -> np.ndarray | None:
     """Positions of one prompt without padding, ids int64 [n] -> int64 [3, n]; None for what is left to the model."""
     after = ids[np.flatnonzero(ids == config.vision_start_token_id) + 1]
     if use_audio_in_video and (after == config.video_token_id).any():
@@ -125,7 +151,7 @@ def _row(ids: np.ndarray, config: Any, media: _Media, use_audio_in_video: bool) 
     return np.concatenate(out.pieces, 1) if out.length == len(ids) else None
 
 
-def _spans(ids: np.ndarray, config: Any) -> list[tuple[int, str]]:
+def _spans(ids: np.ndarray, config: PreTrainedConfig) -> list[tuple[int, str]]:
     """First token and kind of every image, video and sound; sound inside of a video belongs to the video."""
     kinds = {config.image_token_id: "image", config.video_token_id: "video", config.audio_token_id: "sound"}
     begins = np.flatnonzero((ids == config.vision_start_token_id) | (ids == config.audio_start_token_id))
@@ -141,9 +167,9 @@ def _spans(ids: np.ndarray, config: Any) -> list[tuple[int, str]]:
 
 
 def rope_index(
-    config: Any,
+    config: PreTrainedConfig,
     merge: int,
-    input_ids: torch.Tensor,
+    input_ids: torch.Tensor | None,
     image_grid_thw: torch.Tensor | None = None,
     video_grid_thw: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
@@ -171,11 +197,22 @@ def rope_index(
     return torch.from_numpy(positions).to(device), torch.tensor(deltas, device=device)
 
 
-def quick(owner: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+class RopeOwner(Protocol):
+    """The module that computes positions: the model, or the one inside it (transformers >= 5.21)."""
+
+    config: PreTrainedConfig
+    spatial_merge_size: int
+    get_rope_index: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def quick(module: nn.Module) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     """The model's `get_rope_index`, by spans where that is possible."""
+    owner = cast("RopeOwner", module)
     slow = owner.get_rope_index
 
-    def get_rope_index(input_ids: torch.Tensor | None = None, *args: Any, **kwargs: Any):
+    def get_rope_index(
+        input_ids: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         found = rope_index(owner.config, owner.spatial_merge_size, input_ids, *args, **kwargs)
         return slow(input_ids, *args, **kwargs) if found is None else found
 

@@ -62,6 +62,7 @@ def load_processor(folder: str) -> Any:
         InputError: the folder lacks one of the processor's files.
     """
     compat.declare_torchvision()
+    processor: Any  # one of several classes, with avflow_info on top
     try:
         if "torchvision" in sys.modules:
             from transformers import Qwen2_5OmniProcessor
@@ -193,7 +194,7 @@ def _without_torchvision(folder: str) -> Any:
     from transformers import AutoTokenizer, Qwen2_5OmniProcessor, WhisperFeatureExtractor
 
     class OmniProcessor(Qwen2_5OmniProcessor):
-        def check_argument_for_proper_class(self, argument_name, argument):
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             if isinstance(argument, Pictures):
                 return type(argument)
             return super().check_argument_for_proper_class(argument_name, argument)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch import nn
 from ...errors import InputError, UnsupportedModelError
 from ..checkpoints import HUB_OPTIONS, SALMONN_COMPLETE, check_adapter, hub_options, placed, read_json
 from .config import VideoSalmonn2PlusConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Published name -> name here; the first pattern that fits counts. Everything else has the same name.
 _RENAMES = tuple(
@@ -162,7 +165,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _match(files: list[Path], empty: nn.Module, folder: Path) -> dict[str, str]:
+def _match(files: list[Path], empty: PreTrainedModel, folder: Path) -> dict[str, str]:
     """Tensor name in the files -> name in the model, after names and shapes have been compared."""
     from safetensors import SafetensorError, safe_open
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedConfig
 from transformers.models.blip_2.configuration_blip_2 import Blip2QFormerConfig
@@ -46,10 +46,16 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["past_key_values", "cache"]
     has_no_defaults_at_init = True  # read by transformers 5.17: there is no config without arguments
 
-    text_config: dict | PreTrainedConfig | None = None
-    vision_config: dict | PreTrainedConfig | None = None
-    audio_config: dict | PreTrainedConfig | None = None
-    qformer_config: dict | PreTrainedConfig | None = None
+    if TYPE_CHECKING:  # as they are after __post_init__
+        text_config: Qwen2_5_VLTextConfig
+        vision_config: Qwen2_5_VLVisionConfig
+        audio_config: WhisperConfig
+        qformer_config: Blip2QFormerConfig
+    else:  # as they are given, which transformers checks
+        text_config: dict | PreTrainedConfig | None = None
+        vision_config: dict | PreTrainedConfig | None = None
+        audio_config: dict | PreTrainedConfig | None = None
+        qformer_config: dict | PreTrainedConfig | None = None
     position_layout: str = "released"
     seconds_per_window: float = 0.5
     query_length: int = 1
@@ -87,11 +93,14 @@ class VideoSalmonn2PlusConfig(PreTrainedConfig):
                 carry out. Both name the field.
         """
         audio = _take(config, "audio_config", dict)
+        parts: dict[str, Any] = {
+            "text_config": _text(config),
+            "vision_config": _vision(_take(config, "vision_config", dict)),
+            "audio_config": _audio(audio),
+            "qformer_config": _qformer(_take(audio, "audio_config.qformer_config", dict), audio),
+        }
         return cls(
-            text_config=_text(config),
-            vision_config=_vision(_take(config, "vision_config", dict)),
-            audio_config=_audio(audio),
-            qformer_config=_qformer(_take(audio, "audio_config.qformer_config", dict), audio),
+            **parts,
             seconds_per_window=_window(audio),
             query_length=_take(_take(audio, "audio_config.qformer_config", dict), "query_length", int, 1),
             tie_word_embeddings=_take(config, "tie_word_embeddings", bool, False),

@@ -93,7 +93,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         limits = (min_pixels, max_pixels)
         wording = chat.wording(model, SYSTEM, system, instruction, question_first)
         given = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
-        sampling = processing.SAMPLING | (model.hf.config.video_sampling or {})
+        sampling: dict[str, Any] = processing.SAMPLING | (model.hf.config.video_sampling or {})
         sampling |= {name: value for name, value in given.items() if value is not None}
         media = _read(model, sample, own_sound, sampling, limits)
 
@@ -143,16 +143,16 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         return labels.label_media(ids, self.media_ids(model), patch_tokens, SEGMENT, audio_by_step=True)
 
 
-def _read(model: Model, sample: Sample, own_sound: bool, sampling: dict[str, float], limits: tuple) -> chat.Media:
+def _read(model: Model, sample: Sample, own_sound: bool, sampling: dict[str, Any], limits: chat.Limits) -> chat.Media:
     media = chat.Media(interleaved=bool(sample.video))
     media.facts["processor"] = model.processor.avflow_info.path
     if sample.image:
         media.image = read_image(sample.image)
     source = sample.audio or sample.video
     if sample.video:
-        video = _read_video(model, sample, sampling, limits, media)
+        video = _read_video(model, sample, sample.video, sampling, limits, media)
         if own_sound:
-            media.sound = chat.read_own_sound(sample, video)
+            media.sound = chat.read_own_sound(sample, sample.video, video)
     if sample.audio:
         media.sound = read_audio(sample.audio)
     if media.sound is not None:
@@ -166,8 +166,10 @@ def _read(model: Model, sample: Sample, own_sound: bool, sampling: dict[str, flo
     return media
 
 
-def _read_video(model: Model, sample: Sample, sampling: dict[str, float], limits: tuple, media: chat.Media) -> Video:
-    """Decodes the sample's video into `media`."""
+def _read_video(
+    model: Model, sample: Sample, path: str, sampling: dict[str, Any], limits: chat.Limits, media: chat.Media
+) -> Video:
+    """Decodes the sample's video, the file `path`, into `media`."""
     fps, min_frames, max_frames = (sampling[name] for name in ("fps", "min_frames", "max_frames"))
     if not 0 < fps < math.inf:
         raise InputError(f"fps is {fps}: sample more than 0 frames per second")
@@ -181,7 +183,7 @@ def _read_video(model: Model, sample: Sample, sampling: dict[str, float], limits
         return smart_resize(height, width, part.patch_size * part.merge_size, low, cap)
 
     video = read_video(
-        sample.video,
+        path,
         size=size,
         choose=lambda total, seconds: processing.frame_numbers(total, seconds, fps, min_frames, max_frames),
         span=(sample.start, sample.end),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationMixin
@@ -18,6 +18,10 @@ _GRIDS = ("image_grid_thw", "video_grid_thw", "video_second_per_grid")
 
 class MediaGenerationMixin(GenerationMixin):
     """For a model with `config`, `rope_deltas`, and a forward that takes the media."""
+
+    if TYPE_CHECKING:
+        config: VideoSalmonn2PlusConfig
+        rope_deltas: torch.Tensor | None
 
     def _prepare_position_ids_for_generation(
         self, inputs_tensor: torch.Tensor, model_kwargs: dict[str, Any]
@@ -62,9 +66,9 @@ class MediaGenerationMixin(GenerationMixin):
         self,
         expand_size: int = 1,
         is_encoder_decoder: bool = False,
-        input_ids: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
         **model_kwargs: Any,
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
+    ) -> tuple[torch.LongTensor, dict[str, Any]]:
         """Repeats each prompt for beams or several answers; media have no batch dimension, so by prompt, not by row."""
         media = {name: model_kwargs.pop(name, None) for name in (*_MEDIA, *_GRIDS)}
         positions = model_kwargs.pop("position_ids", None)  # [3 or 4, B, N]; transformers 5.17 repeats the axes
@@ -73,7 +77,8 @@ class MediaGenerationMixin(GenerationMixin):
         given = model_kwargs.get("input_ids") if input_ids is None else input_ids
         if expand_size > 1 and given is not None:
             media = _repeat_media(media, token_kinds(given, self.config).cpu(), expand_size, self.config)
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
+        # type: a whole model is asked for, which those who inherit from this are
+        input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
         media["position_ids"] = positions
@@ -84,7 +89,9 @@ def _repeat_media(
     media: dict[str, torch.Tensor | None], kinds: torch.Tensor, times: int, config: VideoSalmonn2PlusConfig
 ) -> dict[str, torch.Tensor | None]:
     """Media of kinds [B, N], repeated prompt by prompt."""
-    counts = {kind: [] for kind in (IMAGE, VIDEO, AUDIO)}  # per prompt: images, videos, pieces of sound
+    counts: dict[int, list[int]] = {
+        kind: [] for kind in (IMAGE, VIDEO, AUDIO)
+    }  # per prompt: images, videos, pieces of sound
     for row in kinds:
         held = [row[start:stop] for start, stop in blocks(row)]
         for kind in (IMAGE, VIDEO):

@@ -7,7 +7,7 @@ bytedance/video-SALMONN-2, folder video_SALMONN2_plus; "video-SALMONN 2", arXiv:
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -66,9 +66,13 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         rope_deltas: int64 [batch, 1], what the last prefill found: the token after n tokens stands at n + delta.
     """
 
+    if TYPE_CHECKING:
+        config: VideoSalmonn2PlusConfig
+
     config_class = VideoSalmonn2PlusConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "video", "audio", "text")
+    # A tuple, as transformers' own models have it, although the base class declares a list.
+    input_modalities = ("image", "video", "audio", "text")  # type: ignore[assignment]
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _no_split_modules = ["Qwen2_5_VLDecoderLayer", "Qwen2_5_VLVisionBlock", "WhisperEncoderLayer"]
@@ -119,14 +123,17 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         """Embeddings [B, N, hidden] of ids [B, N], those of media in the media tokens' places, in order.
 
         Raises:
-            InputError: the number of media tokens is not the number of embeddings.
+            InputError: the number of media tokens is not the number of embeddings; patches without their grids.
         """
         embeds = self.get_input_embeddings()(input_ids)
         found: list[tuple[str, torch.Tensor]] = []
-        if pixel_values is not None:
-            found.append(("image", self.get_visual_features(pixel_values, image_grid_thw)))
-        if pixel_values_videos is not None:
-            found.append(("video", self.get_visual_features(pixel_values_videos, video_grid_thw)))
+        seen = (("image", pixel_values, image_grid_thw), ("video", pixel_values_videos, video_grid_thw))
+        for name, patches, grid in seen:
+            if patches is None:
+                continue
+            if grid is None:
+                raise InputError(f"{name} patches without {name}_grid_thw: pass the grids int [media, 3] with them")
+            found.append((name, self.get_visual_features(patches, grid)))
         if audio_features is not None:
             found.append(("audio", self.get_audio_features(audio_features)))
         for name, features in found:
@@ -173,14 +180,15 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         Raises:
             InputError: media, ids, grids that do not fit together; media after a cache without position_ids.
         """
-        if (input_ids is None) == (inputs_embeds is None):
+        given = input_ids if inputs_embeds is None else inputs_embeds
+        if given is None or (input_ids is not None and inputs_embeds is not None):
             raise InputError("pass either input_ids or inputs_embeds")
         cache = past_key_values if cache is None else cache
         media = (pixel_values, pixel_values_videos, audio_features)
         if position_ids is None:
             position_ids = self._positions(
                 input_ids,
-                inputs_embeds,
+                given,
                 attention_mask,
                 cache,
                 image_grid_thw,
@@ -189,9 +197,9 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
                 any(m is not None for m in media),
             )
         if inputs_embeds is None:
-            self._check_media(input_ids, cache, media)
+            self._check_media(given, cache, media)
             inputs_embeds = self.embed(
-                input_ids, pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, audio_features
+                given, pixel_values, image_grid_thw, pixel_values_videos, video_grid_thw, audio_features
             )
         outputs = self.model(
             inputs_embeds=inputs_embeds,
@@ -217,7 +225,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
     def _positions(
         self,
         input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
+        given: torch.Tensor,
         attention_mask: torch.Tensor | None,
         cache: Any,
         image_grid_thw: torch.Tensor | None,
@@ -225,8 +233,7 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         video_second_per_grid: torch.Tensor | None,
         has_media: bool,
     ) -> torch.Tensor:
-        """Positions [3, B, N] where the caller gives none."""
-        given = input_ids if inputs_embeds is None else inputs_embeds
+        """Positions [3, B, N] where the caller gives none. given: the ids [B, N], or embeddings [B, N, hidden]."""
         past = 0 if cache is None else int(cache.get_seq_length())
         mask = attention_mask if isinstance(attention_mask, torch.Tensor) and attention_mask.dim() == 2 else None
         if past == 0 and input_ids is not None:

@@ -75,7 +75,7 @@ def rope_index(
         raise InputError(f"layout {layout!r}: pass 'released' or 'trained'")
     merge = config.vision_config.spatial_merge_size
     images, videos = _Grids("image", image_grid_thw, merge), _Grids("video", video_grid_thw, merge)
-    seconds = None
+    seconds: Iterator[torch.Tensor] = iter(())
     if layout == "trained" and video_grid_thw is not None:
         if video_second_per_grid is None or len(video_second_per_grid) != len(video_grid_thw):
             given = "none" if video_second_per_grid is None else len(video_second_per_grid)
@@ -132,7 +132,7 @@ class _Grids:
 
 
 def _row(
-    kinds: torch.Tensor, images: _Grids, videos: _Grids, seconds: Iterator[torch.Tensor] | None, layout: str
+    kinds: torch.Tensor, images: _Grids, videos: _Grids, seconds: Iterator[torch.Tensor], layout: str
 ) -> torch.Tensor:
     """Positions [3, n] of one prompt without padding."""
     parts, at, position = [], 0, 0
@@ -161,11 +161,11 @@ def _block(
     p0: int,
     images: _Grids,
     videos: _Grids,
-    seconds: Iterator[torch.Tensor] | None,
+    seconds: Iterator[torch.Tensor],
     layout: str,
 ) -> tuple[torch.Tensor, int]:
     """Positions [3, n] of one block, and the position of what follows it."""
-    image, video, audio = ((kinds == kind).sum().item() for kind in (IMAGE, VIDEO, AUDIO))
+    image, video, audio = (int((kinds == kind).sum()) for kind in (IMAGE, VIDEO, AUDIO))
     if image and (video or audio):
         raise InputError("an image touches a video or audio in input_ids: put text or vision marks between them")
     if image:

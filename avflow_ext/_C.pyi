@@ -1,0 +1,67 @@
+# What csrc/python/module.cpp defines. tests/packaging/test_types.py compares the two.
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+_Int32Array = npt.NDArray[np.int32]
+
+class _CudaBuild(TypedDict):
+    archs: str  # in CMake's words, such as "80-real 90-real 80-virtual"
+    runtime: tuple[int, int]  # the CUDA runtime it links to: major, minor
+    devices: int  # that the runtime sees
+    hopper: bool  # whether the kernel of sm_90a is compiled
+    error: str | None  # why it sees no device
+
+KEY_TILE: int  # keys of one tile of the plan
+
+class Cut:
+    """One cut of one layer as the plan reads it; see avflow_ext.Cut."""
+
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        streams: Sequence[int] | None,
+        other_items: bool,
+        heads: int | None,
+        cut_self: bool,
+        threshold: int,
+        seed: int,
+    ) -> None: ...
+
+def pack(
+    rows: npt.NDArray[np.integer],
+    keys: npt.NDArray[np.integer],
+    streams: npt.NDArray[np.integer],
+    cuts: Sequence[Cut],
+    keep_rows: npt.NDArray[np.integer] | None,
+    keep_keys: npt.NDArray[np.integer] | None,
+    q_rows: int,
+    k_rows: int,
+    groups: int,
+    tile_rows: int,
+    zero: bool,
+    latest_order: int | None,
+) -> _Int32Array:
+    """The packed problem, int32 [words], of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream),
+    keep lists already applied, and streams [s, 2] = (parent, start)."""
+
+def tile_kinds(packed: npt.NDArray[np.integer]) -> _Int32Array:
+    """What the plan decided for each pair of tiles: 0 skip, 1 partial, 2 full. int32 [row_tiles, key_tiles]."""
+
+def tile_rows(heads_per_kv_head: int, kernel: Literal["cpu", "cuda", "hopper"] = "cpu") -> int:
+    """Rows of one tile of the plan that this kernel reads."""
+
+def cuda() -> _CudaBuild | None:
+    """None where the module was built without CUDA, else the compiled archs and what its own runtime sees."""
+
+def cpu_isa() -> str:
+    """The path of the CPU kernels in use: "avx512", "avx2" or "portable"."""
+
+def set_cpu_isa(name: str) -> None:
+    """Raises ValueError where this build or this processor lacks the path."""
+
+def cpu_isas() -> list[str]:
+    """The paths this build has, the fastest first."""
