@@ -156,17 +156,19 @@ def estimate(model: Model, prompts: PromptSource, request: SweepRequest | None =
     """
     request = SweepRequest() if request is None else request
     request.windows(model)
-    plans = [Plan(model, pack, request) for pack in packs(model, as_prompts(model, prompts), request)]
-    out: dict[str, Any] = {name: sum(plan.cost[name] for plan in plans) for name in plans[0].cost}
-    out["ratio"] = out["rows"] / sum(plan.cost["rows"] / plan.cost["ratio"] for plan in plans)
-    out["peak_rows"] = max(plan.cost["peak_rows"] for plan in plans)
-    out["peak_bytes"] = max(
-        fixed_bytes(model, sum(plan.lengths)) + plan.cost["peak_rows"] * row_bytes(model) for plan in plans
-    )
-    found = [shown for plan in plans for shown in plan.status]  # per prompt and knockout
-    names = [k.name for k in request.knockouts]
-    reasons = [next((one for one in column if one != "ok"), "ok") for column in zip(*found, strict=True)]
-    return out | {"status": dict(zip(names, reasons, strict=True))}
+    out: dict[str, Any] = {}
+    reasons = dict.fromkeys((k.name for k in request.knockouts), "ok")
+    clean_rows = 0
+    for pack in packs(model, as_prompts(model, prompts), request):
+        plan = Plan(model, pack, request)
+        peak = fixed_bytes(model, sum(plan.lengths)) + plan.cost["peak_rows"] * row_bytes(model)
+        for name, value in (plan.cost | {"peak_bytes": peak}).items():
+            out[name] = max(out.get(name, 0), value) if name.startswith("peak") else out.get(name, 0) + value
+        clean_rows += round(plan.cost["rows"] / plan.cost["ratio"])
+        for prompt in plan.status:
+            for name, shown in zip(reasons, prompt, strict=True):
+                reasons[name] = shown if reasons[name] == "ok" else reasons[name]
+    return out | {"ratio": out["rows"] / clean_rows, "status": reasons}
 
 
 def sweep(
