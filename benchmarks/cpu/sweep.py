@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 import avflow
+from avflow.experiments.sweep import sweep_prompt
 from avflow.models.attention import kernel_name
 from benchmarks.lib.decoders import make_sized
 from benchmarks.lib.peers import clean_forward, knockout_mask
@@ -43,13 +44,13 @@ def measure(shape: str, turns: int, knockouts: list[avflow.Knockout]) -> dict[st
     request = avflow.SweepRequest(knockouts, select="all")
     plan = avflow.estimate(model, prompt, request)
     # The sweep's clean row is the forward's: the two sides of the comparison compute one thing.
-    ours = avflow.sweep_prompt(model, prompt, request).rows[0]["logp_clean"]
+    ours = sweep_prompt(model, prompt, request).rows[0]["logp_clean"]
     theirs = float(torch.log_softmax(clean_forward(model, prompt), -1)[prompt.answer_ids[0]])
     assert abs(ours - theirs) < 1e-3, (ours, theirs)
     mask = knockout_mask(prompt)
     candidates = {
         "clean": lambda: clean_forward(model, prompt),
-        "sweep": lambda: avflow.sweep_prompt(model, prompt, request),
+        "sweep": lambda: sweep_prompt(model, prompt, request),
         "dense": lambda: clean_forward(model, prompt, mask),
     }
     best = side_by_side(candidates, seconds=0, turns=turns)
@@ -103,7 +104,7 @@ def peak_memory(tokens: int) -> None:
     knockouts = ["cross:video", "video->question", "question->last"]  # the first re-runs nearly all rows
     request = avflow.SweepRequest(knockouts, window=1, layers=1, select="all")
     walks: list[int] = []
-    seconds = Clock("cpu")(lambda: walks.append(avflow.sweep_prompt(model, prompt, request).info["walks"]))
+    seconds = Clock("cpu")(lambda: walks.append(sweep_prompt(model, prompt, request).info["walks"]))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result = {"tokens": tokens, "before_mib": before, "peak_mib": peak, "walks": walks[0], "seconds": seconds}
     print(json.dumps(result))

@@ -21,6 +21,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 
 import avflow
+from avflow.experiments.sweep import sweep_prompt
 from avflow_ext import AttentionProblem
 from benchmarks.cuda.evict import schedules
 from benchmarks.lib.decoders import make_named, shape_facts
@@ -117,11 +118,11 @@ class Profiles:
         prompt.inputs_embeds = prompt.inputs_embeds.to(model.device, model.dtype)
         shape = shape_facts(self.shape, self.swept)
         after = avflow.SweepRequest(AFTER_MEDIA, select="all")
-        self.step("sweep, targets after the media", shape, lambda: avflow.sweep_prompt(model, prompt, after))
+        self.step("sweep, targets after the media", shape, lambda: sweep_prompt(model, prompt, after))
         centres = list(range(2, model.n_layers, 4))
         inside = avflow.SweepRequest(["cross:video"], layers=centres, select="all")
         name = f"sweep, cross:video in {len(centres)} windows"
-        self.step(name, shape, lambda: avflow.sweep_prompt(model, prompt, inside))
+        self.step(name, shape, lambda: sweep_prompt(model, prompt, inside))
 
         long = make_prompt(model, self.prefilled, QUESTION)
         embeds = long.inputs_embeds[None].to(model.device, model.dtype)
@@ -149,7 +150,7 @@ class Profiles:
         request = avflow.SweepRequest(AFTER_MEDIA, select="all")
         self.step("Thinker, media encoded up to the first layer", shape, lambda: capture(model, prompt))
         name = "Thinker, sweep with media encoded, targets after them"
-        self.step(name, shape, lambda: avflow.sweep_prompt(model, prompt, request))
+        self.step(name, shape, lambda: sweep_prompt(model, prompt, request))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -18,6 +18,7 @@ import torch
 from torch.nn.attention import sdpa_kernel
 
 import avflow
+from avflow.experiments.sweep import sweep_prompt
 from benchmarks.lib.decoders import make_named, shape_facts
 from benchmarks.lib.device import BACKENDS, ceilings, clean_backends
 from benchmarks.lib.options import device_parser
@@ -77,7 +78,7 @@ class Case:
         rows: list = []
         seconds, peaks = [], []
         for _ in range(repeats):
-            seconds.append(self.clock(lambda: rows.append(avflow.sweep_prompt(self.model, self.prompt, request))))
+            seconds.append(self.clock(lambda: rows.append(sweep_prompt(self.model, self.prompt, request))))
             peaks.append(self.clock.peak_bytes)
         theirs = float(torch.log_softmax(clean_forward(self.model, self.prompt).float(), -1)[self.prompt.answer_ids[0]])
         ours = rows[0].rows[0]["logp_clean"]

@@ -181,7 +181,7 @@ def test_plots_are_one_import_and_take_the_old_name_of_select(table):
 
     for name in exported.__all__:
         assert callable(getattr(exported, name)), name  # a function, not a module of that name
-    with pytest.warns(DeprecationWarning, match=r"flow\(which=\) is now flow\(select=\)"):
+    with pytest.warns(DeprecationWarning, match=r"which= is now select= in flow\(\)"):
         _, ax = exported.flow(table, which="correct")
     assert ax.get_title(loc="left") == exported.flow(table, select="correct")[1].get_title(loc="left")
     for draw in (exported.flow_panels, exported.heat_map, lambda t, **k: exported.widths(t, PATHS[0], **k)):

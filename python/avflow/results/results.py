@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from ..deprecated import renamed_keyword
 from ..errors import InputError
 from .schemas import SWEEP, experiment_name, schema_of
-from .table import checked, mean_change, meta_of, select, select_argument, table_from_rows, with_meta, write_table
+from .table import checked, mean_change, meta_of, select, table_from_rows, with_meta, write_table
 
 
 @dataclass(repr=False)
@@ -75,17 +76,22 @@ class Results:
         write_table(with_meta(_in_schema(self.table, self.experiment), self.meta), path)
         return path
 
-    def select(self, select: str = "correct", *, which: str | None = None) -> Results:
-        """The rows whose clean run is right ("correct"), wrong ("wrong"), or all. which: old name of `select`."""
-        chosen = select_argument(select, which)
-        if not isinstance(chosen, str):  # pyarrow's own: columns
-            _warn("select", stacklevel=3)
-            return self.table.select(chosen)
-        return Results(_selected(self.table, chosen), self.meta)
+    @renamed_keyword("which", "select")
+    def select(self, select: str = "correct") -> Results:
+        """The rows whose clean run is right ("correct"), wrong ("wrong"), or all.
 
-    def mean_change(self, *, select: str = "all", which: str | None = None, **options: Any) -> pa.Table:
-        """Of a sweep: see `avflow.results.mean_change`. which: old name of `select`."""
-        return mean_change(self.table, select=select_argument(select, which), **options)
+        Raises:
+            InputError: another word.
+        """
+        if not isinstance(select, str):  # pyarrow's own: columns
+            _warn("select", stacklevel=4)
+            return self.table.select(select)
+        return Results(_selected(self.table, select), self.meta)
+
+    @renamed_keyword("which", "select")
+    def mean_change(self, *, select: str = "all", **options: Any) -> pa.Table:
+        """Of a sweep: see `avflow.results.mean_change`."""
+        return mean_change(self.table, select=select, **options)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.table.__arrow_c_stream__(requested_schema)

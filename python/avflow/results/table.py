@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
 from .schemas import SWEEP, with_new_names
@@ -80,24 +80,17 @@ def as_table(given: Any) -> pa.Table:
     return given if isinstance(given, pa.Table) else given.table
 
 
-def select_argument(select: str, which: str | None, stacklevel: int = 3) -> str:
-    """`select`, or `which`, its name in avflow 0.1, with a DeprecationWarning."""
-    if which is None:
-        return select
-    warnings.warn("which= is now select=: the old name goes with avflow 0.3", DeprecationWarning, stacklevel)
-    return which
-
-
-def select(table: Any, select: str = "correct", *, which: str | None = None) -> pa.Table:
+@renamed_keyword("which", "select")
+def select(table: Any, select: str = "correct") -> pa.Table:
     """The rows whose clean run is right ("correct"), wrong ("wrong"), or all of them.
 
     Args:
-        table: `Results` or its table. which: old name of `select`.
+        table: `Results` or its table.
 
     Raises:
         InputError: another word.
     """
-    table, select = as_table(table), select_argument(select, which)
+    table = as_table(table)
     if select not in SELECTIONS:
         raise InputError(f"cannot select {select!r}: choose one of {', '.join(SELECTIONS)}")
     return table if select == "all" else table.filter(pc.equal(table["correct"], _PATTERNS[select]))
@@ -132,6 +125,7 @@ def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
     return table.filter(pc.equal(table["window"], width))
 
 
+@renamed_keyword("which", "select")
 def mean_change(
     table: Any,
     *,
@@ -139,7 +133,6 @@ def mean_change(
     confidence: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
-    which: str | None = None,
 ) -> pa.Table:
     """Mean of change_percent over samples, per knockout and layer, with a percentile-bootstrap band.
 
@@ -149,12 +142,11 @@ def mean_change(
     two samples: one sample has no band.
 
     Args:
-        table: `Results` or its table. select: correct, wrong or all samples. which: old name of `select`.
+        table: `Results` or its table. select: correct, wrong or all samples.
 
     Raises:
         InputError: several widths of window, or a value out of range.
     """
-    select = select_argument(select, which)
     if not 0 < confidence < 1:
         raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
     if resamples < 1:
