@@ -1,14 +1,8 @@
-"""The benchmarks: those that need a GPU with a tiny shape on the CPU, and what their files hold; the command."""
+"""The benchmarks that need a GPU: the same ones with a tiny shape on the CPU, and what their files hold."""
 
 from __future__ import annotations
 
-import ast
-import importlib
 import json
-import re
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,13 +13,6 @@ from avflow.models.compat import cache_argument, cache_of
 CACHE = cache_argument()
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
-
-
-@pytest.fixture
-def scripts(monkeypatch):
-    """Imports a benchmark by its name, such as "cuda/sweep"."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    return lambda name: importlib.import_module(f"benchmarks.{name.replace('/', '.')}")
 
 
 def read(path: Path) -> dict:
@@ -227,112 +214,3 @@ def test_the_pages_hold_what_the_result_files_hold(scripts, tmp_path):
         )
     for page in (*pages, "docs/findings.md"):
         assert (tmp_path / page).read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8"), page
-
-
-def test_an_unknown_stage_is_refused(tmp_path):
-    command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path / "out"), "sweep", "swep"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "unknown stage swep" in done.stderr
-
-
-def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
-    """python benchmarks ARGUMENT..., from another folder."""
-    return subprocess.run([sys.executable, str(FOLDER), *arguments], capture_output=True, text=True, cwd=folder)
-
-
-def test_the_command_lists_runs_and_refuses_from_any_folder(tmp_path):
-    listed = run(folder=tmp_path)
-    assert listed.returncode == 0
-    for name in ("cpu/attention", "cuda/profile", "op/gather", "findings/measure", "pages/gpu"):
-        assert f"\n  {name} " in listed.stdout
-    assert "  cuda/decode " not in listed.stdout  # a part of cuda/evict
-    refused = run("cpu/swep", folder=tmp_path)
-    assert refused.returncode == 2 and "no benchmark 'cpu/swep'; there are cpu/attention" in refused.stderr
-    command = ["op/plans", "--shape", "tiny", "--tokens", "300", "--turns", "1", "--json", "plans.json"]
-    assert run(*command, folder=tmp_path).returncode == 0
-    assert len(read(tmp_path / "plans.json")["results"]) == 2
-
-
-def test_every_benchmark_takes_its_arguments(scripts, capsys):
-    for name in scripts("__main__").names():
-        with pytest.raises(SystemExit) as ended:
-            scripts(name).main(["--help"])
-        assert ended.value.code == 0
-        assert f"python benchmarks {name}" in capsys.readouterr().out.replace("python3", "python"), name
-
-
-def test_every_command_named_in_a_page_exists(scripts):
-    names = scripts("__main__").names()
-    pages = [ROOT / "README.md", ROOT / "Makefile", FOLDER / "gpu.sh", *(ROOT / "docs").glob("*.md")]
-    pages += FOLDER.rglob("*.py")
-    found = {name for page in pages for name in re.findall(r"python3? benchmarks (\w+/\w+)", page.read_text())}
-    assert {"cpu/sweep", "cuda/sweep", "op/sanitize"} <= found <= set(names)
-    stages = re.findall(r'(?:benchmark \w+ \d+|"\$python" benchmarks) (\w+/\w+)', (FOLDER / "gpu.sh").read_text())
-    assert len(stages) == 6 and set(stages) <= set(names)
-
-
-def test_a_benchmark_uses_lib_and_its_own_room_only():
-    """lib/ uses nothing of the others; so no benchmark imports its twin on another device."""
-    for path in FOLDER.glob("*/*.py"):
-        room = path.parent.name
-        allowed = {"lib"} if room in ("lib", "pages") else {"lib", room}
-        for part in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(part, ast.ImportFrom) and (part.module or "").startswith("benchmarks."):
-                assert part.module.split(".")[1] in allowed, f"{path}: {part.module}"
-
-
-def test_best_times_are_of_one_call_and_leave_out_what_fails(scripts):
-    timing = scripts("lib/timing")
-
-    def no_kernel():
-        raise RuntimeError("no kernel here\nsecond line")
-
-    candidates = {"short": lambda: time.sleep(0.002), "long": lambda: time.sleep(0.02), "missing": no_kernel}
-    times, errors = timing.best_times(candidates, seconds=0.0, turns=2)
-    assert errors == {"missing": "RuntimeError: no kernel here"}
-    assert 0.002 <= times["short"] < 0.02 <= times["long"] < 0.1
-    threads = torch.get_num_threads()
-    seen = []
-    timing.side_by_side({"one": lambda: seen.append(torch.get_num_threads())}, seconds=0.0, turns=1)
-    assert set(seen) == {threads}  # torch's Timer sets one thread unless it is given the number
-    with pytest.raises(RuntimeError, match="no kernel"):
-        timing.side_by_side({"missing": no_kernel}, seconds=0.0)
-
-
-def test_turns_alternate(scripts):
-    timing, order = scripts("lib/timing"), []
-    slow = {name: (lambda name=name: (order.append(name), time.sleep(0.06))) for name in "ab"}
-    timing.side_by_side(slow, seconds=0.0, turns=3)
-    assert "".join(order) == "aabb" * 3  # a call to warm up, and a block of one
-
-
-def test_rows_indexed_are_those_that_eviction_leaves(scripts):
-    """The peer that both eviction benchmarks compare with, for groups that leave behind different layers."""
-    import avflow
-
-    decoders, prompts, peers = (scripts(f"lib/{name}") for name in ("decoders", "prompts", "peers"))
-    model = decoders.make_sized(4, 128)
-    prompt = prompts.make_prompt(model, 160)
-    embeds, schedule = prompt.inputs_embeds[None], {"video": 0, "audio": 2}
-    with torch.no_grad():
-        with peers.rows_indexed(model, prompt.groups, schedule):
-            indexed = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
-        with avflow.evict(model, schedule, groups=list(prompt.groups), items=list(prompt.items)):
-            evicted = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
-        clean = model.hf(inputs_embeds=embeds, logits_to_keep=1).logits
-    torch.testing.assert_close(indexed, evicted, atol=1e-5, rtol=1e-4)
-    assert (clean - evicted).abs().max() > 1e-3
-
-
-def test_the_peers_of_attention_compute_what_the_op_computes(scripts):
-    """Causal, and under the mask that the cut amounts to; the dense mask of a GPU's benchmark is the same one."""
-    from avflow_ext import AttentionProblem
-
-    layouts, operands = scripts("lib/layouts"), scripts("lib/operands").Operands(300, 300, (4, 2, 64))
-    tokens = layouts.av_tokens(300)
-    cut = AttentionProblem(tokens, cuts=[layouts.VIDEO_TO_QUESTION])
-    mask = layouts.dense_mask(tokens, layouts.VIDEO, layouts.QUESTION)
-    assert torch.equal(mask[0, 0], layouts.open_edges(cut))
-    for problem, dense in ((AttentionProblem(tokens), None), (cut, mask)):
-        theirs = operands.sdpa(dense)()[0].transpose(0, 1)
-        torch.testing.assert_close(operands.ours(problem)().out, theirs, atol=1e-5, rtol=1e-5)

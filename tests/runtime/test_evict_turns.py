@@ -43,6 +43,22 @@ def plus(one: Case, sequences: torch.Tensor, groups: list[str], ids: list[int], 
     return Case({"input_ids": whole, "attention_mask": mask} | (media or {}), names, items)
 
 
+@pytest.mark.parametrize("decode", ["keep", "drop"])
+def test_a_copy_of_the_cache_goes_on_as_the_cache(decode):
+    """transformers shares a prompt's prefix by copy.deepcopy of its cache: what the cache remembers is copied too."""
+    one, cache = prompt("qwen3"), DynamicCache()
+    with evicting("qwen3", one, decode=decode):
+        model("qwen3").hf(**one.inputs, **{CACHE: cache})
+        layer, saved = cache.layers[0], copy.deepcopy(cache)
+        logits = [
+            [model("qwen3").hf(torch.tensor([[token]]), **{CACHE: held}).logits for token in MORE]
+            for held in (cache, saved)
+        ]
+    assert all(torch.equal(a, b) for a, b in zip(*logits, strict=True))
+    assert cache.layers[0] is layer and cache.get_seq_length() == saved.get_seq_length() == one.n + len(MORE)
+    assert lengths(cache) == lengths(saved)
+
+
 def second_gone(one: Case, two: Case, schedule=SCHEDULE) -> torch.Tensor:
     return leaves(two.groups, schedule)
 

@@ -40,7 +40,7 @@ def sweep_text(
     """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
 
     One walk reads the prompt for all of them and keeps its streams' keys and values (clean rows once); then all streams
-    decode together, a row a stream and step. The same tokens as `avflow.knockout(...)` around `generate(do_sample=
+    decode together, one row per stream and step. The same tokens as `avflow.knockout(...)` around `generate(do_sample=
     False)` without penalties: generated tokens belong to the group "answer".
 
     Args:
