@@ -141,7 +141,7 @@ def build_layout(
     lengths: Sequence[int],
     jobs: Sequence[Job | Eviction],
     n_layers: int,
-    groups: Sequence[np.ndarray] | None = None,
+    groups: Sequence[np.ndarray] = (),
 ) -> Layout:
     """Plans one walk.
 
@@ -153,7 +153,7 @@ def build_layout(
     """
     made = _Rows(lengths)
     knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made)
-    evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups or ())
+    evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups)
     rows, joins, active = [], [], []
     for layer in range(n_layers):
         active.append(knockouts.enter(layer))
@@ -188,7 +188,7 @@ def split_jobs(
     lengths: Sequence[int],
     jobs: Sequence[Job | Eviction],
     max_rows: int,
-    groups: Sequence[np.ndarray] | None = None,
+    groups: Sequence[np.ndarray] = (),
 ) -> list[list[Job | Eviction]]:
     """Groups jobs into as few walks as keep each within `max_rows` rows at its end; at least one job in each.
 
