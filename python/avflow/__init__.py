@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from .runtime.generating import generate as generate
     from .runtime.knockout import knockout as knockout
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 # Public name -> module. Resolved on first use, so that `import avflow` needs neither transformers nor pyarrow.
 # The imports above say the same to editors and type checkers.

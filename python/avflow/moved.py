@@ -111,6 +111,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "walk_jobs": ("walk.jobs",),
     "windows": ("knockouts.windows",),
     # Packages now, modules then.
+    "demo": ("demo.questions",),
     "cli": ("cli.main",),
     "media": ("media.video",),
     "models.qwen2_5_omni": ("models.qwen2_5_omni.family",),
@@ -123,9 +124,17 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 # Names that left for elsewhere, or are called otherwise: "old module.name" -> "new module.name".
 RENAMED: dict[str, str] = {
+    "cli_tools.told": "cli.options.cli_errors",
+    "looking.LookOutcome": "runs.loop.Outcome",
+    "looking.draw": "runs.look_figures.draw_look",
+    "looking.run_look": "runs.loop.run",
+    "observe.with_generated": "runtime.generating.with_generated",
     "page.shown.read_shown": "report.samples.read_sample_views",
     "page.shown.shown": "demo.sample_view.sample_view",
     "page.shown.write_shown": "report.samples.write_sample_views",
+    "parallel.processes.as_told": "runs.workers.worker.sendable",
+    "plan_job.ROWS": "results.schemas.PLAN",
+    "plan_job.plan_estimates": "runs.loop.estimates",
 }
 
 

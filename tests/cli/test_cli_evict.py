@@ -98,7 +98,7 @@ def test_measured_once_chosen_often(samples, tmp_path, monkeypatch):
     assert plan(samples, out, "--run", run, "--max-drop", 0.9).exit_code == 0
     assert seen == [r["id"] for r in right_samples()[2:]]
     merged = pq.read_table(run / "rows.parquet")
-    assert merged.schema.remove_metadata().equals(plan_job.ROWS) and merged.num_rows == 4 * 3 * 7
+    assert merged.schema.remove_metadata().equals(plan_job.PLAN) and merged.num_rows == 4 * 3 * 7
     assert merged.slice(0, rows.num_rows).to_pylist() == rows.to_pylist()
     first = EvictionSchedule.load(out)
     assert plan(samples, out, "--run", run, "--max-drop", 0, "--strict", "--seed", 3).exit_code == 0

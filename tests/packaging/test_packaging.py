@@ -26,7 +26,7 @@ for package in (avflow, avflow_ext):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         __import__(module.name)
 assert avflow_ext._C.__file__.startswith({folder!r}), avflow_ext._C.__file__
-assert avflow.__version__ == "0.1.0", avflow.__version__
+assert avflow.__version__ == "0.2.0.dev0", avflow.__version__
 ops = [name for name in torch._C._dispatch_get_all_op_names() if name.startswith("avflow::")]
 assert ops, "importing avflow_ext._C registered no operator"
 print("imported", *ops)
@@ -50,7 +50,7 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_holds_the_packages_and_nothing_else(wheel):
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    assert wheel.name.startswith(f"avflow-0.1.0-{python}-{python}-linux_")
+    assert wheel.name.startswith(f"avflow-0.2.0.dev0-{python}-{python}-linux_")
     names = zipfile.ZipFile(wheel).namelist()
     source = {
         f"{package}/{path.relative_to(folder)}"
@@ -72,13 +72,13 @@ def test_wheel_says_that_it_is_typed(wheel):
 
 def test_wheel_metadata(wheel):
     archive = zipfile.ZipFile(wheel)
-    metadata = archive.read("avflow-0.1.0.dist-info/METADATA").decode()
+    metadata = archive.read("avflow-0.2.0.dev0.dist-info/METADATA").decode()
     fields = [tuple(line.split(": ", 1)) for line in metadata.split("\n\n")[0].splitlines() if ": " in line]
     assert {("Name", "avflow"), ("Requires-Python", ">=3.10"), ("License-Expression", "Apache-2.0")} <= set(fields)
     required = [value for key, value in fields if key == "Requires-Dist" and "extra ==" not in value]
     assert "torch>=2.11" in required
     assert not [requirement for requirement in required if "==" in requirement], "a library pins nothing"
-    assert "avflow = avflow.cli.main:main" in archive.read("avflow-0.1.0.dist-info/entry_points.txt").decode()
+    assert "avflow = avflow.cli.main:main" in archive.read("avflow-0.2.0.dev0.dist-info/entry_points.txt").decode()
 
 
 def test_every_module_of_the_wheel_imports_in_an_empty_environment(wheel, tmp_path):

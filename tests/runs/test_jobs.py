@@ -18,6 +18,7 @@ import yaml
 from avflow.errors import InputError, MediaError
 from avflow.eviction.schedule import EvictionSchedule
 from avflow.planning.plan_eviction import PlanRequest
+from avflow.results.results import read
 from avflow.runs.folder import RunFolder, experiment_of, read_config, read_records
 from avflow.runs.loop import estimates, run
 from avflow.runs.merge import merge
@@ -208,3 +209,15 @@ def test_estimates(tmp_path):
         found = dict(estimates(job))
         assert found["s1"]["walks"] >= 1 and found["s1"]["peak_bytes"] > 0 and "cannot decode" in found["broken"]
     assert dict(estimates(make("lens", path)))["s1"].startswith("no estimate for lens")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_avflow_reads_every_run_folder_finished_or_not(kind, tmp_path):
+    path, out = tiny_job.write(tmp_path / "samples.jsonl", ["s1", RIGHT]), tmp_path / "run"
+    carry_out(kind, path, out)
+    whole = read(out)
+    assert whole.meta["finished"] and whole.table.equals(pq.read_table(out / "rows.parquet"))
+    assert experiment_of(whole.meta["config"]) == kind and whole.table.num_rows
+    (out / "rows.parquet").unlink()
+    parts = read(out)
+    assert not parts.meta["finished"] and parts.table.sort_by("prompt").equals(whole.table.sort_by("prompt"))

@@ -100,6 +100,7 @@ def _op(model: Model, tokens: int, turns: _Turns, rounds: int) -> dict[str, Any]
 def _sweep(model: Model, prompt: Prompt, turns: _Turns, rounds: int) -> dict[str, Any]:
     request = SweepRequest(PATHS, select="all")
     plan = request.plan(model, [prompt]).cost
+    assert prompt.inputs_embeds is not None  # bench_prompt's
     embeds = prompt.inputs_embeds[None].to(model.device, model.dtype)
 
     def clean() -> None:

@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from typing import Any
+from typing import Any, Literal
 
 PACKAGES = ("torch", "transformers", "torchvision", "av", "numpy", "pyarrow", "matplotlib", "typer", "tqdm", "pandas")
 OPTIONAL = {"torchvision", "pandas"}
@@ -75,7 +75,7 @@ def _torch(problems: list[str]) -> dict[str, Any]:
     except ImportError as error:
         problems.append(f"torch cannot be imported ({error}): install torch 2.11 or later")
         return {"import": "failed"}
-    facts = {"threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}
+    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "cuda": torch.cuda.is_available()}
     if facts["cuda"]:
         facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
@@ -132,7 +132,8 @@ def _codecs(problems: list[str]) -> dict[str, Any]:
     found = {}
     for name in CODECS:
         can = []
-        for mode, word in (("r", "read"), ("w", "write")):
+        modes: tuple[tuple[Literal["r", "w"], str], ...] = (("r", "read"), ("w", "write"))
+        for mode, word in modes:
             try:
                 av.codec.Codec(name, mode)
                 can.append(word)

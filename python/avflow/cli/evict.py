@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,7 +61,7 @@ def plan(
     seed: Annotated[int | None, typer.Option(help="Of the bootstrap.", show_default="0")] = None,
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what measuring would cost; run no layer.")] = False,
-):
+) -> None:
     """Measure what dropping each group after each layer does, and choose an eviction schedule."""
     with cli_errors():
         from ..planning.plan_eviction import PlanRequest
@@ -97,7 +97,7 @@ def plan(
         exit_by(len(outcome.failed), outcome.samples, folder / "samples.jsonl")
 
 
-def _draw(folder: Path, schedule) -> list[Path]:
+def _draw(folder: Path, schedule: Any) -> list[Path]:
     from ..files import writing
     from ..plots import information_flow as plots
     from ..plots.eviction import eviction_lines
@@ -107,7 +107,7 @@ def _draw(folder: Path, schedule) -> list[Path]:
         return plots.save(figure, folder / "figures" / "plan")
 
 
-def _print_plan(outcome, folder: Path, out: Path, figures: list[Path]) -> None:
+def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> None:
     schedule, found = outcome.schedule, outcome.schedule.figures
     for step in schedule.steps:
         typer.echo(f"{step.group:<24} leaves after layer {step.after}")
@@ -148,7 +148,7 @@ def generate(
     fps: Fps = None,
     max_pixels: MaxPixels = None,
     debug: Debug = False,
-):
+) -> None:
     """Answer a question about media; with --evict, tokens leave mid-network."""
     with cli_errors():
         from ..models import load
@@ -174,14 +174,14 @@ def generate(
             typer.echo(_compared(plain, with_it))
 
 
-def _compared(plain, evicted) -> str:
+def _compared(plain: Any, evicted: Any) -> str:
     """A small table: what the two runs took."""
 
     def row(name: str, a: float | None, b: float | None) -> str:
         cells = [f"{'-':>12}" if v is None else f"{v:>12.3f}" for v in (a, b, b / a if a and b is not None else None)]
         return f"{name:<22}{''.join(cells)}"
 
-    def step(run) -> float | None:
+    def step(run: Any) -> float | None:
         return None if run.step_seconds is None else 1e3 * run.step_seconds
 
     lines = [

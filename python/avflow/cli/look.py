@@ -110,7 +110,7 @@ def look(
     max_new_tokens: Annotated[int | None, typer.Option(help="text: of every answer.", show_default="32")] = None,
     memory: Annotated[str | None, typer.Option(help="text: for rows, keys and values of one walk: 8GB.")] = None,
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
-):
+) -> None:
     """Look into runs: attention shares, answer lens, sinks, pathways, text under knockouts."""
     asked = dict(layers=layers, tokens=tokens, generate=generate, heads=heads, times=times, among=among, keep=keep)
     asked |= dict(random=random, seed=seed, knockouts=knockouts, window=window, style=style, semantics=semantics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -36,7 +36,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
-):
+) -> None:
     state["debug"] = debug
 
 
@@ -45,7 +45,7 @@ def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
     model: Annotated[str, typer.Option(help="A small model of the package: tiny-omni or tiny-salmonn.")] = "tiny-omni",
     debug: Debug = False,
-):
+) -> None:
     """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""
     with cli_errors():
         from ..demo import questions
@@ -84,7 +84,7 @@ def report(
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
     out: Annotated[Path, typer.Option(help="Where the page of several folders goes.")] = Path("avflow-comparison"),
     debug: Debug = False,
-):
+) -> None:
     """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
     with cli_errors():
         from ..report.collect import kind_of
@@ -92,7 +92,7 @@ def report(
         from ..report.write import report_together
 
         sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
-        options = {"select": select, "first_layer": first_layer, "title": title}
+        options: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title}
         for folder in sweeps:
             for path in draw(folder, **options):
                 typer.echo(path)
@@ -110,7 +110,7 @@ def merge(
     out: Annotated[Path, typer.Argument(help="Run folder to write.")],
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one configuration.")],
     debug: Debug = False,
-):
+) -> None:
     """Put runs over different samples into one run folder."""
     with cli_errors():
         from ..runs.merge import merge as merge_runs
@@ -122,7 +122,7 @@ def merge(
 
 
 @app.command()
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False):
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Versions, threads, codecs, and which kernels run here."""
     with cli_errors():
         from .doctor import examine, lines
@@ -142,7 +142,7 @@ def bench(
     dtype: Dtype = "float32",
     out: Annotated[Path | None, typer.Option(help="Also write the figures there, as JSON.")] = None,
     debug: Debug = False,
-):
+) -> None:
     """What a sweep and an eviction take here, beside transformers' own forward of the same model."""
     with cli_errors():
         from .. import load

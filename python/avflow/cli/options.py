@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -81,14 +80,14 @@ def over_samples(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command, eval_str=True)
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "over"]
 
-    @functools.wraps(command)
     def with_options(**values: Any) -> None:
         over = SampleOptions(**{p.name: values.pop(p.name) for p in shared})
         command(**values, over=over)
 
-    with_options.__signature__ = signature.replace(parameters=[*own, *shared])
+    # What typer asks a command for; functools.wraps would lead it on to the command itself.
+    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
     with_options.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
-    del with_options.__wrapped__  # typer would ask the command itself
+    vars(with_options)["__signature__"] = signature.replace(parameters=[*own, *shared])
     return with_options
 
 

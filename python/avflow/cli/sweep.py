@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,7 +57,7 @@ def sweep(
     semantics: Annotated[str | None, typer.Option(help="renormalize or zero.", show_default="renormalize")] = None,
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
-):
+) -> None:
     """Cut every path at every layer, for every sample; a run folder with rows and figures."""
     with cli_errors():
         from ..runs.loop import estimates, run
@@ -84,7 +85,7 @@ def sweep(
 
 def sweep_options(**options: Any) -> dict[str, Any]:
     """The options of a SweepRequest that were given, read; its own defaults serve for the others. Raises InputError."""
-    read = {"knockouts": split_texts, "window": parse_widths, "layers": parse_layers}
+    read: dict[str, Callable[[Any], Any]] = {"knockouts": split_texts, "window": parse_widths, "layers": parse_layers}
     return {name: read[name](value) if name in read else value for name, value in given(**options).items()}
 
 

@@ -99,7 +99,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
     def finished(self, sample_id: str, digest: str | None = None) -> bool:

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -27,13 +27,18 @@ class RunJob(Source, ABC):
     `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
     all slots of the cluster. `debug`: a sample's exception ends the run.
 
-    A subclass has `experiment`, which config.yaml names: "sweep", "plan", or what `avflow look` looks at.
     """
 
     _: KW_ONLY
     workers: int | None = None
     ray: str | None = None
     debug: bool = False
+
+    if TYPE_CHECKING:  # a dataclass below that has it as a field would take this property for the field's default
+
+        @property
+        def experiment(self) -> str:
+            """What config.yaml names: "sweep", "plan", or what `avflow look` looks at. Every job has it."""
 
     @property
     @abstractmethod

@@ -129,7 +129,7 @@ def work(
         return
     job = copy.copy(job)
     job.model = absolute_model(job.model)  # actors have another working directory
-    pool = RayPool(job, job.ray, job.workers) if job.ray is not None else ProcessPool(job, job.workers)
+    pool = ProcessPool(job, job.workers or 1) if job.ray is None else RayPool(job, job.ray, job.workers)
     yield from dispatch(samples, pool)
 
 
@@ -138,7 +138,7 @@ def _work_here(
 ) -> Iterator[tuple[Sample, Record]]:
     """As `work`, in this process and in the order of the samples. The next one is decoded meanwhile."""
     for sample, (prompt, start) in prefetch((sample, job.prepare(model, sample)) for sample in samples):
-        yield sample, job.measure(model, prompt, start, bar and bar.begin(1))
+        yield sample, job.measure(model, prompt, start, None if bar is None else bar.begin(1))
 
 
 def estimates(job: RunJob) -> Iterator[tuple[str, dict[str, Any] | str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from ..errors import InputError
 from ..files import reading
 from ..results.results import Results
+from ..results.schemas import schema_of
 from ..results.table import SCHEMA, checked
 from .folder import RunFolder, experiment_of, part_name, read_config, read_records
 
@@ -46,7 +47,7 @@ def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
                 chosen[record["id"]] = (record, folder)
             elif _RANK[record["status"]] == _RANK[other[0]["status"]] == 0:
                 _check_same(other, (record, folder))
-    schema = _schema(chosen.values())
+    schema = schema_of(experiment_of(config)) or SCHEMA
     with RunFolder(out, config, schema) as merged:
         for sample_id, (record, folder) in chosen.items():
             if not merged.finished(sample_id, record.get("digest")):
@@ -73,14 +74,6 @@ def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
             flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
             common[key] = [v for n, v in enumerate(flat) if v not in flat[:n]]
     return common
-
-
-def _schema(chosen: Iterable[tuple[dict, Path]]) -> pa.Schema:
-    """Of the rows: that of the first part, whatever its experiment."""
-    for record, folder in chosen:
-        if record["status"] == "ok":
-            return _part(folder, record["id"]).schema.remove_metadata()
-    return SCHEMA
 
 
 def _rows(folder: Path, sample_id: str, schema: pa.Schema) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,13 @@ class PlanJob(RunJob):
     """What to plan. `request` holds groups and layers, which decide the rows, and the tolerance, which does not."""
 
     request: PlanRequest
-    experiment: ClassVar[str] = "plan"
 
     def __post_init__(self) -> None:
         self.check_counts()
+
+    @property
+    def experiment(self) -> str:
+        return "plan"
 
     @property
     def schema(self) -> pa.Schema:

@@ -51,6 +51,7 @@ def run_plan(
         schedule = choose(model, job.request, answered, again, progress=not quiet)
         schedule.save(schedule_file)
         plan = schedule.plan
+        assert plan is not None  # choose() gives one always
         write_table(plan.table, folder.path / "plan.parquet")
         steps = {step.group: step.after for step in schedule.steps}
         chosen = {"schedule": steps, "alone": plan.alone, "tried": plan.tried, "figures": schedule.figures}

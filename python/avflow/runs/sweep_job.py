@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,11 +22,13 @@ class SweepJob(SweepRequest, RunJob):
     All of it decides the numbers and stands in config.yaml, but for `memory` (of one walk), device and workers.
     """
 
-    experiment: ClassVar[str] = "sweep"
-
     def __post_init__(self) -> None:
         self.check_counts()
         SweepRequest.__post_init__(self)
+
+    @property
+    def experiment(self) -> str:
+        return "sweep"
 
     @property
     def schema(self) -> pa.Schema:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ class Event:
     """From a worker. kind: "ready" (pid), "done" (sample id, record), "lost" (why), "refused" (an exception)."""
 
     kind: str
-    worker: Hashable
+    worker: int
     sample: str | None = None
     value: Any = None
 
@@ -29,9 +29,9 @@ class Pool(Protocol):
 
     size: int  # workers wanted
 
-    def start(self) -> Hashable: ...
+    def start(self) -> int: ...
 
-    def send(self, worker: Hashable, sample: Any) -> None: ...
+    def send(self, worker: int, sample: Any) -> None: ...
 
     def wait(self) -> list[Event]: ...
 
@@ -48,9 +48,10 @@ def dispatch(samples: Sequence[Any], pool: Pool) -> Iterator[tuple[Any, dict[str
         RunError: workers are lost before they are ready.
         AvflowError: what a worker raised while it loaded the model.
     """
-    fresh, suspects = deque(samples), deque()
-    flights: dict[Hashable, list[Any]] = {}
-    ready: set[Hashable] = set()
+    fresh: deque[Any] = deque(samples)
+    suspects: deque[Any] = deque()
+    flights: dict[int, list[Any]] = {}
+    ready: set[int] = set()
     suspected: set[str] = set()
     deaths: Counter[str] = Counter()  # of workers that had this sample alone
     lost_starts = 0
@@ -95,7 +96,7 @@ def dispatch(samples: Sequence[Any], pool: Pool) -> Iterator[tuple[Any, dict[str
         pool.close()
 
 
-def _feed(pool: Pool, fresh: deque, suspects: deque, flights: dict[Hashable, list[Any]], suspected: set[str]) -> None:
+def _feed(pool: Pool, fresh: deque, suspects: deque, flights: dict[int, list[Any]], suspected: set[str]) -> None:
     """Samples to workers with room: first one for each, then the next ones to decode."""
     for depth in range(IN_FLIGHT):
         for worker, flight in flights.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Hashable
 from typing import Any
 
 from ...errors import InputError
@@ -32,7 +31,7 @@ class RayPool:
         self._workers: dict[int, Any] = {}
         self._waiting: dict[Any, tuple[int, str | None]] = {}  # reference -> worker, sample (None: ready)
         self._started = 0
-        self.pids: dict[Hashable, int] = {}
+        self.pids: dict[int, int] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
             try:
@@ -56,14 +55,14 @@ class RayPool:
         self._actor = ray.remote(SampleWorker).options(max_task_retries=0, **options)
         self._arguments = (pickle.dumps(job), threads, "cuda" if gpu else job.device, -(-self.size // hosts))
 
-    def start(self) -> Hashable:
+    def start(self) -> int:
         number = self._started
         self._started += 1
         actor = self._workers[number] = self._actor.remote(*self._arguments)
         self._waiting[actor.ready.remote()] = (number, None)
         return number
 
-    def send(self, worker: Hashable, sample: Any) -> None:
+    def send(self, worker: int, sample: Any) -> None:
         self._waiting[self._workers[worker].record.remote(sample)] = (worker, sample.id)
 
     def wait(self) -> list[Event]:

@@ -7,8 +7,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Hashable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -33,10 +32,10 @@ class ProcessPool:
         self._started = 0
 
     @property
-    def pids(self) -> dict[Hashable, int]:
+    def pids(self) -> dict[int, int]:
         return {number: process.pid for number, (process, _) in self._workers.items()}
 
-    def start(self) -> Hashable:
+    def start(self) -> int:
         number = self._started
         self._started += 1
         here, there = self._context.Pipe()
@@ -47,7 +46,7 @@ class ProcessPool:
         self._workers[number] = (process, here)
         return number
 
-    def send(self, worker: Hashable, sample: Any) -> None:
+    def send(self, worker: int, sample: Any) -> None:
         with suppress(OSError):  # a worker that died: wait() tells
             self._workers[worker][1].send(sample)
 
@@ -55,6 +54,7 @@ class ProcessPool:
         numbers = {connection: number for number, (_, connection) in self._workers.items()}
         events = []
         for connection in wait(list(numbers)):
+            assert isinstance(connection, Connection)
             number = numbers[connection]
             try:
                 kind, sample, value = connection.recv()
@@ -113,12 +113,12 @@ def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -
 
     def measure(sample: Any) -> None:
         try:
-            message = ("done", sample.id, worker.record(sample))
+            message: tuple[str, str | None, Any] = ("done", sample.id, worker.record(sample))
         except Exception as error:  # with debug a sample's exception ends the run
             message = ("refused", None, sendable(error))
         send(*message)
 
-    begun = []
+    begun: list[Future[None]] = []
     with ThreadPoolExecutor(IN_FLIGHT) as threads_of_samples:
         while True:
             try:
