@@ -188,3 +188,16 @@ def test_a_policy_that_returns_nonsense():
     case = prompt("qwen3")
     with evicting("qwen3", case, [Step("video", 1, Odd())]), pytest.raises(avflow.InputError, match="return bool"):
         generate("qwen3", case)
+
+
+def test_a_policy_that_asks_for_scores_though_it_says_it_does_not():
+    class Forgetful:
+        uses_scores = False
+
+        def select(self, view):
+            return view.scores("last") > 0
+
+    case = prompt("qwen3")
+    with evicting("qwen3", case, [Step("video", 1, Forgetful())]):
+        with pytest.raises(avflow.InputError, match="asks for scores, which its uses_scores = False rules out"):
+            generate("qwen3", case)

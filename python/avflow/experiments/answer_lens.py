@@ -10,6 +10,7 @@ import torch
 from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.windows import layer_list
 from ..models.base import Model
+from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ANSWER_LENS as SCHEMA
 from .observe import observe
@@ -44,7 +45,13 @@ def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int]
         answer = prompt.answer_ids[0]
         tokens = [answer] if prompt.option_ids is None else list(dict.fromkeys(prompt.option_ids))
 
-        def see(layer: int, hidden: torch.Tensor, prompt=prompt, answer=answer, tokens=tokens) -> None:
+        def see(
+            layer: int,
+            hidden: torch.Tensor,
+            prompt: Prompt = prompt,
+            answer: int = answer,
+            tokens: list[int] = tokens,
+        ) -> None:
             state = hidden[len(prompt) - 1][None, None]  # [1, 1, D]
             logp = torch.log_softmax(model.lm_head(model.norm(state))[0, 0].float(), -1)  # [vocab]
             top = model.text([int(logp.argmax())])

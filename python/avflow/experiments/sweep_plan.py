@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avflow_ext import SEMANTICS
-
 from ..errors import InputError
-from ..knockouts.knockout import Knockout
+from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
-from ..knockouts.windows import layer_list, window
+from ..knockouts.windows import WindowStyle, layer_list, window
 from ..models.base import Model
 from ..models.compat import check_layers
 from ..prompts.prompt import Prompt
@@ -51,16 +49,18 @@ class SweepRequest:
 
     knockouts: Any = "av_video"
     window: int | Sequence[int] = 7
-    style: str = "center"
+    style: WindowStyle = "center"
     layers: Any = None
     select: str = "correct"
-    semantics: str = "renormalize"
+    semantics: Semantics = "renormalize"
     memory: int | str | None = None
 
     def __post_init__(self) -> None:
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
         self.widths = [self.window] if isinstance(self.window, int) else list(self.window)
-        for width in self.widths or [None]:
+        if not self.widths:
+            raise InputError(f"window = {self.window!r}: pass a width in layers, or several")
+        for width in self.widths:
             window(0, width, self.style, 1)  # checks both
         if len(set(self.widths)) < len(self.widths):
             raise InputError(f"window = {self.window!r}: a width is given twice")
@@ -70,6 +70,11 @@ class SweepRequest:
             raise InputError(f"semantics = {self.semantics!r}: pass one of {', '.join(SEMANTICS)}")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
 
     def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
         return Plan(model, prompts, self)
@@ -109,7 +114,7 @@ class Plan(Walks):
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
         self.status: list[list[str]] = []
         self.starts: list[list[int | None]] = []
-        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory)
+        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory_bytes)
 
     def _make_jobs(self) -> Iterator[Job]:
         for prompt, columns in enumerate(self.columns):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 
 from avflow_ext import attention, capabilities
 
 from ..errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from .compat import AttentionModule
 
 __all__ = ["NAME", "AttentionCall", "attention", "attention_forward", "kernel_name", "register"]
 
@@ -21,13 +23,13 @@ class AttentionCall(Protocol):
     """What rides along as the keyword `avflow_call` and does one layer's attention."""
 
     def __call__(
-        self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float | None
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
     ) -> torch.Tensor:
         """q [batch, heads, rows, d], k and v [batch, kv_heads, keys, d] -> [batch, rows, heads, d]."""
 
 
 def attention_forward(
-    module: nn.Module,
+    module: AttentionModule,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -43,7 +45,8 @@ def attention_forward(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise UnsupportedModelError(f"{type(module).__name__} asks for {name}, which the attention op lacks")
-    return avflow_call(module, query, key, value, attention_mask, scaling), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return avflow_call(module, query, key, value, attention_mask, scale), None
 
 
 def padding_mask(*, kv_length: int, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:

@@ -13,10 +13,11 @@ from ..prompts.groups import GroupTable
 from .compat import find_text_model
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
     from ..prompts.prompt import Prompt
     from ..prompts.sample import Sample
+    from .compat import GenerativeModel
 
 
 class Family:
@@ -50,9 +51,8 @@ class Family:
         """
         raise UnsupportedModelError(f"{type(self).__name__} has no processor: pass one to avflow.wrap")
 
-    # *unused: so that, for a type checker, a family may name its own options.
-    def prepare(self, model: Model, sample: Sample, *unused: Any, **options: Any) -> Prompt:
-        """The sample as the model reads it, with every token labelled."""
+    def prepare(self, model: Model, sample: Sample, **options: Any) -> Prompt:
+        """The sample as the model reads it, with every token labelled. A family names its own options."""
         raise UnsupportedModelError(
             f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
         )
@@ -77,7 +77,7 @@ class Family:
                 DeprecationWarning,
                 stacklevel=2,
             )
-            cls.patches = cls.quicker
+            cls.patches = cls.quicker  # type: ignore[method-assign]  # the subclass's method under its new name
 
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
@@ -102,7 +102,7 @@ class Model:
     """
 
     def __init__(self, hf: nn.Module, family: Family, processor: Any = None) -> None:
-        self.hf = cast("PreTrainedModel", family.thinker(hf))
+        self.hf = cast("GenerativeModel", family.thinker(hf))
         self.family = family
         self.processor = processor
         self.text_model = find_text_model(self.hf)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from ..errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROCESSOR_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 # Arguments of from_pretrained that say where a checkpoint on the hub is, and how it is fetched.
@@ -67,9 +70,12 @@ def processor_folder(name: str, options: dict[str, Any]) -> str:
         ) from error
 
 
-def placed(hf: nn.Module, device: str, options: dict[str, Any]) -> nn.Module:
+def placed(hf: PreTrainedModel, device: str, options: dict[str, Any]) -> PreTrainedModel:
     """The model on its device; where a device_map was given it has been put there already."""
-    return hf if "device_map" in options else hf.to(device)
+    if "device_map" not in options:
+        module: nn.Module = hf  # transformers wraps its own `to` in a way that checkers cannot follow
+        module.to(device)
+    return hf
 
 
 def check_adapter(folder: Path, name: str) -> None:

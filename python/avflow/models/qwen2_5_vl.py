@@ -45,7 +45,7 @@ class Qwen25VL(chat.ChatFamily):
     def load_processor(self, folder: str, **options: Any) -> Any:
         return vision.VisionProcessor.from_pretrained(processor_folder(folder, options))
 
-    def prepare(
+    def prepare(  # type: ignore[override]  # it names the options that it takes
         self,
         model: Model,
         sample: Sample,

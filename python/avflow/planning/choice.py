@@ -49,7 +49,8 @@ class Tolerance:
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt."""
-        return bootstrap(values, self.confidence, RESAMPLES, self.seed)[:3]
+        mean, low, high, _ = bootstrap(values, self.confidence, RESAMPLES, self.seed)
+        return mean, low, high
 
     def holds(self, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
         """bool [columns] from bool [prompts] of the clean run, bool [prompts, columns] of the others."""

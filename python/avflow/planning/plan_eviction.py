@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from ..walk.packing import packs
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .savings import eviction_cost
 from .trials import Answered, EvictionRequest, try_schedules
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNGS = 16  # joint schedules that one pass over the prompts tries; they share their lower layers
 
@@ -68,7 +71,7 @@ class PlannedSchedule(EvictionSchedule):
         """`results()` as a pyarrow.Table."""
         return self.results().table
 
-    def to_pandas(self):
+    def to_pandas(self) -> pd.DataFrame:
         """`results()` as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
         return self.results().to_pandas()
 
@@ -108,6 +111,11 @@ class PlanRequest:
             self.memory = parse_bytes(self.memory)
         self.tolerance = Tolerance(self.max_accuracy_drop, self.strict, self.confidence, self.seed)
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
+
     def layer_list(self, model: Model) -> list[int]:
         """The candidate layers, ascending."""
         if model.n_layers < 2:
@@ -126,7 +134,7 @@ class PlanRequest:
             InputError: groups or layers that the model does not have, or groups that must stay.
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
-        request = EvictionRequest([EvictionSchedule({g: layer}) for g, layer in self.grid(model)], self.memory)
+        request = EvictionRequest([EvictionSchedule({g: layer}) for g, layer in self.grid(model)], self.memory_bytes)
         request.check(model)
         return request
 
@@ -197,8 +205,8 @@ def choose(
     candidates = request.layer_list(model)
     holds = dict(zip(grid, tolerance.holds(trials.clean, trials.correct), strict=True))
     lost = dict(zip(grid, -trials.mean_logp_change, strict=True))
-    alone = {g: earliest(candidates, np.array([holds[g, layer] for layer in candidates])) for g in request.groups}
-    alone = {g: layer for g, layer in alone.items() if layer is not None}
+    first = {g: earliest(candidates, np.array([holds[g, layer] for layer in candidates])) for g in request.groups}
+    alone = {g: layer for g, layer in first.items() if layer is not None}
     loss = {g: {layer: float(lost[g, layer]) for layer in candidates} for g in alone}
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
     rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
@@ -242,7 +250,7 @@ def _holding(
     """The joint schedules that hold in a walk, in the order of the rungs."""
     for at in range(0, len(rungs), RUNGS):
         part = rungs[at : at + RUNGS]
-        walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory)
+        walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory_bytes)
         count = plan.table["prompts"][0].as_py()
         with Progress(count, unit="prompt", quiet=not progress, doing="together") as bar:
             trials = Trials.of(list(_try_all(model, prepare(), walks, bar)))
@@ -269,7 +277,7 @@ def _run_both(model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: P
 
     pairs = []
     for number, prompt in enumerate(prepare()):
-        found = {}
+        found: dict[bool, OwnRun] = {}
         for evicted in (False, True) if number % 2 else (True, False):
             if evicted:
                 groups = [*prompt.groups, *["answer"] * (len(prompt.answer_ids) - 1)]

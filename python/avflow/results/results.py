@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +14,11 @@ import yaml
 
 from ..deprecated import renamed_keyword
 from ..errors import InputError
-from .schemas import SWEEP, experiment_name, schema_of
+from .schemas import SCHEMAS, SWEEP, experiment_name, schema_of
 from .table import checked, mean_change, meta_of, select, table_from_rows, with_meta, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(repr=False)
@@ -41,8 +44,17 @@ class Results:
 
     @classmethod
     def from_tuples(cls, experiment: str, rows: Iterable[Sequence[Any]], **meta: Any) -> Results:
-        """The rows of a known experiment, their values in the order of its columns; `meta`: what it was asked for."""
+        """The rows of a known experiment, their values in the order of its columns; `meta`: what it was asked for.
+
+        Raises:
+            InputError: an experiment whose columns are not known.
+        """
         schema, rows, meta = schema_of(experiment), list(rows), {"experiment": experiment, **meta}
+        if schema is None:
+            known = ", ".join(SCHEMAS)
+            raise InputError(
+                f"experiment {experiment!r} is none of {known}: pass its columns to avflow.results.register first"
+            )
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
         return cls(with_meta(table, meta), meta)
@@ -59,7 +71,7 @@ class Results:
         columns = ", ".join(self.table.column_names)
         return f"avflow.Results({self.experiment}, {len(self)} rows: {columns})"
 
-    def to_pandas(self):
+    def to_pandas(self) -> pd.DataFrame:
         """pandas.DataFrame of the table. Raises ImportError with the mend where pandas is not installed."""
         try:
             import pandas  # noqa: F401

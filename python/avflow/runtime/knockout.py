@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from avflow_ext import SEMANTICS
-
 from ..errors import InputError
+from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
 from ..models.base import Model
@@ -21,7 +20,7 @@ def knockout(
     model: Model,
     knockouts: Any,
     layers: Iterable[int] | int | None = None,
-    semantics: str = "renormalize",
+    semantics: Semantics = "renormalize",
     groups: Sequence[Any] | None = None,
     items: Sequence[Any] | None = None,
 ) -> Iterator[None]:

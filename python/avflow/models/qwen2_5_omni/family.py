@@ -51,7 +51,7 @@ class Qwen25Omni(chat.ChatFamily):
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.load_processor(processor_folder(folder, options))
 
-    def prepare(
+    def prepare(  # type: ignore[override]  # it names the options that it takes
         self,
         model: Model,
         sample: Sample,
