@@ -78,9 +78,9 @@ def check_one_device(hf: nn.Module, device_map: Any = None) -> None:
 
 def check_heads(config: Any, where: str) -> None:
     """Raises UnsupportedModelError where the attention op has no such heads. config: the decoder's."""
-    heads = getattr(config, "num_attention_heads", None)
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    if not heads or heads < 1 or kv_heads < 1 or heads % kv_heads:
+    heads: int = getattr(config, "num_attention_heads", None) or 0
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise UnsupportedModelError(
             f"{where}: num_attention_heads {heads} and num_key_value_heads {kv_heads} in its config: the second must "
             "divide the first"
