@@ -108,7 +108,7 @@ def placed(hf: nn.Module, device: str, options: dict[str, Any]) -> nn.Module:
     if "device_map" in options:
         return hf
     # Some quantised models refuse to be moved, also to where they are.
-    here = torch.device(device, 0) if device == "cuda" else torch.device(device)
+    here = torch.empty(0, device=device).device
     return hf if all(p.device == here for p in hf.parameters()) else hf.to(device)
 
 

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from importlib import metadata
 from typing import Any
 
 from torch import nn
 
 from ..errors import InputError, UnsupportedModelError
 
-OLDEST_TRANSFORMERS = (5, 17)
 WIDEST_HEAD = 256  # of the attention op
-
-
-def transformers_problem() -> str | None:
-    """What is wrong with the installed transformers, and the mend; None where nothing is."""
-    oldest = ".".join(map(str, OLDEST_TRANSFORMERS))
-    mend = f"pip install 'transformers>={oldest},<6'"
-    try:
-        version = metadata.version("transformers")
-    except metadata.PackageNotFoundError:
-        return f"transformers is not installed: {mend}"
-    numbers = re.match(r"(\d+)\.(\d+)", version)
-    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_TRANSFORMERS:
-        return f"transformers {version} is too old, avflow needs {oldest} or later: {mend}"
-    return None
-
-
-def check_transformers() -> None:
-    """Raises UnsupportedModelError where the installed transformers is none that models are loaded with."""
-    if (problem := transformers_problem()) is not None:
-        raise UnsupportedModelError(problem)
 
 
 def without_peft(hf: nn.Module) -> nn.Module:
@@ -78,9 +55,9 @@ def check_one_device(hf: nn.Module, device_map: Any = None) -> None:
 
 def check_heads(config: Any, where: str) -> None:
     """Raises UnsupportedModelError where the attention op has no such heads. config: the decoder's."""
-    heads = getattr(config, "num_attention_heads", None)
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    if not heads or heads < 1 or kv_heads < 1 or heads % kv_heads:
+    heads: int = getattr(config, "num_attention_heads", None) or 0
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    if heads < 1 or kv_heads < 1 or heads % kv_heads:
         raise UnsupportedModelError(
             f"{where}: num_attention_heads {heads} and num_key_value_heads {kv_heads} in its config: the second must "
             "divide the first"

@@ -26,7 +26,6 @@ from .labels import check_items, check_present, given_labels, labels_from_ids
 from .prefill import Prefill, padding
 from .state import Interventions
 
-
 _OPEN: WeakKeyDictionary[nn.Module, Model] = WeakKeyDictionary()  # decoder -> the Model whose blocks are open on it
 
 

@@ -81,7 +81,8 @@ def load_model(
     tensors = _read(files, names)
     if config.tie_word_embeddings:
         _check_tied(tensors, folder)
-    model, info = Salmonn.from_pretrained(
+    loader: Any = Salmonn  # declared to give a model alone
+    model, info = loader.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
