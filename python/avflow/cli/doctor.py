@@ -57,7 +57,7 @@ def _system() -> dict[str, Any]:
 
 def _versions(problems: list[str]) -> dict[str, Any]:
     from .. import __version__
-    from ..models.model_checks import transformers_problem
+    from ..versions import transformers_problem
 
     found: dict[str, Any] = {"avflow": __version__}
     for name in PACKAGES:

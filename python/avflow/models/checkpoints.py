@@ -110,7 +110,7 @@ def placed(hf: PreTrainedModel, device: str, options: dict[str, Any]) -> PreTrai
     """The model on its device; where a device_map was given it has been put there already."""
     if "device_map" not in options:
         # Some quantised models refuse to be moved, also to where they are.
-        here = torch.device(device, 0) if device == "cuda" else torch.device(device)
+        here = torch.empty(0, device=device).device
         if any(p.device != here for p in hf.parameters()):
             module: nn.Module = hf  # transformers wraps its own `to` in a way that checkers cannot follow
             module.to(device)

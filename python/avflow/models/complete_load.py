@@ -5,7 +5,6 @@ transformers fills what a folder lacks with random numbers, and says so in a log
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -24,6 +23,9 @@ SHOWN = 3  # names of a list that a message spells out
 _PACKED = re.compile(
     r"\.(qweight|qzeros|scales|g_idx|weight_packed|weight_scale\w*|weight_zero_point|weight_shape|SCB|weight_format"
     r"|weight\.(absmax|quant_map|quant_state)\S*)$"
+)
+_SIZE = re.compile(
+    r"(heads|num_\w*layers|encoder_layers|depth|hidden_size|intermediate_size|head_dim|d_model|ffn_dim)$"
 )
 
 
@@ -107,27 +109,43 @@ def _without_load_report() -> Iterator[None]:
         logger.removeFilter(wanted)
 
 
-def load_error(error: Exception, name: str, options: dict[str, Any]) -> InputError:
-    """What to raise where transformers could not load a checkpoint: its broken file, or transformers' own words."""
+def load_error(error: Exception, name: str, options: dict[str, Any], part: str = "checkpoint") -> InputError:
+    """What to raise where transformers could not load a checkpoint: its broken file, or transformers' own words.
+
+    part: "checkpoint", or "processor" where its weights are loaded and the processor is what failed.
+    """
+    what = f"checkpoint {name!r}" if part == "checkpoint" else f"the {part} of checkpoint {name!r}"
     given = f" with {shown(options)}" if options else ""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return InputError(
-            f"checkpoint {name!r} does not fit the memory of its device: pass dtype='bfloat16', or load it elsewhere"
-        )
+        return InputError(f"{what} does not fit the memory of its device: pass dtype='bfloat16', or load it elsewhere")
     try:
         broken_file(Path(name))
     except InputError as broken:
         return broken
-    text = " ".join(str(error).split())
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:600]
     if isinstance(error, ImportError):
-        return InputError(
-            f"checkpoint {name!r} cannot be loaded{given}: {text}; install the package that this names, or load "
-            "another checkpoint of the model"
-        )
-    if isinstance(error, json.JSONDecodeError):
-        text = f"one of its JSON files is broken ({text})"
-    mend = "" if given else "; is its config.json of these weights, and are all its files there and whole?"
-    return InputError(f"checkpoint {name!r} cannot be loaded{given}: {type(error).__name__}: {text[:600]}{mend}")
+        mend = "install the package that this names, or load another checkpoint of the model"
+    elif part == "processor":
+        mend = "are its preprocessor_config.json and its tokenizer's files whole, and of this model?"
+    elif wrong := impossible_sizes(Path(name)):
+        mend = f"its config.json has {wrong}: take it from the checkpoint again"
+    else:
+        mend = "is its config.json of these weights, and are all its files there and whole?"
+    return InputError(f"{what} cannot be loaded{given}: {text}; {mend}")
+
+
+def impossible_sizes(folder: Path) -> str:
+    """The sizes in a folder's config.json of which no model can be made, for a message: "text_config.num_heads 0"."""
+    config = folder / "config.json"
+    return ", ".join(_below_one(read_json(config), "")) if config.is_file() else ""
+
+
+def _below_one(config: dict[str, Any], where: str) -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _below_one(value, f"{where}{key}.")
+        elif _SIZE.search(key) and isinstance(value, int | float) and value < 1:
+            yield f"{where}{key} {value}"
 
 
 def broken_file(folder: Path) -> None:

@@ -13,11 +13,12 @@ from torch import nn
 
 from .. import weights
 from ..errors import AvflowError, InputError
+from ..versions import check_transformers
 from .base import Model
 from .checkpoints import check_adapter, hub_options, read_json
 from .compat import declare_torchvision
-from .complete_load import load_error
-from .model_checks import check_heads, check_one_device, check_transformers, without_peft
+from .complete_load import broken_file, load_error
+from .model_checks import check_heads, check_one_device, without_peft
 from .registry import family_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -80,10 +81,10 @@ def load(
     hub = hub_options(given)
     family = family_of(_config(name, hub), f"checkpoint {name!r}")
     declare_torchvision()
-    hf = _passed_on(family.load_hf, given, name, dtype, device).eval()
+    hf = _passed_on("checkpoint", family.load_hf, given, name, dtype, device).eval()
     check_one_device(hf, device_map)
     of_processor = hub | {key: given[key] for key in ("trust_remote_code",) if key in given}
-    model = Model(hf, family, _passed_on(family.load_processor, of_processor, name))
+    model = Model(hf, family, _passed_on("processor", family.load_processor, of_processor, name))
     check_heads(model.config, f"checkpoint {name!r}")
     return model
 
@@ -120,8 +121,11 @@ def _check_device_map(device_map: Any, device: str) -> None:
         )
 
 
-def _passed_on(load_part: Callable[..., Any], options: dict[str, Any], *arguments: Any) -> Any:
-    """Calls a family's load_hf or load_processor with the options, which one written for avflow 0.1 does not take."""
+def _passed_on(part: str, load_part: Callable[..., Any], options: dict[str, Any], *arguments: Any) -> Any:
+    """Calls a family's load_hf or load_processor with the options, which one written for avflow 0.1 does not take.
+
+    part: which of them, for messages: "checkpoint", "processor".
+    """
     parameters = inspect.signature(load_part).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         known = {p.name for p in parameters}
@@ -131,9 +135,11 @@ def _passed_on(load_part: Callable[..., Any], options: dict[str, Any], *argument
     try:
         return load_part(*arguments, **options)
     except AvflowError:
+        if part == "processor":
+            broken_file(Path(arguments[0]))  # says which file it is, where one is broken
         raise
     except Exception as error:  # what transformers raises for a broken file is of any kind
-        raise load_error(error, str(arguments[0]), options) from error
+        raise load_error(error, str(arguments[0]), options, part) from error
 
 
 def _config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +147,8 @@ def _config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     folder = Path(name)
     if folder.is_dir():
         check_adapter(folder, name)
+        if (settings := folder / "generation_config.json").is_file():
+            read_json(settings)  # transformers takes a broken one for none, and generate goes on without its end token
         return read_json(folder / "config.json")
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise InputError(

@@ -81,7 +81,8 @@ def load_model(
     tensors = _read(files, names)
     if config.tie_word_embeddings:
         _check_tied(tensors, folder)
-    loaded: Any = Salmonn.from_pretrained(  # with output_loading_info it is a pair, which its types leave out
+    loader: Any = Salmonn  # declared to give a model alone
+    model, info = loader.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
@@ -89,7 +90,6 @@ def load_model(
         output_loading_info=True,
         **{key: value for key, value in options.items() if key in passed},
     )
-    model, info = loaded
     bad = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys") if info.get(kind)}
     if bad:  # compared above; this guards against a loader that renames
         raise InputError(f"{folder}: transformers did not place every tensor: {bad}")
