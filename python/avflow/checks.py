@@ -61,13 +61,13 @@ def texts(name: str, value: Any) -> list[str]:
 def integer(name: str, value: Any, low: int = 0, high: int = 2**63 - 1, mend: str = "") -> int:
     """An int of low .. high; a numpy integer too. bool is none."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputError(f"{name} is {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}")
+        raise InputError(f"{_is(name)} {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}")
     try:
         found = value.__index__()
     except (TypeError, ValueError):  # a tensor of several values
-        raise InputError(f"{name} is {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}") from None
+        raise InputError(f"{_is(name)} {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}") from None
     if not low <= found <= high:
-        raise InputError(f"{name} is {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}")
+        raise InputError(f"{_is(name)} {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}")
     return found
 
 
@@ -83,16 +83,16 @@ def number(
             raise TypeError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{name} is {shown(value)}: {mend}") from None
+        raise InputError(f"{_is(name)} {shown(value)}: {mend}") from None
     if not math.isfinite(found) or not low <= found <= high or (above and found == low):
-        raise InputError(f"{name} is {shown(value)}: {mend}")
+        raise InputError(f"{_is(name)} {shown(value)}: {mend}")
     return found
 
 
 def flag(name: str, value: Any) -> bool:
     """True or False themselves: "no", 0 and 1 are refused, not taken for one of them."""
     if not isinstance(value, bool):
-        raise InputError(f"{name} is {shown(value)}: use true or false")
+        raise InputError(f"{_is(name)} {shown(value)}: use true or false")
     return value
 
 
@@ -130,6 +130,11 @@ def check_path(name: str, value: str) -> None:
         raise InputError(
             f"{name} is {shown(value)}: it holds half a character ({ascii(value[error.start])}, a lone surrogate)"
         ) from None
+
+
+def _is(name: str) -> str:
+    """An argument's name ends in "=" ("TopK.share ="), a field of a file has "is" behind it."""
+    return name if name.endswith("=") else f"{name} is"
 
 
 def _span(low: int, high: int) -> str:

@@ -28,7 +28,7 @@ def read_text(path: Path, what: str) -> str:
     except OSError as error:
         raise InputError(f"cannot read {what} {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error}): save {what} as UTF-8") from error
+        raise InputError(f"{path} is broken: not UTF-8 text ({error}); save it as UTF-8") from error
 
 
 def parse_json(text: str, first_line: int = 1) -> Any:
