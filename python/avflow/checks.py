@@ -104,7 +104,12 @@ def choice(name: str, value: Any, choices: Collection[str]) -> str:
 
 
 def path(name: str, value: Any) -> Path:
-    """A path, "~" expanded: this is the one place where that is done.
+    """A path, "~" expanded; see `expanded`."""
+    return Path(expanded(name, value))
+
+
+def expanded(name: str, value: Any) -> str:
+    """A path as text, as it was given but for "~" at its start: this is the one place where that is expanded.
 
     Bytes that are no UTF-8 stand in a str as the surrogates that os.fsdecode makes of them, and are taken.
 
@@ -117,7 +122,7 @@ def path(name: str, value: Any) -> Path:
     if not found:
         raise InputError(f"{name} is empty: give a path")
     check_path(name, found)
-    return Path(os.path.expanduser(found))
+    return os.path.expanduser(found)
 
 
 def check_path(name: str, value: str) -> None:

@@ -181,6 +181,6 @@ class Model:
 
 
 def check_model(model: Any) -> None:
-    """Raises InputError for anything but a Model: a name, or the transformers model itself."""
-    if not isinstance(model, Model):
+    """Raises InputError for what is no Model: a name, or the transformers model itself."""
+    if not (isinstance(model, Model) or hasattr(model, "n_layers")):  # or one that behaves like it
         raise InputError(f"model = {shown(model)}: pass what avflow.load or avflow.wrap gives")

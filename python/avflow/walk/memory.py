@@ -67,6 +67,15 @@ def fixed_bytes(model: Model, tokens: int) -> int:
     return e * (tokens * (model.config.hidden_size + 2 * model.head_dim) + 3 * inner_size(model) * chunk)
 
 
+def check_budget(model: Model, budget: int | None) -> None:
+    """Raises InputError where `budget` bytes are too little for a prompt of any length: one token, one row."""
+    if budget is None:
+        return
+    least = fixed_bytes(model, 1) + row_bytes(model)
+    if budget < least:
+        raise InputError(f"memory = {budget} bytes is too little for this model: a token alone takes {least} bytes")
+
+
 def max_rows(model: Model, tokens: int, budget: int) -> int:
     """Packed rows that fit beside `tokens` clean tokens; at least 1: a walk needs a size to be split by."""
     return max(1, (budget - fixed_bytes(model, tokens)) // row_bytes(model))
