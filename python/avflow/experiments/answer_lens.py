@@ -9,7 +9,7 @@ import torch
 
 from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ANSWER_LENS as SCHEMA
@@ -39,6 +39,7 @@ def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int]
         InputError: layers that the model does not have, no prompts, two of one id.
         NumericError: NaN or infinity in the run.
     """
+    check_model(model)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     for prompt in as_prompts(model, prompts):

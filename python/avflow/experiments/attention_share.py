@@ -8,10 +8,11 @@ import torch
 
 from avflow_ext import AttentionProblem
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ATTENTION_SHARE as SCHEMA
@@ -51,8 +52,9 @@ def attention_share(
         InputError: layers that the model does not have, no prompts, two of one id.
         NumericError: NaN or infinity in the run.
     """
-    if tokens not in ("last", "answer"):
-        raise InputError(f'tokens = {tokens!r}: pass "last" or "answer"')
+    check_model(model)
+    checks.choice("tokens", tokens, ("last", "answer"))
+    checks.flag("heads =", heads)
     if isinstance(generate, bool) or not isinstance(generate, int) or generate < 0:
         raise InputError(f"generate = {generate!r}: pass a number of tokens, 0 for none")
     if generate and tokens == "last":

@@ -11,11 +11,12 @@ import torch
 
 from avflow_ext import Cut, table_of
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.correct import answers_correctly
 from ..prompts.groups import GroupTable
 from ..results.results import Results
@@ -145,8 +146,15 @@ def pathways(
         InputError: a path of another form, layers or groups that the model does not have, no prompts.
         NumericError: NaN or infinity in a run.
     """
+    check_model(model)
     if isinstance(random, bool) or not isinstance(random, int) or random < 0:
         raise InputError(f"random = {random!r}: pass a number of control runs, 0 for none")
+    checks.integer("seed =", seed, high=2**31 - 1)
+    if not isinstance(keep, Mapping):
+        raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")
+    for path, chosen in keep.items():
+        if not isinstance(path, (str, Knockout)) or not isinstance(chosen, (Iterable, type(None))):
+            raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")
     keep = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
     rules = _Rules(model, keep, context)
     rows: list[tuple] = []

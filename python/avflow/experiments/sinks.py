@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompt, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SINKS as SCHEMA
@@ -48,13 +49,14 @@ def sinks(
     Raises:
         InputError: no token of `among` in a prompt, layers that the model does not have, `times` not above 1.
     """
-    if not times > 1:
-        raise InputError(f"times = {times!r}: pass a ratio above 1")
+    check_model(model)
+    checks.number("times =", times, low=1, above=True, mend="pass a ratio above 1")
+    wanted = model.groups.expand(among)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     for prompt in as_prompts(model, prompts):
         group = model.groups.ids(prompt.groups)
-        tokens = np.flatnonzero(model.groups.table(model.groups.expand(among))[group])
+        tokens = np.flatnonzero(model.groups.table(wanted)[group])
         if not tokens.size:
             raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
         rows += _rows(model, prompt, tokens, chosen, times)

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..checks import shown
 from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import WindowStyle, layer_list, window
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..models.compat import check_layers
 from ..prompts.prompt import Prompt
 from ..walk.jobs import Job, first_cut_row
@@ -57,6 +58,8 @@ class SweepRequest:
 
     def __post_init__(self) -> None:
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
+        if not isinstance(self.window, (int, Sequence)) or isinstance(self.window, (str, bytes)):
+            raise InputError(f"window = {shown(self.window)}: pass a width in layers, or several")
         self.widths = [self.window] if isinstance(self.window, int) else list(self.window)
         if not self.widths:
             raise InputError(f"window = {self.window!r}: pass a width in layers, or several")
@@ -65,9 +68,9 @@ class SweepRequest:
         if len(set(self.widths)) < len(self.widths):
             raise InputError(f"window = {self.window!r}: a width is given twice")
         if self.select not in SELECT:
-            raise InputError(f"select = {self.select!r}: pass one of {', '.join(SELECT)}")
+            raise InputError(f"select = {shown(self.select)}: pass one of {', '.join(SELECT)}")
         if self.semantics not in SEMANTICS:
-            raise InputError(f"semantics = {self.semantics!r}: pass one of {', '.join(SEMANTICS)}")
+            raise InputError(f"semantics = {shown(self.semantics)}: pass one of {', '.join(SEMANTICS)}")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
 
@@ -96,6 +99,7 @@ class SweepRequest:
             InputError: layers, heads or groups that the model does not have.
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
+        check_model(model)
         check_layers(model.text_model)
         for knockout in self.knockouts:
             knockout.check_heads(model.n_heads)

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..checks import shown
+from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
+from ..prompts.sample import Sample
 from .compat import find_text_model
+from .prepare_options import check_prepare_options
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from ..prompts.prompt import Prompt
-    from ..prompts.sample import Sample
     from .compat import GenerativeModel
 
 
@@ -155,7 +157,14 @@ class Model:
         return self.config.vocab_size
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
-        """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
+        """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet.
+
+        Raises:
+            InputError: no Sample, an option out of range; what the family cannot read.
+        """
+        if not isinstance(sample, Sample):
+            raise InputError(f"sample = {shown(sample)}: pass an avflow.Sample")
+        check_prepare_options(options)
         if sample.candidates is not None and not self.family.takes_candidates:
             raise UnsupportedModelError(
                 f"sample {sample.id!r} has candidates, images and sounds in turns, which {type(self.family).__name__} "
@@ -175,3 +184,9 @@ class Model:
             f"avflow.Model({type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads}/{self.n_kv_heads} heads of "
             f"{self.head_dim}, {self.dtype}, {self.device})"
         )
+
+
+def check_model(model: Any) -> None:
+    """Raises InputError for what is no Model: a name, or the transformers model itself."""
+    if not (isinstance(model, Model) or hasattr(model, "n_layers")):  # or one that behaves like it
+        raise InputError(f"model = {shown(model)}: pass what avflow.load or avflow.wrap gives")

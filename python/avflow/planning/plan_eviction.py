@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
@@ -101,7 +102,9 @@ class PlanRequest:
     memory: int | str | None = None
 
     def __post_init__(self) -> None:
-        self.groups = [self.groups] if isinstance(self.groups, str) else [str(g) for g in self.groups]
+        self.groups = checks.texts("groups", self.groups)
+        if self.joint is not None:
+            checks.flag("joint =", self.joint)
         if not self.groups:
             raise InputError('groups is empty: name those that may leave, such as ["video", "audio"]')
         twice = sorted({g for g in self.groups if self.groups.count(g) > 1})

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 
+from .. import checks
 from ..deprecated import renamed_keyword
+from ..documents import parse_yaml, read_text
 from ..errors import InputError
 from .schemas import SCHEMAS, SWEEP, experiment_name, schema_of
-from .table import checked, mean_change, meta_of, select, table_from_rows, with_meta, write_table
+from .table import checked, mean_change, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,7 +84,7 @@ class Results:
 
     def save(self, folder: str | Path) -> Path:
         """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back."""
-        path = Path(folder) / "rows.parquet"
+        path = checks.path("the folder", folder) / "rows.parquet"
         write_table(with_meta(_in_schema(self.table, self.experiment), self.meta), path)
         return path
 
@@ -143,7 +143,7 @@ def read(folder: str | Path) -> Results:
 
     `meta["finished"]` says which. Raises InputError if there is nothing to read.
     """
-    folder = Path(folder)
+    folder = checks.path("the run folder", folder)
     if folder.is_file():
         return _results([folder], finished=True)
     if not folder.is_dir():
@@ -163,8 +163,8 @@ def read(folder: str | Path) -> Results:
 def _config(folder: Path) -> dict[str, Any]:
     """config.yaml of a run folder; nothing where it has none that can be read."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        config = parse_yaml(read_text(folder / "config.yaml", "the configuration"))
+    except InputError:
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -179,7 +179,7 @@ def _results(paths: Sequence[Path], finished: bool, experiment: str | None = Non
     tables = []
     for path in paths:
         try:
-            tables.append(pq.read_table(path))
+            tables.append(read_parquet(path))
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path} is not a readable Parquet file: {error}; delete it and run again") from error
     meta = {**meta_of(tables[0]), "finished": finished}

@@ -11,7 +11,7 @@ import torch
 from avflow_ext import compact
 
 from ..errors import InputError
-from ..walk.uploads import upload
+from ..uploads import upload
 from .conversation import NEVER, Conversation
 
 

@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from .state import Rule
 from .tracker import tracking
 
@@ -43,6 +43,7 @@ def knockout(
             in one layer.
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
+    check_model(model)
     chosen = as_knockouts(knockouts)
     for one in chosen:
         one.check_heads(model.n_heads)

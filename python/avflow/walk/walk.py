@@ -17,12 +17,12 @@ from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
 from ..prompts.correct import leads_options
+from ..uploads import upload_lists
 from .capture import Captured
 from .chunks import head_chunk
 from .layers import check_finite, run_layers
 from .layout import Layout
 from .row_wise import row_wise
-from .uploads import upload_lists
 
 if TYPE_CHECKING:
     from ..models.compat import AttentionModule
