@@ -23,7 +23,11 @@ from ..results.schemas import PATHWAYS as SCHEMA
 from ..walk.capture import Captured, capture
 from .observe import observe, predicting_rows
 
-__all__ = ["SCHEMA", "count_edges", "pathways"]
+__all__ = ["SCHEMA", "Keep", "count_edges", "pathways"]
+
+Layers = Iterable[int] | None  # None: all
+# One type for each kind of keys: a Mapping[str, ...] is no Mapping[str | Knockout, ...].
+Keep = Mapping[str, Layers] | Mapping[Knockout, Layers] | Mapping[str | Knockout, Layers]
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class _Kept:
     layers: frozenset[int]
 
 
-def _kept(model: Model, keep: Mapping[str | Knockout, Iterable[int] | None]) -> list[_Kept]:
+def _kept(model: Model, keep: Keep) -> list[_Kept]:
     out = []
     for path, layers in keep.items():
         path = Knockout.parse(path) if isinstance(path, str) else path
@@ -56,7 +60,7 @@ def _kept(model: Model, keep: Mapping[str | Knockout, Iterable[int] | None]) -> 
 class _Rules:
     """What is cut in each layer, for one model and one set of pathways."""
 
-    def __init__(self, model: Model, keep: Mapping[str | Knockout, Iterable[int] | None], context: str) -> None:
+    def __init__(self, model: Model, keep: Keep, context: str) -> None:
         self.groups: GroupTable = model.groups
         self.kept = _kept(model, keep)
         self.context = self.groups.expand(context)
@@ -116,7 +120,7 @@ def count_edges(cuts: Sequence[Cut], group: np.ndarray, item: np.ndarray) -> int
 def pathways(
     model: Model,
     prompts: PromptSource,
-    keep: Mapping[str | Knockout, Iterable[int] | None],
+    keep: Keep,
     random: int = 1,
     seed: int = 0,
     context: str = "system+template",
@@ -147,8 +151,9 @@ def pathways(
     """
     if isinstance(random, bool) or not isinstance(random, int) or random < 0:
         raise InputError(f"random = {random!r}: pass a number of control runs, 0 for none")
-    keep = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
-    rules = _Rules(model, keep, context)
+    # Once: layers may be an iterator.
+    paths = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
+    rules = _Rules(model, paths, context)
     rows: list[tuple] = []
     for prompt in as_prompts(model, prompts):
         captured = capture(model, prompt)
@@ -170,7 +175,7 @@ def pathways(
             logp, correct = _answer(model, captured, per_layer)
             kept = 1.0 if name == "full" else share
             rows.append((prompt.id, prompt.task, name, kept, correct, math.exp(logp), logp))
-    named = {path if isinstance(path, str) else path.name: layers for path, layers in keep.items()}
+    named = {path if isinstance(path, str) else path.name: layers for path, layers in paths.items()}
     return Results.from_tuples("pathways", rows, keep=named, random=random, seed=seed, context=context)
 
 
