@@ -111,14 +111,20 @@ class Model:
         self.config: PreTrainedConfig = self.text_model.config
         self.groups = GroupTable()
         self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
-        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
-        head = getattr(self.hf, "lm_head", None) if head is None else head
-        if head is None:
+        if self._head() is None:
             raise UnsupportedModelError(
                 f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
                 "...ForConditionalGeneration)"
             )
-        self.lm_head: nn.Module = head
+
+    def _head(self) -> nn.Module | None:
+        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
+        return getattr(self.hf, "lm_head", None) if head is None else head
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """Asked for each time: `hf.resize_token_embeddings` and PEFT put another module in its place."""
+        return cast("nn.Module", self._head())
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from ..models.compat import DecoderLayer
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a module's call, as torch's hooks give and take them
+
+
+_OPEN: WeakKeyDictionary[nn.Module, Model] = WeakKeyDictionary()  # decoder -> the Model whose blocks are open on it
 
 
 @dataclass
@@ -196,8 +200,8 @@ class Tracker:
             return args, {**kwargs, "avflow_call": compiled_step(self.interventions, kwargs)}
         if self.next is None:
             raise InputError(
-                f"within {self.interventions.block} call model.hf (forward or generate), not its decoder alone, and "
-                "read the prompt uncompiled"
+                f"within {self.interventions.block} call model.hf (forward or generate), not its decoder alone, its "
+                "`forward` past __call__ or a model around it, and read the prompt uncompiled"
             )
         self.running, self.next = self.next, None
         self.running.begin(kwargs.get("attention_mask"))
@@ -261,8 +265,14 @@ class Tracker:
 @contextmanager
 def _hooks(tracker: Tracker) -> Iterator[None]:
     model = tracker.model
+    if model.text_model in _OPEN:
+        raise InputError(
+            f"{type(model.hf).__name__} is wrapped twice, and a block of the other avflow.Model is open on it: put all "
+            "blocks on one avflow.Model"
+        )
     handles = []
     try:
+        _OPEN[model.text_model] = model
         handles.append(model.hf.register_forward_pre_hook(tracker.before_model, with_kwargs=True))
         handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
         handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
@@ -275,6 +285,7 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        _OPEN.pop(model.text_model, None)
 
 
 @contextmanager
