@@ -26,7 +26,11 @@ def renamed_keyword(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P
             if old in kwargs:
                 if new in kwargs:
                     raise TypeError(f"{name}() got {new}= and {old}=, its old name: pass {new}= alone")
-                warnings.warn(f"{old}= is now {new}= in {name}(): the old name goes with avflow 0.3", DeprecationWarning, stacklevel=2)
+                warnings.warn(
+                    f"{old}= is now {new}= in {name}(): the old name goes with avflow 0.3",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 

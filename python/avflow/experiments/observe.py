@@ -11,6 +11,7 @@ from avflow_ext import AttentionProblem, Cut, Tokens
 from ..models.attention import attention
 from ..models.base import Model
 from ..models.compat import attributes
+from ..models.evaluating import in_eval_mode
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
 from ..walk.layers import check_finite, run_layers
@@ -80,7 +81,7 @@ def observe(
         if on_hidden and layer in wanted:
             on_hidden(layer, hidden[0])
 
-    with attributes(chunked_mlps(model)):
+    with in_eval_mode(model), attributes(chunked_mlps(model)):
         tables = captured.cos, captured.sin
         run_layers(model, captured.hidden, tables, call, count=max(wanted) + 1, after=after)
     return captured

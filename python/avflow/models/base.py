@@ -111,14 +111,26 @@ class Model:
         self.config: PreTrainedConfig = self.text_model.config
         self.groups = GroupTable()
         self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
+        self.warned: set[str] = set()  # what was warned of: once per model
+        self.proofs: dict[Any, Any] = {}  # walk.proof: what was compared with the model's own forward, by kind
+        self.plain_head: bool | None = None  # whether nothing follows the output matrix; None: not tried yet
+        _ = self.lm_head
+
+    @property
+    def lm_head(self) -> nn.Module:
+        """The output matrix, that of now: resizing the embeddings makes a new one.
+
+        Raises:
+            UnsupportedModelError: the model has none.
+        """
         head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
         head = getattr(self.hf, "lm_head", None) if head is None else head
         if head is None:
             raise UnsupportedModelError(
-                f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
+                f"{type(self.hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
                 "...ForConditionalGeneration)"
             )
-        self.lm_head: nn.Module = head
+        return cast("nn.Module", head)
 
     @property
     def device(self) -> torch.device:

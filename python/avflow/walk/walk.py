@@ -15,6 +15,7 @@ from ..knockouts.knockout import Knockout
 from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
+from ..models.evaluating import in_eval_mode, warn_of_hooks
 from ..prompts.correct import leads_options
 from .capture import Captured
 from .chunks import head_chunk
@@ -129,7 +130,9 @@ def run_walk(
         if find_nonfinite:
             check_finite(hidden, [(c.prompt.id, len(c)) for c in batch], f"after decoder layer {layer}")
 
-    with attributes(row_wise(model, rows)):
+    if len(layout.parent) > len(batch):
+        warn_of_hooks(model, "a sweep")
+    with in_eval_mode(model), attributes(row_wise(model, rows)):
         hidden = run_layers(model, _clean_rows(batch), (cos, sin), call, joins=joins, after=after)
     logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
     if not bool(finite.all()):
