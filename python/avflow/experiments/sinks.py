@@ -15,6 +15,7 @@ from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SINKS as SCHEMA
+from ..walk.proof import checking, figures
 from .observe import observe
 
 __all__ = ["SCHEMA", "mark_sinks", "sinks"]
@@ -28,6 +29,7 @@ def sinks(
     layers: int | Sequence[int] | None = None,
     times: float = 10.0,
     among: str = "media",
+    check: str | None = None,
 ) -> Results:
     """Tokens of a group whose hidden state's L2 norm exceeds `times` the group's median norm, layer by layer.
 
@@ -39,6 +41,7 @@ def sinks(
         layers: 0-based; None for all.
         times: ratio to the median from which on a norm counts, above 1.
         among: the tokens that are looked at: a group, an alias or a sum.
+        check: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, layer, position, group, item, place, norm, ratio, drawn: a row per sink
@@ -52,28 +55,29 @@ def sinks(
         raise InputError(f"times = {times!r}: pass a ratio above 1")
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
-    for prompt in as_prompts(model, prompts):
-        group = model.groups.ids(prompt.groups)
-        tokens = np.flatnonzero(model.groups.table(model.groups.expand(among))[group])
-        if not tokens.size:
-            raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
-        places, drawn = _places(prompt), {}
+    with checking(model, check):
+        for prompt in as_prompts(model, prompts):
+            group = model.groups.ids(prompt.groups)
+            tokens = np.flatnonzero(model.groups.table(model.groups.expand(among))[group])
+            if not tokens.size:
+                raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
+            places, drawn = _places(prompt), {}
 
-        def attend(layer, q, k, v, scale, prompt=prompt, drawn=drawn) -> None:
-            last = q[len(prompt) - 1].unflatten(0, (k.shape[1], -1)).float()  # [kv_heads, heads a kv head, d]
-            score = scale * torch.einsum("hgd,nhd->hgn", last, k[: len(prompt)].float())
-            drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every token
+            def attend(layer, q, k, v, scale, prompt=prompt, drawn=drawn) -> None:
+                last = q[len(prompt) - 1].unflatten(0, (k.shape[1], -1)).float()  # [kv_heads, heads a kv head, d]
+                score = scale * torch.einsum("hgd,nhd->hgn", last, k[: len(prompt)].float())
+                drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every token
 
-        def see(layer, hidden, prompt=prompt, tokens=tokens, places=places, drawn=drawn) -> None:
-            norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]
-            ratio = norm / np.median(norm)
-            for i in np.flatnonzero(ratio > times):
-                t = int(tokens[i])
-                where = (prompt.id, prompt.task, layer, t, prompt.groups[t], prompt.items[t], places[t])
-                rows.append((*where, float(norm[i]), float(ratio[i]), float(drawn[layer][t])))
+            def see(layer, hidden, prompt=prompt, tokens=tokens, places=places, drawn=drawn) -> None:
+                norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]
+                ratio = norm / np.median(norm)
+                for i in np.flatnonzero(ratio > times):
+                    t = int(tokens[i])
+                    where = (prompt.id, prompt.task, layer, t, prompt.groups[t], prompt.items[t], places[t])
+                    rows.append((*where, float(norm[i]), float(ratio[i]), float(drawn[layer][t])))
 
-        observe(model, prompt, on_attention=attend, on_hidden=see, layers=chosen)
-    return Results.from_tuples("sinks", rows, layers=chosen, times=times, among=among)
+            observe(model, prompt, on_attention=attend, on_hidden=see, layers=chosen)
+    return Results.from_tuples("sinks", rows, layers=chosen, times=times, among=among, check=figures(model))
 
 
 def _places(prompt: Prompt) -> list[int | None]:

@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from ..prompts.groups import GroupTable
 from .compat import find_text_model
+from .head import is_plain, own_logits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -56,6 +57,13 @@ class Family:
         raise UnsupportedModelError(
             f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
         )
+
+    def logits(self, model: Model, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's logits [1, rows, vocab] from hidden states [1, rows, D] as a decoder layer gives them."""
+        normed = model.norm(hidden)
+        if model.plain_head is None:
+            model.plain_head = is_plain(model)
+        return model.lm_head(normed) if model.plain_head else own_logits(model, normed)
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
         """How many videos the ids [N] of a prompt hold: rows of the forward's video_grid_thw that belong to it."""
@@ -112,7 +120,8 @@ class Model:
         self.groups = GroupTable()
         self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         self.warned: set[str] = set()  # what was warned of: once per model
-        self.proofs: dict[Any, Any] = {}  # walk.proof: what was compared with the model's own forward, by kind
+        self.check = "error"  # what walks do where they are not the model's own forward: see walk.proof
+        self.proofs: dict[Any, Any] = {}  # by kind of prompt, what was compared with the model's own forward
         self.plain_head: bool | None = None  # whether nothing follows the output matrix; None: not tried yet
         _ = self.lm_head
 
@@ -168,6 +177,10 @@ class Model:
                 "does not lay out"
             )
         return self.family.prepare(self, sample, **options)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `Family.logits`."""
+        return self.family.logits(self, hidden)
 
     def text(self, ids: list[int]) -> str:
         """Token ids as text; the numbers themselves where there is no tokenizer."""

@@ -13,6 +13,7 @@ from ..models.base import Model
 from ..models.compat import attention_name, attributes, check_layers, kept_state, open_block
 from ..models.decoder_inputs import check_decoder_arguments
 from ..models.evaluating import in_eval_mode
+from ..models.head import is_plain
 from ..models.inputs import forward_inputs
 from ..prompts.prompt import Prompt
 from .jobs import Columns
@@ -88,6 +89,8 @@ def capture(model: Model, prompt: Prompt) -> Captured:
         )
     check_layers(model.text_model)
     with in_eval_mode(model):
+        if model.plain_head is None:
+            model.plain_head = is_plain(model)  # here, where the device may be waited for
         return _capture(model, prompt)
 
 

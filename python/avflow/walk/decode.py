@@ -118,7 +118,7 @@ def _decode(
         order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
         step_call = functools.partial(_Step, held, step, order, semantics)
         hidden = run_layers(model, hidden, tables, step_call)
-        top = model.lm_head(model.norm(hidden))[0].argmax(-1).tolist()
+        top = model.logits(hidden)[0].argmax(-1).tolist()
         for tokens, token in zip(made, top, strict=True):
             if tokens[-1] not in ends:
                 tokens.append(token)

@@ -21,6 +21,7 @@ from .capture import Captured
 from .chunks import head_chunk
 from .layers import check_finite, run_layers
 from .layout import Layout
+from .proof import is_due, prove
 from .row_wise import row_wise
 from .uploads import upload_lists
 
@@ -110,6 +111,7 @@ def run_walk(
 
     Raises:
         NumericError: NaN or infinity; the message names the prompt and, with find_nonfinite, the layer.
+        UnsupportedModelError: the clean run is not the model's own (`walk.proof`).
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
     lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
@@ -138,6 +140,14 @@ def run_walk(
     if not bool(finite.all()):
         c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
         raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
+    for number, captured in enumerate(batch):
+        if not find_nonfinite and is_due(model, captured, "walk"):
+            clean = layout.stream[predict] == number
+            clean &= layout.order[predict] >= captured.columns.n_prompt - 1
+            mine = torch.from_numpy(predict[clean]).to(hidden.device)
+            with in_eval_mode(model):
+                ours = model.logits(hidden.index_select(1, mine))[0]  # [answer tokens, vocab]
+            prove(model, captured, "walk", ours)
     has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
     return Prediction(logp.float(), top.long(), option.bool() & has)
 
@@ -175,7 +185,7 @@ def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options:
     parts, chunk = [], head_chunk(model)
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
-        logits = model.lm_head(model.norm(hidden[None, part]))[0].float()  # [rows, vocab]
+        logits = model.logits(hidden[None, part])[0].float()  # [rows, vocab]
         finite = torch.isfinite(logits).all(-1)
         own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
         logp, top = own - logits.logsumexp(-1), logits.argmax(-1)
