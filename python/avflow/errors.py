@@ -1,5 +1,10 @@
 """Every error this package raises on purpose. Each message names the bad value and the mend."""
 
+from __future__ import annotations
+
+import sys
+import warnings
+
 
 class AvflowError(Exception):
     """Anything that avflow itself reports."""
@@ -23,3 +28,20 @@ class NumericError(AvflowError, RuntimeError):
 
 class RunError(AvflowError, RuntimeError):
     """A run folder cannot be written, or is in use. What was finished before is intact."""
+
+
+class AvflowWarning(UserWarning):
+    """Something that the numbers depend on, and that avflow cannot judge: the message says what to look at."""
+
+
+def warn_user(message: str) -> None:
+    """An `AvflowWarning` at the line outside of this package from which it was reached."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and _is_passed_through(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, AvflowWarning, stacklevel=level)
+
+
+def _is_passed_through(module: str) -> bool:
+    """Whether a frame of this module stands between a user's line and ours: our own, torch's decorators, contexts."""
+    return module.split(".")[0] in ("avflow", "torch", "contextlib")

@@ -11,6 +11,7 @@ import tiny_salmonn
 import avflow
 from avflow.eviction.schedule import EvictionSchedule, Step
 from avflow.planning.trials import EvictionRequest, try_schedules
+from avflow.walk.proof import checking
 
 GROUPS = ["video", "audio", "media", "question_text", "question", "system"]
 
@@ -107,7 +108,8 @@ def test_a_walk_costs_what_the_layout_says(omni):
     handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1])) for m in omni.layers]
     request = EvictionRequest([EvictionSchedule({"media": 1})])
     try:
-        try_schedules(omni, [prompt], request)
+        with checking(omni, "off"):
+            try_schedules(omni, [prompt], request)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import tiny
 import torch
 from evict_cases import Case, evicting, far, generate, lengths, model, prompt
 from transformers import DynamicCache, StaticCache
@@ -201,3 +202,26 @@ def test_a_policy_that_asks_for_scores_though_it_says_it_does_not():
     with evicting("qwen3", case, [Step("video", 1, Forgetful())]):
         with pytest.raises(avflow.InputError, match="asks for scores, which its uses_scores = False rules out"):
             generate("qwen3", case)
+
+
+def test_layers_that_share_keys_cannot_lose_tokens_between_them():
+    """A layer that reads the cache of an earlier one gets more keys than are left in it."""
+    hf = tiny.decoder("qwen3")
+    later = hf.model.layers[3].self_attn
+    before = later.forward
+
+    def forward(*args, **kwargs):
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        own = cache.update
+        cache.update = lambda k, v, layer, *more, **named: (cache.layers[1].keys, cache.layers[1].values)
+        try:
+            return before(*args, **kwargs)
+        finally:
+            cache.update = own
+
+    later.forward = forward
+    case = tiny.text_prompt(64)
+    model = avflow.wrap(hf)
+    with avflow.evict(model, {"video": 2}, groups=case.groups):
+        with pytest.raises(avflow.InputError, match="layer 3 runs .* whose layers share keys"):
+            hf(input_ids=case.input_ids[None])

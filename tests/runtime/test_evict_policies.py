@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import oracle
 import pytest
+import tiny
 import torch
 from evict_cases import NEVER, batch, check, cuts_of, dense, evicting, generate, leaves, lengths, model, prompt
 
@@ -115,3 +117,33 @@ def test_a_rule_of_ones_own():
     with evicting("qwen3", case, [Step("video", 1, FirstTwo())]):
         held = lengths(cache_of(generate("qwen3", case)))
     assert held[1] - held[2] == case.groups[0].count("video") - 2
+
+
+def ways_to_decode(hf) -> dict:
+    """generate's arguments for decoding that reads answer tokens one by one, all anew, and several at a time."""
+    return {
+        "one by one": {},
+        "without a cache": dict(use_cache=False),
+        "prompt lookup": dict(prompt_lookup_num_tokens=3, max_matching_ngram_size=1),
+        "assistant": dict(assistant_model=copy.deepcopy(hf)),
+    }
+
+
+@pytest.mark.parametrize("by", ["last", "question"])
+def test_scores_are_those_of_the_prompt_however_it_is_decoded(by):
+    """The last token is the prompt's, also where answer tokens are read in the same forward."""
+    hf = tiny.decoder("qwen2")
+    wrapped, case = avflow.wrap(hf), tiny.text_prompt(64, tokens=120)
+    ids = case.input_ids.clone()
+    ids[-1] = ids[1]  # what prompt lookup finds again
+    ids = ids[None]
+    steps = [Step("video", 0, TopK(share=0.2, by=by)), Step("audio", 1, TopK(share=0.2, by=by))]
+    answers = {}
+    for name, how in ways_to_decode(hf).items():
+        with avflow.evict(wrapped, steps, groups=case.groups, items=case.items):
+            out = hf.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, **how
+            )
+        answers[name] = out[0, ids.shape[1] :].tolist()
+    assert len(answers["one by one"]) == 8
+    assert all(answer == answers["one by one"] for answer in answers.values()), answers

@@ -16,6 +16,7 @@ from avflow.knockouts.presets import as_knockouts
 from avflow.walk import chunks, memory
 from avflow.walk.answers import Runner
 from avflow.walk.capture import capture
+from avflow.walk.proof import checking
 
 
 def test_rows_per_layer_are_those_of_the_estimate(omni):
@@ -24,7 +25,8 @@ def test_rows_per_layer_are_those_of_the_estimate(omni):
     seen = []
     handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1])) for m in omni.layers]
     try:
-        rows = sweep_prompt(omni, prompt, request)
+        with checking(omni, "off"):  # the model's own forward would come behind
+            rows = sweep_prompt(omni, prompt, request)
     finally:
         for handle in handles:
             handle.remove()
@@ -52,8 +54,10 @@ def test_last_layer_works_only_for_predicting_rows(omni):
                         seen[name] = rows
             return func(*args, **(kwargs or {}))
 
-    with Count():
-        avflow.sweep(omni, prompt, ["video->question", "audio->last"], window=1, layers=[1, 2], select="all")
+    with Count():  # check: the model's own forward has all rows
+        avflow.sweep(
+            omni, prompt, ["video->question", "audio->last"], window=1, layers=[1, 2], select="all", check="off"
+        )
     assert seen["q"] == seen["o"] == seen["down"] == 2 * 5  # 2 answer tokens, clean run and 4 streams
     assert seen["k"] > len(prompt)
 
@@ -94,7 +98,7 @@ def test_a_walk_reads_nothing_before_its_end(qwen3, monkeypatch, chunk):
     for knockouts in (["video->last"], as_knockouts("av_video")):
         plan = Plan(qwen3, [prompt], avflow.SweepRequest(knockouts, window=2, select="all"))
         runner = Runner(plan, [capture(qwen3, prompt)])
-        with _Reads() as reads:
+        with checking(qwen3, "off"), _Reads() as reads:
             at = []
             runner.on_layer = lambda rows, at=at, reads=reads: at.append(reads.count)
             runner.run(plan.layouts[0])
@@ -236,7 +240,7 @@ def test_wrong_samples_cost_one_clean_pass(qwen3):
     seen = []
     handles = [m.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1])) for m in qwen3.layers]
     try:
-        avflow.sweep(qwen3, prompt, "av_video", select="correct")
+        avflow.sweep(qwen3, prompt, "av_video", select="correct", check="off")
     finally:
         for handle in handles:
             handle.remove()

@@ -13,6 +13,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..planning.plan_eviction import PlanRequest
 from ..prompts.sample import Sample
 from ..report.samples import write_sample_views
+from ..runs.folder import worst_check
 from ..runs.look_job import LookJob
 from ..runs.loop import run
 from ..runs.plan_job import PlanJob
@@ -47,6 +48,12 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
     say("sweep: every path, cut at every layer ...")
     job = SweepJob(model, samples, ["av_video"], window=made["window"], select=SELECT)
     demo = Demo([run(job, folder / "run", debug=debug)], [folder / "run"])
+    check = worst_check(demo.outcomes[0].records.values())
+    if check is not None:
+        say(
+            f"       its clean run and the model's own forward differ by {check['difference']:.1e} in a logit at most "
+            f"(bound {check['bound']:.1e})"
+        )
     if not demo.outcomes[0].counts["ok"]:
         return demo
     if "items" in made:

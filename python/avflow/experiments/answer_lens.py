@@ -13,13 +13,16 @@ from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ANSWER_LENS as SCHEMA
+from ..walk.proof import checking, figures
 from .observe import observe
 
 __all__ = ["SCHEMA", "answer_lens"]
 
 
 @torch.no_grad()
-def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None) -> Results:
+def answer_lens(
+    model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None, check: str | None = None
+) -> Results:
     """Probability of the answer's first token and of the other options after every layer (logit lens).
 
     The hidden state of the last token goes through the model's own final norm and output matrix ("interpreting GPT:
@@ -30,6 +33,7 @@ def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int]
     Args:
         prompts: as of `avflow.sweep`.
         layers: 0-based; None for all.
+        check: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, layer, token, token_id, kind ("answer" where the prompt has no options,
@@ -42,24 +46,25 @@ def answer_lens(model: Model, prompts: PromptSource, layers: int | Sequence[int]
     check_model(model)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
-    for prompt in as_prompts(model, prompts):
-        answer = prompt.answer_ids[0]
-        tokens = [answer] if prompt.option_ids is None else list(dict.fromkeys(prompt.option_ids))
+    with checking(model, check):
+        for prompt in as_prompts(model, prompts):
+            answer = prompt.answer_ids[0]
+            tokens = [answer] if prompt.option_ids is None else list(dict.fromkeys(prompt.option_ids))
 
-        def see(
-            layer: int,
-            hidden: torch.Tensor,
-            prompt: Prompt = prompt,
-            answer: int = answer,
-            tokens: list[int] = tokens,
-        ) -> None:
-            state = hidden[len(prompt) - 1][None, None]  # [1, 1, D]
-            logp = torch.log_softmax(model.lm_head(model.norm(state))[0, 0].float(), -1)  # [vocab]
-            top = model.text([int(logp.argmax())])
-            for token, value in zip(tokens, logp[tokens].tolist(), strict=True):
-                kind = "answer" if prompt.option_ids is None else f"{str(token == answer).lower()} option"
-                named = (prompt.id, prompt.task, layer, model.text([token]), token, kind)
-                rows.append((*named, math.exp(value), value, top))
+            def see(
+                layer: int,
+                hidden: torch.Tensor,
+                prompt: Prompt = prompt,
+                answer: int = answer,
+                tokens: list[int] = tokens,
+            ) -> None:
+                state = hidden[len(prompt) - 1][None, None]  # [1, 1, D]
+                logp = torch.log_softmax(model.logits(state)[0, 0].float(), -1)  # [vocab]
+                top = model.text([int(logp.argmax())])
+                for token, value in zip(tokens, logp[tokens].tolist(), strict=True):
+                    kind = "answer" if prompt.option_ids is None else f"{str(token == answer).lower()} option"
+                    named = (prompt.id, prompt.task, layer, model.text([token]), token, kind)
+                    rows.append((*named, math.exp(value), value, top))
 
-        observe(model, prompt, on_hidden=see, layers=chosen)
-    return Results.from_tuples("answer_lens", rows, layers=chosen)
+            observe(model, prompt, on_hidden=see, layers=chosen)
+    return Results.from_tuples("answer_lens", rows, layers=chosen, check=figures(model))

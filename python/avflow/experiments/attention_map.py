@@ -19,6 +19,7 @@ from ..knockouts.windows import layer_list
 from ..models.base import Model
 from ..results.results import Results
 from ..walk.capture import capture
+from ..walk.proof import checking
 from .observe import group_mass, observe, tokens_of
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def attention_map(
     layers: int | Sequence[int] | None = None,
     bins: int = 128,
     boundaries: Sequence[int] | None = None,
+    check: str | None = None,
 ) -> AttentionMap:
     """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
 
@@ -84,6 +86,7 @@ def attention_map(
         layers: 0-based; None for all.
         bins: stretches of about equal length; fewer where there are fewer tokens.
         boundaries: where stretches begin instead, increasing token numbers (the first is 0), such as frame starts.
+        check: as of `avflow.sweep`.
 
     Raises:
         InputError: no prompt or several, layers that the model does not have, boundaries that do not increase or
@@ -112,7 +115,8 @@ def attention_map(
             stop = min(first + BINS_A_PASS, count)
             weight[chosen.index(layer), :, first:stop] = pooled[:, : stop - first].cpu().numpy()
 
-    observe(model, captured, on_attention=see, layers=chosen)
+    with checking(model, check):
+        observe(model, captured, on_attention=see, layers=chosen)
     weight /= np.diff(starts)[None, :, None]
     names = model.groups.names
     groups = [

@@ -18,6 +18,7 @@ from ..results.results import Results
 from ..results.schemas import ATTENTION_SHARE as SCHEMA
 from ..runtime.generating import with_generated
 from ..walk.capture import capture
+from ..walk.proof import checking, figures
 from .observe import group_mass, observe, predicting_rows, tokens_of
 
 __all__ = ["SCHEMA", "attention_share"]
@@ -30,6 +31,7 @@ def attention_share(
     tokens: str = "last",
     generate: int = 0,
     heads: bool = False,
+    check: str | None = None,
 ) -> Results:
     """The share of attention per token group (arXiv 2606.10147, attention allocation), accumulated by the op itself.
 
@@ -42,6 +44,7 @@ def attention_share(
             teacher-forced.
         generate: so many greedily generated tokens take the place of the answer (with tokens="answer").
         heads: a row for every query head instead of their mean.
+        check: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, layer, answer_token, token, head, group, share: for every layer, token
@@ -61,11 +64,18 @@ def attention_share(
         raise InputError('generate asks for generated tokens: pass tokens="answer" with it')
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
-    for prompt in as_prompts(model, prompts):
-        prompt = with_generated(model, prompt, generate) if generate else prompt
-        _add(rows, model, prompt, chosen, tokens, heads)
+    with checking(model, check):
+        for prompt in as_prompts(model, prompts):
+            prompt = with_generated(model, prompt, generate) if generate else prompt
+            _add(rows, model, prompt, chosen, tokens, heads)
     return Results.from_tuples(
-        "attention_share", rows, layers=chosen, tokens=tokens, generate=generate, heads=bool(heads)
+        "attention_share",
+        rows,
+        layers=chosen,
+        tokens=tokens,
+        generate=generate,
+        heads=bool(heads),
+        check=figures(model),
     )
 
 

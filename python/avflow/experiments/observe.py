@@ -12,9 +12,11 @@ from avflow_ext import AttentionProblem, Cut, Tokens
 from ..models.attention import attention
 from ..models.base import Model
 from ..models.compat import attributes
+from ..models.evaluating import in_eval_mode
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
 from ..walk.layers import check_finite, run_layers
+from ..walk.proof import is_due, prove
 from ..walk.row_wise import chunked_mlps
 
 if TYPE_CHECKING:
@@ -77,6 +79,7 @@ def observe(
 
     Raises:
         NumericError: NaN or infinity after a layer; the message names prompt and layer.
+        UnsupportedModelError: the clean run is not the model's own (`walk.proof`).
     """
     captured = prompt if isinstance(prompt, Captured) else capture(model, prompt)
     wanted = set(range(model.n_layers)) if layers is None else set(layers)
@@ -90,14 +93,23 @@ def observe(
             problem = AttentionProblem(rows=columns, cuts=here)
         return _Call(problem, layer, on_attention if layer in wanted else None)
 
+    last = max(wanted)
+    proving = is_due(model, captured, "observe") and not any(cuts(layer) for layer in range(model.n_layers))
+
     def after(layer: int, hidden: torch.Tensor) -> None:
+        if layer > last:
+            return  # it runs for the comparison at the end
         check_finite(hidden, [(captured.prompt.id, len(captured))], f"after decoder layer {layer}")
         if on_hidden and layer in wanted:
             on_hidden(layer, hidden[0])
 
-    with attributes(chunked_mlps(model)):
+    with in_eval_mode(model), attributes(chunked_mlps(model)):
         tables = captured.cos, captured.sin
-        run_layers(model, captured.hidden, tables, call, count=max(wanted) + 1, after=after)
+        count = None if proving else last + 1
+        hidden = run_layers(model, captured.hidden, tables, call, count=count, after=after)
+        if proving:
+            rows = predicting_rows(captured).to(hidden.device)
+            prove(model, captured, "observe", model.logits(hidden.index_select(1, rows))[0])
     return captured
 
 

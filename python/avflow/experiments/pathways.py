@@ -22,6 +22,7 @@ from ..prompts.groups import GroupTable
 from ..results.results import Results
 from ..results.schemas import PATHWAYS as SCHEMA
 from ..walk.capture import Captured, capture
+from ..walk.proof import checking, figures
 from .observe import observe, predicting_rows
 
 __all__ = ["SCHEMA", "Keep", "count_edges", "pathways"]
@@ -125,6 +126,7 @@ def pathways(
     random: int = 1,
     seed: int = 0,
     context: str = "system+template",
+    check: str | None = None,
 ) -> Results:
     """Accuracy and answer probability with only the named edges left, against the full model and random edges.
 
@@ -140,6 +142,7 @@ def pathways(
             causal ones but self edges.
         seed: of the first control; the next ones count up.
         context: groups that all others may read, and that read only each other.
+        check: as of `avflow.sweep`.
 
     Returns:
         Results with a row per prompt and run ("full", "pathways", "random 0", ...): edges_kept (share of the causal
@@ -163,28 +166,31 @@ def pathways(
     paths = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
     rules = _Rules(model, paths, context)
     rows: list[tuple] = []
-    for prompt in as_prompts(model, prompts):
-        captured = capture(model, prompt)
-        group, item = captured.columns.group, captured.columns.item
-        present = set(group.tolist())
-        n, layers = len(captured), range(model.n_layers)
-        cuts = [rules.cuts(layer, present) for layer in layers]
-        gone = [count_edges(one, group, item) for one in cuts]
-        edges = n * (n + 1) // 2  # causal ones of a layer, self edges included
-        runs: dict[str, list[list[Cut]]] = {"full": [[] for _ in layers], "pathways": cuts}
-        for i in range(random):
-            everything, shares = model.groups.expand("all"), [g / max(edges - n, 1) for g in gone]
-            runs[f"random {i}"] = [
-                [Cut(everything, everything, random_share=s, seed=(seed + i) * 4096 + layer)] if s else []
-                for layer, s in enumerate(shares)
-            ]
-        share = 1 - sum(gone) / (edges * model.n_layers)
-        for name, per_layer in runs.items():
-            logp, correct = _answer(model, captured, per_layer)
-            kept = 1.0 if name == "full" else share
-            rows.append((prompt.id, prompt.task, name, kept, correct, math.exp(logp), logp))
+    with checking(model, check):
+        for prompt in as_prompts(model, prompts):
+            captured = capture(model, prompt)
+            group, item = captured.columns.group, captured.columns.item
+            present = set(group.tolist())
+            n, layers = len(captured), range(model.n_layers)
+            cuts = [rules.cuts(layer, present) for layer in layers]
+            gone = [count_edges(one, group, item) for one in cuts]
+            edges = n * (n + 1) // 2  # causal ones of a layer, self edges included
+            runs: dict[str, list[list[Cut]]] = {"full": [[] for _ in layers], "pathways": cuts}
+            for i in range(random):
+                everything, shares = model.groups.expand("all"), [g / max(edges - n, 1) for g in gone]
+                runs[f"random {i}"] = [
+                    [Cut(everything, everything, random_share=s, seed=(seed + i) * 4096 + layer)] if s else []
+                    for layer, s in enumerate(shares)
+                ]
+            share = 1 - sum(gone) / (edges * model.n_layers)
+            for name, per_layer in runs.items():
+                logp, correct = _answer(model, captured, per_layer)
+                kept = 1.0 if name == "full" else share
+                rows.append((prompt.id, prompt.task, name, kept, correct, math.exp(logp), logp))
     named = {path if isinstance(path, str) else path.name: layers for path, layers in paths.items()}
-    return Results.from_tuples("pathways", rows, keep=named, random=random, seed=seed, context=context)
+    return Results.from_tuples(
+        "pathways", rows, keep=named, random=random, seed=seed, context=context, check=figures(model)
+    )
 
 
 @torch.no_grad()
@@ -197,7 +203,7 @@ def _answer(model: Model, captured: Captured, cuts: Sequence[Sequence[Cut]]) -> 
         found["state"] = hidden[rows.to(hidden.device)]
 
     observe(model, captured, on_hidden=see, layers=[model.n_layers - 1], cuts=lambda layer: cuts[layer])
-    logits = model.lm_head(model.norm(found["state"][None]))[0].float().cpu()  # [answer tokens, vocab]
+    logits = model.logits(found["state"][None])[0].float().cpu()  # [answer tokens, vocab]
     ids = torch.tensor(list(prompt.answer_ids))
     logp = float(torch.log_softmax(logits, -1)[torch.arange(len(ids)), ids].sum())
     return logp, answers_correctly(prompt, logits)

@@ -16,6 +16,7 @@ from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SINKS as SCHEMA
+from ..walk.proof import checking, figures
 from .observe import observe
 
 __all__ = ["SCHEMA", "mark_sinks", "sinks"]
@@ -29,6 +30,7 @@ def sinks(
     layers: int | Sequence[int] | None = None,
     times: float = 10.0,
     among: str = "media",
+    check: str | None = None,
 ) -> Results:
     """Tokens of a group whose hidden state's L2 norm exceeds `times` the group's median norm, layer by layer.
 
@@ -40,6 +42,7 @@ def sinks(
         layers: 0-based; None for all.
         times: ratio to the median from which on a norm counts, above 1.
         among: the tokens that are looked at: a group, an alias or a sum.
+        check: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, layer, position, group, item, place, norm, ratio, drawn: a row per sink
@@ -54,13 +57,14 @@ def sinks(
     wanted = model.groups.expand(among)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
-    for prompt in as_prompts(model, prompts):
-        group = model.groups.ids(prompt.groups)
-        tokens = np.flatnonzero(model.groups.table(wanted)[group])
-        if not tokens.size:
-            raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
-        rows += _rows(model, prompt, tokens, chosen, times)
-    return Results.from_tuples("sinks", rows, layers=chosen, times=times, among=among)
+    with checking(model, check):
+        for prompt in as_prompts(model, prompts):
+            group = model.groups.ids(prompt.groups)
+            tokens = np.flatnonzero(model.groups.table(wanted)[group])
+            if not tokens.size:
+                raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
+            rows += _rows(model, prompt, tokens, chosen, times)
+    return Results.from_tuples("sinks", rows, layers=chosen, times=times, among=among, check=figures(model))
 
 
 def _rows(model: Model, prompt: Prompt, tokens: np.ndarray, layers: Sequence[int], times: float) -> list[tuple]:

@@ -21,6 +21,7 @@ from ..walk.answers import Runner
 from ..walk.capture import Captured, capture
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
+from ..walk.proof import checking, figures
 from .sweep_plan import Plan, SweepRequest
 
 __all__ = ["SweepRequest", "SweepRows", "estimate", "sweep", "sweep_prompt", "sweep_prompts"]
@@ -184,6 +185,7 @@ def sweep(
     semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
     progress: bool = False,
+    check: str | None = None,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -191,11 +193,13 @@ def sweep(
         prompts: avflow.Prompt or avflow.Sample, one or several (any iterable: a sample's media are read when its turn
             comes), or the path of a samples file.
         progress: show a progress bar over prompts.
+        check: what to do where the clean run is not the model's own forward: "error", "warn" or "off" (`walk.proof`);
+            None: as `model.check` says, "error".
         The others: see SweepRequest.
 
     Returns:
         Results; `.table` has one row per prompt x knockout x window centre. `.meta["prompts"]` tells of every prompt,
-        also of those that were not selected.
+        also of those that were not selected; `.meta["check"]` how near the clean run came to the model's own forward.
 
     Raises:
         InputError: a value out of range, layers, heads or groups that the model does not have, no prompts, two of one
@@ -205,15 +209,17 @@ def sweep(
     request.windows(model)
     given = as_prompts(model, prompts)
     parts: list[SweepRows] = []
-    with Progress(given.count, unit="prompt", quiet=not progress) as bar:
-        for pack in packs(model, given, request):
-            parts += sweep_prompts(model, pack, request, bar.begin(len(pack)))
-            bar.finish(len(pack))
+    with checking(model, check):
+        with Progress(given.count, unit="prompt", quiet=not progress) as bar:
+            for pack in packs(model, given, request):
+                parts += sweep_prompts(model, pack, request, bar.begin(len(pack)))
+                bar.finish(len(pack))
     meta = {
         "experiment": "sweep",
         **request.meta(model),
         "select": select,
         "kernel": kernel_name(model.device),
+        "check": figures(model),
         "prompts": [part.info for part in parts],
     }
     return Results.from_rows([row for part in parts for row in part.rows], meta)

@@ -21,6 +21,7 @@ from ..walk.decode import StreamKeys, decode
 from ..walk.jobs import Columns, Eviction, Job, first_cut_row
 from ..walk.layout import build_layout, split_jobs
 from ..walk.memory import available_bytes, fixed_bytes, row_bytes
+from ..walk.proof import checking, figures
 from ..walk.walk import run_walk
 from .sweep_plan import SweepRequest, Window
 
@@ -37,6 +38,7 @@ def sweep_text(
     max_new_tokens: int = 32,
     semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
+    check: str | None = None,
 ) -> Results:
     """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
 
@@ -47,6 +49,7 @@ def sweep_text(
     Args:
         prompts: as of `avflow.sweep`.
         knockouts, window, style, layers, semantics, memory: as of `avflow.sweep`. memory also holds the kept keys.
+        check: as of `avflow.sweep`.
         max_new_tokens: of every answer; it ends earlier with an end token of the model's generation_config.
 
     Returns:
@@ -62,12 +65,15 @@ def sweep_text(
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
     windows = request.windows(model)
     rows: list[tuple] = []
-    for prompt in as_prompts(model, prompts):
-        texts = _Texts(model, prompt, request, windows, max_new_tokens)
-        for knockout in request.knockouts:
-            for one in windows:
-                rows.append(texts.row(knockout, one))
-    return Results.from_tuples("sweep_text", rows, **request.meta(model), max_new_tokens=max_new_tokens)
+    with checking(model, check):
+        for prompt in as_prompts(model, prompts):
+            texts = _Texts(model, prompt, request, windows, max_new_tokens)
+            for knockout in request.knockouts:
+                for one in windows:
+                    rows.append(texts.row(knockout, one))
+    return Results.from_tuples(
+        "sweep_text", rows, **request.meta(model), max_new_tokens=max_new_tokens, check=figures(model)
+    )
 
 
 def separate(

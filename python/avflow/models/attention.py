@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import nn
 
 from avflow_ext import attention, capabilities
 
 from ..errors import InputError, UnsupportedModelError
+from .causal import Mask, check_causal
 
 if TYPE_CHECKING:
     from .compat import AttentionModule
 
-__all__ = ["NAME", "AttentionCall", "attention", "attention_forward", "kernel_name", "register"]
+__all__ = ["NAME", "AttentionCall", "attention", "attention_forward", "bypassed", "kernel_name", "register"]
 
 # transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
 NAME = "avflow"
@@ -45,15 +47,54 @@ def attention_forward(
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise UnsupportedModelError(f"{type(module).__name__} asks for {name}, which the attention op lacks")
+    if query.dtype != value.dtype or key.dtype != value.dtype:
+        raise InputError(
+            f"{type(module).__name__} attends with q, k, v of {query.dtype}, {key.dtype}, {value.dtype}: leave "
+            "torch.autocast, and load the model in the dtype that is wanted"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return avflow_call(module, query, key, value, attention_mask, scale), None
 
 
-def padding_mask(*, kv_length: int, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
+def bypassed(layer: nn.Module, index: int, times: int) -> UnsupportedModelError:
+    """The error for a decoder layer that asked `attention_forward` `times` times in one forward instead of once."""
+    owner: Any = getattr(layer, "self_attn", layer)
+    name = "self_attn.forward" if owner is not layer else "forward"
+    function = getattr(owner.forward, "__func__", owner.forward)
+    where = f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+    if times:
+        return UnsupportedModelError(
+            f"decoder layer {index} ({type(layer).__name__}) asked for attention {times} times, where avflow knows one "
+            f"self-attention a layer ({name} is {where})"
+        )
+    return UnsupportedModelError(
+        f"the attention of decoder layer {index} ({type(layer).__name__}) did not go through avflow, so that nothing "
+        f"was cut there: its {name} is {where}. Load the model without what replaced it; it must call transformers' "
+        "attention function (ALL_ATTENTION_FUNCTIONS) and pass its keyword arguments on"
+    )
+
+
+def padding_mask(
+    *,
+    kv_length: int,
+    attention_mask: torch.Tensor | None = None,
+    mask_function: Mask | None = None,
+    q_length: int = 1,
+    q_offset: Any = 0,
+    kv_offset: int = 0,
+    batch_size: int = 1,
+    device: torch.device | None = None,
+    **kwargs: Any,
+) -> torch.Tensor | None:
     """transformers' mask signature: padding as bool [batch, keys], None where there is none; no mask is built.
 
     A static cache's mask is as long as the cache: its shape must not change while a compiled forward runs.
+
+    Raises:
+        UnsupportedModelError: the decoder asks for a mask that is not plain causal.
     """
+    if mask_function is not None:
+        check_causal(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, device)
     if attention_mask is None or attention_mask.dim() != 2:
         return attention_mask
     return torch.nn.functional.pad(attention_mask.bool(), (0, max(0, kv_length - attention_mask.shape[1])))

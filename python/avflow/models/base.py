@@ -13,6 +13,7 @@ from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
 from ..prompts.sample import Sample
 from .compat import find_text_model
+from .head import is_plain, own_logits
 from .prepare_options import check_prepare_options
 
 if TYPE_CHECKING:
@@ -58,6 +59,13 @@ class Family:
         raise UnsupportedModelError(
             f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
         )
+
+    def logits(self, model: Model, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's logits [1, rows, vocab] from hidden states [1, rows, D] as a decoder layer gives them."""
+        normed = model.norm(hidden)
+        if model.plain_head is None:
+            model.plain_head = is_plain(model)
+        return model.lm_head(normed) if model.plain_head else own_logits(model, normed)
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
         """How many videos the ids [N] of a prompt hold: rows of the forward's video_grid_thw that belong to it."""
@@ -113,20 +121,27 @@ class Model:
         self.config: PreTrainedConfig = self.text_model.config
         self.groups = GroupTable()
         self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
-        if self._head() is None:
-            raise UnsupportedModelError(
-                f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
-                "...ForConditionalGeneration)"
-            )
-
-    def _head(self) -> nn.Module | None:
-        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
-        return getattr(self.hf, "lm_head", None) if head is None else head
+        self.warned: set[str] = set()  # what was warned of: once per model
+        self.check = "error"  # what walks do where they are not the model's own forward: see walk.proof
+        self.proofs: dict[Any, Any] = {}  # by kind of prompt, what was compared with the model's own forward
+        self.plain_head: bool | None = None  # whether nothing follows the output matrix; None: not tried yet
+        _ = self.lm_head
 
     @property
     def lm_head(self) -> nn.Module:
-        """Asked for each time: `hf.resize_token_embeddings` and PEFT put another module in its place."""
-        return cast("nn.Module", self._head())
+        """The output matrix, that of now: resizing the embeddings makes a new one.
+
+        Raises:
+            UnsupportedModelError: the model has none.
+        """
+        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
+        head = getattr(self.hf, "lm_head", None) if head is None else head
+        if head is None:
+            raise UnsupportedModelError(
+                f"{type(self.hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
+                "...ForConditionalGeneration)"
+            )
+        return cast("nn.Module", head)
 
     @property
     def device(self) -> torch.device:
@@ -171,6 +186,10 @@ class Model:
                 "does not lay out"
             )
         return self.family.prepare(self, sample, **options)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As `Family.logits`."""
+        return self.family.logits(self, hidden)
 
     def text(self, ids: list[int]) -> str:
         """Token ids as text; the numbers themselves where there is no tokenizer."""

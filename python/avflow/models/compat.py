@@ -144,6 +144,14 @@ def attributes(pairs: list[tuple[Any, str, Any]]) -> Iterator[None]:
                 owner.__dict__[name] = value
 
 
+BLOCK = "_avflow_block"  # attribute of a decoder while blocks of avflow.knockout or avflow.evict are open on it
+
+
+def open_block(text_model: nn.Module) -> Any:
+    """The tracker of the blocks that are open on a decoder, whichever `avflow.wrap` of it they were given; or None."""
+    return text_model.__dict__.get(BLOCK)
+
+
 def attention_name(text_model: TextModel, name: str) -> AbstractContextManager[None]:
     """Lets the decoder, and only it, call the attention function registered under `name`."""
     return implementation(decoder_configs(text_model), name)

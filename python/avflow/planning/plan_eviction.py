@@ -23,6 +23,7 @@ from ..results.results import Results
 from ..runtime.answering import OwnRun, own_run
 from ..walk.memory import parse_bytes
 from ..walk.packing import packs
+from ..walk.proof import checking
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .savings import eviction_cost
 from .trials import Answered, EvictionRequest, try_schedules
@@ -163,6 +164,7 @@ def plan_eviction(
     layers: Any = None,
     memory: int | str | None = None,
     progress: bool = False,
+    check: str | None = None,
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 
@@ -178,6 +180,7 @@ def plan_eviction(
     Args:
         prompts: as of `avflow.sweep`. They are gone through up to three times; samples are prepared anew.
         progress: show a progress bar.
+        check: as of `avflow.sweep`.
         The others: see PlanRequest.
 
     Returns:
@@ -190,9 +193,10 @@ def plan_eviction(
     request = PlanRequest(groups, max_accuracy_drop, strict, joint, layers, confidence, seed, memory)
     given = as_prompts(model, prompts, again=True)
     walks = request.walks(model)
-    with Progress(given.count, unit="prompt", quiet=not progress, doing="measure") as bar:
-        answered = list(_try_all(model, given, walks, bar))
-    return choose(model, request, answered, lambda: iter(given), progress)
+    with checking(model, check):
+        with Progress(given.count, unit="prompt", quiet=not progress, doing="measure") as bar:
+            answered = list(_try_all(model, given, walks, bar))
+        return choose(model, request, answered, lambda: iter(given), progress)
 
 
 def choose(

@@ -130,13 +130,18 @@ class RunFolder:
         correct: bool | None = None,
         seconds: float | None = None,
         digest: str | None = None,
+        check: Mapping[str, Any] | None = None,
     ) -> None:
         """Put a sample on disk: its rows (status ok) and its record. Durable when this returns."""
         if status not in STATUSES:
             raise InputError(f"status {status!r} is none of {', '.join(STATUSES)}")
-        record = dict(id=sample_id, status=status, reason=reason, p_clean=p_clean, correct=correct, seconds=seconds)
+        record: dict[str, Any] = dict(
+            id=sample_id, status=status, reason=reason, p_clean=p_clean, correct=correct, seconds=seconds
+        )
         if digest is not None:
             record["digest"] = digest
+        if check is not None:
+            record["check"] = check
         if self.finished(sample_id):
             raise InputError(f"sample {sample_id!r} is finished in {self.path} already: ids must differ")
         if status == "ok":
@@ -286,6 +291,13 @@ def experiment_of(config: Mapping[str, Any]) -> str:
     return str(config.get("experiment") or ("plan" if "evict" in config else "sweep"))
 
 
+def worst_check(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Of what the records say of clean runs beside the model's own forward (`walk.proof.figures`), the nearest to its
+    bound; None where none says anything."""
+    found = [r["check"] for r in records if r.get("check")]
+    return max(found, key=lambda check: check["difference"] / max(check["bound"], 1e-30), default=None)
+
+
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What summary.json says of the rows and of all records of a folder, as JSON-like values.
 
@@ -294,7 +306,7 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
     records = list(records)
     failed = {r["id"]: r["reason"] for r in records if r["status"] == "failed"}
     if "change_percent" not in table.column_names:
-        return {"samples": len(records), "rows": table.num_rows, "failed": failed}
+        return {"samples": len(records), "rows": table.num_rows, "failed": failed, "check": worst_check(records)}
     counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
     strongest: dict[str, Any] = {}
     widths = widths_of(table)
@@ -312,6 +324,7 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
         "failed": failed,
         "correct": sum(r.get("correct") is True for r in records),
         "rows": table.num_rows,
+        "check": worst_check(records),
         "kernels": sorted(k for k in pc.unique(table["kernel"]).to_pylist() if k),
         "seconds": sum(r.get("seconds") or 0.0 for r in records),
         "paths": strongest,

@@ -15,6 +15,7 @@ from ..errors import AvflowError, InputError
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
+from ..walk.proof import figures
 from .source import Source
 
 Record = dict[str, Any]  # of a sample, as RunFolder.add takes it
@@ -90,7 +91,8 @@ class RunJob(Source, ABC):
             found = self.record(model, prompt, tick)
         except Exception as error:
             return self.failure(error, start)
-        return {"seconds": round(time.monotonic() - start, 3), **found}
+        check = figures(model)
+        return {"seconds": round(time.monotonic() - start, 3), **found, **({} if check is None else {"check": check})}
 
     def failure(self, error: Exception, start: float) -> Record:
         """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, it goes on."""

@@ -10,6 +10,7 @@ import torch
 
 from ..models.base import Model
 from ..models.compat import cache_argument, cache_of, kept_state
+from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
 from ..prompts.correct import answers_correctly
 from ..prompts.prompt import Prompt
@@ -80,7 +81,7 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
     """Prefills the prompt, then feeds the answer's tokens; within avflow.evict or avflow.knockout, as they make it."""
     inputs = forward_inputs(model, prompt)
     n, device = len(prompt), model.device
-    with kept_state(model.hf):
+    with kept_state(model.hf), in_eval_mode(model):
         with Clock(model) as clock:
             out = model.hf(**inputs, use_cache=True)
             seconds = clock.read()

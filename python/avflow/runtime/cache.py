@@ -51,6 +51,11 @@ def check_cache(cache: Any) -> None:
             )
 
 
+def is_static(cache: Any) -> bool:
+    """Whether the cache gives all the memory that it has, also beyond the tokens that it holds."""
+    return bool(getattr(cache, "is_compileable", False))
+
+
 def take_back(layer: Any) -> None:
     """Takes the last key of every sequence out of a cache layer."""
     if isinstance(getattr(layer, "cumulative_length", None), torch.Tensor):

@@ -6,6 +6,7 @@ nothing, and torch.compile sees fixed shapes: its graph takes the orders from th
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from ..errors import InputError
 from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.compat import cache_in
+from .cache import is_static
 from .conversation import Conversation, conversation_of, remember
 from .state import Interventions
 
@@ -82,6 +84,7 @@ class Decoding:
     ) -> None:
         self.interventions, self.cache, self.state, self.new, self.ids = interventions, cache, state, new, ids
         self.step: Step  # of `begin`
+        self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
 
     def begin(self, mask: Any) -> None:
         past = len(self.state)
@@ -96,11 +99,13 @@ class Decoding:
     def __call__(
         self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
     ) -> torch.Tensor:
+        self.asked[module.layer_idx] += 1
         held = self.state.physical(module.layer_idx) + self.new
-        if q.shape[2] != self.new or k.shape[2] < held:
+        if q.shape[2] != self.new or k.shape[2] < held or (k.shape[2] > held and not is_static(self.cache)):
             raise InputError(
                 f"layer {module.layer_idx} runs {q.shape[2]} rows on {k.shape[2]} keys, expected are {self.new} and "
-                f"{held}: call model.hf (forward or generate), not a part of it"
+                f"{held}: call model.hf (forward or generate), not a part of it; a decoder whose layers share keys "
+                "cannot lose tokens between them"
             )
         return self.step(module, q, k, v, mask, scale)
 

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..eviction.schedule import PRESETS, EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes, cache_of, kept_state
+from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
@@ -107,7 +108,7 @@ def generate(
 def _generate(model: Model, prompt: Prompt, max_new_tokens: int) -> Generated:
     inputs = forward_inputs(model, prompt)
     options: dict[str, Any] = dict(max_new_tokens=max_new_tokens, do_sample=False, return_dict_in_generate=True)
-    with kept_state(model.hf), Clock(model) as clock:
+    with kept_state(model.hf), in_eval_mode(model), Clock(model) as clock:
         out = model.hf.generate(**inputs, **options)
         seconds = clock.read()
     given = len(prompt) if prompt.input_ids is not None else 0  # from embeddings, generate gives the new ids alone
@@ -134,7 +135,7 @@ def with_generated(model: Model, prompt: Prompt, count: int) -> Prompt:
             f"prompt {prompt.id!r} has inputs_embeds alone: generate from it yourself, and pass that as answer_ids"
         )
     inputs = forward_inputs(model, prompt)
-    with kept_state(model.hf), attributes(model.family.patches(model)):
+    with kept_state(model.hf), in_eval_mode(model), attributes(model.family.patches(model)):
         out = model.hf.generate(**inputs, max_new_tokens=count + 1, do_sample=False, num_beams=1)
     ids = out[0, len(prompt) :].tolist()
     return dataclasses.replace(prompt, answer_ids=ids, answer=model.text(ids), option_ids=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from ..errors import InputError
 from ..eviction.policies import ScoredBy, TopK, View
 from ..eviction.schedule import Step
 from ..models.attention import attention
+from ..models.decoder_inputs import refuse_other_layer_arguments
 from .boundary import gather_hidden, take
-from .cache import check_cache, drop, take_back
+from .cache import check_cache, drop, is_static, take_back
 from .conversation import Conversation, remember
 from .scores import Scored
 from .state import Interventions
@@ -48,8 +50,15 @@ class Prefill:
     """
 
     def __init__(
-        self, interventions: Interventions, cache: Any, state: Conversation, new: int, ends_prompt: bool
+        self,
+        interventions: Interventions,
+        cache: Any,
+        state: Conversation,
+        new: int,
+        ends_prompt: bool,
+        prompt_end: int | None = None,
     ) -> None:
+        """ends_prompt: the prompt ends among the new tokens. prompt_end: how many columns it has; None: all of them."""
         self.interventions, self.cache, self.state, self.new, self.ends_prompt = (
             interventions,
             cache,
@@ -57,6 +66,9 @@ class Prefill:
             new,
             ends_prompt,
         )
+        # Without a cache, or with proposed tokens to check, answer tokens are read with the prompt: they score nothing.
+        self.prompt_end = len(state) if prompt_end is None else prompt_end
+        self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
         # they are int64 [batch, m] (None: all of them); what the decoder passes to every layer, gathered.
         self.rows: list[np.ndarray] = []
@@ -185,6 +197,8 @@ class Prefill:
             self.scored.clear()
         kwargs = dict(kwargs)
         index = self.index[segment]
+        if first:
+            refuse_other_layer_arguments(module, args, kwargs)  # they would stand at rows that are gone
         if first and index is not None:
             hidden = args[0] if args else kwargs["hidden_states"]
             hidden = gather_hidden(self.interventions.norms.get(layer), hidden, index)  # [batch, m, D]
@@ -220,12 +234,15 @@ class Prefill:
     ) -> torch.Tensor:
         batch, heads, rows, d = q.shape
         layer, state = module.layer_idx, self.state
+        self.asked[layer] += 1
         segment = state.segment(layer)
         n = state.physical(layer)
-        if segment >= len(self.rows) or rows != self.rows[segment].shape[1] or k.shape[2] < n:
+        other_keys = k.shape[2] < n or (k.shape[2] > n and not is_static(self.cache))
+        if segment >= len(self.rows) or rows != self.rows[segment].shape[1] or other_keys:
             raise InputError(
                 f"layer {layer} runs {rows} rows on {k.shape[2]} keys, but {self.new} of {len(state)} tokens are "
-                "labelled: call model.hf (forward or generate), not a part of it"
+                f"labelled, and {n} keys are this layer's: call model.hf (forward or generate), not a part of it; a "
+                "decoder whose layers share keys cannot lose tokens between them"
             )
         cuts, semantics = self.interventions.cuts(layer)
         if (segment, cuts) not in self.problems:
@@ -238,7 +255,7 @@ class Prefill:
         result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
         if result.lse is not None:
             question = self.interventions.model.groups.expand("question")
-            self.scored[layer] = Scored(q, k, result.lse, problem, scale, question)
+            self.scored[layer] = Scored(q, k, result.lse, problem, scale, question, self.prompt_end)
         return result.out.view(batch, rows, heads, d)
 
     def finish(self, cache: Any, rope_deltas: list[Any]) -> None:

@@ -20,6 +20,7 @@ class Scored:
     Args:
         q: [batch * rows, heads, d]. k: [batch, keys, kv_heads, d]; the rows are the last keys of each sequence.
         lse: float32 [batch * rows, heads]. problem: that the op was given. question: 64-bit set of groups.
+        end: columns of the prompt; rows after it are the answer's, and no scores are taken from them.
     """
 
     def __init__(
@@ -30,12 +31,16 @@ class Scored:
         problem: AttentionProblem,
         scale: float,
         question: int,
+        end: int,
     ) -> None:
         self.q, self.k, self.lse, self.problem, self.scale = q, k, lse, problem, scale
+        self.end = end
         self.question = torch.from_numpy(table_of(question))
 
     def __call__(self, b: int, at: np.ndarray, by: ScoredBy) -> np.ndarray:
-        """Attention of sequence b's last row, or of its question's rows on average, to its rows `at`, over all heads.
+        """Attention of the last row of sequence b's prompt, or of its question's rows on average, to its rows `at`.
+
+        The mean over all heads.
 
         Returns:
             float32 [len(at)]. What is cut or hidden receives none.
@@ -44,7 +49,7 @@ class Scored:
         m = len(self.q) // len(self.k)
         rows, keys = self.problem.rows, self.problem.keys
         mine = torch.arange(b * m, (b + 1) * m)
-        mine = mine[rows.stream[mine] == b]
+        mine = mine[(rows.stream[mine] == b) & (rows.order[mine] < self.end)]
         if by == "question":
             mine = mine[self.question[rows.group[mine].long()]]
         elif by == "last":

@@ -16,10 +16,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..models.attention import register
+from ..errors import InputError, UnsupportedModelError
+from ..models.attention import bypassed, register
 from ..models.base import Model
-from ..models.compat import attention_name, attributes, cache_argument, cache_in, cache_of, check_layers, rope_owners
+from ..models.compat import (
+    BLOCK,
+    attention_name,
+    attributes,
+    cache_argument,
+    cache_in,
+    cache_of,
+    check_layers,
+    open_block,
+    rope_owners,
+)
+from ..models.decoder_inputs import refuse_other_decoder_arguments
+from ..models.evaluating import in_eval_mode
+from .cache import is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
 from .labels import check_items, check_present, given_labels, labels_from_ids
@@ -173,6 +186,7 @@ class Tracker:
             )
         batch, new = read.shape[:2]
         cache = cache_in(kwargs)
+        self._check_windows(cache)
         state, past = self._conversation(cache, batch)
         if past and state.rope_deltas is not None:
             for owner, deltas in zip(self.rope_owners(), state.rope_deltas, strict=True):
@@ -187,8 +201,21 @@ class Tracker:
                 "decode='drop' with assisted or prompt-lookup decoding, or without a cache: answer tokens are read "
                 "with the prompt, before what left is freed: use decode='keep'"
             )
-        self.next = Prefill(self.interventions, cache, state.extended(group, item, ids), new, ends)
+        count = None if self.prompt is None else self.prompt.count
+        self.next = Prefill(self.interventions, cache, state.extended(group, item, ids), new, ends, count)
         return None
+
+    def _check_windows(self, cache: Any) -> None:
+        """A static cache's window would roll within a compiled forward, where no mask is looked at."""
+        window = getattr(self.model.config, "sliding_window", None)
+        if window is None or not is_static(cache):
+            return
+        for index, layer in enumerate(cache.layers):
+            if getattr(layer, "is_sliding", False) and layer.max_cache_len >= window:
+                raise UnsupportedModelError(
+                    f"layer {index} of the static cache has a sliding window of {window} tokens: pass one of fewer "
+                    "tokens (max_cache_len), or a DynamicCache"
+                )
 
     def _padded(self, mask: Any, past: int, new: int) -> bool:
         """Whether some of the new tokens are padding; what generate generates is not."""
@@ -204,6 +231,8 @@ class Tracker:
                 "`forward` past __call__ or a model around it, and read the prompt uncompiled"
             )
         self.running, self.next = self.next, None
+        if self.interventions.schedule is not None:
+            refuse_other_decoder_arguments(module, args, kwargs)  # rows leave, and what belongs to them would stay
         self.running.begin(kwargs.get("attention_mask"))
         return args, {**kwargs, "avflow_call": self.running}
 
@@ -211,6 +240,11 @@ class Tracker:
         if torch.compiler.is_compiling() or self.running is None:
             return
         running, self.running = self.running, None
+        # With assistant_early_exit the config says fewer layers than there are.
+        ran = min(self.model.n_layers, getattr(self.model.config, "num_hidden_layers", self.model.n_layers))
+        for index in range(ran):
+            if running.asked[index] != 1:
+                raise bypassed(self.model.layers[index], index, running.asked[index])
         cache = running.cache if running.cache is not None else cache_of(output)
         if cache is not None:
             running.finish(cache, [owner.rope_deltas for owner in self.rope_owners()])
@@ -277,10 +311,10 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
         handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
         handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
         handles.append(model.lm_head.register_forward_pre_hook(tracker.before_head))
-        replaced = [(model, "tracker", tracker), *model.family.patches(model)]
+        replaced = [(model, "tracker", tracker), (model.text_model, BLOCK, tracker), *model.family.patches(model)]
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
-        with attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():
+        with in_eval_mode(model), attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():
             yield
     finally:
         for handle in handles:
@@ -300,6 +334,12 @@ def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | 
     given = None if groups is None else given_labels(model, groups, items)
     with ExitStack() as stack:
         tracker = model.tracker
+        other = open_block(model.text_model)
+        if other is not None and other is not tracker:
+            raise InputError(
+                f"a block of {other.interventions.block} is open on this model by another avflow.wrap of it: wrap a "
+                "model once, and pass that"
+            )
         if tracker is None:
             tracker = Tracker(model)
             stack.enter_context(_hooks(tracker))

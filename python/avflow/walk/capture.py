@@ -8,8 +8,12 @@ import numpy as np
 import torch
 
 from ..errors import InputError, NumericError
+from ..models.attention import register
 from ..models.base import Model
-from ..models.compat import attributes, kept_state
+from ..models.compat import attention_name, attributes, check_layers, kept_state, open_block
+from ..models.decoder_inputs import check_decoder_arguments
+from ..models.evaluating import in_eval_mode
+from ..models.head import is_plain
 from ..models.inputs import forward_inputs
 from ..prompts.prompt import Prompt
 from .jobs import Columns
@@ -50,8 +54,11 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         positions: torch.Tensor | None = None
     else:
         inputs = forward_inputs(model, prompt)
-        with kept_state(model.hf), attributes(model.family.patches(model)):
-            _, seen = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
+        # Masks are made by the mask function of the name in force: avflow's makes none, and looks at what is asked for.
+        named = attention_name(model.text_model, register())
+        with kept_state(model.hf), attributes(model.family.patches(model)), named:
+            args, kwargs = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
+        seen = check_decoder_arguments(model.text_model, args, kwargs)
         given, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         embeds = model.text_model.embed_tokens(seen["input_ids"]) if given is None else given
         if embeds.shape[1] != len(prompt):
@@ -68,9 +75,25 @@ def capture(model: Model, prompt: Prompt) -> Captured:
     """Embeds the prompt and stops before the first decoder layer.
 
     Raises:
-        InputError: a prompt that does not fit the model; the message names the value.
+        InputError: a prompt that does not fit the model; the message names the value. An open block of
+            avflow.knockout or avflow.evict.
+        UnsupportedModelError: a decoder that is not plain causal attention, or is given more than a walk carries.
         NumericError: the model's encoders gave NaN or infinity.
     """
+    block = open_block(model.text_model)
+    if block is not None:
+        raise InputError(
+            f"within a block of {block.interventions.block} the model runs with what it cuts: leave the block "
+            "before a sweep or another experiment"
+        )
+    check_layers(model.text_model)
+    with in_eval_mode(model):
+        if model.plain_head is None:
+            model.plain_head = is_plain(model)  # here, where the device may be waited for
+        return _capture(model, prompt)
+
+
+def _capture(model: Model, prompt: Prompt) -> Captured:
     prompt.check_vocab(model.vocab)
     columns = columns_of(model, prompt)
     hidden, positions = _embed(model, prompt)

@@ -18,6 +18,7 @@ from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.base import Model
+from ..models.evaluating import in_eval_mode
 from .capture import Captured
 from .layers import layer_input, run_layers
 from .layout import Layout
@@ -102,6 +103,13 @@ def decode(
     model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: Semantics
 ) -> list[list[int]]:
     """Up to `count` tokens of every stream, the given first one included; an end token is the last of its answer."""
+    with in_eval_mode(model):
+        return _decode(model, captured, held, first, count, semantics)
+
+
+def _decode(
+    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: Semantics
+) -> list[list[int]]:
     ends = end_tokens(model)
     made = [[int(token)] for token in first]
     where = captured.positions
@@ -113,11 +121,11 @@ def decode(
         ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
         # All streams stand at one position, whatever their tokens are.
         positions = torch.full((*shape, held.streams), begin + step, device=model.device)
-        hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions)
+        hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions, held.n + step + 1)
         order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
         step_call = functools.partial(_Step, held, step, order, semantics)
         hidden = run_layers(model, hidden, tables, step_call)
-        top = model.lm_head(model.norm(hidden))[0].argmax(-1).tolist()
+        top = model.logits(hidden)[0].argmax(-1).tolist()
         for tokens, token in zip(made, top, strict=True):
             if tokens[-1] not in ends:
                 tokens.append(token)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import InputError, NumericError
-from ..models.attention import AttentionCall, register
+from ..models.attention import AttentionCall, bypassed, register
 from ..models.base import Model
 from ..models.compat import attention_name
+from ..models.decoder_inputs import check_layer_arguments
+
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule
 
 Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, [..., rows, d]
 
@@ -38,6 +42,9 @@ def run_layers(
         call: layer -> what does that layer's attention. Asked for once a layer, right before it runs.
         joins: per layer int64 [n], rows that are copied to the end before it; None: none in any.
         after: called after every layer as (layer, hidden [1, rows, D]).
+
+    Raises:
+        UnsupportedModelError: a layer's attention did not go through its call; the message names what replaced it.
     """
     cos, sin = tables
     with attention_name(model.text_model, register()):
@@ -45,17 +52,33 @@ def run_layers(
             if joins is not None and len(joins[index]):
                 hidden = torch.cat([hidden, hidden.index_select(1, joins[index])], 1)
             n = hidden.shape[1]
+            counted = _Counted(call(index))
             # One name throughout: a second one would keep the last layer's rows alive while this layer runs.
             hidden = layer(
                 hidden,
                 attention_mask=None,  # the call knows who sees whom
                 position_embeddings=tables if n == cos.shape[-2] else (cos[..., :n, :], sin[..., :n, :]),
-                avflow_call=call(index),
+                avflow_call=counted,
             )
+            if counted.times != 1:
+                raise bypassed(layer, index, counted.times)
             hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]  # some families' layers return tuples
             if after is not None:
                 after(index, hidden)
     return hidden
+
+
+class _Counted:
+    """A layer's call, and how often it was asked for."""
+
+    def __init__(self, call: AttentionCall) -> None:
+        self.call, self.times = call, 0
+
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
+        self.times += 1
+        return self.call(module, q, k, v, mask, scale)
 
 
 class _Reached(Exception):
@@ -85,17 +108,29 @@ def arguments_of(module: torch.nn.Module, run: Callable[[], Any]) -> tuple[tuple
     raise InputError(f"the model's forward never reached {type(module).__name__}: is it of another family?")
 
 
-def layer_input(model: Model, embeds: torch.Tensor, positions: torch.Tensor | None) -> tuple[torch.Tensor, Tables]:
+def layer_input(
+    model: Model, embeds: torch.Tensor, positions: torch.Tensor | None, tokens: int | None = None
+) -> tuple[torch.Tensor, Tables]:
     """What the decoder's own forward gives its first layer: hidden states [1, rows, D] and rotary tables.
 
-    embeds: [1, rows, D]. positions: int64 [3, 1, rows] or [1, rows]; None: the decoder counts.
+    Args:
+        embeds: [1, rows, D]. positions: int64 [3, 1, rows] or [1, rows]; None: the decoder counts.
+        tokens: how long the sequence is that the rows belong to; None: as many as rows.
+
+    Raises:
+        UnsupportedModelError: a decoder whose mask is not plain causal, or whose layers are given more than that.
     """
+    # Without a mask transformers takes one-dimensional positions with gaps for several packed sequences.
+    ones = torch.ones(1, embeds.shape[1] if tokens is None else tokens, dtype=torch.bool, device=embeds.device)
     with attention_name(model.text_model, register()):  # whose mask function makes no mask
         args, kwargs = arguments_of(
             model.layers[0],
-            lambda: model.text_model(inputs_embeds=embeds, position_ids=positions, use_cache=False),
+            lambda: model.text_model(
+                inputs_embeds=embeds, attention_mask=ones, position_ids=positions, use_cache=False
+            ),
         )
-    return args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]
+    given = check_layer_arguments(model.layers[0], args, kwargs)
+    return given["hidden_states"], given["position_embeddings"]
 
 
 def check_finite(hidden: torch.Tensor, prompts: Sequence[tuple[str, int]], where: str) -> None:

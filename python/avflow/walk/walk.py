@@ -16,12 +16,14 @@ from ..knockouts.knockout import Knockout, Semantics
 from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
+from ..models.evaluating import in_eval_mode, warn_of_hooks
 from ..prompts.correct import leads_options
 from ..uploads import upload_lists
 from .capture import Captured
 from .chunks import head_chunk
 from .layers import check_finite, run_layers
 from .layout import Layout
+from .proof import is_due, prove
 from .row_wise import row_wise
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ def run_walk(
 
     Raises:
         NumericError: NaN or infinity; the message names the prompt and, with find_nonfinite, the layer.
+        UnsupportedModelError: the clean run is not the model's own (`walk.proof`).
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
     lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
@@ -143,12 +146,22 @@ def run_walk(
         if find_nonfinite:
             check_finite(hidden, [(c.prompt.id, len(c)) for c in batch], f"after decoder layer {layer}")
 
-    with attributes(row_wise(model, rows)):
+    if len(layout.parent) > len(batch):
+        warn_of_hooks(model, "a sweep")
+    with in_eval_mode(model), attributes(row_wise(model, rows)):
         hidden = run_layers(model, _clean_rows(batch), (cos, sin), call, joins=joins, after=after)
     logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
     if not bool(finite.all()):
         c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
         raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
+    for number, captured in enumerate(batch):
+        if not find_nonfinite and is_due(model, captured, "walk"):
+            clean = layout.stream[predict] == number
+            clean &= layout.order[predict] >= captured.columns.n_prompt - 1
+            mine = torch.from_numpy(predict[clean]).to(hidden.device)
+            with in_eval_mode(model):
+                ours = model.logits(hidden.index_select(1, mine))[0]  # [answer tokens, vocab]
+            prove(model, captured, "walk", ours)
     has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
     return Prediction(logp.float(), top.long(), option.bool() & has)
 
@@ -186,7 +199,7 @@ def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options:
     parts, chunk = [], head_chunk(model)
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
-        logits = model.lm_head(model.norm(hidden[None, part]))[0].float()  # [rows, vocab]
+        logits = model.logits(hidden[None, part])[0].float()  # [rows, vocab]
         finite = torch.isfinite(logits).all(-1)
         own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
         logp, top = own - logits.logsumexp(-1), logits.argmax(-1)
