@@ -9,8 +9,8 @@ void check_range(const Tensor& keep, int64_t n) {
     const int32_t* at = keep.const_data_ptr<int32_t>();
     for (int64_t i = 0; i < keep.numel(); ++i) {
         if (at[i] < -1 || at[i] >= n) {
-            avflow::refuse("keep holds ", at[i], ", there are ", n, " tokens: pass 0 .. ", n - 1,
-                           ", or -1 for padding");
+            avflow::refuse("keep holds ", at[i], ", there are ", n,
+                           " tokens: pass positions of these, or -1 for padding");
         }
     }
 }

@@ -51,7 +51,9 @@ class LocalAccess(NamedTuple):
 def local_accesses(nvdisasm: str, cubin: Path) -> list[LocalAccess]:
     """All of a cubin."""
     text = subprocess.run([nvdisasm, "-gi", "-c", str(cubin)], capture_output=True, text=True, check=True).stdout
-    found, lines, goes_on = [], [], False
+    found: list[LocalAccess] = []
+    lines: list[tuple[str, int]] = []
+    goes_on = False
     for line in text.splitlines():
         if at := re.match(r'\s*//## File "([^"]+)", line (\d+)', line):
             lines = [*(lines if goes_on else []), (Path(at[1]).name, int(at[2]))]
