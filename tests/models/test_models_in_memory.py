@@ -127,7 +127,9 @@ def test_two_wraps_of_one_model():
                     continued(two, inner)
     assert continued(two, blocks(two)[0]) == first
     with blocks(one)[0], blocks(one)[1]:  # of one Model they nest
-        pass
+        for model in (one, two):
+            with pytest.raises(avflow.InputError, match=r"an experiment of avflow \(leave the block first\)"):
+                logp(model)
 
 
 # --- refused at once --------------------------------------------------------------------------------------------------

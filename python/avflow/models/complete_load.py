@@ -122,6 +122,8 @@ def load_error(error: Exception, name: str, options: dict[str, Any], part: str =
         broken_file(Path(name))
     except InputError as broken:
         return broken
+    except RuntimeError:
+        pass  # no memory left to look with: the first error says more
     text = " ".join(f"{type(error).__name__}: {error}".split())[:600]
     if isinstance(error, ImportError):
         mend = "install the package that this names, or load another checkpoint of the model"

@@ -228,7 +228,8 @@ class Tracker:
         if self.next is None:
             raise InputError(
                 f"within {self.interventions.block} call model.hf (forward or generate), not its decoder alone, its "
-                "`forward` past __call__ or a model around it, and read the prompt uncompiled"
+                "`forward` past __call__ or an experiment of avflow (leave the block first), and read the prompt "
+                "uncompiled"
             )
         self.running, self.next = self.next, None
         if self.interventions.schedule is not None:
