@@ -161,10 +161,14 @@ def test_sound_is_never_dropped_in_silence(tmp_path):
 
     short = write_clip(CLIP, tmp_path / "short.mp4", sound=tone(Clip(seconds=2)))
     with pytest.raises(MediaError, match=r"sound lasts 2.0\d s and its video 4.00 s"):
-        model().prepare(sample(video=str(short)))
+        model().prepare(sample(video=str(short)), strict_media=True)
+    prompt = model().prepare(sample(video=str(short)))  # what is missing is silence
+    assert prompt.groups == model().prepare(sample()).groups and prompt.media["sound"].startswith("padded 1.9")
+    assert len(prompt.media["notes"]) == 1 and "video of 4.00 s: padded 1.9" in prompt.media["notes"][0]
     near = write_clip(CLIP, tmp_path / "near.mp4", sound=tone(Clip(seconds=3.7)))
     prompt = model().prepare(sample(video=str(near)))
     assert prompt.groups.count("audio") == 100 and prompt.media["sound"].startswith("padded 0.2")
+    assert "notes" not in prompt.media
 
 
 def test_sound_that_the_encoder_cannot_take(tmp_path):
@@ -173,7 +177,10 @@ def test_sound_that_the_encoder_cannot_take(tmp_path):
         write_wav(Clip(seconds=0.05), tmp_path / "tiny.wav"),
     )
     with pytest.raises(MediaError, match="long.wav: its sound lasts 301.0 s, the model hears 300 s"):
-        model().prepare(sample(audio=str(long)))
+        model().prepare(sample(audio=str(long)), strict_media=True)
+    prompt = model().prepare(sample(audio=str(long)))
+    assert prompt.groups.count("audio") == 7500 and prompt.media["sound_seconds"] == 300.0
+    assert prompt.media["notes"] == [f"sound cut at 300 s, which is what the model hears: {long} has 301.00 s"]
     with pytest.raises(MediaError, match="tiny.wav: its sound lasts 0.050 s"):
         model().prepare(sample(audio=str(tiny)))
 

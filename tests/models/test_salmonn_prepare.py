@@ -180,13 +180,18 @@ def test_a_video_without_sound_is_told():
     assert "audio" not in model().prepare(sample(video=silent), use_audio_in_video=False).groups
 
 
-def test_sound_much_shorter_than_the_video_is_told(tmp_path):
+def test_sound_much_shorter_than_the_video_is_lengthened_or_refused(tmp_path):
     """36 s with 5 s of sound: 60 tokens, and the steps before the last take 71. The published code fails there."""
     clip = Clip(seconds=36.0, width=56, height=56)
     path = write_clip(clip, tmp_path / "c.mp4", sound=tone(clip)[: 5 * SAMPLE_RATE])
-    says = r"c\.mp4 has 60 tokens \(30 s with its padding\), the video of 36\.0 s needs 71"
-    with pytest.raises(MediaError, match=says):
-        model().prepare(sample(video=str(path)))
+    with pytest.raises(MediaError, match=r"c\.mp4: its sound lasts 5\.0\d s and its video 36\.00 s"):
+        model().prepare(sample(video=str(path)), strict_media=True)
+    prompt = model().prepare(sample(video=str(path)))
+    assert prompt.groups.count("audio") == 120 and prompt.media["sound_seconds"] == pytest.approx(36.0, abs=0.01)
+    assert [note.startswith("sound padded with 3") for note in prompt.media["notes"]] == [True]
+    quiet = prompt.model_inputs["audio_features"][1]  # 30 s of silence
+    assert torch.equal(quiet, quiet[:1, :1].expand_as(quiet))
+    assert "notes" not in model().prepare(sample()).media
     assert "audio" not in model().prepare(sample(video=str(path), use_audio_in_video=False)).groups
     wav = write_wav(Clip(seconds=31.0), tmp_path / "a.wav")  # 120 tokens are enough
     assert model().prepare(sample(video=str(path), audio=str(wav))).groups.count("audio") == 120
