@@ -39,7 +39,8 @@ def read_audio(
             raise MediaError(
                 f"{path} has no sound track: give a file with sound, or for a video use_audio_in_video=False"
             )
-        check_undamaged(file.index.sound, "sound", path)
+        until = None if start is None or seconds is None else start + seconds
+        check_undamaged(file.index.sound, "sound", path, start, until)
         wanted = None if seconds is None else round(seconds * SAMPLE_RATE)
         sound = _resample(file, start, wanted, mix)
     if sound.size == 0 and wanted != 0:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     AnyStream = TypeVar("AnyStream", bound=VideoStream | AudioStream)
 
-KEPT_BYTES = 64 << 20  # of a track's packets, in memory; the packets of a larger track are read from the file again
+KEPT_BYTES = 16 << 20  # of a track's packets, in memory; the packets of a larger track are read from the file again
 
 
 class MediaFile:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Size = Callable[[int, int, int], tuple[int, int]]  # frames, height, width -> height, width
 SHORTEST_SKIP = 4  # packets: below, going on is cheaper than beginning anew at a key frame
 MARGIN = 2  # packets decoded behind a wanted one: the second field of its frame, where fields have their own
+SKIPS_UNREFERENCED = ("h264",)  # decoders that leave out frames that no other one needs, without effect on the rest
 
 
 class _Inexact(Exception):
@@ -87,10 +88,11 @@ def keep_frames(
 
 @dataclass
 class _Run:
-    """Packets first .. last that are decoded in one go, and which of them make wanted frames."""
+    """Packets first .. last that are decoded in one go, and the numbers of those that make wanted frames."""
 
     first: int
     last: int
+    wanted: set[int]
 
 
 def _runs(track: Track, targets: np.ndarray) -> list[_Run]:
@@ -109,8 +111,9 @@ def _runs(track: Track, targets: np.ndarray) -> list[_Run]:
             return []
         if runs and keys[at] <= runs[-1].last + SHORTEST_SKIP:
             runs[-1].last = max(runs[-1].last, packet)
+            runs[-1].wanted.add(packet)
         else:
-            runs.append(_Run(keys[at], packet))
+            runs.append(_Run(keys[at], packet, {packet}))
     return runs
 
 
@@ -123,7 +126,7 @@ def _decode_runs(
             raise _Inexact
         for run in runs:
             own.codec_context.flush_buffers()
-            fresh = True
+            fresh = run.first > file.index.first  # decoding from the file's begin needs no proof
             for frame in _frames_of(own, source, run):
                 if frame.is_corrupt or frame.pts is None or (fresh and frame.pict_type not in _INTRA):
                     raise _Inexact
@@ -144,12 +147,17 @@ _INTRA = (1, 5)  # AVPictureType I and SI: only these need no frame before
 
 
 def _frames_of(stream: VideoStream, source: Iterator[tuple[int, Packet]], run: _Run) -> Iterator[VideoFrame]:
+    context = stream.codec_context
+    skips = context.name in SKIPS_UNREFERENCED
+    near = {number + n for number in run.wanted for n in range(MARGIN + 1)}
     for number, packet in source:
         if number >= run.first and packet.size:
-            yield from stream.codec_context.decode(packet)
+            if skips:
+                context.skip_frame = "DEFAULT" if number in near else "NONREF"
+            yield from context.decode(packet)
         if number >= run.last + MARGIN:
             break
-    yield from stream.codec_context.decode(None)
+    yield from context.decode(None)
 
 
 def _decode_all(

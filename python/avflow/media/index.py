@@ -98,6 +98,7 @@ def read_index(
     seen, heard = (None if stream is None else tracks[stream.index] for stream in (video, sound))
     without_pts = _is(container, "avi")  # it states when frames are decoded, not when they are shown
     clock: dict[int, float] = {}  # decoding time of each track's packet before
+    main = video if video is not None else sound  # sound may pause
     begin, end, by_order = math.inf, -math.inf, False
     try:
         for packet in packets:
@@ -115,7 +116,12 @@ def read_index(
             if track is None:
                 continue
             if packet.dts is not None:
-                _check_clock(container, clock, packet.stream_index, packet.dts * num / den, path)
+                now = packet.dts * num / den
+                before = clock.setdefault(packet.stream_index, now)
+                clock[packet.stream_index] = now
+                may_restart = main is not None and packet.stream_index == main.index and _is(container, *RESTARTING)
+                if now < before - JUMP_BACK or (may_restart and now > before + JUMP_AHEAD):
+                    raise _restarted(path, before, now)
             shown = not (track is seen and packet.is_discard)
             _put(track, time, duration, shown, packet.is_keyframe)
             if shown:
@@ -139,13 +145,21 @@ def read_index(
     return Index(times_, _video_end(container, video, seen), seen, heard, first, by_order)
 
 
-def check_undamaged(track: Track | None, what: str, path: str | Path) -> None:
-    """Raises MediaError where the container knows packets of the track to be damaged."""
-    if track is not None and track.damage:
-        raise MediaError(
-            f"{path}: its {what} is damaged at {track.damage[0]:.2f} s, or pieces were joined there: re-encode it "
-            "(ffmpeg -i IN OUT.mp4) or replace the file"
-        )
+def check_undamaged(
+    track: Track | None, what: str, path: str | Path, begin: float | None = None, end: float | None = None
+) -> None:
+    """Raises MediaError where the container knows packets to be damaged that are decoded for the time begin .. end."""
+    if track is None or not track.damage:
+        return
+    if begin is not None:
+        keys = (time for time, key in zip(track.times, track.keys, strict=True) if key and time <= begin)
+        begin = max(keys, default=begin)
+    for time in track.damage:
+        if (begin is None or time >= begin) and (end is None or time < end):
+            raise MediaError(
+                f"{path}: its {what} is damaged at {time:.2f} s, or pieces were joined there: re-encode it "
+                "(ffmpeg -i IN OUT.mp4) or replace the file"
+            )
 
 
 def _is(container: InputContainer, *names: str) -> bool:
@@ -159,14 +173,11 @@ def _put(track: Track, time: float, duration: float, shown: bool, key: bool) -> 
     track.keys.append(key)
 
 
-def _check_clock(container: InputContainer, clock: dict[int, float], stream: int, now: float, path: str | Path) -> None:
-    before = clock.get(stream, now)
-    clock[stream] = now
-    if now < before - JUMP_BACK or (now > before + JUMP_AHEAD and _is(container, *RESTARTING)):
-        raise MediaError(
-            f"{path}: its clock jumps from {before:.2f} s to {now:.2f} s, as where recordings are joined: give it one "
-            "clock (ffmpeg -i IN OUT.mp4), or give the recordings one by one"
-        )
+def _restarted(path: str | Path, before: float, now: float) -> MediaError:
+    return MediaError(
+        f"{path}: its clock jumps from {before:.2f} s to {now:.2f} s, as where recordings are joined: give it one clock "
+        "(ffmpeg -i IN OUT.mp4), or give the recordings one by one"
+    )
 
 
 def _drop_undecodable(track: Track, first: int) -> None:

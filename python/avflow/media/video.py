@@ -78,11 +78,13 @@ def read_video(
         path, stream = file.path, file.video
         if stream is None:
             raise MediaError(f"{path} has no video stream: give it as audio= or image=, or another file")
-        check_undamaged(file.index.video, "video", path)
         index = _part(file.index, span, path)
         total, least = len(index.times), 2 if choose is None else 1
+        if not total and index.video is not None and len(index.video.times) > 1:
+            raise MediaError(f"{path} states no times of its frames: put them into a container (ffmpeg -i IN OUT.mp4)")
         if total < least:
             raise MediaError(f"{path}: its video has {total} frame(s), {least} needed: give a still as image=")
+        check_undamaged(index.video, "video", path, float(index.times[0]), index.end)
         if check is not None:
             check(index)
         if choose is None:
