@@ -175,8 +175,8 @@ def _put(track: Track, time: float, duration: float, shown: bool, key: bool) -> 
 
 def _restarted(path: str | Path, before: float, now: float) -> MediaError:
     return MediaError(
-        f"{path}: its clock jumps from {before:.2f} s to {now:.2f} s, as where recordings are joined: give it one clock "
-        "(ffmpeg -i IN OUT.mp4), or give the recordings one by one"
+        f"{path}: its clock jumps from {before:.2f} s to {now:.2f} s, as where recordings are joined: give it one "
+        "clock (ffmpeg -i IN OUT.mp4), or give the recordings one by one"
     )
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -127,13 +127,18 @@ class RunFolder:
         correct: bool | None = None,
         seconds: float | None = None,
         digest: str | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Put a sample on disk: its rows (status ok) and its record. Durable when this returns."""
         if status not in STATUSES:
             raise InputError(f"status {status!r} is none of {', '.join(STATUSES)}")
-        record = dict(id=sample_id, status=status, reason=reason, p_clean=p_clean, correct=correct, seconds=seconds)
+        record: dict[str, Any] = dict(
+            id=sample_id, status=status, reason=reason, p_clean=p_clean, correct=correct, seconds=seconds
+        )
         if digest is not None:
             record["digest"] = digest
+        if notes:
+            record["notes"] = list(notes)
         if self.finished(sample_id):
             raise InputError(f"sample {sample_id!r} is finished in {self.path} already: ids must differ")
         if status == "ok":

@@ -84,7 +84,8 @@ class RunJob(Source, ABC):
             found = self.record(model, prompt, tick)
         except Exception as error:
             return self.failure(error, start)
-        return {"seconds": round(time.monotonic() - start, 3), **found}
+        notes = {"notes": prompt.media["notes"]} if prompt.media.get("notes") else {}  # of what was done to its media
+        return {"seconds": round(time.monotonic() - start, 3), **notes, **found}
 
     def failure(self, error: Exception, start: float) -> Record:
         """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, it goes on."""
