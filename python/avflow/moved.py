@@ -112,7 +112,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     # Packages now, modules then.
     "demo": ("demo.questions",),
     "cli": ("cli.main",),
-    "media": ("media.video",),
+    "media": ("media.video", "media.stills", "media.images", "media.index", "media.decoding", "media.frames"),
     "models.qwen2_5_omni": ("models.qwen2_5_omni.family",),
     "models.video_salmonn2_plus": ("models.video_salmonn2_plus.family",),
     "plots": ("plots.information_flow",),

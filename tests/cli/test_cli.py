@@ -113,6 +113,22 @@ def test_sweep_leaves_a_run_folder(real_figures, model, samples, tmp_path):
     assert json.loads((out / "summary.json").read_text())["versions"]["torch"]
 
 
+def test_notes_on_media_stand_in_the_records_and_strict_media_is_passed_on(model, samples, tmp_path):
+    prepare = model.prepare
+
+    def noted(sample, **options):
+        prompt = prepare(sample, **options)
+        prompt.media = {"notes": ["sound: padded 1.94 s"]} if sample.id == "s22" else {}
+        return prompt
+
+    model.prepare = noted
+    assert sweep(samples, tmp_path / "run", "--strict-media").exit_code == 0
+    assert model.options == [{"strict_media": True}] * 3
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["strict_media"] is True
+    records = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [record.get("notes") for record in records] == [None, ["sound: padded 1.94 s"], None]
+
+
 def test_the_same_command_again_does_nothing_and_an_interrupted_one_goes_on(model, samples, tmp_path):
     out = tmp_path / "run"
     assert sweep(samples, out, "--limit", 1).exit_code == 0

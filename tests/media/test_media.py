@@ -8,12 +8,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from clips import COLORS, Clip, draw, shape_centre, tone, write_clip, write_png, write_wav
+from clips import COLORS, Clip, draw, shape_centre, tone, write_clip, write_wav
 from demo_folder import clip_file
 
 from avflow.errors import InputError, MediaError
 from avflow.media.audio import align_sound, read_audio
-from avflow.media.video import frame_count, read_image, read_video, resize
+from avflow.media.images import resize
+from avflow.media.video import frame_count, read_video
 from avflow.synthetic.files import SAMPLE_RATE
 
 CLIP = Clip(color="blue", pitch="high")
@@ -162,28 +163,14 @@ def test_small_differences_of_length_are_mended_and_large_ones_refused():
     assert len(cut) == 62400 and what == "cut 0.10 s"
     padded, what = align_sound(sound, 4.4)
     assert len(padded) == 70400 and padded[:64000].all() and not padded[64000:].any() and what == "padded 0.40 s"
+    kept, what = align_sound(sound, 3.4)  # it goes on after the last frame, as published
+    assert len(kept) == 64000 and what == "0.60 s after the video kept"
+    padded, what = align_sound(sound, 9.0)
+    assert len(padded) == 144000 and not padded[64000:].any() and what == "padded 5.00 s"
     for duration in (3.4, 4.6):
         with pytest.raises(MediaError, match=rf"lasts 4.00 s and its video {duration:.2f} s.*use_audio_in_video=False"):
-            align_sound(sound, duration, "x.mp4")
+            align_sound(sound, duration, "x.mp4", strict=True)
     assert align_sound(np.ones(16000 * 97, np.float32), 100.0)[1] == "padded 3.00 s"  # within 5 %
-
-
-def test_images(tmp_path):
-    path = write_png(CLIP, tmp_path / "a.png", t=1.0)
-    image = read_image(path)
-    assert image.dtype == torch.uint8 and np.array_equal(image.permute(1, 2, 0).numpy(), draw(CLIP, 1.0))
-    from PIL import Image
-
-    grey = Image.new("L", (20, 10), 99)
-    exif = grey.getexif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    grey.save(tmp_path / "g.jpg", exif=exif)
-    assert read_image(tmp_path / "g.jpg").shape == (3, 20, 10)
-    (tmp_path / "broken.png").write_bytes(path.read_bytes()[:100])
-    (tmp_path / "text.jpg").write_text("no image")
-    for name in ("broken.png", "text.jpg", "missing.png"):
-        with pytest.raises(MediaError, match=name):
-            read_image(tmp_path / name)
 
 
 def test_missing_and_foreign_files(tmp_path):

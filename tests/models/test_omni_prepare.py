@@ -161,10 +161,59 @@ def test_sound_is_never_dropped_in_silence(tmp_path):
 
     short = write_clip(CLIP, tmp_path / "short.mp4", sound=tone(Clip(seconds=2)))
     with pytest.raises(MediaError, match=r"sound lasts 2.0\d s and its video 4.00 s"):
-        model().prepare(sample(video=str(short)))
+        model().prepare(sample(video=str(short)), strict_media=True)
+    prompt = model().prepare(sample(video=str(short)))  # what is missing is silence
+    assert prompt.groups == model().prepare(sample()).groups and prompt.media["sound"].startswith("padded 1.9")
+    assert len(prompt.media["notes"]) == 1 and "video of 4.00 s: padded 1.9" in prompt.media["notes"][0]
     near = write_clip(CLIP, tmp_path / "near.mp4", sound=tone(Clip(seconds=3.7)))
     prompt = model().prepare(sample(video=str(near)))
     assert prompt.groups.count("audio") == 100 and prompt.media["sound"].startswith("padded 0.2")
+    assert "notes" not in prompt.media
+
+
+def test_sound_that_goes_on_after_the_video_is_kept(tmp_path):
+    """As published: the chunks after the last frame hold sound alone. The model places them, too."""
+    from clips import tone
+
+    path = write_clip(CLIP, tmp_path / "long.mp4", sound=tone(Clip(seconds=7)))
+    with pytest.raises(MediaError, match=r"sound lasts 7.0\d s and its video 4.00 s"):
+        model().prepare(sample(video=str(path)), strict_media=True)
+    prompt, usual = model().prepare(sample(video=str(path))), model().prepare(sample())
+    assert prompt.groups.count("video") == usual.groups.count("video")
+    assert [run for run in runs(prompt.groups, prompt.items) if run[0] == "audio"] == [
+        ("audio", 0, 50), ("audio", 1, 50), ("audio", 2, 50), ("audio", 3, prompt.groups.count("audio") - 150)
+    ]  # fmt: skip
+    assert 174 <= prompt.groups.count("audio") <= 177
+    assert len(prompt.media["notes"]) == 1 and "after the video kept" in prompt.media["notes"][0]
+    assert forward(prompt).isfinite().all()
+
+
+def test_a_video_longer_than_the_model_hears(tmp_path):
+    """Its sound ends at 300 s, as the published feature extractor cuts it; its frames do not."""
+    clip = Clip(seconds=304.0, width=56, height=56, fps=2)
+    path = write_clip(clip, tmp_path / "c.mp4")
+    prompt = model().prepare(sample(video=str(path)), fps=0.5)
+    assert prompt.groups.count("audio") == 7500 and prompt.media["frames"] == 152
+    assert [note.startswith("sound cut at 300 s") for note in prompt.media["notes"]] == [True]
+    with pytest.raises(MediaError, match=r"its sound lasts 304\.0 s, the model hears 300 s: cut the file, or leave"):
+        model().prepare(sample(video=str(path)), strict_media=True)
+
+
+def test_lengths_are_judged_before_anything_is_decoded(tmp_path, monkeypatch):
+    from clips import tone
+
+    from avflow.media import video
+
+    def decode(*args):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(video, "keep_frames", decode)
+    path = write_clip(CLIP, tmp_path / "c.mp4", sound=tone(Clip(seconds=2)))
+    with pytest.raises(MediaError, match="its sound lasts"):
+        model().prepare(sample(video=str(path)), strict_media=True)
+    silent = clip_file(CLIP, sound=False)
+    with pytest.raises(MediaError, match="has no sound"):
+        model().prepare(sample(video=str(silent)))
 
 
 def test_sound_that_the_encoder_cannot_take(tmp_path):
@@ -173,7 +222,10 @@ def test_sound_that_the_encoder_cannot_take(tmp_path):
         write_wav(Clip(seconds=0.05), tmp_path / "tiny.wav"),
     )
     with pytest.raises(MediaError, match="long.wav: its sound lasts 301.0 s, the model hears 300 s"):
-        model().prepare(sample(audio=str(long)))
+        model().prepare(sample(audio=str(long)), strict_media=True)
+    prompt = model().prepare(sample(audio=str(long)))
+    assert prompt.groups.count("audio") == 7500 and prompt.media["sound_seconds"] == 300.0
+    assert prompt.media["notes"] == [f"sound cut at 300 s, which is what the model hears: {long} has 301.00 s"]
     with pytest.raises(MediaError, match="tiny.wav: its sound lasts 0.050 s"):
         model().prepare(sample(audio=str(tiny)))
 

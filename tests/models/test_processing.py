@@ -13,7 +13,7 @@ import pytest
 import torch
 from clips import Clip, write_clip, write_png
 from demo_folder import clip_file, demo, model
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from avflow.errors import InputError
@@ -67,6 +67,18 @@ def test_sizes_equal_transformers(height, width, limits):
     assert smart_resize(height, width, 28, *limits) == expected
     if min(expected) > 28:  # frames that were resized as they were decoded stay as they are
         assert smart_resize(*expected, 28, expected[0] * expected[1], expected[0] * expected[1]) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(784, 700_000), st.integers(2, 768), st.booleans())
+def test_a_frame_never_has_more_pixels_than_asked_for(height, width, most, frames, close):
+    assume(max(height, width) <= 200 * min(height, width))
+    h, w = video_size(frames, height, width, 28, min(100_352, most) if close else 784, most)
+    assert h * w <= most and h % 28 == w % 28 == 0 and min(h, w) >= 28
+
+
+def test_a_limit_equal_to_the_smallest_size():
+    assert video_size(8, 480, 640, 28, 128 * 784, 100_352) == (252, 364)  # as published; 280 x 364 are 101,920
 
 
 def test_many_frames_share_a_budget():

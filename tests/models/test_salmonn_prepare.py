@@ -12,10 +12,12 @@ import torch
 from clips import Clip, tone, write_clip, write_png, write_wav
 from demo_folder import clip_file
 from demo_folder import model as model_of
+from recordings import write_channels
 
 import avflow
 from avflow.errors import InputError, MediaError, UnsupportedModelError
 from avflow.knockouts.presets import as_knockouts
+from avflow.media.audio import read_audio
 from avflow.models.video_salmonn2_plus import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
 from avflow.prompts import labels
 from avflow.prompts.sample import Sample
@@ -180,16 +182,41 @@ def test_a_video_without_sound_is_told():
     assert "audio" not in model().prepare(sample(video=silent), use_audio_in_video=False).groups
 
 
-def test_sound_much_shorter_than_the_video_is_told(tmp_path):
+def test_sound_much_shorter_than_the_video_is_lengthened_or_refused(tmp_path):
     """36 s with 5 s of sound: 60 tokens, and the steps before the last take 71. The published code fails there."""
     clip = Clip(seconds=36.0, width=56, height=56)
     path = write_clip(clip, tmp_path / "c.mp4", sound=tone(clip)[: 5 * SAMPLE_RATE])
-    says = r"c\.mp4 has 60 tokens \(30 s with its padding\), the video of 36\.0 s needs 71"
-    with pytest.raises(MediaError, match=says):
-        model().prepare(sample(video=str(path)))
+    with pytest.raises(MediaError, match=r"c\.mp4: its sound lasts 5\.0\d s and its video 36\.00 s"):
+        model().prepare(sample(video=str(path)), strict_media=True)
+    prompt = model().prepare(sample(video=str(path)))
+    assert prompt.groups.count("audio") == 120 and prompt.media["sound_seconds"] == pytest.approx(36.0, abs=0.01)
+    assert [note.startswith("sound padded with 3") for note in prompt.media["notes"]] == [True]
+    quiet = prompt.model_inputs["audio_features"][1]  # 30 s of silence
+    assert torch.equal(quiet, quiet[:1, :1].expand_as(quiet))
+    assert "notes" not in model().prepare(sample()).media
     assert "audio" not in model().prepare(sample(video=str(path), use_audio_in_video=False)).groups
     wav = write_wav(Clip(seconds=31.0), tmp_path / "a.wav")  # 120 tokens are enough
     assert model().prepare(sample(video=str(path), audio=str(wav))).groups.count("audio") == 120
+
+
+def test_a_stereo_sound_is_heard_as_ffmpeg_mixes_it(tmp_path):
+    """The published reader is torchcodec, which takes swresample's downmix: 1.41 times as loud as the mean."""
+    path = write_channels(tmp_path / "a.wav", [0.3 * tone(Clip(pitch=pitch), 16000) for pitch in ("low", "high")])
+    features = model().prepare(sample(audio=str(path))).model_inputs["audio_features"]
+    assert torch.equal(features, model().processor.audio_features(read_audio(path, mix="downmix")))
+    assert not torch.equal(features, model().processor.audio_features(read_audio(path)))
+
+
+def test_longer_sound_follows_the_last_step(tmp_path):
+    clip = Clip(seconds=2.0, width=56, height=56)
+    path = write_clip(clip, tmp_path / "c.mp4", sound=tone(Clip(seconds=40.0)))
+    prompt = model().prepare(sample(video=str(path)))
+    assert prompt.groups.count("audio") == 120 and prompt.media["sound_seconds"] == pytest.approx(40.0, abs=0.05)
+    with pytest.raises(MediaError, match=r"its sound lasts 40\.\d\d s and its video 2\.00 s"):
+        model().prepare(sample(video=str(path)), strict_media=True)
+    wav = write_wav(Clip(seconds=9.0), tmp_path / "a.wav")
+    with pytest.raises(MediaError, match=r"its sound lasts 9\.00 s and its video 2\.00 s"):
+        model().prepare(sample(video=str(path), audio=str(wav)), strict_media=True)
 
 
 def test_shorter_sound_that_the_padding_covers_is_as_published(tmp_path):

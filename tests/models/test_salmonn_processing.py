@@ -14,8 +14,7 @@ from safetensors.torch import load_file
 from salmonn_golden import CASES, FOLDER, cases, golden
 
 from avflow.errors import InputError, MediaError
-from avflow.media.images import smart_resize
-from avflow.media.video import resize
+from avflow.media.images import resize, smart_resize
 from avflow.models.video_salmonn2_plus import load_model
 from avflow.models.video_salmonn2_plus.processor import (
     MIN_PIXELS,

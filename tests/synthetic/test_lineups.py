@@ -8,7 +8,7 @@ import scene_reading as read
 
 from avflow.errors import InputError
 from avflow.media.audio import read_audio
-from avflow.media.video import read_image
+from avflow.media.stills import read_image
 from avflow.prompts.sample import Sample
 from avflow.synthetic import LINEUP_TASKS, make_items, make_lineup, write_items
 from avflow.synthetic.lineup import PAIRS, SOUND_SECONDS

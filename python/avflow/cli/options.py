@@ -32,6 +32,9 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="Where the model runs.")]
 Memory = Annotated[str | None, typer.Option(help="For the rows of one walk: 8GB, 500MB.", show_default="what is free")]
 Fps = Annotated[float | None, typer.Option(help="Frames a second taken from videos.")]
+StrictMedia = Annotated[
+    bool, typer.Option("--strict-media", help="Refuse sound of another length than its video, or too long to be heard.")
+]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
 
 
@@ -54,6 +57,7 @@ class SampleOptions:
     )
     fps: Fps = None
     max_pixels: MaxPixels = None
+    strict_media: StrictMedia = False
     debug: Debug = False
 
     def of_job(self) -> dict[str, Any]:
@@ -68,7 +72,7 @@ class SampleOptions:
             shuffle_seed=self.shuffle_seed,
             workers=self.workers,
             ray=self.ray,
-            media=sampling(self.fps, self.max_pixels),
+            media=sampling(self.fps, self.max_pixels, self.strict_media),
         )
 
 
@@ -113,9 +117,9 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value is not False and value != []}
 
 
-def sampling(fps: float | None, max_pixels: int | None) -> dict[str, Any]:
+def sampling(fps: float | None, max_pixels: int | None, strict_media: bool = False) -> dict[str, Any]:
     """The options of model.prepare that were given."""
-    return given(fps=fps, max_pixels=max_pixels)
+    return given(fps=fps, max_pixels=max_pixels, strict_media=strict_media)
 
 
 @contextmanager

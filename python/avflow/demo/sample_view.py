@@ -15,7 +15,9 @@ import torch
 
 from ..errors import InputError
 from ..media.audio import SAMPLE_RATE, read_audio
-from ..media.video import read_image, read_video, resize
+from ..media.images import resize
+from ..media.stills import read_image
+from ..media.video import read_video
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..prompts.sample import LETTERS, Sample

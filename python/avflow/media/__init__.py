@@ -2,8 +2,22 @@
 
 from ..moved import old_names
 from .audio import SAMPLE_RATE, align_sound, read_audio
-from .video import Video, frame_count, read_image, read_video, resize
+from .container import MediaFile, open_media
+from .images import resize
+from .stills import read_image
+from .video import Video, frame_count, read_video
 
-__all__ = ["SAMPLE_RATE", "Video", "align_sound", "frame_count", "read_audio", "read_image", "read_video", "resize"]
+__all__ = [
+    "SAMPLE_RATE",
+    "MediaFile",
+    "Video",
+    "align_sound",
+    "frame_count",
+    "open_media",
+    "read_audio",
+    "read_image",
+    "read_video",
+    "resize",
+]
 
 __getattr__ = old_names(__name__)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from .video import resize
 
 PIXELS = 28 * 28  # of one token: 14 x 14 patches, merged 2 x 2
 VIDEO_MIN_PIXELS = 128 * PIXELS  # per frame: the limits of the published recipe
@@ -28,11 +27,31 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
         raise InputError(f"a picture of {width} x {height}: sides that differ more than 200-fold are not supported")
     h, w = (round(side / factor) * factor for side in (height, width))
     if h * w > max_pixels:
-        shrink = math.sqrt(height * width / max_pixels)
-        h, w = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+        h, w = _shrunk(height, width, factor, max_pixels)
     elif h * w < min_pixels:
         grow = math.sqrt(min_pixels / (height * width))
         h, w = (math.ceil(side * grow / factor) * factor for side in (height, width))
+    return h, w
+
+
+def _shrunk(height: int, width: int, factor: int, max_pixels: float) -> tuple[int, int]:
+    shrink = math.sqrt(height * width / max_pixels)
+    h, w = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    return h, w
+
+
+def frame_size(height: int, width: int, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
+    """As `smart_resize`, but never more than max_pixels, where that is one token at least.
+
+    transformers' rule goes beyond it where no size lies between the limits, and for long strips, whose shorter side
+    cannot be less than one token's.
+    """
+    h, w = smart_resize(height, width, factor, min_pixels, max_pixels)
+    if h * w > max_pixels:
+        h, w = _shrunk(height, width, factor, max_pixels)
+    if h * w > max_pixels:
+        longest = max(factor, math.floor(max_pixels / factor / factor) * factor)
+        h, w = min(h, longest), min(w, longest)
     return h, w
 
 
@@ -41,7 +60,16 @@ def video_size(
 ) -> tuple[int, int]:
     """(height, width) of a video's frames: within the limits of one frame, and of all `frames` together."""
     share = max(min(max_pixels, VIDEO_TOTAL_PIXELS * 2 / frames), int(min_pixels * 1.05))
-    return smart_resize(height, width, factor, min_pixels, share)
+    return frame_size(height, width, factor, min_pixels, min(share, max_pixels))
+
+
+def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """uint8 [..., 3, H, W] -> uint8 [..., 3, height, width]: bicubic, antialiased, in integers as torchvision does."""
+    if frames.shape[-2:] == (height, width):
+        return frames
+    flat = frames.reshape(-1, *frames.shape[-3:])
+    out = torch.nn.functional.interpolate(flat, size=(height, width), mode="bicubic", antialias=True)
+    return out.reshape(*frames.shape[:-2], height, width)
 
 
 Patches = dict[str, torch.Tensor]  # a processor's output: pixels, and the grid [pictures, 3] of every picture

@@ -8,13 +8,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..errors import InputError, MediaError, UnsupportedModelError
-from ..media.audio import read_audio
+from ..media.audio import Mix, check_same_length, read_audio, tolerance
 from ..prompts import labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import LETTERS
@@ -23,6 +24,8 @@ from .base import Family
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from ..media.container import MediaFile
+    from ..media.index import Index
     from ..media.video import Video
     from ..prompts.sample import Interleaved, Sample
     from .base import Model
@@ -44,6 +47,10 @@ class Media:
     image: torch.Tensor | None = None  # uint8 [3, H, W]
     interleaved: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, text: str) -> None:
+        """Puts what was done to a medium that a reader should know among the facts, as one of their `notes`."""
+        self.facts.setdefault("notes", []).append(text)
 
     @property
     def kinds(self) -> list[str]:
@@ -219,16 +226,57 @@ def wants_sound(sample: Sample, asked: bool | None) -> bool:
     return bool(sample.video) and not sample.audio and asked is not False
 
 
-def read_own_sound(sample: Sample, path: str, video: Video) -> np.ndarray:
-    """The sound of the sample's video, the file `path`, from its first kept frame on, float32 [samples].
+def read_own_sound(
+    sample: Sample, file: MediaFile, video: Video, most: float | None = None, mix: Mix = "mean"
+) -> np.ndarray:
+    """The sound of the sample's video, the open `file`, from its first kept frame on, float32 [samples].
 
-    Of a part of the video, no more than that.
+    Of a part of the video, no more than that; and no more than `most` seconds.
 
     Raises:
-        MediaError: it has none, or none that can be decoded.
+        MediaError: none that can be decoded.
     """
-    check_has_sound(sample, video.has_sound)
-    return read_audio(path, start=video.start, seconds=None if sample.end is None else video.duration)
+    limits = [limit for limit in (most, None if sample.end is None else video.duration) if limit is not None]
+    return read_audio(file, start=video.start, seconds=min(limits, default=None), mix=mix)
+
+
+def judge_own_sound(
+    sample: Sample, file: MediaFile, strict: bool, most: float | None = None
+) -> Callable[[Index], None]:
+    """A check for `read_video`: of the video's own sound, before anything is decoded.
+
+    Args:
+        strict: sound of another length than the video is refused, and sound of more than `most` seconds.
+    """
+
+    def judge(index: Index) -> None:
+        check_has_sound(sample, index.sound is not None and index.sound.packets > 0)
+        if not strict:
+            return
+        heard = index.sound_seconds(float(index.times[0]))
+        if sample.end is not None:
+            heard = min(heard, index.duration)
+        check_same_length(heard, index.duration, file.path)
+        if most is not None:
+            check_heard(min(heard, index.duration), most, file.path)
+
+    return judge
+
+
+def check_heard(seconds: float, most: float, path: str | Path) -> None:
+    """Raises MediaError for sound of `seconds` where the model hears no more than `most`."""
+    if seconds > most:
+        raise MediaError(
+            f"{path}: its sound lasts {seconds:.1f} s, the model hears {most:.0f} s: cut the file, or leave "
+            "strict_media out, and the rest is not heard"
+        )
+
+
+def note_alignment(media: Media, done: str, seconds: float, duration: float) -> None:
+    """What `align_sound` did, to `seconds` of sound, goes among the facts, and into the notes where it is much."""
+    media.facts["sound"] = done
+    if abs(seconds - duration) > tolerance(duration):
+        media.note(f"sound of {seconds:.2f} s, video of {duration:.2f} s: {done}")
 
 
 def check_has_sound(sample: Sample, has_sound: bool) -> None:

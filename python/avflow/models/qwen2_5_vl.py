@@ -10,7 +10,8 @@ from torch import nn
 
 from ..errors import InputError
 from ..media import images as pictures
-from ..media.video import read_image, read_video
+from ..media.stills import read_image
+from ..media.video import read_video
 from ..prompts import labels
 from ..prompts.prompt import Prompt
 from . import chat, towers
@@ -59,11 +60,12 @@ class Qwen25VL(chat.ChatFamily):
         question_first: bool = False,
         system: str = SYSTEM,
         instruction: str = chat.INSTRUCTION,
+        strict_media: bool = False,
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
         The prompt brings its own position_ids (see `position_ids`). A video's sound is not read: the model has no ears.
-        Options, groups and items otherwise as for Qwen2.5-Omni.
+        Options, groups and items otherwise as for Qwen2.5-Omni; strict_media, which is about sound, changes nothing.
 
         Raises:
             MediaError: a file that is missing or broken. InputError: a sound file or use_audio_in_video=True, text

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -131,6 +131,7 @@ class RunFolder:
         seconds: float | None = None,
         digest: str | None = None,
         check: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         """Put a sample on disk: its rows (status ok) and its record. Durable when this returns."""
         if status not in STATUSES:
@@ -142,6 +143,8 @@ class RunFolder:
             record["digest"] = digest
         if check is not None:
             record["check"] = check
+        if notes:
+            record["notes"] = list(notes)
         if self.finished(sample_id):
             raise InputError(f"sample {sample_id!r} is finished in {self.path} already: ids must differ")
         if status == "ok":

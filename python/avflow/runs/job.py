@@ -92,7 +92,9 @@ class RunJob(Source, ABC):
         except Exception as error:
             return self.failure(error, start)
         check = figures(model)
-        return {"seconds": round(time.monotonic() - start, 3), **found, **({} if check is None else {"check": check})}
+        notes = {"notes": prompt.media["notes"]} if prompt.media.get("notes") else {}  # of what was done to its media
+        proof = {} if check is None else {"check": check}
+        return {"seconds": round(time.monotonic() - start, 3), **notes, **found, **proof}
 
     def failure(self, error: Exception, start: float) -> Record:
         """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, it goes on."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from ..errors import InputError
-from ..media.video import frame_count, resize
+from ..media.images import resize
+from ..media.video import frame_count
 from ..prompts.sample import LETTERS, Sample
 from . import picture, sound
 from .lineup import LINEUP_TASKS, Lineup, Sight, Tone, make_lineup

@@ -11,7 +11,9 @@ from torch import nn
 from ...errors import MediaError
 from ...media import images as pictures
 from ...media.audio import SAMPLE_RATE, align_sound, read_audio
-from ...media.video import read_image, read_video
+from ...media.container import open_media
+from ...media.stills import read_image
+from ...media.video import read_video
 from ...prompts import labels
 from ...prompts.prompt import Prompt
 from .. import chat, towers
@@ -69,6 +71,7 @@ class Qwen25Omni(chat.ChatFamily):
         question_first: bool = False,
         system: str | None = None,
         instruction: str | None = None,
+        strict_media: bool = False,
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -86,21 +89,25 @@ class Qwen25Omni(chat.ChatFamily):
             system: the system text. None: what the checkpoint was trained with, if its config.json says so in
                 `prompt_texts`, else the published model's.
             instruction: the line after the options; "" for none. Open-ended questions have none. None: as for system.
+            strict_media: refuse a video whose sound is of another length (by more than 0.5 s and 5 %), and sound of
+                more than the model hears (300 s). Else, as published, missing sound is silence, and what is too long
+                is heard after the last frame, up to 300 s; `prompt.media["notes"]` tells of it.
 
         Items: video, the temporal patch (2 frames); audio, the 2 s segment (interleaved: the chunk); options, their
         number. Marks around media, role names, ends of turns are "template".
 
         Raises:
-            MediaError: a file that is missing, broken, without the sound that is asked for, or with sound of another
-                length. InputError: text that holds one of the model's special tokens, limits that make no sense.
+            MediaError: a file that is missing, broken, without the sound that is asked for, or, with strict_media, with
+                sound of another length. InputError: text that holds one of the model's special tokens, limits that
+                make no sense.
         """
         wording = chat.wording(model, SYSTEM, system, instruction, question_first)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
         if (item := sample.interleaved) is not None:
-            return self._items(model, sample, item, wording, limits)
+            return self._items(model, sample, item, wording, limits, strict_media)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
-        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits)
+        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits, strict_media)
         media.facts["processor"] = processing.info(model.processor).path
 
         def encode(text: str) -> dict[str, Any]:
@@ -118,21 +125,22 @@ class Qwen25Omni(chat.ChatFamily):
         return self.lay_out(model, sample, media, wording, encode)
 
     def _items(
-        self, model: Model, sample: Sample, item: Interleaved, wording: chat.Wording, limits: chat.Limits
+        self, model: Model, sample: Sample, item: Interleaved, wording: chat.Wording, limits: chat.Limits, strict: bool
     ) -> Prompt:
         """An interleaved item: images and sounds, whichever is the reference."""
         files = [*item.candidates, item.reference]
         heard = [item.kind == "audio"] * len(item.candidates) + [item.kind == "image"]
         pairs = list(zip(files, heard, strict=True))
         images = [read_image(path) for path, sound in pairs if not sound]
-        sounds = [_checked_sound(model.processor, path, read_audio(path)) for path, sound in pairs if sound]
+        media = chat.Media(facts={"processor": processing.info(model.processor).path})
+        sounds = [_read_sound(model.processor, path, strict, media) for path, sound in pairs if sound]
 
         def encode(text: str) -> dict[str, Any]:
             pixels = chat.image_limits(model.processor, *limits)
             return processing.encode(model.processor, text, sounds=sounds, images=images, image_pixels=pixels)
 
         prompt = self.lay_out_items(model, sample, wording, encode)
-        prompt.media = {"processor": processing.info(model.processor).path}
+        prompt.media = media.facts
         return prompt
 
     def media_ids(self, model: Model) -> labels.MediaIds:
@@ -159,43 +167,81 @@ class Qwen25Omni(chat.ChatFamily):
 
 
 def _read(
-    model: Model, sample: Sample, own_sound: bool, sampling: tuple[float, int, int], limits: chat.Limits
+    model: Model, sample: Sample, own_sound: bool, sampling: tuple[float, int, int], limits: chat.Limits, strict: bool
 ) -> chat.Media:
     media = chat.Media(interleaved=own_sound)
-    processor = model.processor
     if sample.image:
         media.image = read_image(sample.image)
     if sample.video:
-        info, part = processing.info(processor), processor.video_processor
-        low, high = chat.pixel_limits(*limits, info.min_pixels, info.max_pixels)
-        factor = part.patch_size * part.merge_size
-        fps, min_frames, max_frames = sampling
-
-        def size(frames: int, height: int, width: int) -> tuple[int, int]:
-            return pictures.video_size(frames, height, width, factor, low, high)
-
-        span = (sample.start, sample.end)
-        video = read_video(sample.video, fps, min_frames, max_frames, size, span=span)
-        media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
-        media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
-        if own_sound:
-            sound = chat.read_own_sound(sample, sample.video, video)
-            media.sound, media.facts["sound"] = align_sound(sound, video.duration, sample.video)
+        _read_video(model, sample, sample.video, sampling, limits, media, strict)
     if sample.audio:
-        media.sound = read_audio(sample.audio)
+        media.sound = _read_sound(model.processor, sample.audio, strict, media)
     if media.sound is not None:
-        _checked_sound(processor, sample.audio or sample.video or "", media.sound)
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
 
 
-def _checked_sound(processor: Any, where: str, sound: np.ndarray) -> np.ndarray:
-    """The sound, float32 [samples]; an error if the model cannot hear all of it, or none."""
-    seconds, most = len(sound) / SAMPLE_RATE, processor.feature_extractor.n_samples / SAMPLE_RATE
-    if seconds > most:
-        raise MediaError(f"{where}: its sound lasts {seconds:.1f} s, the model hears {most:.0f} s: cut the file")
+def _read_video(
+    model: Model,
+    sample: Sample,
+    path: str,
+    sampling: tuple[float, int, int],
+    limits: chat.Limits,
+    media: chat.Media,
+    strict: bool,
+) -> None:
+    """Decodes the sample's video, the file `path`, into `media`, and its own sound where that is interleaved."""
+    info, part = processing.info(model.processor), model.processor.video_processor
+    low, high = chat.pixel_limits(*limits, info.min_pixels, info.max_pixels)
+    factor, most = part.patch_size * part.merge_size, _most_seconds(model.processor)
+
+    def size(frames: int, height: int, width: int) -> tuple[int, int]:
+        return pictures.video_size(frames, height, width, factor, low, high)
+
+    with open_media(path) as file:
+        check = chat.judge_own_sound(sample, file, strict, most) if media.interleaved else None
+        video = read_video(file, *sampling, size, span=(sample.start, sample.end), check=check)
+        media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
+        media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
+        if not media.interleaved:
+            return
+        sound = chat.read_own_sound(sample, file, video, most)
+        cut = len(sound) == round(most * SAMPLE_RATE)
+        seconds = file.index.sound_seconds(video.start) if cut else len(sound) / SAMPLE_RATE
+    media.sound, done = align_sound(sound, min(video.duration, most), path)
+    chat.note_alignment(media, done, seconds, video.duration)
+    if cut and len(media.sound) == len(sound):
+        _note_cut(media, seconds, most, path)
+    _check_audible(media.sound, path)
+
+
+def _read_sound(processor: Any, path: str, strict: bool, media: chat.Media) -> np.ndarray:
+    """A sound file, float32 [samples], as far as the model hears it."""
+    most = _most_seconds(processor)
+    with open_media(path) as file:
+        seconds = file.index.sound_seconds()
+        if strict:
+            chat.check_heard(seconds, most, path)
+        sound = read_audio(file, seconds=most)
+    _note_cut(media, seconds, most, path)
+    return _check_audible(sound, path)
+
+
+def _most_seconds(processor: Any) -> float:
+    """Seconds of sound that the feature extractor takes; it cuts what is longer, as published."""
+    return processor.feature_extractor.n_samples / SAMPLE_RATE
+
+
+def _note_cut(media: chat.Media, seconds: float, most: float, path: str) -> None:
+    if seconds > most + 0.1:  # a track's packets last some 10 ms longer than its sound
+        media.note(f"sound cut at {most:.0f} s, which is what the model hears: {path} has {seconds:.2f} s")
+
+
+def _check_audible(sound: np.ndarray, path: str) -> np.ndarray:
+    """The sound, float32 [samples]; an error if it gives the model nothing to hear."""
+    seconds = len(sound) / SAMPLE_RATE
     if seconds < 0.1:
-        raise MediaError(f"{where}: its sound lasts {seconds:.3f} s: 0.1 s is the shortest that gives a token")
+        raise MediaError(f"{path}: its sound lasts {seconds:.3f} s: 0.1 s is the shortest that gives a token")
     return sound
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from ...errors import InputError
-from ...media.audio import SAMPLE_RATE, read_audio
-from ...media.images import smart_resize
-from ...media.video import Video, read_image, read_video
+from ...media.audio import SAMPLE_RATE, check_same_length, read_audio, sound_seconds
+from ...media.container import MediaFile, open_media
+from ...media.images import frame_size
+from ...media.index import Index
+from ...media.stills import read_image
+from ...media.video import Video, read_video
 from ...prompts import labels
 from ...prompts.prompt import Prompt
 from .. import chat, towers
@@ -58,6 +63,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         question_first: bool = False,
         system: str | None = None,
         instruction: str | None = None,
+        strict_media: bool = False,
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -78,14 +84,17 @@ class VideoSalmonn2Plus(chat.ChatFamily):
             system: the system text. None: what the checkpoint was trained with, if its config.json says so in
                 `prompt_texts`, else the published one.
             instruction: the line after the options; "" for none. Open-ended questions have none. None: as for system.
+            strict_media: refuse a video and a sound of different lengths (by more than 0.5 s and 5 %). Else sound that
+                is too short for the published layout to exist is lengthened with silence, and longer sound follows
+                the last step, as published; `prompt.media["notes"]` tells of the first.
 
         Items: video, the temporal step (2 frames); audio within a video, the step after which it stands, so that
         equal items are equal times, save for the last step, which has the sound's tail and its padding to 30 s; audio
         alone, the 2 s segment (4 tokens); options, their number. Marks, role names, ends of turns are "template".
 
         Raises:
-            MediaError: a file that is missing, broken, without the sound that is asked for, or with sound so much
-                shorter than the video that the published layout does not exist. InputError: text that holds one of
+            MediaError: a file that is missing, broken, without the sound that is asked for, or, with strict_media, of
+                another length than its sound. InputError: text that holds one of
                 the model's special tokens, limits that make no sense.
         """
         self._check_processor(model)
@@ -95,7 +104,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         given = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         sampling: dict[str, Any] = processing.SAMPLING | (model.hf.config.video_sampling or {})
         sampling |= {name: value for name, value in given.items() if value is not None}
-        media = _read(model, sample, own_sound, sampling, limits)
+        media = _read(model, sample, own_sound, sampling, limits, strict_media)
 
         def encode(text: str) -> dict[str, Any]:
             return processing.encode(
@@ -143,33 +152,59 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         return labels.label_media(ids, self.media_ids(model), patch_tokens, SEGMENT, audio_by_step=True)
 
 
-def _read(model: Model, sample: Sample, own_sound: bool, sampling: dict[str, Any], limits: chat.Limits) -> chat.Media:
+def _read(
+    model: Model, sample: Sample, own_sound: bool, sampling: dict[str, Any], limits: chat.Limits, strict: bool
+) -> chat.Media:
     media = chat.Media(interleaved=bool(sample.video))
     media.facts["processor"] = model.processor.avflow_info.path
     if sample.image:
         media.image = read_image(sample.image)
-    source = sample.audio or sample.video
     if sample.video:
-        video = _read_video(model, sample, sample.video, sampling, limits, media)
-        if own_sound:
-            media.sound = chat.read_own_sound(sample, sample.video, video)
+        with open_media(sample.video) as file:
+            check = chat.judge_own_sound(sample, file, strict) if own_sound else _judge_audio(sample, file, strict)
+            video = _read_video(model, sample, file, sampling, limits, media, check)
+            if own_sound:
+                media.sound = chat.read_own_sound(sample, file, video, mix="downmix")
     if sample.audio:
-        media.sound = read_audio(sample.audio)
+        media.sound = read_audio(sample.audio, mix="downmix")
+    if media.sound is not None and media.frames is not None:
+        _fill_with_silence(model, media, f"sample {sample.id!r}: the sound of {sample.audio or sample.video}")
     if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
-    if media.sound is not None and media.frames is not None:
-        part = model.processor.video_processor
-        steps = -(-len(media.frames) // part.temporal_patch_size)
-        heard = model.processor.piece_tokens * model.processor.pieces(media.sound)
-        seconds = media.seconds_per_frame * part.temporal_patch_size
-        processing.audio_counts(steps, seconds, heard, f"sample {sample.id!r}: the sound of {source}")
     return media
 
 
+def _judge_audio(sample: Sample, file: MediaFile, strict: bool) -> Callable[[Index], None] | None:
+    """With strict_media: a check, before anything is decoded, of the sound file that takes the place of the video's."""
+    audio = sample.audio
+    if not (strict and audio):
+        return None
+    return lambda index: check_same_length(sound_seconds(audio), index.duration, file.path)
+
+
+def _fill_with_silence(model: Model, media: chat.Media, what: str) -> None:
+    """Lengthens sound with too few tokens for the video's steps to the video's end."""
+    assert media.sound is not None and media.frames is not None
+    part, processor = model.processor.video_processor, model.processor
+    steps = -(-len(media.frames) // part.temporal_patch_size)
+    seconds = media.seconds_per_frame * part.temporal_patch_size
+    if processor.piece_tokens * processor.pieces(media.sound) < processing.audio_needed(steps, seconds):
+        missing = round(media.facts["video_seconds"] * SAMPLE_RATE) - len(media.sound)
+        media.sound = np.pad(media.sound, (0, max(missing, 0)))
+        media.note(f"sound padded with {missing / SAMPLE_RATE:.2f} s of silence")
+    processing.audio_counts(steps, seconds, processor.piece_tokens * processor.pieces(media.sound), what)
+
+
 def _read_video(
-    model: Model, sample: Sample, path: str, sampling: dict[str, Any], limits: chat.Limits, media: chat.Media
+    model: Model,
+    sample: Sample,
+    file: MediaFile,
+    sampling: dict[str, Any],
+    limits: chat.Limits,
+    media: chat.Media,
+    check: Callable[[Index], None] | None,
 ) -> Video:
-    """Decodes the sample's video, the file `path`, into `media`."""
+    """Decodes the sample's video, the open `file`, into `media`."""
     fps, min_frames, max_frames = (sampling[name] for name in ("fps", "min_frames", "max_frames"))
     if not 0 < fps < math.inf:
         raise InputError(f"fps is {fps}: sample more than 0 frames per second")
@@ -180,11 +215,12 @@ def _read_video(
 
     def size(frames: int, height: int, width: int) -> tuple[int, int]:
         cap = processing.pixel_cap(frames, max_frames, high)
-        return smart_resize(height, width, part.patch_size * part.merge_size, low, cap)
+        return frame_size(height, width, part.patch_size * part.merge_size, low, cap)
 
     video = read_video(
-        path,
+        file,
         size=size,
+        check=check,
         choose=lambda total, seconds: processing.frame_numbers(total, seconds, fps, min_frames, max_frames),
         span=(sample.start, sample.end),
     )

@@ -53,7 +53,7 @@ def audio_counts(steps: int, seconds_per_step: float, audio_tokens: int, what: s
     Raises:
         MediaError: less sound than the steps before the last one take. The published code fails there, too.
     """
-    ends = (torch.arange(steps + 1) * seconds_per_step * TOKENS_PER_SECOND).long()  # [steps + 1]; a float32 product
+    ends = _token_ends(steps, seconds_per_step)
     counts = ends.diff().tolist()
     counts[-1] = audio_tokens - int(ends[-2])
     if counts[-1] < 0:
@@ -63,6 +63,16 @@ def audio_counts(steps: int, seconds_per_step: float, audio_tokens: int, what: s
             "video, or leave the sound out (use_audio_in_video=False)"
         )
     return counts
+
+
+def audio_needed(steps: int, seconds_per_step: float) -> int:
+    """Audio tokens that the steps before the last one take: the fewest for which the published layout exists."""
+    return int(_token_ends(steps, seconds_per_step)[-2])
+
+
+def _token_ends(steps: int, seconds_per_step: float) -> torch.Tensor:
+    """Audio tokens up to each step's end, from 0 on: int64 [steps + 1], of a float32 product."""
+    return (torch.arange(steps + 1) * seconds_per_step * TOKENS_PER_SECOND).long()
 
 
 def _span(kind: str) -> str:

@@ -1,0 +1,131 @@
+"""An open media file, read through once: which tracks count, what their packets tell, and the packets to decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from ..errors import MediaError
+from .index import Index, read_index
+
+if TYPE_CHECKING:
+    from av.audio import AudioStream
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video import VideoStream
+
+    AnyStream = TypeVar("AnyStream", bound=VideoStream | AudioStream)
+
+KEPT_BYTES = 16 << 20  # of a track's packets, in memory; the packets of a larger track are read from the file again
+
+
+class MediaFile:
+    """An open file of video, sound or both.
+
+    Attributes:
+        video: the default track that is no cover picture, or None. sound: the default track, or None.
+        index: what one pass over the packets tells; made when it is first asked for.
+    """
+
+    def __init__(self, path: str | Path, container: InputContainer) -> None:
+        self.path, self.container = path, container
+        self.video = _default([s for s in container.streams.video if not _is_cover(s)])
+        self.sound = _default(list(container.streams.audio))
+        if self.video is not None:
+            self.video.thread_type = "AUTO"
+        self._kept: dict[int, list[Packet]] = {}
+
+    @cached_property
+    def index(self) -> Index:
+        return read_index(self.container, self._keep(self.container.demux()), self.video, self.sound, self.path)
+
+    def _keep(self, packets: Iterable[Packet]) -> Iterator[Packet]:
+        """Passes packets on, and holds those of video and sound as long as a track stays below KEPT_BYTES."""
+        sizes = {stream.index: 0 for stream in (self.video, self.sound) if stream is not None}
+        self._kept = {number: [] for number in sizes}
+        for packet in packets:
+            number = packet.stream_index
+            if number in self._kept:
+                sizes[number] += packet.size
+                if sizes[number] > KEPT_BYTES:
+                    del self._kept[number]
+                else:
+                    self._kept[number].append(packet)
+            yield packet
+
+    @contextmanager
+    def packets(self, stream: AnyStream) -> Iterator[tuple[AnyStream, Iterable[Packet]]]:
+        """The track's packets in the file's order, and the stream that decodes them, fresh from its begin.
+
+        They can be had once without reading the file again: a decoder that was used is not used anew.
+        """
+        _ = self.index
+        kept = self._kept.pop(stream.index, None)
+        if kept is not None:
+            yield stream, kept
+            return
+        with _opened(self.path) as container:
+            again = cast("AnyStream", container.streams[stream.index])
+            if again.type == "video":
+                cast("VideoStream", again).thread_type = "AUTO"
+            yield again, container.demux(again)
+
+
+Source = str | Path | MediaFile  # a file's name, or the file already open
+
+
+@contextmanager
+def open_media(source: Source) -> Iterator[MediaFile]:
+    """The file, open; one that is open already stays so afterwards.
+
+    Raises:
+        MediaError: no such file, or none that FFmpeg can open.
+    """
+    if isinstance(source, MediaFile):
+        yield source
+        return
+    with _opened(source) as container:
+        yield MediaFile(source, container)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[InputContainer]:
+    import av
+
+    check_file(path)
+    try:
+        container = av.open(str(path))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        hint = ""
+        if str(path).lower().endswith(".webp"):
+            hint = ": FFmpeg reads no animated WebP, make an mp4 of it"
+        raise MediaError(f"{path} cannot be opened as media, it is broken or of another kind: {error}{hint}") from error
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def check_file(path: str | Path) -> None:
+    """Raises MediaError for what is no file of this machine."""
+    if "://" in str(path):
+        raise MediaError(f"{path} is an address, not a file: download it first")
+    if not Path(path).is_file():
+        raise MediaError(f"no such file: {path}" if not Path(path).exists() else f"{path} is not a file")
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _default(streams: list[AnyStream]) -> AnyStream | None:
+    """The track that players take: the first that is marked as default, else the first."""
+    from av.stream import Disposition
+
+    marked = [stream for stream in streams if stream.disposition & Disposition.default]
+    return next(iter(marked or streams), None)
