@@ -14,6 +14,7 @@ from avflow_ext import AttentionProblem
 from ..errors import InputError
 from ..eviction.policies import TopK, View
 from ..models.attention import attention
+from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
 from .boundary import gather_hidden, take
 from .cache import check_cache, drop, is_static, take_back
@@ -30,6 +31,7 @@ def padding(mask: Any, what: str) -> torch.Tensor | None:
     """
     if isinstance(mask, dict):
         mask = mask.get("full_attention")
+    refuse_if_given(mask)
     if mask is None:
         return None
     if mask.dim() != 2:
