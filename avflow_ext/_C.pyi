@@ -44,12 +44,18 @@ def pack(
     tile_rows: int,
     zero: bool,
     latest_order: int | None,
+    most_words: int = 2147483647,
 ) -> _Int32Array:
     """The packed problem, int32 [words], of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream),
-    keep lists already applied, and streams [s, 2] = (parent, start)."""
+    keep lists already applied, and streams [s, 2] = (parent, start). ValueError where it would have more than
+    most_words."""
 
 def tile_kinds(packed: npt.NDArray[np.integer]) -> _Int32Array:
     """What the plan decided for each pair of tiles: 0 skip, 1 partial, 2 full. int32 [row_tiles, key_tiles]."""
+
+def plan_size(packed: npt.NDArray[np.integer]) -> dict[str, int]:
+    """How large the plan of a packed problem is: {"row_tiles", "key_tiles", "runs": of equal neighbours in the key
+    tiles, "spans": stretches of key tiles of one kind over all row tiles, "tiles": key tiles in them}."""
 
 def tile_rows(heads_per_kv_head: int, kernel: Literal["cpu", "cuda", "hopper"] = "cpu") -> int:
     """Rows of one tile of the plan that this kernel reads."""

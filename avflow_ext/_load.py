@@ -44,3 +44,20 @@ def _gather_rms_norm_fake(
 @torch.library.register_fake("avflow::compact")
 def _compact_fake(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return x.new_empty((x.shape[0], x.shape[1], keep.shape[1], x.shape[3]))
+
+
+def _refuse_gradient(op: str) -> None:
+    """Without this, a loss on the op's outputs would leave its inputs' gradients None, and no word said."""
+
+    def refuse(ctx: object, *_: object, **__: object) -> None:
+        raise NotImplementedError(
+            f"torch.ops.avflow.{op} has no backward, and an input requires a gradient: call it under torch.no_grad(), "
+            "or detach the input"
+        )
+
+    # Torch sets up a backward only where gradients are on and an input requires one: that is at the call itself.
+    torch.library.register_autograd(f"avflow::{op}", refuse, setup_context=refuse)
+
+
+for _op in ("attention", "gather_rms_norm", "compact"):
+    _refuse_gradient(_op)

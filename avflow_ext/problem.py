@@ -12,6 +12,8 @@ from ._load import _C
 from .device import DeviceCopy, Kernel, cuda_kernel
 from .tokens import MAX_HEADS, SEMANTICS, Cut, Integers, Semantics, Streams, Tokens
 
+MAX_IMPLIED_STREAMS = 2**20  # of a problem without streams and with fewer tokens; each takes some 50 bytes of a plan
+
 
 class AttentionOutput(NamedTuple):
     """What the attention op returns.
@@ -37,7 +39,8 @@ def _keep(name: str, index: Integers | None, length: int) -> torch.Tensor | None
         raise ValueError(f"{name} must be a 1-D list of integer positions, got {index.dtype} {tuple(index.shape)}")
     if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < length:
         raise IndexError(f"{name} reaches {int(index.min())} .. {int(index.max())}, there are {length} tokens")
-    return index.to(device="cpu", dtype=torch.int32).contiguous()
+    # A copy: the buffer is read when the problem is packed, and may hold other positions by then.
+    return index.to(device="cpu", dtype=torch.int32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _check_increasing(name: str, tokens: Tokens) -> None:
@@ -54,9 +57,10 @@ class AttentionProblem:
     Args:
         rows: tokens of the query rows, n_rows of them.
         keys: tokens of the keys; None where they are the rows.
-        streams: parents and starts; None where every stream is a root of its own.
+        streams: parents and starts; None where every stream is a root of its own. Then streams are numbered below
+            2**20, or below the number of tokens where that is more.
         cuts: what is cut in this layer.
-        keep_rows, keep_keys: int lists; only these rows / keys take part, gathered as they are read.
+        keep_rows, keep_keys: int lists, copied; only these rows / keys take part, gathered as they are read.
         groups: columns of `group_mass`; default 1 + the largest group among the keys.
         latest_order: the rows' orders come with each call, as its `row_order`: anything from `rows.order` to this. The
             plan holds whatever such an order may need, so that one problem serves while a sequence grows.
@@ -83,6 +87,12 @@ class AttentionProblem:
         self.rows = rows if self.keep_rows is None else rows.select(self.keep_rows)
         self.keys = keys if self.keep_keys is None else keys.select(self.keep_keys)
         top = max([int(t.stream.numpy().max()) for t in (self.rows, self.keys) if len(t)], default=0)
+        most = max(MAX_IMPLIED_STREAMS, self.n_rows + self.n_keys)
+        if streams is None and top >= most:
+            raise ValueError(
+                f"Tokens.stream holds {top}: without streams, each up to the largest is a root of its own, and {most} "
+                "are the most here; number the streams from 0, or pass streams"
+            )
         self.streams = Streams.roots(top + 1) if streams is None else streams
         if top >= len(self.streams):
             raise ValueError(f"a token belongs to stream {top}, but only {len(self.streams)} streams are given")
@@ -114,8 +124,17 @@ class AttentionProblem:
         """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept.
 
         It lies on the CPU; `device_type`: whose row tiles it is planned for: "cpu", "cuda", or "hopper", which is
-        the CUDA kernel of sm_90a.
+        the CUDA kernel of sm_90a. How large it gets is said in docs/the-op.md.
+
+        Raises:
+            ValueError: heads_per_kv_head below 1, semantics or a device_type that are not known, or a plan of more than
+                2**31 words.
+            MemoryError: there is no memory for the plan.
         """
+        if heads_per_kv_head < 1:
+            raise ValueError(f"heads_per_kv_head = {heads_per_kv_head}: pass query heads // key heads, 1 at least")
+        if semantics not in SEMANTICS:
+            raise ValueError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
         key = (heads_per_kv_head, semantics, device_type)
         if key not in self._packed:
             cuts = [

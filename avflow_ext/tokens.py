@@ -24,27 +24,28 @@ SEMANTICS: tuple[Semantics, ...] = ("renormalize", "zero")
 
 
 def _column(name: str, values: Integers | None, length: int | None, default: int | None = None) -> torch.Tensor:
+    """A copy of its own: what becomes of the caller's buffer afterwards changes no token."""
     if values is None:
         if default is None or length is None:
-            raise ValueError(f"Tokens.{name} is missing: pass one integer per token")
+            raise ValueError(f"{name} is missing: pass one integer per token")
         return torch.full((length,), default, dtype=torch.int32)
     column = torch.as_tensor(values)
     if column.numel() == 0:
         column = column.to(torch.int32)  # an empty list has no dtype of its own
     if column.dim() != 1:
-        raise ValueError(f"Tokens.{name} has shape {tuple(column.shape)}: pass a 1-D column, one integer per token")
+        raise ValueError(f"{name} has shape {tuple(column.shape)}: pass a 1-D column, one integer per token")
     if column.dtype.is_floating_point or column.dtype.is_complex or column.dtype == torch.bool:
-        raise TypeError(f"Tokens.{name} has dtype {column.dtype}: pass integers")
+        raise TypeError(f"{name} has dtype {column.dtype}: pass integers")
     if length is not None and column.numel() != length:
-        raise ValueError(f"Tokens.{name} has {column.numel()} entries, Tokens.order has {length}: pass one per token")
+        raise ValueError(f"{name} has {column.numel()} entries, the first column has {length}: pass as many")
     if column.numel() and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
-        raise ValueError(f"Tokens.{name} leaves the range of int32: {int(column.min())} .. {int(column.max())}")
-    return column.to(device="cpu", dtype=torch.int32).contiguous()
+        raise ValueError(f"{name} leaves the range of int32: {int(column.min())} .. {int(column.max())}")
+    return column.to(device="cpu", dtype=torch.int32, copy=True, memory_format=torch.contiguous_format)
 
 
 @dataclass(init=False)
 class Tokens:
-    """The four integers of each token, on the host; kept as int32 tensors [n].
+    """The four integers of each token, on the host; copied, and kept as int32 tensors [n].
 
     Args:
         order: int [n]. Place in the original sequence. Causality compares it; within a stream it strictly increases.
@@ -64,11 +65,11 @@ class Tokens:
     def __init__(
         self, order: Integers, group: Integers, item: Integers | None = None, stream: Integers | None = None
     ) -> None:
-        self.order = _column("order", order, None)  # [n]
+        self.order = _column("Tokens.order", order, None)  # [n]
         n = self.order.numel()
-        self.group = _column("group", group, n)  # [n]
-        self.item = _column("item", item, n, NO_ITEM)  # [n]
-        self.stream = _column("stream", stream, n, 0)  # [n]
+        self.group = _column("Tokens.group", group, n)  # [n]
+        self.item = _column("Tokens.item", item, n, NO_ITEM)  # [n]
+        self.stream = _column("Tokens.stream", stream, n, 0)  # [n]
         if n and not 0 <= int(self.group.min()) <= int(self.group.max()) < MAX_GROUPS:
             bad = int(self.group.min()) if int(self.group.min()) < 0 else int(self.group.max())
             raise ValueError(f"Tokens.group holds {bad}: groups are 0..{MAX_GROUPS - 1}")
@@ -119,24 +120,32 @@ class Streams:
 
     Args:
         parent: int [streams]; -1 for a root. A parent is itself a root. Default: one root.
-        start: int [streams]; order from which on a stream has rows of its own. Ignored for roots. Default: [0].
+        start: int [streams]; order from which on a stream has rows of its own, above -2**31. Ignored for roots.
+            Default: [0].
+
+    Both are copied.
 
     Raises:
-        ValueError, TypeError: columns that do not fit together, or a parent that is no root.
+        ValueError, TypeError: columns that do not fit together, a parent that is no root, or a start of -2**31.
     """
 
     parent: torch.Tensor
     start: torch.Tensor
 
     def __init__(self, parent: Integers = (-1,), start: Integers = (0,)) -> None:
-        self.parent = _column("parent", parent, None)  # [streams]
+        self.parent = _column("Streams.parent", parent, None)  # [streams]
         n = self.parent.numel()
-        self.start = _column("start", start, n)  # [streams]
+        self.start = _column("Streams.start", start, n)  # [streams]
         if n and not -1 <= int(self.parent.min()) <= int(self.parent.max()) < n:
             raise ValueError(f"Streams.parent must lie in -1..{n - 1}, got {self.parent.tolist()}")
         child = self.parent >= 0
         if bool((self.parent[self.parent[child].long()] >= 0).any()):
             raise ValueError("the parent of a stream must be a root (parent -1): streams are one level deep")
+        if bool((self.start[child] == -(2**31)).any()):
+            raise ValueError(
+                "Streams.start holds -2147483648: no order is smaller, so such a stream has nothing of its parent; "
+                "start it later, or make it a root (parent -1)"
+            )
 
     def __len__(self) -> int:
         return self.parent.numel()
@@ -197,6 +206,8 @@ class Cut:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.streams is not None:
+            object.__setattr__(self, "streams", tuple(self.streams))  # a list could change afterwards
         for name in ("source", "target", "heads"):
             word = getattr(self, name)
             if word is not None and not 0 <= word <= ALL:

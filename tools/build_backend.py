@@ -10,6 +10,7 @@ import site
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 from setuptools import build_meta
 from setuptools.build_meta import *  # noqa: F403  (the hooks that stay as they are)
@@ -42,9 +43,9 @@ def _with_torch(requirements: list[str]) -> list[str]:
     return requirements if find_torch() else [*requirements, TORCH]
 
 
-def get_requires_for_build_wheel(config_settings=None):
+def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
     return _with_torch(build_meta.get_requires_for_build_wheel(config_settings))
 
 
-def get_requires_for_build_editable(config_settings=None):
+def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
     return _with_torch(build_meta.get_requires_for_build_editable(config_settings))

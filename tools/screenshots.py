@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 from pathlib import Path
+from typing import Literal
 
 from browser import window
 from PIL import Image
@@ -25,7 +26,8 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=Path("docs"))
     given = parser.parse_args()
     with window(1180, 1120) as browser:
-        for scheme, first in (("light", "flow"), ("dark", "plan-accuracy")):
+        shots: tuple[tuple[Literal["light", "dark"], str], ...] = (("light", "flow"), ("dark", "plan-accuracy"))
+        for scheme, first in shots:
             browser.page.emulate_media(color_scheme=scheme)
             browser.open(given.report)
             # The section of this chart at the top, or the page's own top; and the values at a layer.

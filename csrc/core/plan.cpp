@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
 #include <numeric>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <thread>
 
 #include "mask.h"
@@ -15,6 +19,8 @@ namespace {
 
 constexpr int64_t kPairsAThread = 1 << 20;  // a thread starts in 50 us, and judges this many pairs in some 0.2 s
 constexpr int64_t kMostThreads = 16;
+
+constexpr int64_t words_of(size_t bytes) { return static_cast<int64_t>((bytes + 15) / 16 * 4); }
 
 enum class Kind { kSkip, kPartial, kFull };
 
@@ -32,8 +38,18 @@ struct Builder {
     Problem problem{};
 
     explicit Builder(const Layout& layout) : in(layout) {
+        check_words(words_of(in.rows.size() * sizeof(Token)) + words_of(in.keys.size() * sizeof(Token)));
         key_tiles = static_cast<int32_t>((in.keys.size() + kKeyTile - 1) / kKeyTile);
         row_tiles = static_cast<int32_t>((in.rows.size() + in.tile_rows - 1) / in.tile_rows);
+    }
+
+    // Before what has this many words is made: every offset and count below then fits in int32.
+    void check_words(int64_t words) const {
+        if (words <= in.most_words) return;
+        throw std::length_error("the plan of " + std::to_string(in.rows.size()) + " rows and " +
+                                std::to_string(in.keys.size()) + " keys needs " + std::to_string(words) +
+                                " words or more, its offsets reach " + std::to_string(in.most_words) +
+                                ": pass fewer rows at a time, or cuts whose groups lie in longer stretches");
     }
 
     void find_runs() {
@@ -55,7 +71,7 @@ struct Builder {
                 }
                 Run* run = static_cast<int32_t>(runs.size()) > run_begin.back() ? &runs.back() : nullptr;
                 if (run && run->group == key.group && run->item == key.item && run->stream == key.stream) {
-                    run->consecutive = run->consecutive && key.order == run->last_order + 1;
+                    run->consecutive = run->consecutive && key.order == int64_t{run->last_order} + 1;
                     run->last_order = key.order;
                     ++run->count;
                 } else {
@@ -81,6 +97,9 @@ struct Builder {
     }
 
     void index_cuts() {
+        size_t all = 0;
+        for (const auto& ids : in.stream_cuts) all += ids.size();
+        check_words(words_of(all * sizeof(int32_t)));
         cut_begin.assign(1, 0);
         for (const auto& ids : in.stream_cuts) {
             cut_ids.insert(cut_ids.end(), ids.begin(), ids.end());
@@ -274,18 +293,37 @@ struct Builder {
         std::vector<std::vector<Span>> found(parts);
         std::vector<int64_t> cost(row_tiles, 0);
         std::vector<int32_t> counts(row_tiles, 0);
-        const auto work = [&](int64_t part) {
-            for (int64_t t = row_tiles * part / parts; t < row_tiles * (part + 1) / parts; ++t) {
-                const size_t before = found[part].size();
-                cost[t] = find_reads(static_cast<int32_t>(t), classes, found[part]);
-                counts[t] = static_cast<int32_t>(found[part].size() - before);
+        std::vector<std::exception_ptr> failed(parts);  // an exception that leaves a thread would end the process
+        const auto work = [&](int64_t part) noexcept {
+            try {
+                for (int64_t t = row_tiles * part / parts; t < row_tiles * (part + 1) / parts; ++t) {
+                    const size_t before = found[part].size();
+                    cost[t] = find_reads(static_cast<int32_t>(t), classes, found[part]);
+                    counts[t] = static_cast<int32_t>(found[part].size() - before);
+                    check_words(words_of(found[part].size() * sizeof(Span)));
+                }
+            } catch (...) {
+                failed[part] = std::current_exception();
             }
         };
         {
+            int64_t begun = 1;
             std::vector<std::jthread> threads;
-            for (int64_t part = 1; part < parts; ++part) threads.emplace_back(work, part);
+            threads.reserve(parts);
+            try {
+                for (; begun < parts; ++begun) threads.emplace_back(work, begun);
+            } catch (const std::system_error&) {  // no more threads are allowed: this one does what is left
+            }
             work(0);
+            for (; begun < parts; ++begun) work(begun);
         }
+        for (const auto& error : failed) {
+            if (error) std::rethrow_exception(error);
+        }
+        size_t all = 0;
+        for (const auto& part : found) all += part.size();
+        check_words(words_of(all * sizeof(Span)));
+        spans.reserve(all);
         for (const auto& part : found) spans.insert(spans.end(), part.begin(), part.end());
         span_begin.assign(1, 0);
         for (const int32_t count : counts) span_begin.push_back(span_begin.back() + count);
@@ -294,7 +332,7 @@ struct Builder {
         std::stable_sort(tile_order.begin(), tile_order.end(), [&](int32_t a, int32_t b) { return cost[a] > cost[b]; });
         for (const int64_t tiles : cost) {
             header.max_tiles = std::max(header.max_tiles, static_cast<int32_t>(tiles));
-            header.total_tiles += static_cast<int32_t>(tiles);
+            header.total_tiles += tiles;
         }
     }
 
@@ -330,11 +368,12 @@ struct Builder {
     }
 
     std::vector<int32_t> lay_out() {
-        std::vector<int32_t> words((sizeof(Header) + 15) / 16 * 4);
+        std::vector<int32_t> words(words_of(sizeof(Header)));
         const auto append = [&](const auto& section) {
             const size_t at = words.size();  // a multiple of 4 words: 16-byte aligned, as CutRule's 64-bit fields need
             const size_t bytes = section.size() * sizeof(section[0]);
-            words.resize(at + (bytes + 15) / 16 * 4);
+            check_words(static_cast<int64_t>(at) + words_of(bytes));
+            words.resize(at + words_of(bytes));
             if (bytes) std::memcpy(words.data() + at, section.data(), bytes);
             return static_cast<int32_t>(at);
         };

@@ -20,11 +20,15 @@ struct Layout {
     int32_t tile_rows = 1;
     bool zero = false;
     std::optional<int32_t> latest_order;  // a row's order is its token's at least and this at most
+    int64_t most_words = INT32_MAX;       // of the buffer: its offsets are int32
 };
 
 // Skip iff no row of the tile sees an open key (in "zero" semantics: a seen key); full iff every row sees all 64 keys
 // with nothing cut for any head; partial otherwise. Both are exact but for one case: cuts limited to heads are judged
 // together. Where rows have a range of orders: skip iff so for all of them, full only if so for all of them.
+//
+// Throws std::length_error where the buffer would have more than most_words, std::bad_alloc where memory ends, also in
+// one of its threads.
 std::vector<int32_t> pack(const Layout& layout);
 
 }  // namespace avflow

@@ -2,7 +2,8 @@
 //
 // Everything the kernels need to know of a layout lies in it: the token columns, the cuts of each stream, the runs of
 // equal tokens in each key tile, and for each row tile the spans of key tiles that are not skipped. Its size is O(rows
-// + keys + spans); nothing in it has two sequence dimensions.
+// + keys + spans). A row tile has as many spans as its key tiles change their kind: a few where groups come in long
+// stretches, up to one per key tile where cut and uncut groups alternate tile by tile. docs/the-op.md has the figures.
 #pragma once
 
 #include <cstdint>
@@ -62,11 +63,13 @@ struct Header {
     int32_t head_cuts;    // some cut names heads
     int32_t order_range;  // rows' orders are those of the tokens at least, `latest_order` at most; each call says which
     int32_t latest_order;
+    int64_t total_tiles;  // over all row tiles; passes 2^31 at some 2 million tokens, where the buffer is still small
+    // Where the sections begin, in words from the buffer's start.
     int32_t row_tokens, key_tokens, stream_table, cut_table, cut_begin, cut_ids;
     int32_t run_begin, runs, span_begin, spans, tile_order;
     int32_t keep_rows, keep_keys;  // 0: all
-    int32_t max_tiles, total_tiles;
-    int32_t tile_first;  // where the plan is for a range of orders, else 0
+    int32_t max_tiles;             // most key tiles that a row tile reads
+    int32_t tile_first;            // where the plan is for a range of orders, else 0
 };
 
 // Typed pointers into the buffer.

@@ -31,8 +31,7 @@ void make_tasks(TaskPlan& plan) {
     const int64_t units = static_cast<int64_t>(h.row_tiles) * kv_heads;
     int32_t tiles_per_split = INT32_MAX;
     if (units < kFewUnits) {
-        tiles_per_split =
-            static_cast<int32_t>((static_cast<int64_t>(h.total_tiles) * kv_heads + kSplitTasks - 1) / kSplitTasks);
+        tiles_per_split = static_cast<int32_t>((h.total_tiles * kv_heads + kSplitTasks - 1) / kSplitTasks);
         tiles_per_split = static_cast<int32_t>(round_up(std::max(tiles_per_split, kMinTilesPerSplit), kBatch));
     }
     int32_t parts = 0;

@@ -40,6 +40,7 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     if (!accepts(*problem, h)) return cudaErrorInvalidValue;
     if (h.rows == 0) return cudaSuccess;
     const Call c = make_call(*problem, h);
+    if (blocks_of(c, h) > INT32_MAX) return cudaErrorInvalidConfiguration;
     const auto on = static_cast<cudaStream_t>(stream);
     const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
     if (is_wide(*problem, h)) {

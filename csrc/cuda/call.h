@@ -100,7 +100,7 @@ inline Call make_call(const AvflowAttention& a, const Header& header) {
     const int64_t blocks = static_cast<int64_t>(header.row_tiles) * a.kv_heads;
     int64_t tiles = std::max(header.max_tiles, 1);
     if (blocks < kFewBlocks && !is_wide(a, header)) {
-        const int64_t even = (static_cast<int64_t>(header.total_tiles) * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
+        const int64_t even = (header.total_tiles * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
         tiles = std::min(tiles, std::max(even, kMinTilesPerSplit));
     }
     c.split_tiles = static_cast<int32_t>(tiles);

@@ -28,6 +28,7 @@ extern "C" {
 int32_t avflow_gather_rms_norm_cuda(const AvflowGatherRmsNorm* call, void* stream) {
     if (call->dtype != AVFLOW_BFLOAT16 && call->dtype != AVFLOW_FLOAT16) return cudaErrorInvalidValue;
     if (call->m == 0) return cudaSuccess;
+    if (call->m > INT32_MAX) return cudaErrorInvalidConfiguration;  // a block each
     const auto on = static_cast<cudaStream_t>(stream);
     call->dtype == AVFLOW_BFLOAT16 ? launch<true>(*call, on) : launch<false>(*call, on);
     return cudaGetLastError();

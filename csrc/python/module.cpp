@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
@@ -44,8 +45,13 @@ std::vector<int32_t> list(const std::optional<Int32Array>& index) {
 
 avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int32Array& streams,
                       const std::vector<Cut>& cuts, const std::optional<Int32Array>& keep_rows,
-                      const std::optional<Int32Array>& keep_keys, int32_t q_rows, int32_t k_rows, int32_t groups,
-                      int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order) {
+                      const std::optional<Int32Array>& keep_keys, int64_t q_rows, int64_t k_rows, int32_t groups,
+                      int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order, int64_t most_words) {
+    if (std::max(q_rows, k_rows) > INT32_MAX) {
+        throw py::value_error(std::to_string(q_rows) + " rows and " + std::to_string(k_rows) +
+                              " keys: the kernels count both in int32; pass fewer at a time");
+    }
+    if (most_words < 0 || most_words > INT32_MAX) throw py::value_error("most_words lies in 0 .. 2**31 - 1");
     if (tile_rows < 1) throw py::value_error("tile_rows must be at least 1");
     if (streams.ndim() != 2 || streams.shape(1) != 2) throw py::value_error("streams must be [n, 2]: parent, start");
     avflow::Layout in;
@@ -58,6 +64,9 @@ avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int3
     const int32_t count = static_cast<int32_t>(in.streams.size());
     for (const auto& stream : in.streams) {
         if (stream.parent < -1 || stream.parent >= count) throw py::value_error("a parent names no stream");
+        if (stream.parent >= 0 && stream.start == INT32_MIN) {
+            throw py::value_error("a stream starts at -2**31: no order is smaller, start it later");
+        }
     }
     for (const auto* side : {&in.rows, &in.keys}) {
         for (const auto& token : *side) {
@@ -82,12 +91,13 @@ avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int3
     in.keeps_keys = keep_keys.has_value();
     in.keep_rows = list(keep_rows);
     in.keep_keys = list(keep_keys);
-    in.q_rows = q_rows;
-    in.k_rows = k_rows;
+    in.q_rows = static_cast<int32_t>(q_rows);
+    in.k_rows = static_cast<int32_t>(k_rows);
     in.groups = groups;
     in.tile_rows = tile_rows;
     in.zero = zero;
     in.latest_order = latest_order;
+    in.most_words = most_words;
     return in;
 }
 
@@ -118,6 +128,19 @@ py::array_t<int32_t> tile_kinds(const Int32Array& packed) {
     return kinds;
 }
 
+// How large the plan of a packed problem is.
+py::dict plan_size(const Int32Array& packed) {
+    const avflow::Problem p = avflow::view(packed.data());
+    const avflow::Header& h = *p.header;
+    py::dict size;
+    size["row_tiles"] = h.row_tiles;
+    size["key_tiles"] = h.key_tiles;
+    size["runs"] = p.run_begin[h.key_tiles];
+    size["spans"] = p.span_begin[h.row_tiles];
+    size["tiles"] = h.total_tiles;
+    return size;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -137,10 +160,11 @@ PYBIND11_MODULE(_C, m) {
     m.def(
         "pack",
         [](const Int32Array& rows, const Int32Array& keys, const Int32Array& streams, const std::vector<Cut>& cuts,
-           const std::optional<Int32Array>& keep_rows, const std::optional<Int32Array>& keep_keys, int32_t q_rows,
-           int32_t k_rows, int32_t groups, int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order) {
+           const std::optional<Int32Array>& keep_rows, const std::optional<Int32Array>& keep_keys, int64_t q_rows,
+           int64_t k_rows, int32_t groups, int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order,
+           int64_t most_words) {
             const avflow::Layout in = layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups,
-                                             tile_rows, zero, latest_order);
+                                             tile_rows, zero, latest_order, most_words);
             std::vector<int32_t> words;
             {
                 py::gil_scoped_release unlocked;
@@ -150,15 +174,18 @@ PYBIND11_MODULE(_C, m) {
         },
         py::arg("rows"), py::arg("keys"), py::arg("streams"), py::arg("cuts"), py::arg("keep_rows"),
         py::arg("keep_keys"), py::arg("q_rows"), py::arg("k_rows"), py::arg("groups"), py::arg("tile_rows"),
-        py::arg("zero"), py::arg("latest_order"),
+        py::arg("zero"), py::arg("latest_order"), py::arg("most_words") = int64_t{INT32_MAX},
         "The packed problem (int32 words) of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream), "
         "keep lists already applied, and streams [s, 2] = (parent, start). With latest_order, the rows' order is what "
-        "a call "
-        "will say, from the token's own to that.");
+        "a call will say, from the token's own to that. ValueError where it would have more than most_words.");
     m.def("tile_kinds", &tile_kinds, py::arg("packed"));
+    m.def("plan_size", &plan_size, py::arg("packed"));
     m.def(
         "tile_rows",
         [](int32_t heads_per_kv_head, const std::string& kernel) {
+            if (heads_per_kv_head < 1) {
+                throw py::value_error(std::to_string(heads_per_kv_head) + " query heads of a key head: 1 at least");
+            }
             if (kernel == "cpu") return avflow_tile_rows(heads_per_kv_head);
             if (kernel == "cuda") return avflow::cuda::tile_rows(heads_per_kv_head);
             if (kernel == "hopper") return avflow::cuda::wide_tile_rows(heads_per_kv_head);

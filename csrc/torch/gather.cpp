@@ -8,7 +8,10 @@ using avflow::Tensor;
 void check_range(const Tensor& keep, int64_t n) {
     const int32_t* at = keep.const_data_ptr<int32_t>();
     for (int64_t i = 0; i < keep.numel(); ++i) {
-        STD_TORCH_CHECK(-1 <= at[i] && at[i] < n, "keep holds ", at[i], ", there are ", n, " tokens; -1 is padding");
+        if (at[i] < -1 || at[i] >= n) {
+            avflow::refuse("keep holds ", at[i], ", there are ", n, " tokens: pass 0 .. ", n - 1,
+                           ", or -1 for padding");
+        }
     }
 }
 

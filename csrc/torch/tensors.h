@@ -6,6 +6,8 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
+#include <sstream>
+#include <stdexcept>
 
 #include "avflow.h"
 
@@ -21,6 +23,15 @@ inline int32_t dtype_of(const Tensor& t) {
         case ScalarType::Half: return AVFLOW_FLOAT16;
         default: STD_TORCH_CHECK(false, "tensors must be float32, bfloat16 or float16");
     }
+}
+
+// Python gets a ValueError of these words alone; STD_TORCH_CHECK makes it a RuntimeError that begins with a source
+// line.
+template <typename... Words>
+[[noreturn]] void refuse(const Words&... words) {
+    std::ostringstream text;
+    ((text << words), ...);
+    throw std::invalid_argument(text.str());
 }
 
 // With innermost stride 1.

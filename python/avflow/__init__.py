@@ -1,8 +1,10 @@
 """avflow: attention knockout in audio-visual language models, a whole sweep in one walk over the layers.
 
-model = avflow.load("tiny-omni")                      # or a checkpoint folder, or a name on the hub
-results = avflow.sweep(model, "samples.jsonl")        # or Samples, or Prompts, one or many
-results.table, results.meta, results.to_pandas(), results.save("run"), avflow.read("run")
+::
+
+    model = avflow.load("tiny-omni")                 # or a checkpoint folder, or a name on the hub
+    results = avflow.sweep(model, "samples.jsonl")   # or Samples, or Prompts, one or many
+    results.table, results.meta, results.to_pandas(), results.save("run"), avflow.read("run")
 
 Experiments: sweep, sweep_text, attention_share, attention_map, answer_lens, sinks, pathways, plan_eviction; `estimate`
 says what a sweep costs. Around the model's own forward: the context managers knockout and evict.

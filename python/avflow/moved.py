@@ -106,7 +106,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     "stream_decode": ("walk.decode",),
     "sweep": ("experiments.sweep", "experiments.sweep_plan", "walk.packing"),
     "tracking": ("runtime.tracker",),
-    "uploads": ("walk.uploads",),
     "vision": ("models.vision_processor",),
     "walk_jobs": ("walk.jobs",),
     "windows": ("knockouts.windows",),

@@ -53,7 +53,7 @@ def test_a_folder_is_resumed_and_guarded(samples, tmp_path, monkeypatch):
     looked = [s.id for s in avflow.Sample.read_jsonl(samples)[:2]]
 
     def run(loaded, prompt, **options):
-        seen.append(prompt.id)
+        seen.extend([prompt.id] if isinstance(prompt, avflow.Prompt) else [])  # else: the check of the options
         return experiment.run(loaded, prompt, **options)
 
     monkeypatch.setitem(EXPERIMENTS, "lens", type(experiment)(experiment.schema, run))

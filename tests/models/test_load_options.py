@@ -115,7 +115,7 @@ def test_where_on_the_hub_reaches_config_weights_and_processor(monkeypatch, tmp_
         @staticmethod
         def from_pretrained(name, **options):
             seen["weights"] = options
-            return hf
+            return hf, {}
 
     def snapshot(name, allow_patterns, **options):
         seen["processor"] = options

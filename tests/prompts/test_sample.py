@@ -53,7 +53,8 @@ def test_an_answer_is_a_letter_or_an_options_text(answer, letter):
 def test_options_that_carry_their_letters_lose_them():
     sample = Sample(**(LINE | {"options": ["A. red", "(B) green", "C: blue"], "answer": "(B) green"}))
     assert sample.options == ["red", "green", "blue"] and sample.answer == "B"
-    kept = Sample(**(LINE | {"options": ["B. Goode", "A. Smith"], "answer": "A"}))  # initials, not letters in order
+    names = {"options": ["B. Goode", "A. Smith"], "answer": "B. Goode"}  # initials, not letters in order
+    kept = Sample(**(LINE | names))
     assert kept.options == ["B. Goode", "A. Smith"] and kept.answer == "A"
 
 

@@ -38,6 +38,11 @@ def test_a_row_that_does_not_fit_is_named(broken, told):
     assert told in str(error.value)
 
 
+def test_tuples_of_an_unknown_experiment():
+    with pytest.raises(InputError, match="'heights' is none of sweep.*avflow.results.register"):
+        Results.from_tuples("heights", [("a", 1)])
+
+
 def test_save_and_read_keep_rows_and_meta(tmp_path):
     results = Results.from_rows([row(), row("b", change=None)], {"window": 7})
     path = results.save(tmp_path / "new" / "run")

@@ -57,6 +57,7 @@ def _system() -> dict[str, Any]:
 
 def _versions(problems: list[str]) -> dict[str, Any]:
     from .. import __version__
+    from ..versions import transformers_problem
 
     found: dict[str, Any] = {"avflow": __version__}
     for name in PACKAGES:
@@ -66,6 +67,8 @@ def _versions(problems: list[str]) -> dict[str, Any]:
             found[name] = "not installed"
             if name not in OPTIONAL:
                 problems.append(f"{name} is not installed: pip install {name}")
+    if found["transformers"] != "not installed" and (old := transformers_problem()) is not None:
+        problems.append(old)
     return found
 
 

@@ -10,6 +10,7 @@ import typer
 from ..errors import InputError
 from .options import (
     Checkpoint,
+    Command,
     Debug,
     Device,
     Dtype,
@@ -30,8 +31,8 @@ from .options import (
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(plan)
-    app.command()(generate)
+    app.command(cls=Command)(plan)
+    app.command(cls=Command)(generate)
 
 
 @over_samples

@@ -11,6 +11,7 @@ import typer
 from ..errors import InputError
 from .options import (
     Checkpoint,
+    Command,
     Questions,
     SampleOptions,
     cli_errors,
@@ -33,7 +34,7 @@ OPTIONS = {
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(look)
+    app.command(cls=Command)(look)
 
 
 def parse_keep(texts: list[str]) -> dict[str, list[int] | None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ import typer
 from . import evict as cli_evict
 from . import look as cli_look
 from . import sweep as cli_sweep
-from .options import Checkpoint, Debug, Device, Dtype, cli_errors, exit_by, state
+from .options import Checkpoint, Command, Debug, Device, Dtype, cli_errors, exit_by, state
 from .sweep import draw, print_sweep
 
 app = typer.Typer(
@@ -40,7 +42,7 @@ def _options(
     state["debug"] = debug
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
     model: Annotated[str, typer.Option(help="A small model of the package: tiny-omni or tiny-salmonn.")] = "tiny-omni",
@@ -76,7 +78,7 @@ def demo(
             exit_by(len(outcome.failed), outcome.samples)
 
 
-@app.command()
+@app.command(cls=Command)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Sweeps, finished or not; share and lens looks; a plan.")],
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
@@ -105,7 +107,7 @@ def report(
             typer.echo(report_together(runs, runs[0], **options))
 
 
-@app.command()
+@app.command(cls=Command)
 def merge(
     out: Annotated[Path, typer.Argument(help="Run folder to write.")],
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders of one configuration.")],
@@ -121,7 +123,7 @@ def merge(
             typer.echo(path)
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Versions, threads, codecs, and which kernels run here."""
     with cli_errors():
@@ -133,7 +135,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     checkpoint: Checkpoint = "tiny-omni",
     tokens: Annotated[int, typer.Option(help="Of the prompt.")] = 4096,
@@ -163,6 +165,9 @@ cli_look.add_to(app)
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name that is no UTF-8 can be shown too
     app()
 
 

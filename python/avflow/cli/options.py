@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
+from ..checks import MOST_LAYERS, expanded, shown
 from ..errors import AvflowError, InputError
 
 state = {"debug": False}
@@ -68,6 +70,21 @@ class SampleOptions:
             ray=self.ray,
             media=sampling(self.fps, self.max_pixels),
         )
+
+
+class Command(TyperCommand):
+    """A command whose paths come with "~" expanded: the shell leaves it in --out=~/run."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with cli_errors():
+            ctx.params = {name: _expanded(name, value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+
+def _expanded(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(name, one) for one in value]
+    return Path(expanded(f"--{name}", value)) if isinstance(value, Path) else value
 
 
 def over_samples(command: Callable[..., None]) -> Callable[..., None]:
@@ -152,8 +169,8 @@ def _estimate_line(name: str, values: dict, width: int) -> str:
 def parse_widths(text: str) -> int | list[int]:
     """Width of "7", or widths of "1,3,5". Raises InputError."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() for part in parts):
-        raise InputError(f"window {text!r}: write a width, or several: 1,3,5,7")
+    if not all(re.fullmatch("[0-9]{1,9}", part) for part in parts):
+        raise InputError(f"window {shown(text)}: write a width, or several: 1,3,5,7")
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
@@ -163,10 +180,13 @@ def parse_layers(text: str) -> list[int] | None:
         return None
     found: set[int] = set()
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
-            raise InputError(f'layers {text!r}: cannot read {part.strip()!r}; write "all", "0-11" or "3,5,7-9"')
+        match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
+        long = match and max(len(match[1]), len(match[2] or "")) > 9  # digits
+        first, last = (int(match[1]), int(match[2] or match[1])) if match and not long else (1, 0)
+        if last < first and not long:
+            raise InputError(f'layers {shown(text)}: cannot read {part.strip()!r}; write "all", "0-11" or "3,5,7-9"')
+        if long or last > MOST_LAYERS:
+            raise InputError(f"layers {shown(text)}: no model has as many layers; they count from 0")
         found.update(range(first, last + 1))
     return sorted(found)
 

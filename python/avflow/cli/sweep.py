@@ -11,6 +11,7 @@ import typer
 from ..errors import InputError
 from .options import (
     Checkpoint,
+    Command,
     Memory,
     Questions,
     SampleOptions,
@@ -27,7 +28,7 @@ from .options import (
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(sweep)
+    app.command(cls=Command)(sweep)
 
 
 @over_samples

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from .. import checks
 from ..errors import InputError
 from ..prompts.sample import Sample
 from .layouts import mapping_of
@@ -35,12 +37,14 @@ def read(
     Raises:
         InputError: no such file, mapping or column, a row that makes no sample, two samples with one id; with the row.
     """
-    if mapping is None and Path(source).suffix.lower() == ".jsonl" and media is None:
-        return Dataset(Sample.read_jsonl(source))
+    path = checks.path("samples", source)
+    if mapping is None and path.suffix.lower() == ".jsonl" and media is None:
+        return Dataset(Sample.read_jsonl(path))
     chosen = mapping_of("avflow" if mapping is None else mapping)
-    path = Path(source)
-    folder = Path(media) if media is not None else Path() if is_hub(source) else path if path.is_dir() else path.parent
-    folder = folder.absolute()
+    if media is not None:
+        folder = checks.path("media", media).absolute()
+    else:
+        folder = (Path() if is_hub(source) else path if path.is_dir() else path.parent).absolute()
     samples: list[Sample] = []
     left_out: Counter[str] = Counter()
     seen: dict[str, str] = {}
@@ -64,16 +68,22 @@ def read(
 
 def choose(
     samples: Iterable[Sample],
-    tasks: Iterable[str] = (),
+    tasks: str | Iterable[str] = (),
     limit: int | None = None,
     shuffle_seed: int | None = None,
 ) -> list[Sample]:
     """Some of the samples: those of the tasks, in a random order of this seed, the first so many.
 
-    The order goes by a hash of seed and id, so a larger limit keeps the samples of a smaller one. Raises InputError for
-    a task that no sample has.
+    The order goes by a hash of seed and id, so a larger limit keeps the samples of a smaller one.
+
+    Raises:
+        InputError: a task that no sample has, a limit below 1, a seed that is no integer, something that is no Sample.
     """
-    samples, tasks = list(samples), list(tasks)
+    samples, tasks = _sample_list(samples), checks.texts("tasks", tasks)
+    if limit is not None:
+        limit = checks.integer("limit", limit, low=1, mend="give a number of samples, 1 or more")
+    if shuffle_seed is not None:
+        shuffle_seed = checks.integer("shuffle_seed", shuffle_seed, low=-(2**63))
     there = sorted({sample.task for sample in samples})
     if unknown := [task for task in tasks if task not in there]:
         raise InputError(f"no sample is of the task {unknown[0]!r}: there are {there}")
@@ -82,3 +92,11 @@ def choose(
     if shuffle_seed is not None:
         samples.sort(key=lambda s: hashlib.sha256(f"{shuffle_seed}\n{s.id}".encode()).digest())
     return samples[:limit]
+
+
+def _sample_list(samples: Any) -> list[Sample]:
+    found = list(samples) if isinstance(samples, Iterable) else [samples]
+    for one in found:
+        if not isinstance(one, Sample):
+            raise InputError(f"samples hold {checks.shown(one)}: pass avflow.Sample, such as avflow.data.read gives")
+    return found

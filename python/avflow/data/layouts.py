@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .. import checks
 from ..errors import InputError
 from .mapping import DataMapping
 
@@ -57,7 +58,9 @@ MAPPINGS: dict[str, DataMapping] = {
 
 def register(name: str, mapping: DataMapping) -> None:
     """Make `mapping` known as `name` in this process. The command line takes a YAML or JSON file instead."""
-    if name in MAPPINGS:
+    if not isinstance(mapping, DataMapping):
+        raise InputError(f"mapping {checks.shown(mapping)}: pass an avflow.data.DataMapping")
+    if checks.text("a mapping's name", name) in MAPPINGS:
         raise InputError(f"a mapping called {name!r} is there already: choose another name")
     MAPPINGS[name] = mapping
 
@@ -70,9 +73,9 @@ def mapping_of(name: str | Path | DataMapping) -> DataMapping:
     """
     if isinstance(name, DataMapping):
         return name
-    if str(name) in MAPPINGS:
-        return MAPPINGS[str(name)]
-    if Path(name).suffix.lower() in (".yaml", ".yml", ".json"):
+    if isinstance(name, str) and name in MAPPINGS:
+        return MAPPINGS[name]
+    if checks.path("the mapping", name).suffix.lower() in (".yaml", ".yml", ".json"):
         return DataMapping.load(name)
     raise InputError(
         f"no mapping is called {str(name)!r}: there are {', '.join(MAPPINGS)}, or name a YAML or JSON file"

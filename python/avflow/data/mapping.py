@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .. import checks
+from ..documents import parse_yaml, read_text
 from ..errors import InputError
-from ..prompts.sample import LETTERS, Sample
+from ..prompts.answer import LETTERS, check_order
+from ..prompts.media_path import media_path
+from ..prompts.sample import Sample
 from .embedded import stored
+from .option_lists import as_options
 
 _HOLE = re.compile(r"\{([^{}]+)\}")
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -68,16 +70,29 @@ class DataMapping:
     use_audio_in_video: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("options", "candidates", "images", "audios"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, str):
-                object.__setattr__(self, name, tuple(value))
+        self._check_types()
         if bool(self.images) != bool(self.audios):
             raise InputError("a mapping has both images and audios, or neither: they are candidates and reference")
         if self.images and (self.candidates or self.reference):
             raise InputError("a mapping has images and audios, or candidates and reference: leave one pair out")
         if not (self.images or self.candidates or self.video or self.audio or self.image):
             raise InputError("a mapping names no media: give video, audio, image, candidates, or images and audios")
+
+    def _check_types(self) -> None:
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
+            if value is None and (field.default is None or name in _SEVERAL):
+                continue
+            if name == "use_audio_in_video":
+                checks.flag(name, value)
+            elif name == "first_answer":
+                checks.integer(name, value, mend="give the number of the first option, 0 or 1")
+            elif isinstance(value, (list, tuple)) and name not in _SEVERAL:
+                raise InputError(f"{name} is a list: write one column's name or a template")
+            elif isinstance(value, (list, tuple)) and all(isinstance(v, str) and v for v in value):
+                object.__setattr__(self, name, tuple(value))
+            elif not isinstance(value, str) or not value or name in ("images", "audios"):
+                raise InputError(f"{name} is {checks.shown(value)}: write a column's name or a template")
 
     @classmethod
     def load(cls, path: str | Path) -> DataMapping:
@@ -86,30 +101,26 @@ class DataMapping:
         Raises:
             InputError: a file that cannot be read, or that holds no mapping.
         """
-        path = Path(path)
+        path = checks.path("the mapping", path)
+        text = read_text(path, "the mapping")
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-        except OSError as error:
-            raise InputError(f"cannot read the mapping {path}: {error.strerror or error}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise InputError(f"the mapping {path} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
+            values = parse_yaml(text)  # JSON is YAML
+        except InputError as error:
+            raise InputError(f"the mapping {path} is neither YAML nor JSON: {error}") from error
         if not isinstance(values, dict):
             raise InputError(f"the mapping {path} holds no keys: write lines such as 'options: choices'")
         return cls.from_dict(values, str(path))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "the mapping") -> DataMapping:
+        """A mapping from its arguments as keys. Raises InputError that begins with `where`."""
         known = [f.name for f in dataclasses.fields(cls)]
         if unknown := [name for name in values if name not in known]:
-            raise InputError(f"{where} has the unknown keys {unknown}; there are {known}")
-        for name, value in values.items():
-            texts = value if isinstance(value, (list, tuple)) else [value]
-            plain = (int, bool) if name in ("first_answer", "use_audio_in_video") else str
-            if value is not None and not all(isinstance(text, plain) for text in texts):
-                raise InputError(f"{where}: {name} is {value!r}: write a column's name or a template")
-            if isinstance(value, (list, tuple)) and name not in ("options", "candidates", "images", "audios"):
-                raise InputError(f"{where}: {name} is a list: write one column's name or a template")
-        return cls(**values)
+            raise InputError(f"{where} has the unknown keys {checks.shown(unknown)}; there are {known}")
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """The values that are set, as config.yaml and a mapping file hold them."""
@@ -133,15 +144,14 @@ class DataMapping:
             InputError: a column is missing, or what it holds makes no sample. LeftOut: a row of another kind.
         """
         get = _Row(row)
-        name = get.text(self.id)
-        values: dict[str, Any] = {"id": "" if name is None else str(name), "question": get.text(self.question)}
-        values["task"] = str(get.text(self.task) or "") if self.task else ""
+        values: dict[str, Any] = {"id": _name(get.text(self.id), "id"), "question": get.text(self.question)}
+        values["task"] = _name(get.text(self.task), "task") if self.task else ""
         values["use_audio_in_video"] = self.use_audio_in_video
-        options = _list(get.several(self.options)) if self.options else None
+        options = as_options(get.several(self.options)) if self.options else None
         answer = get.text(self.answer)
         for name in ("video", "audio", "image", "reference"):
             if template := getattr(self, name):
-                values[name] = _path(get.text(template), media)
+                values[name] = _path(name, get.text(template), media)
         for name in ("start", "end"):
             if template := getattr(self, name):
                 values[name] = _seconds(get.text(template), name)
@@ -150,12 +160,14 @@ class DataMapping:
             number = _ordinal(options, answer, len(values["candidates"]))
             return Sample(**values, answer=LETTERS[number])
         if self.candidates:
-            values["candidates"] = [_path(c, media) for c in get.several(self.candidates) or () if c] or None
+            files = _files(get.several(self.candidates))
+            values["candidates"] = [_path("a candidate", c, media) for c in files] or None
         if self.first_answer is not None:
             answer = _numbered(answer, self.first_answer, len(options or values.get("candidates") or ()))
         return Sample(**values, options=options, answer=answer)
 
 
+_SEVERAL = ("options", "candidates", "images", "audios")
 _COLUMN_FIELDS = [
     f.name
     for f in dataclasses.fields(DataMapping)
@@ -170,10 +182,14 @@ class _Row:
         self.row = row
 
     def text(self, template: str) -> Any:
-        """The column's value, of whatever type; or the template filled in."""
+        """The column's value, of whatever type; or the template filled in: None where an optional hole has no value."""
         if "{" not in template:
             return self._column(template)
-        return _HOLE.sub(lambda hole: str(self._column(hole[1])), template)
+        values = {hole: self._column(hole) for hole in _HOLE.findall(template)}
+        empty = [hole for hole, value in values.items() if _is_missing(value)]
+        if wanted := [hole for hole in empty if not hole.endswith("?")]:
+            raise InputError(f"the column {wanted[0]!r} holds nothing, but {template!r} needs it")
+        return None if empty else _HOLE.sub(lambda hole: str(values[hole[1]]), template)
 
     def several(self, template: str | Sequence[str]) -> Any:
         return self.text(template) if isinstance(template, str) else [self.text(t) for t in template]
@@ -190,52 +206,53 @@ def _names(template: str) -> set[str]:
     return set(_HOLE.findall(template)) if "{" in template else {template}
 
 
-def _path(value: Any, media: Path) -> str | None:
+def _is_missing(value: Any) -> bool:
+    """Nothing, as a table says it: null, an empty cell, NaN."""
+    return value is None or (isinstance(value, str) and value == "") or (isinstance(value, float) and math.isnan(value))
+
+
+def _name(value: Any, what: str) -> str:
+    """An id or a task as text; numbers are taken as they are written."""
+    if _is_missing(value):
+        return ""
+    if not isinstance(value, (str, int, float)):
+        raise InputError(f"{what} must be a text or a number, got {checks.shown(value)}")
+    return str(value)
+
+
+def _path(name: str, value: Any, media: Path) -> str | None:
     """A path, as text; a file that stands in the row itself is written out first."""
-    if value is None or value == "":
-        return None
     if isinstance(value, dict) and not value.get("bytes"):
         value = value.get("path")
+    if isinstance(value, dict) and not isinstance(value["bytes"], bytes):
+        raise InputError(f"{name} holds no bytes, but {checks.shown(value['bytes'])}")
     if isinstance(value, (dict, bytes)):
         return str(stored(value))
-    if not isinstance(value, str):
-        raise InputError(f"a path must be text or a file's bytes, got {value!r}")
-    return str(media / value)
-
-
-def _list(value: Any) -> list[str] | None:
-    """Options as a list: one already, or a list written as JSON or Python, or a text with one per line."""
-    if value is None or value == "":
-        return None
-    if isinstance(value, str):
-        text = value.strip()
-        for read in (json.loads, ast.literal_eval):
-            try:
-                found = read(text)
-            except (ValueError, SyntaxError):
-                continue
-            if isinstance(found, (list, tuple)):
-                return [str(o) for o in found]
-        return [line for line in text.split("\n") if line.strip()]
-    if not isinstance(value, (list, tuple)):
-        raise InputError(f"options must be a list or a text, got {value!r}")
-    return [str(option) for option in value if option is not None]
+    if value is not None and not isinstance(value, str):
+        raise InputError(f"a path must be text or a file's bytes, got {checks.shown(value)}")
+    return media_path(name, value, media)
 
 
 def _seconds(value: Any, name: str) -> float | None:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         return None if value is None or value == "" else float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name} must be seconds, got {value!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{name} must be seconds, got {checks.shown(value)}") from None
 
 
 def _numbered(answer: Any, first: int, options: int) -> str:
+    whole = isinstance(answer, float) and answer.is_integer()  # as tables with gaps keep integers
     try:
+        if isinstance(answer, (bool, float)) and not whole:
+            raise TypeError
         number = int(answer) - first
     except (TypeError, ValueError):
-        raise InputError(f"answer {answer!r} is no number, but the mapping has first_answer: {first}") from None
+        shown = checks.shown(answer)
+        raise InputError(f"answer {shown} is no number, but the mapping has first_answer: {first}") from None
     if not 0 <= number < options:
-        raise InputError(f"answer {answer!r} is none of {first} to {first + options - 1}")
+        raise InputError(f"answer {checks.shown(answer)} is none of {first} to {first + options - 1}")
     return LETTERS[number]
 
 
@@ -247,11 +264,14 @@ def _interleaved(get: _Row, mapping: DataMapping, media: Path) -> dict[str, Any]
     if min(len(images), len(audios)) != 1 or max(len(images), len(audios)) < 2:
         raise LeftOut(f"{len(images)} images and {len(audios)} sounds")
     several, one = (images, audios) if len(images) > 1 else (audios, images)
-    return {"candidates": [_path(file, media) for file in several], "reference": _path(one[0], media)}
+    return {
+        "candidates": [_path("a candidate", file, media) for file in several],
+        "reference": _path("the reference", one[0], media),
+    }
 
 
 def _files(value: Any) -> list[Any]:
-    return [v for v in (value if isinstance(value, (list, tuple)) else [value]) if v not in (None, "")]
+    return [v for v in (value if isinstance(value, (list, tuple)) else [value]) if not _is_missing(v)]
 
 
 def _ordinal(options: list[str] | None, answer: Any, candidates: int) -> int:
@@ -267,6 +287,7 @@ def _ordinal(options: list[str] | None, answer: Any, candidates: int) -> int:
         named.append(found[0] if len(found) == 1 else -1)
     if sorted(named) != list(range(candidates)):
         raise LeftOut("options that do not name the candidates one by one")
+    check_order(options or ())
     letter = str(answer).strip("(). :").upper()
     if len(letter) != 1 or letter not in LETTERS[:candidates]:
         raise InputError(f"answer {answer!r} is no letter A to {LETTERS[candidates - 1]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import checks
+from ..documents import parse_json, read_text
 from ..errors import InputError
 from .mapping import DataMapping
 
@@ -19,7 +21,7 @@ FILES = (".jsonl", ".ndjson", ".json", ".parquet", ".csv", ".tsv")
 HUB = "hf:"
 
 
-def is_hub(source: str | Path) -> bool:
+def is_hub(source: Any) -> bool:
     """Is it a Hugging Face data set ("hf:owner/name")?"""
     return str(source).startswith(HUB)
 
@@ -33,7 +35,7 @@ def read_rows(source: str | Path, mapping: DataMapping) -> Iterator[tuple[str, d
     if is_hub(source):
         yield from _hub_rows(str(source)[len(HUB) :], mapping)
         return
-    path = Path(source)
+    path = checks.path("samples", source)
     if path.is_dir() and any((path / n).is_file() for n in ("dataset_info.json", "dataset_dict.json")):
         yield from _saved_rows(path, mapping)
         return
@@ -60,30 +62,55 @@ def _files(path: Path) -> list[Path]:
 
 def _file_rows(path: Path, mapping: DataMapping) -> Iterator[Any]:
     kind = path.suffix.lower()
-    try:
-        if kind == ".parquet":
+    if kind == ".parquet":
+        try:
             yield from _parquet_rows(path, mapping)
-            return
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error})") from error
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"cannot read the samples {path}: {error}") from error
-    if kind in (".csv", ".tsv"):
-        csv.field_size_limit(2**27)
-        yield from csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if kind == ".tsv" else ",")
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"cannot read the samples {path}: {error}") from error
         return
+    text = read_text(path, "the samples file")
+    if kind in (".csv", ".tsv"):
+        yield from _table_rows(text, path, "\t" if kind == ".tsv" else ",")
+        return
+    if kind == ".json":
+        yield from _json_rows(_parsed(text, path), path, mapping)
+        return
+    for line, part in enumerate(text.split("\n"), start=1):
+        if part.strip():
+            yield _parsed(part, path, line)
+
+
+def _parsed(text: str, path: Path, line: int = 1) -> Any:
     try:
-        if kind == ".json":
-            yield from _json_rows(json.loads(text), path, mapping)
-            return
-        line = 0
-        for line, part in enumerate(text.split("\n")):  # noqa: B007 (named below)
-            if part.strip():
-                yield json.loads(part)
-    except json.JSONDecodeError as error:
-        number = error.lineno if kind == ".json" else line + 1
-        raise InputError(f"{path}: not JSON ({error.msg}, line {number}, column {error.colno})") from error
+        return parse_json(text, line)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _table_rows(text: str, path: Path, delimiter: str) -> Iterator[dict[str, str]]:
+    """Rows of a CSV or TSV text. Only line ends end a row, and each row has as many cells as the first line.
+
+    A cell that holds the delimiter without quotes, or a line end, would move the others into wrong columns.
+    """
+    csv.field_size_limit(2**27)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        columns = next(reader, [])
+        if twice := sorted({name for name in columns if name and columns.count(name) > 1}):
+            raise InputError(f"{path}: the column {twice[0]!r} stands twice: give each its own name")
+        number = 0
+        for cells in reader:
+            if not cells:
+                continue  # an empty line
+            if len(cells) != len(columns):
+                raise InputError(
+                    f"{path}, row {number} (to line {reader.line_num}) has {len(cells)} cells, the first line names "
+                    f'{len(columns)} columns: put cells with a delimiter or a line end in "quotes"'
+                )
+            yield dict(zip(columns, cells, strict=True))
+            number += 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: not {path.suffix[1:].upper()} ({error})") from error
 
 
 def _json_rows(value: Any, path: Path, mapping: DataMapping) -> Iterator[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from .. import checks
 from ..errors import InputError
 
 ScoredBy = Literal["last", "question"]
@@ -75,8 +76,7 @@ class EveryNth:
     uses_scores = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
-            raise InputError(f"EveryNth.n = {self.n!r}: pass an integer of at least 1")
+        checks.integer("EveryNth.n =", self.n, low=1, high=2**31 - 1)  # items are int32
 
     def select(self, view: View) -> np.ndarray:
         if (view.items < 0).any():
@@ -103,14 +103,15 @@ class TopK:
 
     def __post_init__(self) -> None:
         if (self.share is None) == (self.count is None):
-            raise InputError(f"TopK: share = {self.share!r}, count = {self.count!r}: give one of the two")
-        if self.share is not None and not (isinstance(self.share, (int, float)) and 0 < self.share <= 1):
-            raise InputError(f"TopK.share = {self.share!r}: pass a share above 0 and up to 1")
-        count = self.count
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
-            raise InputError(f"TopK.count = {count!r}: pass an integer of at least 1")
-        if self.by not in SCORES:
-            raise InputError(f"TopK.by = {self.by!r}: pass one of {', '.join(SCORES)}")
+            raise InputError(
+                f"TopK: share = {checks.shown(self.share)}, count = {checks.shown(self.count)}: give one of the two"
+            )
+        if self.share is not None:
+            mend = "pass a share above 0 and up to 1"
+            checks.number("TopK.share =", self.share, above=True, high=1.0, mend=mend)
+        if self.count is not None:
+            checks.integer("TopK.count =", self.count, low=1, high=2**31 - 1)
+        checks.choice("TopK.by", self.by, SCORES)
 
     def select(self, view: View) -> np.ndarray:
         n = len(view.orders)
@@ -142,9 +143,10 @@ def from_json(value: Any) -> Policy:
     Raises:
         InputError: an unknown name or field, a field out of range.
     """
-    if not isinstance(value, dict) or value.get("policy") not in POLICIES:
-        raise InputError(f"policy {value!r}: need {{'policy': one of {', '.join(POLICIES)}, its fields}}")
-    cls = POLICIES[value["policy"]]
+    name = value.get("policy") if isinstance(value, dict) else None
+    if not isinstance(name, str) or name not in POLICIES:
+        raise InputError(f"policy {checks.shown(value)}: need {{'policy': one of {', '.join(POLICIES)}, its fields}}")
+    cls = POLICIES[name]
     given = {name: entry for name, entry in value.items() if name != "policy"}
     unknown = sorted(set(given) - {field.name for field in fields(cls)})
     if unknown:

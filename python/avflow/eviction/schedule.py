@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from .. import checks
+from ..documents import parse_json, read_text
 from ..errors import InputError
 from ..files import write_whole
+from ..prompts.groups import GroupTable
 from . import policies
 from .policies import KeepNone, Policy
-
-if TYPE_CHECKING:
-    from ..models.base import Model
 
 FORMAT, VERSION = "avflow-eviction-schedule", 1
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
@@ -25,6 +25,17 @@ PRESETS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "omni_3b_av_video": ({"video": 26, "audio": 26, "question_text": 29}, _OMNI_3B),
     "omni_3b_interleaved": ({"candidates": 25, "question_text": 29, "reference": 31}, _OMNI_3B),
 }
+
+
+class Scheduled(Protocol):
+    """What a schedule asks of a model; `avflow.Model` has it."""
+
+    hf: Any
+    config: Any
+    groups: GroupTable
+
+    @property
+    def n_layers(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,14 @@ class Step:
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or not self.group.strip():
-            raise InputError(f'Step.group = {self.group!r}: pass a group, an alias or a sum such as "video+audio"')
+            shown = checks.shown(self.group)
+            raise InputError(f'Step.group = {shown}: pass a group, an alias or a sum such as "video+audio"')
         if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < 0:
-            raise InputError(f"Step.after = {self.after!r} (group {self.group!r}): pass a layer, an integer from 0 on")
-        if not callable(getattr(self.keep, "select", None)):
+            shown = checks.shown(self.after)
+            raise InputError(f"Step.after = {shown} (group {self.group!r}): pass a layer, an integer from 0 on")
+        if not callable(getattr(self.keep, "select", None)) or isinstance(self.keep, type):
             raise InputError(
-                f"Step.keep = {self.keep!r} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
+                f"Step.keep = {checks.shown(self.keep)} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
             )
 
 
@@ -80,10 +93,16 @@ class EvictionSchedule:
         data: dict[str, Any] | None = None,
         figures: dict[str, Any] | None = None,
     ) -> None:
+        if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
+            raise InputError(f"schedule steps {checks.shown(steps)}: pass {{group: layer}} or a list of avflow.Step")
         given = [Step(g, a) for g, a in steps.items()] if isinstance(steps, Mapping) else list(steps)
         wrong = [s for s in given if not isinstance(s, Step)]
         if wrong:
-            raise InputError(f"schedule step {wrong[0]!r}: pass {{group: layer}} or a list of avflow.Step")
+            shown = checks.shown(wrong[0])
+            raise InputError(f"schedule step {shown}: pass {{group: layer}} or a list of avflow.Step")
+        for name, part in (("model", model), ("data", data), ("figures", figures)):
+            if part is not None and not isinstance(part, dict):
+                raise InputError(f"the schedule's {name} is {checks.shown(part)}: pass a dict or None")
         put = object.__setattr__  # frozen: this is the only place that writes
         put(self, "steps", tuple(sorted(given, key=lambda s: s.after)))
         put(self, "model", model)
@@ -96,7 +115,7 @@ class EvictionSchedule:
         return tuple(sorted({s.after for s in self.steps}))
 
     @staticmethod
-    def facts(model: Model) -> dict[str, Any]:
+    def facts(model: Scheduled) -> dict[str, Any]:
         """What a schedule says of its model."""
         return {
             "model_type": model.hf.config.model_type,
@@ -104,20 +123,20 @@ class EvictionSchedule:
             "hidden": model.config.hidden_size,
         }
 
-    def check(self, model: Model) -> None:
+    def check(self, model: Scheduled) -> None:
         """Raises InputError where the schedule is another model's, or names layers or groups that cannot be."""
         if self.model is not None:
             here = self.facts(model)
             for key, value in self.model.items():
                 if key in here and here[key] != value:
                     raise InputError(
-                        f"the schedule was made for a model with {key} {value!r}, this one has {here[key]!r}: "
-                        "measure one for this model with avflow.plan_eviction"
+                        f"the schedule was made for a model with {key} {checks.shown(value)}, this one has "
+                        f"{here[key]!r}: measure one for this model with avflow.plan_eviction"
                     )
         for step in self.steps:
             if step.after > model.n_layers - 2:
                 raise InputError(
-                    f"group {step.group!r} leaves after layer {step.after}: the model has layers 0 .. "
+                    f"group {step.group!r} leaves after layer {checks.shown(step.after)}: the model has layers 0 .. "
                     f"{model.n_layers - 1}, and the last after which leaving saves anything is {model.n_layers - 2}"
                 )
             stays = [name for name in model.groups.members(step.group) if name in STAY]
@@ -145,7 +164,7 @@ class EvictionSchedule:
             text = json.dumps(value, indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(f"the schedule's data or figures cannot be written as JSON: {error}") from error
-        write_whole(Path(path), (text + "\n").encode())
+        write_whole(checks.path("the schedule's file", path), (text + "\n").encode())
 
     @classmethod
     def load(cls, path: str | Path) -> EvictionSchedule:
@@ -154,21 +173,23 @@ class EvictionSchedule:
         Raises:
             InputError: no such file, a broken one, another format, a newer version.
         """
+        path = checks.path("the schedule's file", path)
+        text = read_text(path, "schedule")
         try:
-            value = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"cannot read schedule {path}: {error.strerror or error}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            value = parse_json(text)
+        except InputError as error:
             raise InputError(f"schedule {path} is broken: {error}") from error
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise InputError(f"{path} is no eviction schedule: its format must be {FORMAT!r}")
         version = value.get("version")
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            raise InputError(f"schedule {path} is broken: its version is {version!r}")
+            raise InputError(f"schedule {path} is broken: its version is {checks.shown(version)}")
         if version > VERSION:
             raise InputError(
                 f"schedule {path} is of version {version}, this avflow reads up to {VERSION}: update avflow"
             )
+        if not isinstance(value.get("steps"), list):
+            raise InputError(f"schedule {path} is broken: its steps are {checks.shown(value.get('steps'))}, not a list")
         try:
             steps = [Step(s["group"], s["after"], policies.from_json(s["keep"])) for s in value["steps"]]
             more = {name: value.get(name) for name in ("model", "data", "figures")}
@@ -182,7 +203,7 @@ class EvictionSchedule:
     @classmethod
     def preset(cls, name: str) -> EvictionSchedule:
         """A published study's schedule: "omni_3b_av_video" or "omni_3b_interleaved" (Qwen2.5-Omni-3B)."""
-        if name not in PRESETS:
-            raise InputError(f"schedule preset {name!r}: pass one of {', '.join(PRESETS)}")
+        if not isinstance(name, str) or name not in PRESETS:
+            raise InputError(f"schedule preset {checks.shown(name)}: pass one of {', '.join(PRESETS)}")
         steps, model = PRESETS[name]
         return cls(steps, model=dict(model))

@@ -9,7 +9,8 @@ import torch
 
 from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
+from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ANSWER_LENS as SCHEMA
 from ..walk.proof import checking, figures
@@ -42,6 +43,7 @@ def answer_lens(
         InputError: layers that the model does not have, no prompts, two of one id.
         NumericError: NaN or infinity in the run.
     """
+    check_model(model)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     with checking(model, check):
@@ -49,7 +51,13 @@ def answer_lens(
             answer = prompt.answer_ids[0]
             tokens = [answer] if prompt.option_ids is None else list(dict.fromkeys(prompt.option_ids))
 
-            def see(layer: int, hidden: torch.Tensor, prompt=prompt, answer=answer, tokens=tokens) -> None:
+            def see(
+                layer: int,
+                hidden: torch.Tensor,
+                prompt: Prompt = prompt,
+                answer: int = answer,
+                tokens: list[int] = tokens,
+            ) -> None:
                 state = hidden[len(prompt) - 1][None, None]  # [1, 1, D]
                 logp = torch.log_softmax(model.logits(state)[0, 0].float(), -1)  # [vocab]
                 top = model.text([int(logp.argmax())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +16,14 @@ from avflow_ext import AttentionProblem
 from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..knockouts.windows import layer_list
-from ..models.attention import attention
 from ..models.base import Model
 from ..results.results import Results
 from ..walk.capture import capture
 from ..walk.proof import checking
-from .observe import observe, tokens_of
+from .observe import group_mass, observe, tokens_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BINS_A_PASS = 63  # the op tells 64 groups apart; one of them stands for all keys of other passes
 
@@ -56,7 +59,7 @@ class AttentionMap:
         """`results()` as a pyarrow.Table."""
         return self.results().table
 
-    def to_pandas(self):
+    def to_pandas(self) -> pd.DataFrame:
         """`results()` as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
         return self.results().to_pandas()
 
@@ -105,7 +108,7 @@ def attention_map(
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
         for part, problem in enumerate(problems):
-            mass = attention(q, k, v, problem, scale=scale, return_group_mass=True).group_mass  # [n, heads, 64]
+            mass = group_mass(q, k, v, problem, scale)  # [n, heads, 64]
             pooled = torch.zeros(count, BINS_A_PASS + 1, device=mass.device)
             pooled.index_add_(0, rows_of.to(mass.device), mass.mean(1))
             first = part * BINS_A_PASS

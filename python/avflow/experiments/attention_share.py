@@ -8,18 +8,18 @@ import torch
 
 from avflow_ext import AttentionProblem
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
-from ..models.attention import attention
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ATTENTION_SHARE as SCHEMA
 from ..runtime.generating import with_generated
 from ..walk.capture import capture
 from ..walk.proof import checking, figures
-from .observe import observe, predicting_rows, tokens_of
+from .observe import group_mass, observe, predicting_rows, tokens_of
 
 __all__ = ["SCHEMA", "attention_share"]
 
@@ -55,8 +55,9 @@ def attention_share(
         InputError: layers that the model does not have, no prompts, two of one id.
         NumericError: NaN or infinity in the run.
     """
-    if tokens not in ("last", "answer"):
-        raise InputError(f'tokens = {tokens!r}: pass "last" or "answer"')
+    check_model(model)
+    checks.choice("tokens", tokens, ("last", "answer"))
+    checks.flag("heads =", heads)
     if isinstance(generate, bool) or not isinstance(generate, int) or generate < 0:
         raise InputError(f"generate = {generate!r}: pass a number of tokens, 0 for none")
     if generate and tokens == "last":
@@ -87,7 +88,7 @@ def _add(out: list[tuple], model: Model, prompt: Prompt, layers: list[int], toke
     texts = ["", *(model.text([i]) for i in prompt.answer_ids[: len(rows) - 1])]
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
-        mass = attention(q, k, v, problem, scale=scale, return_group_mass=True).group_mass  # [rows, heads, groups]
+        mass = group_mass(q, k, v, problem, scale)  # [rows, heads, groups]
         mass = mass if heads else mass.mean(1, keepdim=True)
         for token, by_head in enumerate(mass.cpu().tolist()):
             for head, by_group in enumerate(by_head):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +19,9 @@ from ..walk.layers import check_finite, run_layers
 from ..walk.proof import is_due, prove
 from ..walk.row_wise import chunked_mlps
 
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule
+
 OnAttention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, float], None]
 OnHidden = Callable[[int, torch.Tensor], None]
 
@@ -32,13 +36,24 @@ def tokens_of(captured: Captured, group: torch.Tensor | None = None) -> Tokens:
     )
 
 
+def group_mass(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, problem: AttentionProblem, scale: float
+) -> torch.Tensor:
+    """What an `OnAttention` sees, summed up by the op: the attention to each group, float32 [rows, heads, groups]."""
+    found = attention(q, k, v, problem, scale=scale, return_group_mass=True).group_mass
+    assert found is not None  # it was asked for
+    return found
+
+
 class _Call:
     """One layer's attention over all rows, shown to the observer before it runs."""
 
     def __init__(self, problem: AttentionProblem, layer: int, see: OnAttention | None) -> None:
         self.problem, self.layer, self.see = problem, layer, see
 
-    def __call__(self, module, q, k, v, mask, scale):
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
         q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # [rows, heads or kv_heads, d]
         if self.see:
             self.see(self.layer, q, k, v, scale)

@@ -11,11 +11,12 @@ import torch
 
 from avflow_ext import Cut, table_of
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.correct import answers_correctly
 from ..prompts.groups import GroupTable
 from ..results.results import Results
@@ -24,7 +25,11 @@ from ..walk.capture import Captured, capture
 from ..walk.proof import checking, figures
 from .observe import observe, predicting_rows
 
-__all__ = ["SCHEMA", "count_edges", "pathways"]
+__all__ = ["SCHEMA", "Keep", "count_edges", "pathways"]
+
+Layers = Iterable[int] | None  # None: all
+# One type for each kind of keys: a Mapping[str, ...] is no Mapping[str | Knockout, ...].
+Keep = Mapping[str, Layers] | Mapping[Knockout, Layers] | Mapping[str | Knockout, Layers]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class _Kept:
     layers: frozenset[int]
 
 
-def _kept(model: Model, keep: Mapping[str | Knockout, Iterable[int] | None]) -> list[_Kept]:
+def _kept(model: Model, keep: Keep) -> list[_Kept]:
     out = []
     for path, layers in keep.items():
         path = Knockout.parse(path) if isinstance(path, str) else path
@@ -57,7 +62,7 @@ def _kept(model: Model, keep: Mapping[str | Knockout, Iterable[int] | None]) -> 
 class _Rules:
     """What is cut in each layer, for one model and one set of pathways."""
 
-    def __init__(self, model: Model, keep: Mapping[str | Knockout, Iterable[int] | None], context: str) -> None:
+    def __init__(self, model: Model, keep: Keep, context: str) -> None:
         self.groups: GroupTable = model.groups
         self.kept = _kept(model, keep)
         self.context = self.groups.expand(context)
@@ -117,7 +122,7 @@ def count_edges(cuts: Sequence[Cut], group: np.ndarray, item: np.ndarray) -> int
 def pathways(
     model: Model,
     prompts: PromptSource,
-    keep: Mapping[str | Knockout, Iterable[int] | None],
+    keep: Keep,
     random: int = 1,
     seed: int = 0,
     context: str = "system+template",
@@ -148,10 +153,18 @@ def pathways(
         InputError: a path of another form, layers or groups that the model does not have, no prompts.
         NumericError: NaN or infinity in a run.
     """
+    check_model(model)
     if isinstance(random, bool) or not isinstance(random, int) or random < 0:
         raise InputError(f"random = {random!r}: pass a number of control runs, 0 for none")
-    keep = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
-    rules = _Rules(model, keep, context)
+    checks.integer("seed =", seed, high=2**31 - 1)
+    if not isinstance(keep, Mapping):
+        raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")
+    for path, chosen in keep.items():
+        if not isinstance(path, (str, Knockout)) or not isinstance(chosen, (Iterable, type(None))):
+            raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")
+    # Once: layers may be an iterator.
+    paths = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
+    rules = _Rules(model, paths, context)
     rows: list[tuple] = []
     with checking(model, check):
         for prompt in as_prompts(model, prompts):
@@ -174,7 +187,7 @@ def pathways(
                 logp, correct = _answer(model, captured, per_layer)
                 kept = 1.0 if name == "full" else share
                 rows.append((prompt.id, prompt.task, name, kept, correct, math.exp(logp), logp))
-    named = {path if isinstance(path, str) else path.name: layers for path, layers in keep.items()}
+    named = {path if isinstance(path, str) else path.name: layers for path, layers in paths.items()}
     return Results.from_tuples(
         "pathways", rows, keep=named, random=random, seed=seed, context=context, check=figures(model)
     )

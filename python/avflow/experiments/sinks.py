@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompt, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SINKS as SCHEMA
@@ -51,33 +52,42 @@ def sinks(
     Raises:
         InputError: no token of `among` in a prompt, layers that the model does not have, `times` not above 1.
     """
-    if not times > 1:
-        raise InputError(f"times = {times!r}: pass a ratio above 1")
+    check_model(model)
+    checks.number("times =", times, low=1, above=True, mend="pass a ratio above 1")
+    wanted = model.groups.expand(among)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     with checking(model, check):
         for prompt in as_prompts(model, prompts):
             group = model.groups.ids(prompt.groups)
-            tokens = np.flatnonzero(model.groups.table(model.groups.expand(among))[group])
+            tokens = np.flatnonzero(model.groups.table(wanted)[group])
             if not tokens.size:
                 raise InputError(f"prompt {prompt.id!r} has no token of {among!r}: name a group that it has")
-            places, drawn = _places(prompt), {}
-
-            def attend(layer, q, k, v, scale, prompt=prompt, drawn=drawn) -> None:
-                last = q[len(prompt) - 1].unflatten(0, (k.shape[1], -1)).float()  # [kv_heads, heads a kv head, d]
-                score = scale * torch.einsum("hgd,nhd->hgn", last, k[: len(prompt)].float())
-                drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every token
-
-            def see(layer, hidden, prompt=prompt, tokens=tokens, places=places, drawn=drawn) -> None:
-                norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]
-                ratio = norm / np.median(norm)
-                for i in np.flatnonzero(ratio > times):
-                    t = int(tokens[i])
-                    where = (prompt.id, prompt.task, layer, t, prompt.groups[t], prompt.items[t], places[t])
-                    rows.append((*where, float(norm[i]), float(ratio[i]), float(drawn[layer][t])))
-
-            observe(model, prompt, on_attention=attend, on_hidden=see, layers=chosen)
+            rows += _rows(model, prompt, tokens, chosen, times)
     return Results.from_tuples("sinks", rows, layers=chosen, times=times, among=among, check=figures(model))
+
+
+def _rows(model: Model, prompt: Prompt, tokens: np.ndarray, layers: Sequence[int], times: float) -> list[tuple]:
+    """The rows of one prompt; tokens: those that are looked at, int64 [tokens]."""
+    rows: list[tuple] = []
+    places = _places(prompt)
+    drawn: dict[int, np.ndarray] = {}  # by layer, float32 [n]
+
+    def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
+        last = q[len(prompt) - 1].unflatten(0, (k.shape[1], -1)).float()  # [kv_heads, heads a kv head, d]
+        score = scale * torch.einsum("hgd,nhd->hgn", last, k[: len(prompt)].float())
+        drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every token
+
+    def see(layer: int, hidden: torch.Tensor) -> None:
+        norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]
+        ratio = norm / np.median(norm)
+        for i in np.flatnonzero(ratio > times):
+            t = int(tokens[i])
+            where = (prompt.id, prompt.task, layer, t, prompt.groups[t], prompt.items[t], places[t])
+            rows.append((*where, float(norm[i]), float(ratio[i]), float(drawn[layer][t])))
+
+    observe(model, prompt, on_attention=attend, on_hidden=see, layers=layers)
+    return rows
 
 
 def _places(prompt: Prompt) -> list[int | None]:
@@ -88,8 +98,9 @@ def _places(prompt: Prompt) -> list[int | None]:
         if item < 0:
             out.append(None)
             continue
-        out.append(seen.get((group, item), 0))
-        seen[group, item] = out[-1] + 1
+        place = seen.get((group, item), 0)
+        out.append(place)
+        seen[group, item] = place + 1
     return out
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.prepare import PromptSource, as_prompts
+from ..knockouts.knockout import Semantics
+from ..knockouts.windows import WindowStyle
 from ..models.attention import kernel_name
 from ..models.base import Model
 from ..progress import Progress
@@ -177,10 +179,10 @@ def sweep(
     prompts: PromptSource,
     knockouts: Any = SweepRequest.knockouts,
     window: int | Sequence[int] = SweepRequest.window,
-    style: str = SweepRequest.style,
+    style: WindowStyle = SweepRequest.style,
     layers: Any = SweepRequest.layers,
     select: str = SweepRequest.select,
-    semantics: str = SweepRequest.semantics,
+    semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
     progress: bool = False,
     check: str | None = None,

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from avflow_ext import SEMANTICS
-
+from ..checks import shown
 from ..errors import InputError
-from ..knockouts.knockout import Knockout
+from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
-from ..knockouts.windows import layer_list, window
-from ..models.base import Model
+from ..knockouts.windows import WindowStyle, layer_list, window
+from ..models.base import Model, check_model
 from ..models.compat import check_layers
 from ..prompts.prompt import Prompt
 from ..walk.jobs import Job, first_cut_row
@@ -51,25 +50,34 @@ class SweepRequest:
 
     knockouts: Any = "av_video"
     window: int | Sequence[int] = 7
-    style: str = "center"
+    style: WindowStyle = "center"
     layers: Any = None
     select: str = "correct"
-    semantics: str = "renormalize"
+    semantics: Semantics = "renormalize"
     memory: int | str | None = None
 
     def __post_init__(self) -> None:
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
+        if not isinstance(self.window, (int, Sequence)) or isinstance(self.window, (str, bytes)):
+            raise InputError(f"window = {shown(self.window)}: pass a width in layers, or several")
         self.widths = [self.window] if isinstance(self.window, int) else list(self.window)
-        for width in self.widths or [None]:
+        if not self.widths:
+            raise InputError(f"window = {self.window!r}: pass a width in layers, or several")
+        for width in self.widths:
             window(0, width, self.style, 1)  # checks both
         if len(set(self.widths)) < len(self.widths):
             raise InputError(f"window = {self.window!r}: a width is given twice")
         if self.select not in SELECT:
-            raise InputError(f"select = {self.select!r}: pass one of {', '.join(SELECT)}")
+            raise InputError(f"select = {shown(self.select)}: pass one of {', '.join(SELECT)}")
         if self.semantics not in SEMANTICS:
-            raise InputError(f"semantics = {self.semantics!r}: pass one of {', '.join(SEMANTICS)}")
+            raise InputError(f"semantics = {shown(self.semantics)}: pass one of {', '.join(SEMANTICS)}")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
 
     def plan(self, model: Model, prompts: Sequence[Prompt]) -> Plan:
         return Plan(model, prompts, self)
@@ -91,6 +99,7 @@ class SweepRequest:
             InputError: layers, heads or groups that the model does not have.
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
+        check_model(model)
         check_layers(model.text_model)
         for knockout in self.knockouts:
             knockout.check_heads(model.n_heads)
@@ -109,7 +118,7 @@ class Plan(Walks):
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
         self.status: list[list[str]] = []
         self.starts: list[list[int | None]] = []
-        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory)
+        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory_bytes)
 
     def _make_jobs(self) -> Iterator[Job]:
         for prompt, columns in enumerate(self.columns):

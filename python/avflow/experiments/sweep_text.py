@@ -10,14 +10,15 @@ import torch
 
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
-from ..knockouts.knockout import Knockout
+from ..knockouts.knockout import Knockout, Semantics
+from ..knockouts.windows import WindowStyle
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SWEEP_TEXT as SCHEMA
 from ..walk.capture import Captured, capture, columns_of
 from ..walk.decode import StreamKeys, decode
-from ..walk.jobs import Columns, Job, first_cut_row
+from ..walk.jobs import Columns, Eviction, Job, first_cut_row
 from ..walk.layout import build_layout, split_jobs
 from ..walk.memory import available_bytes, fixed_bytes, row_bytes
 from ..walk.proof import checking, figures
@@ -32,10 +33,10 @@ def sweep_text(
     prompts: PromptSource,
     knockouts: Any = SweepRequest.knockouts,
     window: int | Sequence[int] = SweepRequest.window,
-    style: str = SweepRequest.style,
+    style: WindowStyle = SweepRequest.style,
     layers: Any = SweepRequest.layers,
     max_new_tokens: int = 32,
-    semantics: str = SweepRequest.semantics,
+    semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
     check: str | None = None,
 ) -> Results:
@@ -110,18 +111,21 @@ class _Texts:
         )
         self.jobs, owners = separate(longer, model, request.knockouts, windows)
         captured = _prompt_alone(capture(model, prompt), n)
-        self.answers: dict[Job, list[int]] = {}
-        budget = available_bytes(model.device) if request.memory is None else request.memory
+        self.answers: dict[Job | Eviction, list[int]] = {}
+        memory = request.memory_bytes
+        budget = available_bytes(model.device) if memory is None else memory
         e = torch.finfo(model.dtype).bits // 8
         kept = 2 * e * model.n_kv_heads * model.head_dim * model.n_layers  # bytes of a row's keys and values
         most = (budget - fixed_bytes(model, n)) // (row_bytes(model) + kept)
-        if request.memory is not None and most < 2 * n:
+        if memory is not None and most < 2 * n:
             need = fixed_bytes(model, n) + 2 * n * (row_bytes(model) + kept)
             raise InputError(f"memory = {budget} bytes is too little for prompt {prompt.id!r}: pass {need} or more")
         for jobs in split_jobs([n + count], list(self.jobs.values()), max(1, most)):
             self._run(captured, jobs, owners, count, request.semantics)
 
-    def _run(self, captured: Captured, jobs: list[Job], owners: list[Knockout], count: int, semantics: str) -> None:
+    def _run(
+        self, captured: Captured, jobs: list[Job], owners: list[Knockout], count: int, semantics: Semantics
+    ) -> None:
         model = self.model
         layout = build_layout([len(captured)], jobs, model.n_layers)
         cuts = [
@@ -132,7 +136,7 @@ class _Texts:
         rows = np.flatnonzero(layout.order == len(captured) - 1)  # the last token of every stream that has it
         targets = np.full(len(rows), self.prompt.answer_ids[0])
         predicted = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
-        tops = dict(zip(layout.stream[rows].tolist(), predicted.top.tolist(), strict=True))
+        tops: dict[int, int] = dict(zip(layout.stream[rows].tolist(), predicted.top.tolist(), strict=True))
         first = [tops.get(stream, tops[0]) for stream in range(len(layout.parent))]
         made = decode(model, captured, held, first, count, semantics)
         self.clean = made[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from avflow_ext import SCOPES, SEMANTICS, Cut
 from avflow_ext.tokens import Scope, Semantics
 
+from .. import checks
 from ..errors import InputError
 from ..prompts.groups import GroupTable
 
@@ -20,18 +22,20 @@ _CROSS = re.compile(rf"^cross:\s*({_SIDE})$")
 
 
 def _side(value: str | Sequence[str], where: str) -> str:
-    parts = [value] if isinstance(value, str) else list(value)
+    parts = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else []
     if not parts or not all(isinstance(p, str) and re.fullmatch(_SIDE, p.strip()) for p in parts):
-        raise InputError(f'Knockout.{where} = {value!r}: pass a group, an alias, or several ("video+audio")')
+        raise InputError(
+            f'Knockout.{where} = {checks.shown(value)}: pass a group, an alias, or several ("video+audio")'
+        )
     return "+".join(re.sub(r"\s", "", p) for p in parts)
 
 
 def _heads(value: int | Iterable[int] | None) -> tuple[int, ...] | None:
     if value is None:
         return None
-    heads = (value,) if isinstance(value, int) else tuple(value)
+    heads = (value,) if isinstance(value, int) else tuple(islice(value, 65)) if isinstance(value, Iterable) else ()
     if not heads or any(isinstance(h, bool) or not isinstance(h, int) or not 0 <= h < 64 for h in heads):
-        raise InputError(f"Knockout.heads = {value!r}: pass query head numbers 0 .. 63, or None for all")
+        raise InputError(f"Knockout.heads = {checks.shown(value)}: pass query head numbers 0 .. 63, or None for all")
     return tuple(sorted(set(heads)))
 
 
@@ -78,19 +82,18 @@ class Knockout:
         put = object.__setattr__  # frozen: this is the only place that writes
         put(self, "source", _side(source, "source"))
         put(self, "target", _side(target, "target"))
-        if scope not in SCOPES:
-            raise InputError(f"Knockout.scope = {scope!r}: pass one of {', '.join(SCOPES)}")
-        put(self, "scope", scope)
+        put(self, "scope", checks.choice("Knockout.scope", scope, SCOPES))
         put(self, "heads", _heads(heads))
-        put(self, "cut_self", cut_self)
-        if random_share is not None and not (isinstance(random_share, (int, float)) and 0 < random_share <= 1):
-            raise InputError(f"Knockout.random_share = {random_share!r}: pass a share above 0 and up to 1, or None")
+        put(self, "cut_self", checks.flag("Knockout.cut_self =", cut_self))
+        if random_share is not None:
+            mend = "give a share above 0 and up to 1, or None"
+            checks.number("Knockout.random_share =", random_share, above=True, high=1.0, mend=mend)
         put(self, "random_share", random_share)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-            raise InputError(f"Knockout.seed = {seed!r}: pass an integer in 0 .. 2**32 - 1")
+            raise InputError(f"Knockout.seed = {checks.shown(seed)}: pass an integer in 0 .. 2**32 - 1")
         put(self, "seed", seed)
-        put(self, "both", both)
-        put(self, "name", name or self._text())
+        put(self, "both", checks.flag("Knockout.both =", both))
+        put(self, "name", checks.text("Knockout.name", name) or self._text())
 
     def _text(self) -> str:
         if self.scope == "other_items" and self.source == self.target and not self.both:
@@ -143,6 +146,7 @@ class Knockout:
         Raises:
             InputError: a text of another form.
         """
+        text = checks.text("knockout", text)
         cross, arrow = _CROSS.match(text.strip()), _ARROW.match(text.strip())
         if cross:
             return cls(cross[1], cross[1], scope="other_items")

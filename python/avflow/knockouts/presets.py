@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..checks import shown
 from ..errors import InputError
 from .knockout import Knockout
 
@@ -66,8 +67,8 @@ def preset(name: str) -> list[Knockout]:
     Raises:
         InputError: an unknown name.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset {name!r}: pass one of {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InputError(f"preset {shown(name)}: pass one of {', '.join(PRESETS)}")
     return [Knockout.parse(text) for text in PRESETS[name]]
 
 
@@ -77,6 +78,8 @@ def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knock
     Raises:
         InputError: an unknown form, an empty list, or two knockouts of one name.
     """
+    if not isinstance(value, (str, Knockout, Iterable)):
+        raise InputError(f"knockouts = {shown(value)}: pass a preset's name, a text form, avflow.Knockout, or several")
     out: list[Knockout] = []
     for one in [value] if isinstance(value, (str, Knockout)) else value:
         if isinstance(one, Knockout):
@@ -84,7 +87,7 @@ def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knock
         elif isinstance(one, str):
             out += preset(one) if one in PRESETS else [Knockout.parse(one)]
         else:
-            raise InputError(f"knockout {one!r}: pass a text form or avflow.Knockout")
+            raise InputError(f"knockout {shown(one)}: pass a text form or avflow.Knockout")
     if not out:
         raise InputError("no knockout is given: pass at least one, or a preset such as 'av_video'")
     names = [k.name for k in out]

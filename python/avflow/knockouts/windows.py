@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Literal
 
+from ..checks import MOST_LAYERS, shown
 from ..errors import InputError
 
 WindowStyle = Literal["center", "inverse", "top_down", "bottom_up"]
@@ -21,9 +23,9 @@ def window(layer: int, width: int, style: WindowStyle, n_layers: int) -> frozens
         InputError: a layer outside the model, a width below 1, an unknown style.
     """
     if style not in STYLES:
-        raise InputError(f"window style {style!r}: pass one of {', '.join(STYLES)}")
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise InputError(f"window width {width!r}: pass a number of layers, 1 or more")
+        raise InputError(f"window style {shown(style)}: pass one of {', '.join(STYLES)}")
+    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MOST_LAYERS:
+        raise InputError(f"window width {shown(width)}: pass a number of layers, 1 or more")
     if not 0 <= layer < n_layers:
         raise InputError(f"layer {layer} is out of range: the model has layers 0 .. {n_layers - 1}")
     if style == "top_down":
@@ -42,13 +44,17 @@ def layer_list(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
     """
     if layers is None:
         return list(range(n_layers))
-    values = [layers] if isinstance(layers, int) else list(layers)
+    if not isinstance(layers, (int, Iterable)):
+        raise InputError(f"layers is {shown(layers)}: pass integers, or None for all")
+    values = [layers] if isinstance(layers, int) else list(islice(layers, MOST_LAYERS + 1))
     wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int)]
     if wrong:
-        raise InputError(f"layers holds {wrong[0]!r}: pass integers")
+        raise InputError(f"layers holds {shown(wrong[0])}: pass integers")
+    if len(values) > MOST_LAYERS:
+        raise InputError(f"layers holds more than {MOST_LAYERS}: the model has layers 0 .. {n_layers - 1}")
     outside = sorted({v for v in values if not 0 <= v < n_layers})
     if outside:
-        raise InputError(f"layers {outside} are out of range: the model has layers 0 .. {n_layers - 1}")
+        raise InputError(f"layers {shown(outside)} are out of range: the model has layers 0 .. {n_layers - 1}")
     if not values:
         raise InputError("layers is empty: pass at least one layer, or None for all")
     return sorted(set(values))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 
 from avflow_ext import attention, capabilities
 
 from ..errors import InputError, UnsupportedModelError
 from .causal import Mask, RefusedMask, check_causal, refuse_if_given
+
+if TYPE_CHECKING:
+    from .compat import AttentionModule
 
 __all__ = ["NAME", "AttentionCall", "attention", "attention_forward", "bypassed", "kernel_name", "register"]
 
@@ -22,13 +24,13 @@ class AttentionCall(Protocol):
     """What rides along as the keyword `avflow_call` and does one layer's attention."""
 
     def __call__(
-        self, module: nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float | None
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
     ) -> torch.Tensor:
         """q [batch, heads, rows, d], k and v [batch, kv_heads, keys, d] -> [batch, rows, heads, d]."""
 
 
 def attention_forward(
-    module: nn.Module,
+    module: AttentionModule,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -54,10 +56,11 @@ def attention_forward(
             f"{type(module).__name__} attends with q, k, v of {query.dtype}, {key.dtype}, {value.dtype}: leave "
             "torch.autocast, and load the model in the dtype that is wanted"
         )
-    return avflow_call(module, query, key, value, attention_mask, scaling), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return avflow_call(module, query, key, value, attention_mask, scale), None
 
 
-def bypassed(layer: nn.Module, index: int, times: int) -> UnsupportedModelError:
+def bypassed(layer: torch.nn.Module, index: int, times: int) -> UnsupportedModelError:
     """The error for a decoder layer that asked `attention_forward` `times` times in one forward instead of once."""
     owner: Any = getattr(layer, "self_attn", layer)
     name = "self_attn.forward" if owner is not layer else "forward"

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from ..errors import UnsupportedModelError
+from ..checks import shown
+from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
+from ..prompts.sample import Sample
 from .compat import find_text_model
 from .head import is_plain, own_logits
+from .prepare_options import check_prepare_options
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
     from ..prompts.prompt import Prompt
-    from ..prompts.sample import Sample
+    from .compat import GenerativeModel
 
 
 class Family:
@@ -51,9 +54,8 @@ class Family:
         """
         raise UnsupportedModelError(f"{type(self).__name__} has no processor: pass one to avflow.wrap")
 
-    # *unused: so that, for a type checker, a family may name its own options.
-    def prepare(self, model: Model, sample: Sample, *unused: Any, **options: Any) -> Prompt:
-        """The sample as the model reads it, with every token labelled."""
+    def prepare(self, model: Model, sample: Sample, **options: Any) -> Prompt:
+        """The sample as the model reads it, with every token labelled. A family names its own options."""
         raise UnsupportedModelError(
             f"{type(self).__name__} prepares no samples: build avflow.Prompt(input_ids=..., groups=..., answer_ids=...)"
         )
@@ -85,7 +87,7 @@ class Family:
                 DeprecationWarning,
                 stacklevel=2,
             )
-            cls.patches = cls.quicker
+            cls.patches = cls.quicker  # type: ignore[method-assign]  # the subclass's method under its new name
 
     def label(
         self, model: Model, input_ids: torch.Tensor, video_grid_thw: torch.Tensor | None = None
@@ -110,7 +112,7 @@ class Model:
     """
 
     def __init__(self, hf: nn.Module, family: Family, processor: Any = None) -> None:
-        self.hf = cast("PreTrainedModel", family.thinker(hf))
+        self.hf = cast("GenerativeModel", family.thinker(hf))
         self.family = family
         self.processor = processor
         self.text_model = find_text_model(self.hf)
@@ -123,23 +125,20 @@ class Model:
         self.check = "error"  # what walks do where they are not the model's own forward: see walk.proof
         self.proofs: dict[Any, Any] = {}  # by kind of prompt, what was compared with the model's own forward
         self.plain_head: bool | None = None  # whether nothing follows the output matrix; None: not tried yet
-        _ = self.lm_head
+        if self._head() is None:
+            raise UnsupportedModelError(
+                f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
+                "...ForConditionalGeneration)"
+            )
+
+    def _head(self) -> nn.Module | None:
+        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
+        return getattr(self.hf, "lm_head", None) if head is None else head
 
     @property
     def lm_head(self) -> nn.Module:
-        """The output matrix, that of now: resizing the embeddings makes a new one.
-
-        Raises:
-            UnsupportedModelError: the model has none.
-        """
-        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
-        head = getattr(self.hf, "lm_head", None) if head is None else head
-        if head is None:
-            raise UnsupportedModelError(
-                f"{type(self.hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
-                "...ForConditionalGeneration)"
-            )
-        return cast("nn.Module", head)
+        """Asked for each time: `hf.resize_token_embeddings` and PEFT put another module in its place."""
+        return cast("nn.Module", self._head())
 
     @property
     def device(self) -> torch.device:
@@ -170,7 +169,14 @@ class Model:
         return self.config.vocab_size
 
     def prepare(self, sample: Sample, **options: Any) -> Prompt:
-        """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet."""
+        """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet.
+
+        Raises:
+            InputError: no Sample, an option out of range; what the family cannot read.
+        """
+        if not isinstance(sample, Sample):
+            raise InputError(f"sample = {shown(sample)}: pass an avflow.Sample")
+        check_prepare_options(options)
         if sample.candidates is not None and not self.family.takes_candidates:
             raise UnsupportedModelError(
                 f"sample {sample.id!r} has candidates, images and sounds in turns, which {type(self.family).__name__} "
@@ -194,3 +200,9 @@ class Model:
             f"avflow.Model({type(self.hf).__name__}, {self.n_layers} layers, {self.n_heads}/{self.n_kv_heads} heads of "
             f"{self.head_dim}, {self.dtype}, {self.device})"
         )
+
+
+def check_model(model: Any) -> None:
+    """Raises InputError for what is no Model: a name, or the transformers model itself."""
+    if not (isinstance(model, Model) or hasattr(model, "n_layers")):  # or one that behaves like it
+        raise InputError(f"model = {shown(model)}: pass what avflow.load or avflow.wrap gives")

@@ -123,7 +123,7 @@ class ChatFamily(Family):
     ) -> Prompt:
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
-        for text in (wording.system, wording.instruction, sample.question, *(sample.options or ())):
+        for text in (wording.system, wording.instruction, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
         text, spans = _render(model.processor, wording.system, parts)
         inputs = encode(text)
@@ -179,6 +179,7 @@ class ChatFamily(Family):
         roles: list[tuple[str, int]] | None,
     ) -> tuple[list[str], list[int]]:
         plain = tokenizer_of(model)(text, return_offsets_mapping=True, add_special_tokens=False)
+        _check_text_length(model, len(plain["input_ids"]))
         groups, items = labels.label_text(plain["offset_mapping"], spans)
         source = labels.expand(plain["input_ids"], ids, self.media_ids(model))
         groups, items = [groups[i] for i in source], [items[i] for i in source]
@@ -267,6 +268,15 @@ def _check_length(model: Model, n: int, sample: Sample) -> None:
         warnings.warn(
             f"sample {sample.id!r} has {n} tokens, the model was trained for {most}: lower fps or max_pixels",
             stacklevel=5,
+        )
+
+
+def _check_text_length(model: Model, n: int) -> None:
+    """Text alone, without media, beyond what the model was trained for: a slip, and a walk of hours."""
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most is not None and n > most:
+        raise InputError(
+            f"the text alone has {n} tokens, the model was trained for {most}: shorten question or options"
         )
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from ..errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROCESSOR_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
 # Arguments of from_pretrained that say where a checkpoint on the hub is, and how it is fetched.
@@ -28,11 +32,46 @@ def read_json(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint folder {str(path.parent)!r} has no {path.name}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not a checkpoint's {path.name}: {error}") from error
+    except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and 10,000 brackets
+        raise InputError(f"{path} is not a checkpoint's {path.name}: {error}; download it again") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is not a checkpoint's {path.name}: it holds a {type(value).__name__}, not an object")
     return value
+
+
+def shards(index: Path) -> list[Path]:
+    """The weight files that a ...index.json names, in the order of their names.
+
+    Raises:
+        InputError: an index that names none, or a file that is not there; the message names it.
+    """
+    placed_in = read_json(index).get("weight_map")
+    if not isinstance(placed_in, dict) or not placed_in or not all(isinstance(f, str) for f in placed_in.values()):
+        raise InputError(f"{index} has no weight_map that says which file holds a weight: download it again")
+    files = [index.parent / name for name in sorted(set(placed_in.values()))]
+    if missing := [path.name for path in files if not path.is_file()]:
+        raise InputError(f"{index.parent} lacks {', '.join(missing)}: download the checkpoint again")
+    return files
+
+
+def check_readable(weights: Path) -> None:
+    """Reads the header of a weight file: of a .safetensors the only part that can be judged without the data.
+
+    Raises:
+        InputError: it is empty, truncated or no such file; the message names it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if weights.stat().st_size == 0:
+            raise InputError(f"{weights} is empty: download the checkpoint again")
+        if weights.suffix == ".safetensors":
+            with safe_open(weights, framework="pt"):
+                pass
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{weights} is broken: {error}; download the checkpoint again") from error
 
 
 def hub_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -67,9 +106,15 @@ def processor_folder(name: str, options: dict[str, Any]) -> str:
         ) from error
 
 
-def placed(hf: nn.Module, device: str, options: dict[str, Any]) -> nn.Module:
+def placed(hf: PreTrainedModel, device: str, options: dict[str, Any]) -> PreTrainedModel:
     """The model on its device; where a device_map was given it has been put there already."""
-    return hf if "device_map" in options else hf.to(device)
+    if "device_map" not in options:
+        # Some quantised models refuse to be moved, also to where they are.
+        here = torch.empty(0, device=device).device
+        if any(p.device != here for p in hf.parameters()):
+            module: nn.Module = hf  # transformers wraps its own `to` in a way that checkers cannot follow
+            module.to(device)
+    return hf
 
 
 def check_adapter(folder: Path, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,10 +15,24 @@ from ..errors import UnsupportedModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    class TextModel(PreTrainedModel):
-        """What `find_text_model` finds, for type checkers: every version's decoder has these."""
+    # For type checkers: what every version's models and decoders have.
 
-        layers: nn.ModuleList
+    class GenerativeModel(PreTrainedModel):
+        """What `Model.hf` is; it has `generate` where hasattr says so."""
+
+        generate: Callable[..., Any]
+
+    class AttentionModule(nn.Module):
+        layer_idx: int
+
+    class DecoderLayer(nn.Module):
+        self_attn: AttentionModule
+        mlp: nn.Module
+
+    class TextModel(PreTrainedModel):
+        """What `find_text_model` finds."""
+
+        layers: Sequence[DecoderLayer]
         norm: nn.Module
         embed_tokens: nn.Embedding
         rotary_emb: nn.Module

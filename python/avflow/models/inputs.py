@@ -20,12 +20,13 @@ def forward_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     in it. Of three rows there is no such search, and so they serve both calls.
     """
     n, device = len(prompt), model.device
+    inputs: dict[str, Any] = {}
     if prompt.inputs_embeds is not None:
-        inputs: dict[str, Any] = {"inputs_embeds": prompt.inputs_embeds[None].to(device, model.dtype)}
+        inputs["inputs_embeds"] = prompt.inputs_embeds[None].to(device, model.dtype)
         if prompt.position_ids is None:
             inputs["position_ids"] = torch.arange(n, device=device)[None]  # or Omni adds the last prompt's rope_deltas
-    else:
-        inputs = dict(prompt.model_inputs or {"input_ids": prompt.input_ids[None]})
+    elif prompt.input_ids is not None:  # as it is where there are no embeddings
+        inputs |= prompt.model_inputs or {"input_ids": prompt.input_ids[None]}
     if prompt.position_ids is not None:
         inputs["position_ids"] = prompt.position_ids.unsqueeze(-2)
     # Without a mask transformers takes one-dimensional positions with gaps for several packed sequences.

@@ -13,9 +13,12 @@ from torch import nn
 
 from .. import weights
 from ..errors import AvflowError, InputError
+from ..versions import check_transformers
 from .base import Model
-from .checkpoints import check_adapter, hub_options, read_json, shown
+from .checkpoints import check_adapter, hub_options, read_json
 from .compat import declare_torchvision
+from .complete_load import broken_file, load_error
+from .model_checks import check_heads, check_one_device, without_peft
 from .registry import family_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -24,11 +27,20 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def wrap(hf: nn.Module, processor: Any = None) -> Model:
     """A transformers model that is already in memory. Its weights are used as they are, nothing is copied.
 
+    Of a PEFT model `Model.hf` is the model inside, whose layers hold the adapters: call that one, not PEFT's.
+
     Raises:
-        UnsupportedModelError: a model of no supported family.
+        InputError: weights on more than one device, or offloaded ones.
+        UnsupportedModelError: a model of no supported family, heads that the attention op does not have, an adapter
+            of PEFT that is no part of the layers.
     """
+    check_transformers()
+    hf = without_peft(hf)
     config = getattr(hf, "config", None)
-    return Model(hf, family_of(config.to_dict() if config is not None else {}, type(hf).__name__), processor)
+    model = Model(hf, family_of(config.to_dict() if config is not None else {}, type(hf).__name__), processor)
+    check_one_device(model.hf)
+    check_heads(model.config, type(hf).__name__)
+    return model
 
 
 def load(
@@ -51,9 +63,13 @@ def load(
             config, weights and processor), trust_remote_code, quantization_config, ...
 
     Raises:
-        InputError: no such folder, no config.json, an unknown dtype or device, an option that cannot be honoured.
-        UnsupportedModelError: a checkpoint of no supported family, or an adapter without its model.
+        InputError: no such folder, no config.json, an unknown dtype or device, an option that cannot be honoured; a
+            file that is missing or broken, weights that are missing, left over or of another shape; weights that do
+            not come to one device.
+        UnsupportedModelError: a checkpoint of no supported family, an adapter without its model, heads that the
+            attention op does not have, an installed transformers that is too old.
     """
+    check_transformers()
     name = str(weights.folder(name)) if name in weights.NAMES else str(name)
     dtype, device = _dtype(dtype), _device(device)
     if device_map is not None:
@@ -65,11 +81,12 @@ def load(
     hub = hub_options(given)
     family = family_of(_config(name, hub), f"checkpoint {name!r}")
     declare_torchvision()
-    hf = _passed_on(family.load_hf, given, name, dtype, device).eval()
-    if device_map is not None:
-        _check_one_device(hf, device_map)
+    hf = _passed_on("checkpoint", family.load_hf, given, name, dtype, device).eval()
+    check_one_device(hf, device_map)
     of_processor = hub | {key: given[key] for key in ("trust_remote_code",) if key in given}
-    return Model(hf, family, _passed_on(family.load_processor, of_processor, name))
+    model = Model(hf, family, _passed_on("processor", family.load_processor, of_processor, name))
+    check_heads(model.config, f"checkpoint {name!r}")
+    return model
 
 
 def _dtype(dtype: Any) -> torch.dtype | str:
@@ -104,18 +121,11 @@ def _check_device_map(device_map: Any, device: str) -> None:
         )
 
 
-def _check_one_device(hf: nn.Module, device_map: Any) -> None:
-    """A walk keeps rows of all layers on one device, and reads weights where they are."""
-    places = sorted({str(p.device) for p in hf.parameters()})
-    if len(places) > 1 or places == ["meta"]:
-        raise InputError(
-            f"device_map = {device_map!r} puts the model on {', '.join(places)}: avflow needs all of it on one device; "
-            "pass device='cuda', or a smaller dtype"
-        )
+def _passed_on(part: str, load_part: Callable[..., Any], options: dict[str, Any], *arguments: Any) -> Any:
+    """Calls a family's load_hf or load_processor with the options, which one written for avflow 0.1 does not take.
 
-
-def _passed_on(load_part: Callable[..., Any], options: dict[str, Any], *arguments: Any) -> Any:
-    """Calls a family's load_hf or load_processor with the options, which one written for avflow 0.1 does not take."""
+    part: which of them, for messages: "checkpoint", "processor".
+    """
     parameters = inspect.signature(load_part).parameters.values()
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         known = {p.name for p in parameters}
@@ -125,11 +135,11 @@ def _passed_on(load_part: Callable[..., Any], options: dict[str, Any], *argument
     try:
         return load_part(*arguments, **options)
     except AvflowError:
+        if part == "processor":
+            broken_file(Path(arguments[0]))  # says which file it is, where one is broken
         raise
-    except (TypeError, ValueError, ImportError) as error:
-        if not options or (isinstance(error, TypeError) and "unexpected keyword argument" not in str(error)):
-            raise
-        raise InputError(f"checkpoint {arguments[0]!r} cannot be loaded with {shown(options)}: {error}") from error
+    except Exception as error:  # what transformers raises for a broken file is of any kind
+        raise load_error(error, str(arguments[0]), options, part) from error
 
 
 def _config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
@@ -137,6 +147,8 @@ def _config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     folder = Path(name)
     if folder.is_dir():
         check_adapter(folder, name)
+        if (settings := folder / "generation_config.json").is_file():
+            read_json(settings)  # transformers takes a broken one for none, and generate goes on without its end token
         return read_json(folder / "config.json")
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise InputError(

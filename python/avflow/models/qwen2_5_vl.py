@@ -15,7 +15,8 @@ from ..prompts import labels
 from ..prompts.prompt import Prompt
 from . import chat, towers
 from . import vision_processor as vision
-from .checkpoints import placed, processor_folder
+from .checkpoints import processor_folder
+from .complete_load import load_complete
 from .qwen2_5_omni import processor as processing
 from .registry import register
 
@@ -39,13 +40,12 @@ class Qwen25VL(chat.ChatFamily):
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import Qwen2_5_VLForConditionalGeneration
 
-        hf = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=dtype, **options)
-        return placed(hf, device, options)
+        return load_complete(Qwen2_5_VLForConditionalGeneration, folder, dtype, device, options)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         return vision.VisionProcessor.from_pretrained(processor_folder(folder, options))
 
-    def prepare(
+    def prepare(  # type: ignore[override]  # it names the options that it takes
         self,
         model: Model,
         sample: Sample,

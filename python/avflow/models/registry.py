@@ -35,7 +35,7 @@ def family_of(config: dict[str, Any], where: str) -> Family:
         UnsupportedModelError: none does; the message lists those that there are.
     """
     known, model_type = families(), config.get("model_type")
-    for family in known.get(model_type, ()):
+    for family in known.get(model_type, ()) if isinstance(model_type, str) else ():
         if family.serves(config):
             return family
     raise UnsupportedModelError(

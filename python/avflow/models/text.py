@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from .base import Family
-from .checkpoints import placed
+from .complete_load import load_complete
 from .registry import register
 
 
@@ -21,8 +21,7 @@ class TextFamily(Family):
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import AutoModelForCausalLM
 
-        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-        return placed(hf, device, options)
+        return load_complete(AutoModelForCausalLM, folder, dtype, device, options)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         from transformers import AutoTokenizer

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from ..errors import InputError
 from .compat import attributes, implementation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
 NAME = "avflow_segments"
@@ -108,7 +111,9 @@ def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments])
     """The module's forward with its rows in order: attention cares for none, projections neither."""
     slow = attention.forward
 
-    def forward(hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any = None, **kwargs: Any):
+    def forward(
+        hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any = None, **kwargs: Any
+    ) -> torch.Tensor:
         segments = segments_of(cu_seqlens, hidden_states.device)
         if position_embeddings is not None:
             kwargs["position_embeddings"] = segments.rotary(position_embeddings)
@@ -120,7 +125,7 @@ def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments])
 
 
 @contextmanager
-def _in_batches(tower: nn.Module, modules: list[nn.Module], source: ModuleType) -> Iterator[None]:
+def _in_batches(tower: PreTrainedModel, modules: list[nn.Module], source: ModuleType) -> Iterator[None]:
     """Lets a tower's attention modules run in batches, for one forward. source: the file that defines them."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -177,7 +182,7 @@ def audio_indices(
 
 
 def _quick_tower(
-    tower: nn.Module, modules: list[nn.Module], source: ModuleType, indices: Callable[..., dict[str, Any]]
+    tower: PreTrainedModel, modules: list[nn.Module], source: ModuleType, indices: Callable[..., dict[str, Any]]
 ) -> Callable:
     """The tower's forward, in batches; with attention that takes none, as it is."""
     slow = tower.forward
@@ -193,6 +198,10 @@ def _quick_tower(
     return forward
 
 
+def _parts(blocks: nn.ModuleList, name: str) -> list[nn.Module]:
+    return [block.get_submodule(name) for block in blocks]
+
+
 def patches(hf: nn.Module) -> list[tuple[Any, str, Any]]:
     """For `Family.patches`: the forwards of those towers in `hf` that attend within segments."""
     from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
@@ -201,11 +210,11 @@ def patches(hf: nn.Module) -> list[tuple[Any, str, Any]]:
     out = []
     for module in hf.modules():
         if isinstance(module, omni.Qwen2_5OmniVisionEncoder):
-            forward = _quick_tower(module, [b.attn for b in module.blocks], omni, vision_indices)
+            forward = _quick_tower(module, _parts(module.blocks, "attn"), omni, vision_indices)
         elif isinstance(module, vl.Qwen2_5_VisionTransformerPretrainedModel):
-            forward = _quick_tower(module, [b.attn for b in module.blocks], vl, vision_indices)
+            forward = _quick_tower(module, _parts(module.blocks, "attn"), vl, vision_indices)
         elif isinstance(module, omni.Qwen2_5OmniAudioEncoder):
-            forward = _quick_tower(module, [b.self_attn for b in module.layers], omni, audio_indices)
+            forward = _quick_tower(module, _parts(module.layers, "self_attn"), omni, audio_indices)
         else:
             continue
         out.append((module, "forward", forward))

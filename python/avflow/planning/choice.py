@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from .. import checks
 from ..errors import InputError
 from ..results.schemas import PLAN_EVICTION as SCHEMA
 from ..results.table import bootstrap
@@ -42,14 +43,17 @@ class Tolerance:
         drop = self.max_accuracy_drop
         if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < 1:
             raise InputError(f"max_accuracy_drop = {drop!r}: pass a share of the prompts, such as 0.01 for one percent")
-        if not 0 < self.confidence < 1:
-            raise InputError(f"confidence = {self.confidence!r}: pass a share between 0 and 1, such as 0.95")
+        checks.flag("strict =", self.strict)
+        mend = "pass a share between 0 and 1, such as 0.95"
+        if checks.number("confidence =", self.confidence, above=True, high=1.0, mend=mend) == 1:
+            raise InputError(f"confidence = {self.confidence!r}: {mend}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed = {self.seed!r}: pass an integer from 0 on")
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt."""
-        return bootstrap(values, self.confidence, RESAMPLES, self.seed)[:3]
+        mean, low, high, _ = bootstrap(values, self.confidence, RESAMPLES, self.seed)
+        return mean, low, high
 
     def holds(self, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
         """bool [columns] from bool [prompts] of the clean run, bool [prompts, columns] of the others."""

@@ -6,11 +6,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
@@ -26,6 +27,9 @@ from ..walk.proof import checking
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .savings import eviction_cost
 from .trials import Answered, EvictionRequest, try_schedules
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RUNGS = 16  # joint schedules that one pass over the prompts tries; they share their lower layers
 
@@ -69,7 +73,7 @@ class PlannedSchedule(EvictionSchedule):
         """`results()` as a pyarrow.Table."""
         return self.results().table
 
-    def to_pandas(self):
+    def to_pandas(self) -> pd.DataFrame:
         """`results()` as a pandas.DataFrame. Raises ImportError where pandas is not installed."""
         return self.results().to_pandas()
 
@@ -99,7 +103,9 @@ class PlanRequest:
     memory: int | str | None = None
 
     def __post_init__(self) -> None:
-        self.groups = [self.groups] if isinstance(self.groups, str) else [str(g) for g in self.groups]
+        self.groups = checks.texts("groups", self.groups)
+        if self.joint is not None:
+            checks.flag("joint =", self.joint)
         if not self.groups:
             raise InputError('groups is empty: name those that may leave, such as ["video", "audio"]')
         twice = sorted({g for g in self.groups if self.groups.count(g) > 1})
@@ -108,6 +114,11 @@ class PlanRequest:
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
         self.tolerance = Tolerance(self.max_accuracy_drop, self.strict, self.confidence, self.seed)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes."""
+        return None if self.memory is None else parse_bytes(self.memory)
 
     def layer_list(self, model: Model) -> list[int]:
         """The candidate layers, ascending."""
@@ -127,7 +138,7 @@ class PlanRequest:
             InputError: groups or layers that the model does not have, or groups that must stay.
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
-        request = EvictionRequest([EvictionSchedule({g: layer}) for g, layer in self.grid(model)], self.memory)
+        request = EvictionRequest([EvictionSchedule({g: layer}) for g, layer in self.grid(model)], self.memory_bytes)
         request.check(model)
         return request
 
@@ -201,8 +212,8 @@ def choose(
     candidates = request.layer_list(model)
     holds = dict(zip(grid, tolerance.holds(trials.clean, trials.correct), strict=True))
     lost = dict(zip(grid, -trials.mean_logp_change, strict=True))
-    alone = {g: earliest(candidates, np.array([holds[g, layer] for layer in candidates])) for g in request.groups}
-    alone = {g: layer for g, layer in alone.items() if layer is not None}
+    first = {g: earliest(candidates, np.array([holds[g, layer] for layer in candidates])) for g in request.groups}
+    alone = {g: layer for g, layer in first.items() if layer is not None}
     loss = {g: {layer: float(lost[g, layer]) for layer in candidates} for g in alone}
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
     rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
@@ -246,7 +257,7 @@ def _holding(
     """The joint schedules that hold in a walk, in the order of the rungs."""
     for at in range(0, len(rungs), RUNGS):
         part = rungs[at : at + RUNGS]
-        walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory)
+        walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory_bytes)
         count = plan.table["prompts"][0].as_py()
         with Progress(count, unit="prompt", quiet=not progress, doing="together") as bar:
             trials = Trials.of(list(_try_all(model, prepare(), walks, bar)))
@@ -273,7 +284,7 @@ def _run_both(model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: P
 
     pairs = []
     for number, prompt in enumerate(prepare()):
-        found = {}
+        found: dict[bool, OwnRun] = {}
         for evicted in (False, True) if number % 2 else (True, False):
             if evicted:
                 groups = [*prompt.groups, *["answer"] * (len(prompt.answer_ids) - 1)]

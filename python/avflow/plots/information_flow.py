@@ -19,6 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .. import checks
 from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..results.table import mean_change, one_width, paths_of, widths_of
@@ -198,7 +199,7 @@ def widths(
 
 def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
     """Write `stem`.png and `stem`.pdf; returns their paths."""
-    stem = Path(stem)
+    stem = checks.path("the figure's file", stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     out = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
     with mpl.rc_context(STYLE):

@@ -8,6 +8,7 @@ import numpy as np
 
 from avflow_ext import table_of
 
+from ..checks import shown
 from ..errors import InputError
 
 BASE_GROUPS = (
@@ -57,9 +58,9 @@ class GroupTable:
         return name in self._ids
 
     def __getitem__(self, name: str) -> int:
-        if name not in self._ids:
-            known = ", ".join(self._ids)
-            raise InputError(f"no group is called {name!r}; there are {known}. Add one with model.groups.add({name!r})")
+        if not isinstance(name, str) or name not in self._ids:
+            known, text = ", ".join(self._ids), shown(name)
+            raise InputError(f"no group is called {text}; there are {known}. Add one with model.groups.add({text})")
         return self._ids[name]
 
     def add(self, name: str) -> int:
@@ -68,10 +69,10 @@ class GroupTable:
         Raises:
             InputError: an alias' name, a name that the text form of a knockout could not hold, or a 65th group.
         """
-        if name in self._ids:
+        if isinstance(name, str) and name in self._ids:
             return self._ids[name]
         if not isinstance(name, str) or not name.replace("_", "a").isalnum():
-            raise InputError(f"group name {name!r}: use letters, digits and underscores")
+            raise InputError(f"group name {shown(name)}: use letters, digits and underscores")
         if name in ALIASES or name == "all":
             raise InputError(f"group name {name!r} is an alias of several groups: choose another")
         if len(self._ids) == MAX_GROUPS:
@@ -81,6 +82,8 @@ class GroupTable:
 
     def members(self, name: str) -> tuple[str, ...]:
         """Group names behind a group, an alias or a sum such as "video+audio"."""
+        if not isinstance(name, str):
+            raise InputError(f'group {shown(name)}: pass a group, an alias or a sum such as "video+audio"')
         out: list[str] = []
         for part in name.split("+"):
             part = part.strip()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 
 from avflow_ext.tokens import Integers
 
+from .. import checks
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -20,13 +21,21 @@ def _int_list(where: str, values: Any) -> list[int]:
     if isinstance(values, torch.Tensor):
         values = values.tolist()
     try:
+        values = list(values)
         out = [int(v) for v in values]
-        exact = all(int(v) == v for v in values)
-    except (TypeError, ValueError):
+        exact = all(int(v) == v and not isinstance(v, bool) and abs(int(v)) < 2**63 for v in values)
+    except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact:
-        raise InputError(f"{where} must be integers, got {values!r}")
+        raise InputError(f"{where} must be integers, got {checks.shown(values)}")
     return out
+
+
+def _tensor(where: str, values: Any) -> torch.Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise InputError(f"{where} must be integers, got {checks.shown(values)}") from None
 
 
 @dataclass(init=False)
@@ -82,8 +91,15 @@ class Prompt:
         model_inputs: dict[str, Any] | None = None,
         sample: Sample | None = None,
     ) -> None:
-        self.id, self.task, self.answer = str(id), str(task), answer
+        self.id = checks.text("a prompt's id", str(id) if isinstance(id, int) and not isinstance(id, bool) else id)
+        self.task, self.answer = (self._text(name, value) for name, value in (("task", task), ("answer", answer)))
+        if model_inputs is not None and not isinstance(model_inputs, Mapping):
+            raise self._say(
+                f"model_inputs is {checks.shown(model_inputs)}: pass keyword tensors of hf.forward, or None"
+            )
         self.model_inputs, self.sample, self.media = model_inputs, sample, {}
+        if isinstance(groups, (str, bytes)) or not isinstance(groups, Sequence):
+            raise self._say(f"groups is {checks.shown(groups)}: pass a list of group names, one per token")
         n = self._put_tokens(inputs_embeds, input_ids)
         if n == 0:
             raise self._say("it has no tokens")
@@ -99,13 +115,16 @@ class Prompt:
     def _say(self, text: str) -> InputError:
         return InputError(f"prompt {self.id!r}: {text}")
 
+    def _text(self, name: str, value: Any) -> str:
+        return checks.text(f"prompt {self.id!r}: {name}", value)
+
     def _put_tokens(self, embeds: torch.Tensor | None, input_ids: Integers | None) -> int:
         """N."""
         if (embeds is None) == (input_ids is None):
             raise self._say("pass inputs_embeds [N, hidden] or input_ids [N], one of the two")
         self.inputs_embeds, self.input_ids = embeds, None
         if input_ids is not None:
-            ids = torch.as_tensor(input_ids)
+            ids = _tensor(f"prompt {self.id!r}: input_ids", input_ids)
             if ids.dim() == 2 and ids.shape[0] == 1:
                 ids = ids[0]
             if ids.dim() != 1 or ids.dtype.is_floating_point or ids.dtype == torch.bool:
@@ -123,7 +142,7 @@ class Prompt:
     def _positions(self, given: torch.Tensor | None, n: int) -> torch.Tensor | None:
         if given is None:
             return None
-        ids = torch.as_tensor(given)
+        ids = _tensor(f"prompt {self.id!r}: position_ids", given)
         if ids.dim() == 3 and ids.shape[1] == 1:
             ids = ids[:, 0]  # [3, 1, N] as a model gives them
         if tuple(ids.shape) not in ((n,), (3, n)) or ids.dtype.is_floating_point:
@@ -132,7 +151,7 @@ class Prompt:
 
     def _put_labels(self, groups: Sequence[str], items: Integers | None) -> None:
         n = len(groups)
-        self.groups = [str(g) for g in groups]
+        self.groups = [self._text("a group", g) for g in groups]
         self.items = [-1] * n if items is None else _int_list(f"prompt {self.id!r}: items", items)
         if len(self.items) != n:
             raise self._say(f"{n} tokens, but items has {len(self.items)} entries: pass one per token, -1 for none")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from .. import checks
+from ..documents import parse_json, read_text
 from ..errors import InputError
+from .answer import LETTERS, option_index, without_letters
+from .media_path import media_path
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MEDIA = ("video", "audio", "image")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma")
-_PREFIX = re.compile(r"^\s*\(?([A-Za-z])\s*[.):]\s*")  # "A. red", "(B) green", "C: blue"
 
 
 class Interleaved(NamedTuple):
@@ -64,20 +65,19 @@ class Sample:
     end: float | None = None
 
     def __post_init__(self) -> None:
-        self.id = str(self.id)
-        if not self.id.strip():
-            raise InputError("a sample's id is empty: give each sample a name of its own")
+        self.id = sample_id(self.id)
         self.question = self._text("question")
         self.task = self._text("task", empty=True)
         for name in MEDIA:
             setattr(self, name, self._path(name))
         self.reference = self._path("reference")
+        if self.use_audio_in_video is not None and not isinstance(self.use_audio_in_video, bool):
+            shown = checks.shown(self.use_audio_in_video)
+            raise self._say(f"use_audio_in_video is {shown}: use true, false or null")
         if self.candidates is not None or self.reference:
             self._check_interleaved()
         elif not any(getattr(self, name) for name in MEDIA):
             raise self._say("no video, audio or image: name the file that the question is about")
-        if self.use_audio_in_video not in (None, True, False):
-            raise self._say(f"use_audio_in_video is {self.use_audio_in_video!r}: use true, false or null")
         if self.use_audio_in_video is not None and not self.video:
             raise self._say("use_audio_in_video is set, but there is no video")
         if self.use_audio_in_video and self.audio:
@@ -114,20 +114,15 @@ class Sample:
         Raises:
             InputError: no such file, no sample in it, or a bad line, with its number.
         """
-        path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except OSError as error:
-            raise InputError(f"cannot read the samples file {path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 text ({error}): save it as UTF-8 JSON lines") from error
+        path = checks.path("the samples file", path)
+        text = read_text(path, "the samples file")
         samples: list[Sample] = []
         seen: dict[str, int] = {}
         for number, line in enumerate(text.split("\n"), start=1):
             if not line.strip():
                 continue
             try:
-                sample = cls(**_record(line, path.parent))
+                sample = cls(**_record(line, number, path.parent))
             except InputError as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
             if sample.id in seen:
@@ -149,20 +144,13 @@ class Sample:
         return InputError(f"sample {self.id!r}: {text}")
 
     def _text(self, name: str, empty: bool = False) -> str:
-        value = getattr(self, name)
-        if not isinstance(value, str):
-            raise self._say(f"{name} must be text, got {value!r}" + _quoted(value))
+        value = checks.text(f"sample {self.id!r}: {name}", getattr(self, name))
         if not empty and not value.strip():
             raise self._say(f"{name} is empty")
         return value.strip()
 
     def _path(self, name: str) -> str | None:
-        value = getattr(self, name)
-        if value is None or value == "":
-            return None
-        if not isinstance(value, (str, Path)):
-            raise self._say(f"{name} must be one path, got {value!r}")
-        return str(value)
+        return media_path(f"sample {self.id!r}: {name}", getattr(self, name))
 
     def _check_interleaved(self) -> None:
         """Candidates and a reference, of the two kinds; the options become the candidates' letters."""
@@ -170,13 +158,15 @@ class Sample:
             raise self._say("candidates and reference come together: give both, or a video, audio or image")
         if given := [name for name in MEDIA if getattr(self, name)]:
             raise self._say(f"candidates and {given[0]}: an item has either")
-        if not isinstance(self.candidates, (list, tuple)) or not all(
-            isinstance(c, (str, Path)) and str(c).strip() for c in self.candidates
-        ):
-            raise self._say(f"candidates must be a list of paths, got {self.candidates!r}")
+        if not isinstance(self.candidates, (list, tuple)):
+            raise self._say(f"candidates must be a list of paths, got {checks.shown(self.candidates)}")
         if not 2 <= len(self.candidates) <= len(LETTERS):
             raise self._say(f"{len(self.candidates)} candidates: give 2 to {len(LETTERS)}")
-        self.candidates = [str(c) for c in self.candidates]
+        where = f"sample {self.id!r}: candidate"
+        paths = [media_path(f"{where} {n}", c) for n, c in enumerate(self.candidates, start=1)]
+        self.candidates = [path for path in paths if path is not None and path.strip()]
+        if len(self.candidates) < len(paths):
+            raise self._say(f"candidates must be a list of paths, got {checks.shown(paths)}, one of them empty")
         kinds = [self._kind(f"candidate {n}", c) for n, c in enumerate(self.candidates, start=1)]
         if len(set(kinds)) > 1:
             raise self._say(f"the candidates are of two kinds ({', '.join(kinds)}): give images only, or sounds only")
@@ -199,21 +189,22 @@ class Sample:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-                raise self._say(f"{name} is {value!r}: give seconds, 0 or more")
+            value = checks.number(f"sample {self.id!r}: {name}", value, mend="give seconds, 0 or more")
             if not self.video:
                 raise self._say(f"{name} is set, but there is no video")
-            setattr(self, name, float(value))
+            setattr(self, name, value)
         if self.end is not None and self.end <= (self.start or 0.0):
             raise self._say(f"end {self.end} s is not after start {self.start or 0.0} s")
 
     def _options(self) -> list[str]:
         options = self.options
         if not isinstance(options, (list, tuple)) or not all(isinstance(o, str) for o in options):
-            raise self._say(f'options must be a list of texts such as ["red", "green"], got {options!r}')
+            shown = checks.shown(options)
+            raise self._say(f'options must be a list of texts such as ["red", "green"], got {shown}')
         if not 2 <= len(options) <= len(LETTERS):
             raise self._say(f"{len(options)} options: give 2 to {len(LETTERS)}, or leave options out")
-        options = _without_letters([o.strip() for o in options])
+        where = f"sample {self.id!r}: option"
+        options = without_letters([checks.text(f"{where} {LETTERS[n]}", o).strip() for n, o in enumerate(options)])
         if options == list(LETTERS[: len(options)]):
             raise self._say(f"the options are the letters {options} without a text: write what each stands for")
         if not all(options):
@@ -230,54 +221,41 @@ class Sample:
         text = self._text("answer")
         if self.options is None:
             return text
-        found = {self.options.index(o) for o in self.options if o == text or o == _PREFIX.sub("", text)}
-        letter = text.strip("().: ")
-        prefix = None if text in self.options else _PREFIX.match(text)
-        letter = prefix.group(1) if prefix else letter
-        if len(letter) == 1 and letter.upper() in LETTERS[: len(self.options)]:
-            found.add(LETTERS.index(letter.upper()))
-        if not found:
-            letters = f"{LETTERS[0]} to {LETTERS[len(self.options) - 1]}"
-            raise self._say(
-                f"an option list without the answer: {text!r} is neither a letter {letters} nor one of {self.options}"
-            )
-        if len(found) > 1:
-            raise self._say(f"answer {text!r} fits the options {[LETTERS[i] for i in sorted(found)]}: write one letter")
-        return LETTERS[found.pop()]
+        try:
+            return LETTERS[option_index(text, self.options)]
+        except InputError as error:
+            raise self._say(str(error)) from None
 
 
-def _without_letters(options: list[str]) -> list[str]:
-    """The options without "A. ", "B. " ..., where every option carries its own letter in order."""
-    found = [m for o in options if (m := _PREFIX.match(o))]
-    letters = "".join(m.group(1).upper() for m in found)
-    if len(found) == len(options) and LETTERS.startswith(letters):
-        return [o[m.end() :].strip() for o, m in zip(options, found, strict=True)]
-    return options
+def sample_id(value: Any) -> str:
+    """An id as text, from a text or an integer. Raises InputError: another type, or an empty one."""
+    if isinstance(value, bool) or not (isinstance(value, str) or hasattr(value, "__index__")):
+        raise InputError(f"id must be a text or an integer, got {checks.shown(value)}")
+    name = value if isinstance(value, str) else str(checks.integer("a sample's id", value, low=-(2**63)))
+    if not name.strip():
+        raise InputError("a sample's id is empty: give each sample a name of its own")
+    return checks.text("a sample's id", name)
 
 
-def _record(line: str, folder: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError(f"not JSON ({error.msg} at column {error.colno}): one object per line") from error
+def _record(line: str, number: int, folder: Path) -> dict[str, Any]:
+    record = parse_json(line, number)
     if not isinstance(record, dict):
-        raise InputError(f"holds {type(record).__name__}, not an object with id, question, answer and a medium")
+        raise InputError(
+            f"holds {type(record).__name__}, not an object with id, question, answer and a medium: one object per line"
+        )
     missing = [name for name in ("id", "question") if record.get(name) is None]
     if missing:
         raise InputError(f"has no {missing[0]!r}: its keys are {sorted(record)}")
-    if not isinstance(record["id"], (str, int)) or isinstance(record["id"], bool):
-        raise InputError(f"id must be a text or an integer, got {record['id']!r}")
+    name = sample_id(record["id"])
     known = {f.name for f in fields(Sample)}
     values = {k: v for k, v in record.items() if k in known and v is not None}
-    for name in (*MEDIA, "reference"):
-        if isinstance(values.get(name), str) and values[name]:
-            values[name] = str(folder / values[name])
+    for medium in (*MEDIA, "reference"):
+        if medium in values:
+            values[medium] = media_path(f"sample {name!r}: {medium}", values[medium], folder)
     if isinstance(values.get("candidates"), list):
-        values["candidates"] = [str(folder / c) if isinstance(c, str) and c else c for c in values["candidates"]]
-    if not any(values.get(name) for name in (*MEDIA, "candidates", "reference")):
-        raise InputError(f"sample {record['id']!r}: no video, audio or image among its keys {sorted(record)}")
+        where = f"sample {name!r}: candidate"
+        candidates = enumerate(values["candidates"], start=1)
+        values["candidates"] = [media_path(f"{where} {n}", c, folder) for n, c in candidates]
+    if not any(values.get(medium) for medium in (*MEDIA, "candidates", "reference")):
+        raise InputError(f"sample {name!r}: no video, audio or image among its keys {sorted(record)}")
     return values
-
-
-def _quoted(value: Any) -> str:
-    return f': write "{value}"' if isinstance(value, (int, float)) and not isinstance(value, bool) else ""

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from .. import checks
 from ..deprecated import renamed_keyword
+from ..documents import parse_json, read_text
 from ..errors import InputError
 from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.attention_share import SCHEMA as SHARE
 from ..results.results import read
 from ..results.schemas import PLAN_EVICTION
-from ..results.table import checked, one_width, widths_of
+from ..results.table import checked, one_width, read_parquet, widths_of
 from ..results.table import select as select_rows
 from ..runs.folder import read_config, read_records, summarize
 from .flow import flow_data
@@ -29,7 +29,7 @@ from .tables import lens_data, plan_data, share_data
 
 def kind_of(folder: str | Path) -> str:
     """What a folder holds: "sweep", "plan", "samples", or what `avflow look` looked at ("share", "lens", ...)."""
-    folder = Path(folder)
+    folder = checks.path("the run folder", folder)
     if (folder / SAMPLES).is_file():
         return "samples"
     if not (folder / "config.yaml").is_file():
@@ -100,7 +100,7 @@ def _rows(folder: Path, schema: pa.Schema) -> pa.Table:
     path = folder / "rows.parquet"
     if not path.is_file():
         raise InputError(f"{folder} has no rows.parquet: its run is not finished, run the same command again")
-    table = checked(pq.read_table(path), schema)
+    table = checked(read_parquet(path), schema)
     if not table.num_rows:
         raise InputError(f"{path} has no rows: every sample failed, see {folder / 'samples.jsonl'}")
     return table
@@ -110,8 +110,8 @@ def _plan(folder: Path) -> dict[str, Any]:
     path = folder / "plan.parquet"
     if not path.is_file():
         raise InputError(f"{folder} has no plan.parquet: its run is not finished, run avflow plan again")
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return plan_data(checked(pq.read_table(path), PLAN_EVICTION), summary)
+    summary = parse_json(read_text(folder / "summary.json", "the summary"))
+    return plan_data(checked(read_parquet(path), PLAN_EVICTION), summary)
 
 
 _READERS = {

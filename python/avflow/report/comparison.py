@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .. import checks
 from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import make_folder, write_whole, writing
@@ -144,7 +145,7 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
     """
     if len(folders) < 2:
         raise InputError("give two or more run folders to compare")
-    runs, out = read_runs(folders, select), Path(out)
+    runs, out = read_runs(folders, select), checks.path("out", out)
     valued = [run.table.filter(pc.is_valid(run.table["change_percent"])) for run in runs]
     paths = list(dict.fromkeys(path for table in valued for path in paths_of(table)))
     if not paths:

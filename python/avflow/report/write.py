@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .. import checks
 from ..deprecated import renamed_keyword
 from ..files import make_folder, write_whole, writing
 from ..plots import information_flow as plots
@@ -29,7 +30,7 @@ def report(
     One flow figure over all samples, one per task where there are several, and the heat map. A run without a value to
     draw gets a report that says so. `select`: correct, wrong or all samples. `note`: a sentence for the report's head.
     """
-    folder = Path(folder)
+    folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
     table = select_rows(read(folder).table, select)
     made: list[Path] = []
@@ -67,8 +68,9 @@ def report_together(
     """
     plots.check_first_layer(first_layer)
     found = collect(folders, select)
-    make_folder(Path(out))
-    path = Path(out) / "report.html"
+    out = checks.path("out", out)
+    make_folder(out)
+    path = out / "report.html"
     write_whole(path, page(found, title, note, first_layer).encode())
     return path
 

@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
 
+from .. import checks
 from ..deprecated import renamed_keyword
+from ..documents import parse_yaml, read_text
 from ..errors import InputError
-from .schemas import SWEEP, experiment_name, schema_of
-from .table import checked, mean_change, meta_of, select, table_from_rows, with_meta, write_table
+from .schemas import SCHEMAS, SWEEP, experiment_name, schema_of
+from .table import checked, mean_change, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(repr=False)
@@ -41,8 +44,17 @@ class Results:
 
     @classmethod
     def from_tuples(cls, experiment: str, rows: Iterable[Sequence[Any]], **meta: Any) -> Results:
-        """The rows of a known experiment, their values in the order of its columns; `meta`: what it was asked for."""
+        """The rows of a known experiment, their values in the order of its columns; `meta`: what it was asked for.
+
+        Raises:
+            InputError: an experiment whose columns are not known.
+        """
         schema, rows, meta = schema_of(experiment), list(rows), {"experiment": experiment, **meta}
+        if schema is None:
+            known = ", ".join(SCHEMAS)
+            raise InputError(
+                f"experiment {experiment!r} is none of {known}: pass its columns to avflow.results.register first"
+            )
         columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
         table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
         return cls(with_meta(table, meta), meta)
@@ -59,7 +71,7 @@ class Results:
         columns = ", ".join(self.table.column_names)
         return f"avflow.Results({self.experiment}, {len(self)} rows: {columns})"
 
-    def to_pandas(self):
+    def to_pandas(self) -> pd.DataFrame:
         """pandas.DataFrame of the table. Raises ImportError with the mend where pandas is not installed."""
         try:
             import pandas  # noqa: F401
@@ -72,7 +84,7 @@ class Results:
 
     def save(self, folder: str | Path) -> Path:
         """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back."""
-        path = Path(folder) / "rows.parquet"
+        path = checks.path("the folder", folder) / "rows.parquet"
         write_table(with_meta(_in_schema(self.table, self.experiment), self.meta), path)
         return path
 
@@ -131,7 +143,7 @@ def read(folder: str | Path) -> Results:
 
     `meta["finished"]` says which. Raises InputError if there is nothing to read.
     """
-    folder = Path(folder)
+    folder = checks.path("the run folder", folder)
     if folder.is_file():
         return _results([folder], finished=True)
     if not folder.is_dir():
@@ -151,8 +163,8 @@ def read(folder: str | Path) -> Results:
 def _config(folder: Path) -> dict[str, Any]:
     """config.yaml of a run folder; nothing where it has none that can be read."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        config = parse_yaml(read_text(folder / "config.yaml", "the configuration"))
+    except InputError:
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -167,7 +179,7 @@ def _results(paths: Sequence[Path], finished: bool, experiment: str | None = Non
     tables = []
     for path in paths:
         try:
-            tables.append(pq.read_table(path))
+            tables.append(read_parquet(path))
         except (pa.ArrowInvalid, OSError) as error:
             raise InputError(f"{path} is not a readable Parquet file: {error}; delete it and run again") from error
     meta = {**meta_of(tables[0]), "finished": finished}

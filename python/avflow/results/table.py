@@ -75,6 +75,18 @@ def write_table(table: pa.Table, path: Path) -> None:
     write_whole(Path(path), sink.getvalue().to_pybytes())
 
 
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """The table of a Parquet file, read by this process's own path rules: pyarrow's expand "~" and want UTF-8 names."""
+    with open(path, "rb") as file:
+        return pq.read_table(file, columns=columns)
+
+
+def read_parquet_schema(path: Path) -> pa.Schema:
+    """The schema of a Parquet file; see `read_parquet`."""
+    with open(path, "rb") as file:
+        return pq.read_schema(file)
+
+
 def as_table(given: Any) -> pa.Table:
     """The pyarrow table of `Results`; a table as it is."""
     return given if isinstance(given, pa.Table) else given.table

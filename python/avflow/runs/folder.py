@@ -24,9 +24,10 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
 
+from .. import checks
+from ..documents import parse_yaml, read_text
 from ..errors import InputError
 from ..files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
 from ..results.results import Results
@@ -37,6 +38,8 @@ from ..results.table import (
     meta_of,
     one_width,
     paths_of,
+    read_parquet,
+    read_parquet_schema,
     table_from_rows,
     widths_of,
     with_meta,
@@ -68,7 +71,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], schema: pa.Schema = SCHEMA):
         self.schema = schema
-        self.path = Path(path)
+        self.path = checks.path("the run folder", path)
         self.config = json.loads(json.dumps(dict(config)))  # tuples become lists, as they will be in the file
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
@@ -156,7 +159,7 @@ class RunFolder:
         rank = {sample_id: index for index, sample_id in enumerate(order)}
         done = [r["id"] for r in self.records.values() if r["status"] == "ok"]
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
-        parts = (checked(pq.read_table(self.parts / part_name(i)), self.schema) for i in done)
+        parts = (checked(read_parquet(self.parts / part_name(i)), self.schema) for i in done)
         tables = [part.replace_schema_metadata(None) for part in parts]
         meta = {"experiment": experiment_of(self.config), "config": self.config, "parts": len(done), **(info or {})}
         table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
@@ -219,7 +222,7 @@ class RunFolder:
         rows = self.path / "rows.parquet"
         if not rows.exists():
             return
-        merged = set(pc.unique(pq.read_table(rows, columns=["prompt"])["prompt"]).to_pylist())
+        merged = set(pc.unique(read_parquet(rows, columns=["prompt"])["prompt"]).to_pylist())
         if lost := sorted(merged - there):
             raise InputError(
                 f"{rows} holds {len(lost)} samples (such as {lost[0]!r}) whose files in parts/ are gone; going "
@@ -229,38 +232,55 @@ class RunFolder:
 
 def read_records(folder: str | Path) -> list[dict]:
     """The records in samples.jsonl, the last one of every sample; none where there is no such file."""
-    path = Path(folder) / "samples.jsonl"
+    path = checks.path("the run folder", folder) / "samples.jsonl"
     text = path.read_text(errors="replace") if path.is_file() else ""
     return list({record["id"]: record for record in map(_record, text.split("\n")) if record}.values())
 
 
 def _record(line: str) -> dict | None:
-    """A line of samples.jsonl; None for one that a kill cut short."""
+    """A line of samples.jsonl; None for one that a kill cut short, or that is no record: its sample is done again."""
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) and "id" in record and record.get("status") in STATUSES else None
+    return record if _is_record(record) else None
+
+
+def _is_record(record: Any) -> bool:
+    """Whether `record` is one as `RunFolder.add` writes them."""
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        return False
+    status, text = record.get("status"), (str, type(None))
+    numbers = all(_is_number(record.get(name)) for name in ("p_clean", "seconds"))
+    words = isinstance(record.get("reason"), text) and isinstance(record.get("digest"), text)
+    known = isinstance(status, str) and status in STATUSES and (status != "failed" or record.get("reason") is not None)
+    return known and numbers and words and record.get("correct") in (None, True, False)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _record_of_part(path: Path) -> dict | None:
     """The record in a part's schema; None (the sample is done again) where the file is damaged."""
     try:
-        schema = pq.read_schema(path)
+        schema = read_parquet_schema(path)
     except (pa.ArrowInvalid, OSError):
         return None
-    return meta_of(schema.empty_table()).get("record")
+    record = meta_of(schema.empty_table()).get("record")
+    return record if _is_record(record) else None
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """config.yaml of a run folder. Raises InputError if it is missing or no mapping."""
-    path = Path(folder) / "config.yaml"
+    path = checks.path("the run folder", folder) / "config.yaml"
+    if not path.exists():
+        raise InputError(f"{folder} is not a run folder: it has no config.yaml")
+    text = read_text(path, "the configuration")
     try:
-        config = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{folder} is not a run folder: it has no config.yaml") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}; choose a new --out folder") from error
+        config = parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"{path} is {error}; choose a new --out folder") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is not a mapping of keys to values; choose a new --out folder")
     return config

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from .. import checks
 from ..errors import AvflowError, InputError
 from ..models.base import Model
 from ..prompts.prompt import Prompt
@@ -102,7 +103,7 @@ class RunJob(Source, ABC):
         return {"status": "failed", "reason": reason, "seconds": round(time.monotonic() - start, 3)}
 
     def check_counts(self) -> None:
-        """Raises InputError: a limit or a number of workers below 1."""
-        self.check_limit()
-        if self.workers is not None and self.workers < 1:
-            raise InputError(f"workers is {self.workers}: give a number of processes, 1 or more")
+        """Raises InputError: a number of workers below 1, and whatever check_source refuses."""
+        self.check_source()
+        if self.workers is not None:
+            checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from .. import checks
 from ..errors import InputError
 from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.answer_lens import answer_lens
@@ -42,6 +45,15 @@ EXPERIMENTS = {
 }
 
 
+class _PromptsReached(Exception):
+    """All that an experiment does before its first prompt is done."""
+
+
+def _no_prompts() -> Iterator[Prompt]:
+    raise _PromptsReached
+    yield  # makes it a generator: raised when the first prompt is asked for
+
+
 @dataclass
 class LookJob(RunJob):
     """What to look at: one of EXPERIMENTS. `options`: its keyword arguments; they stand in config.yaml."""
@@ -51,8 +63,13 @@ class LookJob(RunJob):
 
     def __post_init__(self) -> None:
         self.check_counts()
-        if self.experiment not in EXPERIMENTS:
-            raise InputError(f"experiment {self.experiment!r}: pass one of {', '.join(EXPERIMENTS)}")
+        checks.choice("experiment", self.experiment, EXPERIMENTS)
+        if not isinstance(self.options, dict):
+            raise InputError(f"options = {checks.shown(self.options)}: pass a dict of the experiment's arguments")
+        try:
+            inspect.signature(EXPERIMENTS[self.experiment].run).bind("model", "prompts", **self.options)
+        except TypeError as error:
+            raise InputError(f"options of {self.experiment!r}: {error}") from None
 
     @property
     def schema(self) -> pa.Schema:
@@ -60,6 +77,11 @@ class LookJob(RunJob):
 
     def own_config(self) -> dict[str, Any]:
         return {name: str(v) if isinstance(v, dict) else v for name, v in self.options.items()}
+
+    def check(self, model: Model) -> None:
+        """The experiment itself checks its options, before it asks for the first prompt."""
+        with suppress(_PromptsReached):
+            EXPERIMENTS[self.experiment].run(model, _no_prompts(), **self.options)
 
     def limit_memory(self, bytes_free: int) -> None:
         if self.experiment == "text":  # the others keep no more than a layer

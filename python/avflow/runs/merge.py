@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from .. import checks
 from ..errors import InputError
 from ..files import reading
 from ..results.results import Results
 from ..results.schemas import schema_of
-from ..results.table import SCHEMA, checked
+from ..results.table import SCHEMA, checked, read_parquet
 from .folder import RunFolder, experiment_of, part_name, read_config, read_records
 
 DATA = ("samples", "data")  # what runs that are merged may differ in
@@ -31,7 +31,7 @@ def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
     Raises:
         InputError: fewer than two runs, another configuration, or a sample that differs; with keys and ids.
     """
-    folders = [Path(run) for run in runs]
+    folders, out = [checks.path("a run folder", run) for run in runs], checks.path("out", out)
     if len(folders) < 2:
         raise InputError("give two or more run folders to merge")
     if Path(out).absolute() in [folder.absolute() for folder in folders]:
@@ -83,7 +83,7 @@ def _rows(folder: Path, sample_id: str, schema: pa.Schema) -> list[dict[str, Any
 def _part(folder: Path, sample_id: str) -> pa.Table:
     path = folder / "parts" / part_name(sample_id)
     try:
-        return pq.read_table(path)
+        return read_parquet(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): run that sweep again") from error
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..checks import shown
+from ..errors import InputError
 from ..models.base import Model
 from ..planning.plan_eviction import PlanRequest
 from ..planning.trials import Answered, try_schedules
 from ..prompts.prompt import Prompt
 from ..results.schemas import PLAN
-from ..walk.memory import fixed_bytes, row_bytes
+from ..walk.memory import check_budget, fixed_bytes, parse_bytes, row_bytes
 from .job import Record, RunJob, Tick
 
 
@@ -25,6 +27,8 @@ class PlanJob(RunJob):
     request: PlanRequest
 
     def __post_init__(self) -> None:
+        if not isinstance(self.request, PlanRequest):
+            raise InputError(f"request = {shown(self.request)}: pass a PlanRequest")
         self.check_counts()
 
     @property
@@ -49,6 +53,8 @@ class PlanJob(RunJob):
 
     def check(self, model: Model) -> None:
         self.request.walks(model)
+        memory = self.request.memory
+        check_budget(model, None if memory is None else parse_bytes(memory))
 
     def limit_memory(self, bytes_free: int) -> None:
         self.request.memory = bytes_free if self.request.memory is None else self.request.memory

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import checks
 from ..errors import InputError
 from ..planning.plan_eviction import PlannedSchedule, choose
 from ..prompts.prompt import Prompt
@@ -34,6 +35,7 @@ def run_plan(
     Raises:
         InputError: a folder of another configuration; nothing was answered correctly. RunError: cannot be written.
     """
+    schedule_file = checks.path("the schedule's file", schedule_file)
     load = functools.cache(job.load)
     with measured(job, out, debug=debug, quiet=quiet, load=load) as (folder, outcome):
         failed = outcome.failed

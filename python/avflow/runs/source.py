@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import models
+from .. import checks, models
 from ..data import choose, is_hub, mapping_of, read
-from ..errors import InputError
 from ..models.base import Model
+from ..models.prepare_options import check_prepare_options
 from ..prompts.sample import Sample
 
 
@@ -52,9 +52,21 @@ class Source:
         """The model, on its device."""
         return models.load(self.model, device=self.device, dtype=self.dtype)
 
-    def check_limit(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise InputError(f"limit is {self.limit}: give a number of samples, 1 or more")
+    def check_source(self) -> None:
+        """The door: "~" in paths is expanded here, once. Raises InputError for a value that no sample could go with."""
+        self.model = checks.expanded("model", self.model)
+        if not is_hub(self.samples):
+            self.samples = checks.path("samples", self.samples)
+        if self.data is not None:
+            mapping_of(self.data)
+        if self.media_root is not None:
+            self.media_root = checks.path("media", self.media_root)
+        self.tasks = checks.texts("task", self.tasks)
+        check_prepare_options(self.media)
+        if self.limit is not None:
+            checks.integer("limit", self.limit, low=1, mend="give a number of samples, 1 or more")
+        if self.shuffle_seed is not None:
+            checks.integer("shuffle_seed", self.shuffle_seed, low=-(2**63))
 
 
 def digest(sample: Sample) -> str:

@@ -12,6 +12,7 @@ from ..experiments.sweep_plan import SweepRequest
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..results.table import SCHEMA
+from ..walk.memory import check_budget, parse_bytes
 from .job import Record, RunJob, Tick
 
 
@@ -46,6 +47,7 @@ class SweepJob(SweepRequest, RunJob):
 
     def check(self, model: Model) -> None:
         self.windows(model)
+        check_budget(model, None if self.memory is None else parse_bytes(self.memory))
 
     def limit_memory(self, bytes_free: int) -> None:
         self.memory = bytes_free if self.memory is None else self.memory

@@ -10,7 +10,7 @@ from torch import nn
 from avflow_ext import gather_rms_norm
 from avflow_ext.gather import gather_rms_norm_reference
 
-from ..walk.uploads import upload
+from ..uploads import upload
 
 
 def take(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:

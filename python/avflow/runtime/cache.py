@@ -11,7 +11,7 @@ import torch
 from avflow_ext import compact
 
 from ..errors import InputError
-from ..walk.uploads import upload
+from ..uploads import upload
 from .conversation import NEVER, Conversation
 
 
@@ -77,12 +77,12 @@ def drop(cache: Any, state: Conversation) -> None:
         if most == columns.shape[1] and np.array_equal(stay, held):
             keeps.append(None)
             continue
-        keep = np.full((state.batch, most), -1, np.int32)
+        index = np.full((state.batch, most), -1, np.int32)
         for b in range(state.batch):
             at = np.flatnonzero(stay[b])
-            keep[b, most - len(at) :] = at
-        state.columns[segment] = np.where(keep >= 0, columns[sequence, np.maximum(keep, 0)], -1).astype(np.int32)
-        keeps.append(torch.from_numpy(keep))
+            index[b, most - len(at) :] = at
+        state.columns[segment] = np.where(index >= 0, columns[sequence, np.maximum(index, 0)], -1).astype(np.int32)
+        keeps.append(torch.from_numpy(index))
     there: dict[tuple[int, torch.device], torch.Tensor] = {}
     for number, layer in enumerate(layers):
         segment = state.segment(number)

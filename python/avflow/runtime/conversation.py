@@ -15,6 +15,8 @@ import torch
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import InputError
+from ..eviction.schedule import Step
+from ..knockouts.knockout import Semantics
 
 # Attribute of a cache object. No table beside it (a WeakKeyDictionary) would do: copy.deepcopy of a cache, which is how
 # transformers shares a prompt's prefix and assisted decoding copies its arguments, must take the labels along, and a
@@ -37,7 +39,7 @@ class Conversation:
         rope_deltas: what the model's modules remember of this conversation's positions.
     """
 
-    def __init__(self, batch: int, steps: Sequence[Any], answer: int) -> None:
+    def __init__(self, batch: int, steps: Sequence[Step], answer: int) -> None:
         self.steps = tuple(steps)
         self.ends = tuple(sorted({step.after for step in self.steps}))
         self.answer = answer
@@ -50,7 +52,9 @@ class Conversation:
         self.ids: torch.Tensor | None = torch.zeros((batch, 0), dtype=torch.long)
         self.tail_ids: list[torch.Tensor | None] = []
         self.rope_deltas: list[Any] | None = None
-        self.prepared: dict[int, Any] = {}  # of decoding.prepare, by number of rows; they hold for this base
+        # Of decoding.prepare, by number of rows: version of the cuts, room, problem and semantics of each layer. They
+        # hold for this base.
+        self.prepared: dict[int, tuple[int, int, list[tuple[AttentionProblem, Semantics]]]] = {}
         self.unseen = False  # compiled steps wrote into the cache: its length tells how many
 
     def __len__(self) -> int:
@@ -131,8 +135,9 @@ class Conversation:
             new = self.copy()
             new.prepared = self.prepared
             new.tail = length - self.group.shape[1]
-            whole = new.tail and all(t is not None for t in self.tail_ids)
-            new.tail_ids = [torch.cat(self.tail_ids, 1)[:, : new.tail] if whole else None] if new.tail else []
+            known = [t for t in self.tail_ids if t is not None]
+            whole = new.tail and len(known) == len(self.tail_ids)
+            new.tail_ids = [torch.cat(known, 1)[:, : new.tail] if whole else None] if new.tail else []
             return new
         new = self.settled().copy()
         count = len(new) - length

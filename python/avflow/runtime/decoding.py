@@ -7,7 +7,7 @@ nothing, and torch.compile sees fixed shapes: its graph takes the orders from th
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,22 +15,30 @@ from torch import nn
 from avflow_ext import AttentionProblem
 
 from ..errors import InputError
+from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.compat import cache_in
 from .cache import is_static
 from .conversation import Conversation, conversation_of, remember
 from .state import Interventions
 
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule
+
 SPARE = 256  # keys more than there are now, at least; a cache that outgrows them gets a new problem
+
+Layers = list[tuple[AttentionProblem, Semantics]]  # per layer its problem and the semantics of its cuts
 
 
 class Step:
-    """The attention of one forward. `layers`: per layer its problem and the semantics of its cuts."""
+    """The attention of one forward."""
 
-    def __init__(self, layers: list[tuple[AttentionProblem, str]], order: torch.Tensor) -> None:
+    def __init__(self, layers: Layers, order: torch.Tensor) -> None:
         self.layers, self.order = layers, order  # order: int32 [batch * rows]
 
-    def __call__(self, module, q, k, v, mask, scale):
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
         batch, heads, rows, d = q.shape
         problem, semantics = self.layers[module.layer_idx]
         q = q.transpose(1, 2).reshape(batch * rows, heads, d)
@@ -39,7 +47,7 @@ class Step:
         return out.view(batch, rows, heads, d)
 
 
-def prepare(interventions: Interventions, state: Conversation, rows: int, slots: int | None = None) -> list:
+def prepare(interventions: Interventions, state: Conversation, rows: int, slots: int | None = None) -> Layers:
     """Per layer the problem for `rows` answer tokens per sequence, and the semantics of its cuts.
 
     slots: keys per sequence that every layer's cache has memory for; None where it grows.
@@ -48,7 +56,7 @@ def prepare(interventions: Interventions, state: Conversation, rows: int, slots:
     if found is not None and found[0] == interventions.version and state.tail + rows <= found[1]:
         return found[2]
     made: dict[Any, AttentionProblem] = {}
-    layers = []
+    layers: Layers = []
     room = state.tail + rows + SPARE if slots is None else slots
     for layer in range(interventions.model.n_layers):
         cuts, semantics = interventions.cuts(layer)
@@ -75,7 +83,7 @@ class Decoding:
         self, interventions: Interventions, cache: Any, state: Conversation, new: int, ids: torch.Tensor | None
     ) -> None:
         self.interventions, self.cache, self.state, self.new, self.ids = interventions, cache, state, new, ids
-        self.step: Step | None = None
+        self.step: Step  # of `begin`
         self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
 
     def begin(self, mask: Any) -> None:
@@ -88,7 +96,9 @@ class Decoding:
     def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         return None
 
-    def __call__(self, module, q, k, v, mask, scale):
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
         self.asked[module.layer_idx] += 1
         held = self.state.physical(module.layer_idx) + self.new
         if q.shape[2] != self.new or k.shape[2] < held or (k.shape[2] > held and not is_static(self.cache)):
@@ -111,11 +121,11 @@ def compiled_step(interventions: Interventions, kwargs: dict[str, Any]) -> Step:
     Raises:
         InputError: no uncompiled forward has prepared the cache; compiled are only steps of one token.
     """
-    cache, embeds, ids = cache_in(kwargs), kwargs.get("inputs_embeds"), kwargs.get("input_ids")
-    batch, rows = (embeds if ids is None else ids).shape[:2]
+    cache, ids = cache_in(kwargs), kwargs.get("input_ids")
+    batch, rows = (kwargs["inputs_embeds"] if ids is None else ids).shape[:2]
     state = conversation_of(cache)
     found = None if state is None else state.prepared.get(rows)
-    if found is None or found[0] != interventions.version:
+    if state is None or found is None or found[0] != interventions.version:
         raise InputError(
             f"a compiled forward of {rows} tokens: within avflow.evict and avflow.knockout read the prompt uncompiled, "
             "into a static cache; steps of one token may then be compiled (as generate does)"

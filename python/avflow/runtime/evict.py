@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..models.compat import attributes
 from .tracker import tracking
 
@@ -54,6 +54,7 @@ def evict(
             would leave, a cache filled without eviction or under another schedule.
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
+    check_model(model)
     if not isinstance(schedule, EvictionSchedule):
         schedule = EvictionSchedule(schedule)
     schedule.check(model)

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from ..checks import shown
 from ..errors import InputError
 from ..eviction.schedule import PRESETS, EvictionSchedule
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..models.compat import attributes, cache_of, kept_state
 from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
@@ -90,6 +91,11 @@ def generate(
     Raises:
         InputError: a schedule that does not fit, or that needs to know the right answer.
     """
+    check_model(model)
+    if not isinstance(prompt, Prompt):
+        raise InputError(f"prompt = {shown(prompt)}: pass an avflow.Prompt, such as model.prepare(sample) gives")
+    if schedule is not None and not isinstance(schedule, EvictionSchedule):
+        raise InputError(f"schedule = {shown(schedule)}: pass an avflow.EvictionSchedule, or None")
     if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens = {max_new_tokens!r}: pass an integer of at least 1")
     if schedule is None:

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from avflow_ext import SEMANTICS
-
 from ..errors import InputError
+from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from .state import Rule
 from .tracker import tracking
 
@@ -21,7 +20,7 @@ def knockout(
     model: Model,
     knockouts: Any,
     layers: Iterable[int] | int | None = None,
-    semantics: str = "renormalize",
+    semantics: Semantics = "renormalize",
     groups: Sequence[Any] | None = None,
     items: Sequence[Any] | None = None,
 ) -> Iterator[None]:
@@ -44,6 +43,7 @@ def knockout(
             in one layer.
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
+    check_model(model)
     chosen = as_knockouts(knockouts)
     for one in chosen:
         one.check_heads(model.n_heads)

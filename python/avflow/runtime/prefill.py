@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from avflow_ext import AttentionProblem
 
 from ..errors import InputError
-from ..eviction.policies import TopK, View
+from ..eviction.policies import ScoredBy, TopK, View
+from ..eviction.schedule import Step
 from ..models.attention import attention
 from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
@@ -21,6 +22,9 @@ from .cache import check_cache, drop, is_static, take_back
 from .conversation import Conversation, remember
 from .scores import Scored
 from .state import Interventions
+
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule, DecoderLayer
 
 
 def padding(mask: Any, what: str) -> torch.Tensor | None:
@@ -83,8 +87,8 @@ class Prefill:
             check_cache(self.cache)
         seen = padding(mask, self.interventions.block)
         if seen is not None:
-            seen = seen[:, past : len(state)].numpy()
-            state.real[:, past : past + seen.shape[1]] &= seen
+            new = seen[:, past : len(state)].numpy()
+            state.real[:, past : past + new.shape[1]] &= new
         rows = np.repeat(np.arange(past, len(state), dtype=np.int32)[None], state.batch, 0)
         self._enter(0, rows, None)
         self._check_scores()
@@ -100,7 +104,7 @@ class Prefill:
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
-    def _candidates(self, step: Any, b: int, rows: np.ndarray) -> np.ndarray:
+    def _candidates(self, step: Step, b: int, rows: np.ndarray) -> np.ndarray:
         """Positions among the rows of sequence b that belong to the step's group."""
         table = self.interventions.model.groups.table(self.interventions.model.groups.expand(step.group))
         columns = np.maximum(rows[b], 0)
@@ -133,12 +137,7 @@ class Prefill:
                 at = self._candidates(step, b, np.where(stay, rows, -1))
                 if not len(at):
                     continue
-                scored = self.scored.get(end)
-                view = View(
-                    items=state.item[b, rows[b, at]],
-                    orders=rows[b, at],
-                    scores=lambda by, b=b, at=at, scored=scored: scored(b, at, by),
-                )
+                view = View(state.item[b, rows[b, at]], rows[b, at], self._scores(step, b, at))
                 kept = np.asarray(step.keep.select(view))
                 if kept.dtype != bool or kept.shape != at.shape:
                     raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
@@ -160,6 +159,18 @@ class Prefill:
         kept = np.where(index >= 0, rows[sequence, np.maximum(index, 0)], -1)
         self._enter(segment + 1, kept, torch.from_numpy(index))
 
+    def _scores(self, step: Step, b: int, at: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
+        """For the step's policy: the attention that the rows `at` of sequence b receive in the step's layer."""
+
+        def scores(by: ScoredBy) -> np.ndarray:
+            if step.after not in self.scored:
+                raise InputError(
+                    f"{step.keep} asks for scores, which its uses_scores = False rules out: take that line out"
+                )
+            return self.scored[step.after](b, at, by)
+
+        return scores
+
     def _check_end(self, real: np.ndarray, stay: np.ndarray, rows: np.ndarray, end: int) -> None:
         """What predicts the next token must not leave."""
         if not self.ends_prompt:
@@ -174,7 +185,9 @@ class Prefill:
                     "prompt with a token that stays, such as the group 'last'"
                 )
 
-    def enter_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def enter_layer(
+        self, module: DecoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The layer's arguments, for the rows that are left."""
         layer = module.self_attn.layer_idx
         segment = self.state.segment(layer)
@@ -187,8 +200,8 @@ class Prefill:
         kwargs = dict(kwargs)
         if first:
             refuse_other_layer_arguments(module, args, kwargs)  # they would stand at rows that are gone
-        if first and self.index[segment] is not None:
-            index = self.index[segment]
+        index = self.index[segment]
+        if first and index is not None:
             hidden = args[0] if args else kwargs["hidden_states"]
             hidden = gather_hidden(self.interventions.norms.get(layer), hidden, index)  # [batch, m, D]
             if args:
@@ -218,7 +231,9 @@ class Prefill:
 
     # --- attention ----------------------------------------------------------------------------------------------------
 
-    def __call__(self, module, q, k, v, mask, scale):
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
         batch, heads, rows, d = q.shape
         layer, state = module.layer_idx, self.state
         self.asked[layer] += 1
@@ -240,8 +255,7 @@ class Prefill:
         k, v = (t[:, :, :n].transpose(1, 2) for t in (k, v))  # [batch, n, kv_heads, d], not copied
         wanted = any(s.after == layer and getattr(s.keep, "uses_scores", True) for s in state.steps)
         result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
-        if wanted:
-            scale = d**-0.5 if scale is None else scale
+        if result.lse is not None:
             question = self.interventions.model.groups.expand("question")
             self.scored[layer] = Scored(q, k, result.lse, problem, scale, question, self.prompt_end)
         return result.out.view(batch, rows, heads, d)

@@ -9,6 +9,7 @@ from avflow_ext import AttentionProblem, table_of
 from avflow_ext.reference import cut_mask, visible
 
 from ..errors import InputError
+from ..eviction.policies import ScoredBy
 
 _ROWS = 16  # at a time: memory O(heads x 16 x tokens)
 
@@ -36,7 +37,7 @@ class Scored:
         self.end = end
         self.question = torch.from_numpy(table_of(question))
 
-    def __call__(self, b: int, at: np.ndarray, by: str) -> np.ndarray:
+    def __call__(self, b: int, at: np.ndarray, by: ScoredBy) -> np.ndarray:
         """Attention of the last row of sequence b's prompt, or of its question's rows on average, to its rows `at`.
 
         The mean over all heads.

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from avflow_ext import Cut
 
 from ..errors import InputError
-from ..eviction.schedule import EvictionSchedule
-from ..knockouts.knockout import Knockout
+from ..eviction.schedule import EvictionSchedule, Step
+from ..knockouts.knockout import Knockout, Semantics
 from ..models.base import Model
 from .boundary import BoundaryNorm, boundary_norm
 
@@ -25,7 +24,7 @@ class Rule:
 
     knockouts: tuple[Knockout, ...]
     layers: frozenset[int]
-    semantics: str
+    semantics: Semantics
     cuts: tuple[Cut, ...]
 
 
@@ -52,14 +51,14 @@ class Interventions:
         return "avflow.knockout" if self.schedule is None else "avflow.evict"
 
     @property
-    def steps(self) -> tuple[Any, ...]:
+    def steps(self) -> tuple[Step, ...]:
         return () if self.schedule is None else self.schedule.steps
 
     @property
     def knockouts(self) -> tuple[Knockout, ...]:
         return sum((rule.knockouts for rule in self.rules), ())
 
-    def cuts(self, layer: int) -> tuple[tuple[Cut, ...], str]:
+    def cuts(self, layer: int) -> tuple[tuple[Cut, ...], Semantics]:
         """The cuts in force in a layer, and their semantics."""
         rules = [rule for rule in self.rules if layer in rule.layers]
         return sum((rule.cuts for rule in rules), ()), rules[0].semantics if rules else "renormalize"

@@ -6,10 +6,10 @@ tracker labels new tokens before each forward, and hands the decoder the call th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ from .decoding import Decoding, compiled_step, prepare
 from .labels import check_items, check_present, given_labels, labels_from_ids
 from .prefill import Prefill, padding
 from .state import Interventions
+
+if TYPE_CHECKING:
+    from ..models.compat import DecoderLayer
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a module's call, as torch's hooks give and take them
 
 
 @dataclass
@@ -142,8 +147,8 @@ class Tracker:
             return Conversation(batch, self.interventions.steps, self.model.groups["answer"]), 0
         if state is not None:
             state.catch_up(past)
-        labelled = 0 if state is None else len(state)
-        if labelled < past:
+        if state is None or len(state) < past:
+            labelled = 0 if state is None else len(state)
             raise InputError(
                 f"the cache holds {past} tokens, of which {labelled} are labelled: run the prompt within "
                 f"{self.interventions.block} too (layers outside of the window or before the schedule are untouched by "
@@ -155,7 +160,7 @@ class Tracker:
                 f"the cache was filled {'with the schedule ' + ', '.join(been) if been else 'without eviction'}: go on "
                 "with it in the same way, or start from a new cache"
             )
-        if labelled > past:
+        if len(state) > past:
             state = state.cropped(past)  # assisted decoding takes back tokens
         if state.batch != batch:
             raise InputError(f"the cache's labels are for {state.batch} sequences, the batch has {batch}")
@@ -167,14 +172,15 @@ class Tracker:
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         if ids is None and args:
             ids = args[0]
-        if ids is None and embeds is None:
+        read = embeds if ids is None else ids
+        if read is None:
             return None  # an error of the model itself
         if self.interventions.schedule is not None and kwargs.get("labels") is not None:
             raise InputError(
                 "labels= within avflow.evict: rows leave on the way, so the logits no longer line up with the labels. "
                 "Compute the loss from the logits of the rows that stay (logits[:, -1] predicts the next token)"
             )
-        batch, new = (ids if ids is not None else embeds).shape[:2]
+        batch, new = read.shape[:2]
         cache = cache_in(kwargs)
         self._check_windows(cache)
         state, past = self._conversation(cache, batch)
@@ -212,13 +218,13 @@ class Tracker:
         seen = None if self.prompt is not None else padding(mask, self.interventions.block)
         return seen is not None and not bool(seen[:, past : past + new].all())
 
-    def before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def before_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         if torch.compiler.is_compiling():
             return args, {**kwargs, "avflow_call": compiled_step(self.interventions, kwargs)}
         if self.next is None:
             raise InputError(
-                f"within {self.interventions.block} call model.hf (forward or generate), not its decoder alone, and "
-                "read the prompt uncompiled"
+                f"within {self.interventions.block} call model.hf (forward or generate), not its decoder alone, its "
+                "`forward` past __call__ or a model around it, and read the prompt uncompiled"
             )
         self.running, self.next = self.next, None
         if self.interventions.schedule is not None:
@@ -241,20 +247,20 @@ class Tracker:
             if cache.is_compileable:
                 prepare(self.interventions, running.state, 1, cache.layers[0].get_max_length())
 
-    def before_layer(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]):
+    def before_layer(self, module: DecoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         """Rows leave on the way into a layer; those after it work on what remains."""
         if torch.compiler.is_compiling() or self.running is None:
             return None
         return self.running.enter_layer(module, args, kwargs)
 
-    def before_head(self, module: nn.Module, args: tuple[Any, ...]):
+    def before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Within generate only the last of the prompt's tokens needs logits."""
         if torch.compiler.is_compiling():
             return None
         rows, self.logit_rows = self.logit_rows, None
         return None if rows is None or rows >= args[0].shape[1] else (args[0][:, -rows:], *args[1:])
 
-    def generate(self, run: Any):
+    def generate(self, run: Callable[..., Any]) -> Callable[..., Any]:
         """hf.generate, noting what the prompt is: later tokens are the answer."""
 
         def wrapped(inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -289,6 +295,11 @@ class Tracker:
 @contextmanager
 def _hooks(tracker: Tracker) -> Iterator[None]:
     model = tracker.model
+    if open_block(model.text_model) is not None:
+        raise InputError(
+            f"{type(model.hf).__name__} is wrapped twice, and a block of the other avflow.Model is open on it: put all "
+            "blocks on one avflow.Model"
+        )
     handles = []
     try:
         handles.append(model.hf.register_forward_pre_hook(tracker.before_model, with_kwargs=True))
@@ -317,12 +328,6 @@ def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | 
     given = None if groups is None else given_labels(model, groups, items)
     with ExitStack() as stack:
         tracker = model.tracker
-        other = open_block(model.text_model)
-        if other is not None and other is not tracker:
-            raise InputError(
-                f"a block of {other.interventions.block} is open on this model by another avflow.wrap of it: wrap a "
-                "model once, and pass that"
-            )
         if tracker is None:
             tracker = Tracker(model)
             stack.enter_context(_hooks(tracker))

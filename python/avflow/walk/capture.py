@@ -51,7 +51,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
             raise InputError(
                 f"prompt {prompt.id!r}: inputs_embeds is {embeds.shape[-1]} wide, the model {model.config.hidden_size}"
             )
-        positions = None
+        positions: torch.Tensor | None = None
     else:
         inputs = forward_inputs(model, prompt)
         # Masks are made by the mask function of the name in force: avflow's makes none, and looks at what is asked for.
@@ -59,9 +59,8 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         with kept_state(model.hf), attributes(model.family.patches(model)), named:
             args, kwargs = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
         seen = check_decoder_arguments(model.text_model, args, kwargs)
-        embeds, positions = seen.get("inputs_embeds"), seen.get("position_ids")
-        if embeds is None:
-            embeds = model.text_model.embed_tokens(seen["input_ids"])
+        given, positions = seen.get("inputs_embeds"), seen.get("position_ids")
+        embeds = model.text_model.embed_tokens(seen["input_ids"]) if given is None else given
         if embeds.shape[1] != len(prompt):
             raise InputError(f"prompt {prompt.id!r}: the model reads {embeds.shape[1]}, groups name {len(prompt)}")
         if positions is not None and positions.dim() == 3 and positions.shape[0] == 4:

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
+from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.base import Model
 from ..models.evaluating import in_eval_mode
 from .capture import Captured
 from .layers import layer_input, run_layers
 from .layout import Layout
+
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule
 
 
 class StreamKeys:
@@ -71,10 +76,12 @@ class StreamKeys:
 class _Step:
     """One layer's attention of a step: one row per stream, whose key and value are kept before it attends."""
 
-    def __init__(self, held: StreamKeys, step: int, order: torch.Tensor, semantics: str, layer: int) -> None:
+    def __init__(self, held: StreamKeys, step: int, order: torch.Tensor, semantics: Semantics, layer: int) -> None:
         self.held, self.step, self.order, self.semantics, self.layer = held, step, order, semantics, layer
 
-    def __call__(self, module, q, k, v, mask, scale):
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
         held, layer = self.held, self.layer
         q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))  # [streams, heads or kv_heads, d]
         at = held.layout.rows[layer] + self.step * held.streams
@@ -93,7 +100,7 @@ def end_tokens(model: Model) -> set[int]:
 
 @torch.no_grad()
 def decode(
-    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: str
+    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: Semantics
 ) -> list[list[int]]:
     """Up to `count` tokens of every stream, the given first one included; an end token is the last of its answer."""
     with in_eval_mode(model):
@@ -101,7 +108,7 @@ def decode(
 
 
 def _decode(
-    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: str
+    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: Semantics
 ) -> list[list[int]]:
     ends = end_tokens(model)
     made = [[int(token)] for token in first]

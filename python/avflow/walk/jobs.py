@@ -52,8 +52,7 @@ def _row_is_hit(cut: Cut, row: int, group: np.ndarray, item: np.ndarray) -> bool
         edge &= (item[: row + 1] >= 0) & (item[: row + 1] != item[row])
     if not cut.cut_self:
         edge[row] = False
-    keys = torch.from_numpy(keys[edge])
-    hashes = edge_hash(cut.seed, torch.tensor([row]), keys)
+    hashes = edge_hash(cut.seed, torch.tensor([row]), torch.from_numpy(keys[edge]))
     return bool((hashes < cut.threshold).any())
 
 
@@ -61,12 +60,12 @@ def first_cut_row(cuts: Sequence[Cut], columns: Columns) -> int | None:
     """Order of the first row that loses an edge, None where no causal edge is cut."""
     first: int | None = None
     for cut in cuts:
-        rows = np.flatnonzero(_rows_with_edges(cut, columns.group, columns.item))
-        if cut.random_share is not None:
-            rows = (r for r in rows if _row_is_hit(cut, int(r), columns.group, columns.item))
-        row = next(iter(rows), None)
+        rows = np.flatnonzero(_rows_with_edges(cut, columns.group, columns.item)).tolist()
+        share = cut.random_share is not None
+        hit = (r for r in rows if not share or _row_is_hit(cut, r, columns.group, columns.item))
+        row = next(hit, None)
         if row is not None:
-            first = int(row) if first is None else min(first, int(row))
+            first = row if first is None else min(first, row)
     return first
 
 
@@ -114,7 +113,7 @@ class Eviction:
         return cls(prompt, tuple(steps))
 
 
-def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.ndarray] | None = None) -> int:
+def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.ndarray] = ()) -> int:
     """Rows that a job needs beside the clean ones when it shares none of them."""
     if isinstance(job, Job):
         return lengths[job.prompt] - job.start

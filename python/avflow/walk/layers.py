@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,6 +16,9 @@ from ..models.attention import AttentionCall, bypassed, register
 from ..models.base import Model
 from ..models.compat import attention_name
 from ..models.decoder_inputs import check_layer_arguments
+
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule
 
 Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, [..., rows, d]
 
@@ -80,7 +83,7 @@ class _Counted:
         self.call, self.times = call, 0
 
     def __call__(
-        self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float | None
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
     ) -> torch.Tensor:
         self.times += 1
         return self.call(module, q, k, v, mask, scale)

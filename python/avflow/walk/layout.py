@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -141,7 +142,7 @@ def build_layout(
     lengths: Sequence[int],
     jobs: Sequence[Job | Eviction],
     n_layers: int,
-    groups: Sequence[np.ndarray] | None = None,
+    groups: Sequence[np.ndarray] = (),
 ) -> Layout:
     """Plans one walk.
 
@@ -153,7 +154,7 @@ def build_layout(
     """
     made = _Rows(lengths)
     knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made)
-    evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups or ())
+    evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups)
     rows, joins, active = [], [], []
     for layer in range(n_layers):
         active.append(knockouts.enter(layer))
@@ -177,6 +178,9 @@ def build_layout(
     )
 
 
+AnyJob = TypeVar("AnyJob", bound=Job | Eviction)
+
+
 def _together(job: Job | Eviction) -> tuple:
     """Sorts jobs that share rows next to each other."""
     if isinstance(job, Job):
@@ -186,15 +190,15 @@ def _together(job: Job | Eviction) -> tuple:
 
 def split_jobs(
     lengths: Sequence[int],
-    jobs: Sequence[Job | Eviction],
+    jobs: Sequence[AnyJob],
     max_rows: int,
-    groups: Sequence[np.ndarray] | None = None,
-) -> list[list[Job | Eviction]]:
+    groups: Sequence[np.ndarray] = (),
+) -> list[list[AnyJob]]:
     """Groups jobs into as few walks as keep each within `max_rows` rows at its end; at least one job in each.
 
     Every walk carries the clean rows of all prompts. Jobs of one knockout stay together: they share rows at the bottom.
     """
-    walks: list[list[Job | Eviction]] = [[]]
+    walks: list[list[AnyJob]] = [[]]
     used = sum(lengths)
     for job in sorted(jobs, key=_together):
         count = job_rows(job, lengths, groups)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from ..checks import shown
 from ..errors import InputError
 from ..models.base import Model
 from .chunks import inner_size, mlp_chunk
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_MOST_BYTES = 2**60  # more than any machine has, and what 64 bits hold
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
@@ -21,13 +23,14 @@ def parse_bytes(value: int | float | str) -> int:
     Raises:
         InputError: another text, or no positive amount.
     """
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(value))
+    text = value if isinstance(value, str) else shown(value)
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
     if isinstance(value, bool) or not match or match[2].upper() not in _UNITS:
-        raise InputError(f'memory = {value!r}: pass bytes, or a text such as "8GB" or "512MiB"')
-    amount = int(float(match[1]) * _UNITS[match[2].upper()])
-    if amount <= 0:
-        raise InputError(f"memory = {value!r}: pass a positive amount")
-    return amount
+        raise InputError(f'memory = {shown(value)}: pass bytes, or a text such as "8GB" or "512MiB"')
+    amount = float(match[1]) * _UNITS[match[2].upper()]
+    if not 1 <= amount < _MOST_BYTES:
+        raise InputError(f"memory = {shown(value)}: pass a positive amount, of less than 2**60 bytes")
+    return int(amount)
 
 
 def available_bytes(device: torch.device) -> int:
@@ -62,6 +65,15 @@ def fixed_bytes(model: Model, tokens: int) -> int:
     e = torch.finfo(model.dtype).bits // 8
     chunk = min(mlp_chunk(model), 4 * tokens)
     return e * (tokens * (model.config.hidden_size + 2 * model.head_dim) + 3 * inner_size(model) * chunk)
+
+
+def check_budget(model: Model, budget: int | None) -> None:
+    """Raises InputError where `budget` bytes are too little for a prompt of any length: one token, one row."""
+    if budget is None:
+        return
+    least = fixed_bytes(model, 1) + row_bytes(model)
+    if budget < least:
+        raise InputError(f"memory = {budget} bytes is too little for this model: a token alone takes {least} bytes")
 
 
 def max_rows(model: Model, tokens: int, budget: int) -> int:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from ..errors import InputError
-from ..knockouts.knockout import Knockout
+from ..knockouts.knockout import Knockout, Semantics
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from .capture import columns_of
@@ -31,7 +31,7 @@ class Walks:
         model: Model,
         prompts: Sequence[Prompt],
         knockouts: Sequence[Knockout] = (),
-        semantics: str = "renormalize",
+        semantics: Semantics = "renormalize",
         memory: int | None = None,
     ) -> None:
         self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,19 +12,22 @@ import torch
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import NumericError
-from ..knockouts.knockout import Knockout
+from ..knockouts.knockout import Knockout, Semantics
 from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode, warn_of_hooks
 from ..prompts.correct import leads_options
+from ..uploads import upload_lists
 from .capture import Captured
 from .chunks import head_chunk
 from .layers import check_finite, run_layers
 from .layout import Layout
 from .proof import is_due, prove
 from .row_wise import row_wise
-from .uploads import upload_lists
+
+if TYPE_CHECKING:
+    from ..models.compat import AttentionModule
 
 OnKeys = Callable[[int, torch.Tensor, torch.Tensor], None]
 
@@ -44,10 +48,19 @@ class Prediction:
 class _LayerCall:
     """One layer's attention over the packed rows; `keep` are the problem's keep_rows on the device, int64, or None."""
 
-    def __init__(self, problem: AttentionProblem, semantics: str, on_keys: OnKeys | None, layer: int, keep) -> None:
+    def __init__(
+        self,
+        problem: AttentionProblem,
+        semantics: Semantics,
+        on_keys: OnKeys | None,
+        layer: int,
+        keep: torch.Tensor | None,
+    ) -> None:
         self.problem, self.semantics, self.on_keys, self.layer, self.keep = problem, semantics, on_keys, layer, keep
 
-    def __call__(self, module, q, k, v, mask, scale):
+    def __call__(
+        self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
+    ) -> torch.Tensor:
         # q [1, heads, rows, d], k and v [1, kv_heads, rows, d]: rows-major in memory, so these are views
         q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
         if self.on_keys:
@@ -67,7 +80,8 @@ class Problems:
         item = np.concatenate([c.columns.item for c in batch])[layout.token]
         self.tokens = Tokens(*(torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)))
         self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
-        self._key, self._problem = None, None
+        self._key: tuple[int, dict[int, tuple[int, ...]], bool] | None = None  # of the problem at hand
+        self._problem: AttentionProblem | None = None
 
     def cuts(self, layer: int) -> list[Cut]:
         active = self.layout.active[layer]
@@ -81,7 +95,7 @@ class Problems:
 
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
         key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
-        if key != self._key:
+        if self._problem is None or key != self._key:
             self._key, self._problem = key, self.make(layer, keep_rows)
         return self._problem
 
@@ -94,7 +108,7 @@ def run_walk(
     knockouts: Sequence[Knockout],
     predict: np.ndarray,
     targets: np.ndarray,
-    semantics: str,
+    semantics: Semantics,
     find_nonfinite: bool = False,
     on_layer: Callable[[int], None] | None = None,
     on_keys: OnKeys | None = None,

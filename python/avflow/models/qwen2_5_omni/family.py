@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +15,8 @@ from ...media.video import read_image, read_video
 from ...prompts import labels
 from ...prompts.prompt import Prompt
 from .. import chat, towers
-from ..checkpoints import placed, processor_folder
+from ..checkpoints import hub_options, processor_folder
+from ..complete_load import load_complete
 from ..registry import register
 from . import positions as omni_positions
 from . import processor as processing
@@ -29,6 +31,7 @@ SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
     "visual inputs, as well as generating text and speech."
 )  # the published model's own system text
+SPEECH = r"^(talker|token2wav)\."  # weights of the full model that nobody reads here
 
 
 @register
@@ -45,13 +48,14 @@ class Qwen25Omni(chat.ChatFamily):
         from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
 
         with processing.without_talker_warnings():
-            hf = Thinker.from_pretrained(folder, dtype=dtype, **options)
-        return placed(hf, device, options)
+            if (config := _quantised_config(Thinker.config_class, folder, options)) is not None:
+                options |= {"config": config}
+            return load_complete(Thinker, folder, dtype, device, options, unused=SPEECH)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.load_processor(processor_folder(folder, options))
 
-    def prepare(
+    def prepare(  # type: ignore[override]  # it names the options that it takes
         self,
         model: Model,
         sample: Sample,
@@ -193,3 +197,26 @@ def _checked_sound(processor: Any, where: str, sound: np.ndarray) -> np.ndarray:
     if seconds < 0.1:
         raise MediaError(f"{where}: its sound lasts {seconds:.3f} s: 0.1 s is the shortest that gives a token")
     return sound
+
+
+def _quantised_config(kind: Any, folder: str, options: dict[str, Any]) -> Any:
+    """The Thinker's config with the quantization_config of the full model around it; None where that has none.
+
+    transformers takes the part `thinker_config` of a full model's config.json and leaves the rest.
+    """
+    whole, _ = kind.get_config_dict(folder, **hub_options(options))
+    packed = whole.get("quantization_config")
+    if packed is None or whole.get("thinker_config", {}).get("quantization_config") is not None:
+        return None
+    config = kind.from_pretrained(folder, **hub_options(options))
+    config.quantization_config = _of_thinker(packed)
+    return config
+
+
+def _of_thinker(value: Any) -> Any:
+    """Names of the full model's modules, wherever they stand in a quantization_config, as the Thinker's."""
+    if isinstance(value, dict):
+        return {_of_thinker(key): _of_thinker(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_of_thinker(one) for one in value]
+    return re.sub(r"^(re:)?(\^?)thinker\\?\.", r"\1\2", value) if isinstance(value, str) else value

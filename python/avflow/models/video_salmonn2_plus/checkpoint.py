@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ...errors import InputError, UnsupportedModelError
-from ..checkpoints import HUB_OPTIONS, SALMONN_COMPLETE, check_adapter, hub_options, placed, read_json
+from ..checkpoints import HUB_OPTIONS, SALMONN_COMPLETE, check_adapter, hub_options, placed, read_json, shards
 from .config import VideoSalmonn2PlusConfig
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def load_model(
     tensors = _read(files, names)
     if config.tie_word_embeddings:
         _check_tied(tensors, folder)
-    model, info = Salmonn.from_pretrained(
+    loader: Any = Salmonn  # declared to give a model alone
+    model, info = loader.from_pretrained(
         None,
         config=config,
         state_dict=tensors,
@@ -150,19 +151,13 @@ def _folder(name: str | Path, hub: dict[str, Any]) -> Path:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise InputError(f"{index} has no weight_map")
-        files = [folder / name for name in sorted(set(shards.values()))]
-    else:
-        files = [folder / "model.safetensors"]
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
+        return shards(index)
+    if not single.is_file():
         other = " (pytorch_model*.bin is not read: convert it to safetensors)" if list(folder.glob("*.bin")) else ""
-        raise InputError(f"{folder} lacks {', '.join(missing)}{other}: download the checkpoint again")
-    return files
+        raise InputError(f"{folder} lacks {single.name}{other}: download the checkpoint again")
+    return [single]
 
 
 def _match(files: list[Path], empty: PreTrainedModel, folder: Path) -> dict[str, str]:

@@ -44,7 +44,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.SalmonnProcessor.from_pretrained(processor_folder(folder, options))
 
-    def prepare(
+    def prepare(  # type: ignore[override]  # it names the options that it takes
         self,
         model: Model,
         sample: Sample,

@@ -1,0 +1,74 @@
+"""The ops are forward only: an input that needs a gradient is refused at the call, not left with a gradient of None."""
+
+import pytest
+import torch
+from op_cases import causal, qkv
+
+import avflow_ext
+from avflow_ext import AttentionProblem
+
+KEEP = torch.tensor([1, 0], dtype=torch.int32)
+
+
+def attention_arguments():
+    problem = AttentionProblem(causal(3))
+    return (*qkv(problem, 2, 1, 8), problem.packed(2), 0.25, 3, 0, False)
+
+
+def arguments_of(op):
+    if op == "attention":
+        return attention_arguments()
+    if op == "compact":
+        return torch.randn(1, 2, 3, 4), KEEP[None]
+    return torch.randn(3, 8), torch.randn(8), 1e-6, KEEP
+
+
+FLOATS = [("attention", 0), ("attention", 1), ("attention", 2), ("gather_rms_norm", 0), ("gather_rms_norm", 1)]
+FLOATS += [("compact", 0)]
+
+
+def first(outputs):
+    return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+
+
+@pytest.mark.parametrize("op, which", FLOATS)
+def test_the_operator_refuses(op, which):
+    function, arguments = getattr(torch.ops.avflow, op), list(arguments_of(op))
+    expected = first(function(*arguments))
+    leaf = arguments[which].clone().requires_grad_()
+    for needs in (leaf, leaf * 1.0):  # a parameter, and what was computed from one
+        arguments[which] = needs
+        with pytest.raises(NotImplementedError, match=rf"avflow.{op} has no backward.*torch.no_grad\(\)"):
+            function(*arguments)
+        with torch.no_grad():
+            out = first(function(*arguments))
+        assert torch.equal(out, expected) and not out.requires_grad
+    arguments[which] = leaf.detach()
+    assert torch.equal(first(function(*arguments)), expected)
+
+
+@pytest.mark.parametrize("op, which", FLOATS)
+def test_a_compiled_call_refuses(op, which):
+    torch._dynamo.reset()  # a lambda of this place is compiled for each case, and only so many times
+    function, arguments = getattr(torch.ops.avflow, op), list(arguments_of(op))
+    compiled = torch.compile(lambda *given: first(function(*given)) * 2, fullgraph=True, backend="aot_eager")
+    expected = compiled(*arguments)
+    arguments[which] = arguments[which].clone().requires_grad_()
+    with pytest.raises(Exception, match="has no backward"):
+        compiled(*arguments)
+    with torch.no_grad():
+        assert torch.equal(compiled(*arguments), expected)
+
+
+def test_the_functions_refuse_as_the_operators_do():
+    x, weight, eps, keep = arguments_of("gather_rms_norm")
+    with pytest.raises(NotImplementedError, match="no backward"):
+        avflow_ext.gather_rms_norm(x.requires_grad_(), weight, eps, keep)
+    with pytest.raises(NotImplementedError, match="no backward"):
+        avflow_ext.compact(torch.randn(1, 2, 3, 4, requires_grad=True), KEEP[None])
+
+
+def test_tensors_of_inference_mode_pass():
+    with torch.inference_mode():
+        arguments = attention_arguments()
+        assert torch.ops.avflow.attention(*arguments)[0].shape == (3, 2, 8)
