@@ -5,18 +5,32 @@ Some models divide their logits, cap them, or hide tokens. Their own forward is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from .compat import attributes, kept_state
 
-if TYPE_CHECKING:
-    from .base import Model
+
+class Headed(Protocol):
+    """A model, as far as its head is concerned; `avflow.Model` has it."""
+
+    hf: Any
+    text_model: Any
+
+    @property
+    def config(self) -> Any: ...
+    @property
+    def lm_head(self) -> nn.Module: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
 
 
 @torch.no_grad()
-def own_logits(model: Model, normed: torch.Tensor) -> torch.Tensor:
+def own_logits(model: Headed, normed: torch.Tensor) -> torch.Tensor:
     """What the model's own forward makes of the decoder's output [1, rows, D]: logits [1, rows, vocab]."""
     from transformers.modeling_outputs import MoeModelOutputWithPast  # has what every decoder's output has
 
@@ -31,7 +45,7 @@ def own_logits(model: Model, normed: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def is_plain(model: Model) -> bool:
+def is_plain(model: Headed) -> bool:
     """Whether the model's logits are those of its output matrix and nothing else; tried on two rows, without layers.
 
     Where its forward cannot be asked in this way it counts as plain: the walk's clean row is compared with it anyway.
