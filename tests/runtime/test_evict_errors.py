@@ -191,19 +191,6 @@ def test_a_policy_that_returns_nonsense():
         generate("qwen3", case)
 
 
-def test_a_policy_that_asks_for_scores_though_it_says_it_does_not():
-    class Forgetful:
-        uses_scores = False
-
-        def select(self, view):
-            return view.scores("last") > 0
-
-    case = prompt("qwen3")
-    with evicting("qwen3", case, [Step("video", 1, Forgetful())]):
-        with pytest.raises(avflow.InputError, match="asks for scores, which its uses_scores = False rules out"):
-            generate("qwen3", case)
-
-
 def test_layers_that_share_keys_cannot_lose_tokens_between_them():
     """A layer that reads the cache of an earlier one gets more keys than are left in it."""
     hf = tiny.decoder("qwen3")
@@ -225,3 +212,16 @@ def test_layers_that_share_keys_cannot_lose_tokens_between_them():
     with avflow.evict(model, {"video": 2}, groups=case.groups):
         with pytest.raises(avflow.InputError, match="layer 3 runs .* whose layers share keys"):
             hf(input_ids=case.input_ids[None])
+
+
+def test_a_policy_that_asks_for_scores_though_it_says_it_does_not():
+    class Forgetful:
+        uses_scores = False
+
+        def select(self, view):
+            return view.scores("last") > 0
+
+    case = prompt("qwen3")
+    with evicting("qwen3", case, [Step("video", 1, Forgetful())]):
+        with pytest.raises(avflow.InputError, match="asks for scores, which its uses_scores = False rules out"):
+            generate("qwen3", case)

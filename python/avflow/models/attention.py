@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
 
 from avflow_ext import attention, capabilities
 
 from ..errors import InputError, UnsupportedModelError
-from .causal import Mask, check_causal
+from .causal import Mask, RefusedMask, check_causal, refuse_if_given
 
 if TYPE_CHECKING:
     from .compat import AttentionModule
@@ -43,7 +42,12 @@ def attention_forward(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature; rotary embedding is applied already, heads are not repeated."""
     if avflow_call is None:
-        raise InputError("the decoder was called with avflow's attention, but not by avflow.sweep or avflow.knockout")
+        raise InputError(
+            "the decoder was called with avflow's attention, but not by avflow.sweep or avflow.knockout; or its layers "
+            f"({type(module).__name__}) do not pass keyword arguments on to the attention function: then it cannot be "
+            "served"
+        )
+    refuse_if_given(attention_mask)
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise UnsupportedModelError(f"{type(module).__name__} asks for {name}, which the attention op lacks")
@@ -56,7 +60,7 @@ def attention_forward(
     return avflow_call(module, query, key, value, attention_mask, scale), None
 
 
-def bypassed(layer: nn.Module, index: int, times: int) -> UnsupportedModelError:
+def bypassed(layer: torch.nn.Module, index: int, times: int) -> UnsupportedModelError:
     """The error for a decoder layer that asked `attention_forward` `times` times in one forward instead of once."""
     owner: Any = getattr(layer, "self_attn", layer)
     name = "self_attn.forward" if owner is not layer else "forward"
@@ -84,8 +88,10 @@ def padding_mask(
     kv_offset: int = 0,
     batch_size: int = 1,
     device: torch.device | None = None,
+    local_size: int | None = None,
+    config: Any = None,
     **kwargs: Any,
-) -> torch.Tensor | None:
+) -> torch.Tensor | RefusedMask | None:
     """transformers' mask signature: padding as bool [batch, keys], None where there is none; no mask is built.
 
     A static cache's mask is as long as the cache: its shape must not change while a compiled forward runs.
@@ -94,7 +100,13 @@ def padding_mask(
         UnsupportedModelError: the decoder asks for a mask that is not plain causal.
     """
     if mask_function is not None:
-        check_causal(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, device)
+        try:
+            check_causal(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, device)
+        except UnsupportedModelError as error:
+            kinds = getattr(config, "layer_types", None) or ["unknown"]
+            if local_size is None or any(kind != "full_attention" for kind in kinds):
+                raise
+            return RefusedMask(error)  # beside the mask of full attention, which is that of all layers
     if attention_mask is None or attention_mask.dim() != 2:
         return attention_mask
     return torch.nn.functional.pad(attention_mask.bool(), (0, max(0, kv_length - attention_mask.shape[1])))

@@ -125,23 +125,20 @@ class Model:
         self.check = "error"  # what walks do where they are not the model's own forward: see walk.proof
         self.proofs: dict[Any, Any] = {}  # by kind of prompt, what was compared with the model's own forward
         self.plain_head: bool | None = None  # whether nothing follows the output matrix; None: not tried yet
-        _ = self.lm_head
+        if self._head() is None:
+            raise UnsupportedModelError(
+                f"{type(hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
+                "...ForConditionalGeneration)"
+            )
+
+    def _head(self) -> nn.Module | None:
+        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
+        return getattr(self.hf, "lm_head", None) if head is None else head
 
     @property
     def lm_head(self) -> nn.Module:
-        """The output matrix, that of now: resizing the embeddings makes a new one.
-
-        Raises:
-            UnsupportedModelError: the model has none.
-        """
-        head = self.hf.get_output_embeddings() if hasattr(self.hf, "get_output_embeddings") else None
-        head = getattr(self.hf, "lm_head", None) if head is None else head
-        if head is None:
-            raise UnsupportedModelError(
-                f"{type(self.hf).__name__} has no lm_head: load the class that predicts tokens (...ForCausalLM or "
-                "...ForConditionalGeneration)"
-            )
-        return cast("nn.Module", head)
+        """Asked for each time: `hf.resize_token_embeddings` and PEFT put another module in its place."""
+        return cast("nn.Module", self._head())
 
     @property
     def device(self) -> torch.device:

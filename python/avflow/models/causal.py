@@ -19,6 +19,22 @@ Mask = Callable[..., Any]  # transformers': (batch, head, query, key) as indices
 _MOST_PAIRS = 2**26
 
 
+class RefusedMask:
+    """Stands for a mask that avflow does not carry, until a layer is given it: some decoders make masks that none uses.
+
+    error: what to raise then.
+    """
+
+    def __init__(self, error: UnsupportedModelError) -> None:
+        self.error = error
+
+
+def refuse_if_given(mask: Any) -> None:
+    """Raises the error of a `RefusedMask`."""
+    if isinstance(mask, RefusedMask):
+        raise mask.error
+
+
 def check_causal(
     mask: Mask,
     queries: int,

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError, UnsupportedModelError
+from .causal import RefusedMask, refuse_if_given
 
 _CACHES = {"cache", "past_key_value", "past_key_values", "cache_position", "use_cache", "layer_past"}
 _SHAPES = {"attention_mask", "position_ids", "return_dict", "output_attentions", "output_hidden_states"}
@@ -34,8 +35,9 @@ def check_decoder_arguments(decoder: nn.Module, args: Sequence[Any], kwargs: Map
     _refuse_others(f"the decoder ({type(decoder).__name__})", given, _DECODER | _PLACES)
     masks = given.get("attention_mask")
     for mask in masks.values() if isinstance(masks, Mapping) else [masks]:
-        if mask is None:
-            continue
+        if mask is None or (isinstance(mask, RefusedMask) and isinstance(masks, Mapping)):
+            continue  # of several kinds, a layer takes one
+        refuse_if_given(mask)
         if mask.dim() != 2:
             raise InputError(
                 f"the prompt has an attention_mask of shape {tuple(mask.shape)}: pass a 2-D one of ones; who sees whom "
@@ -56,6 +58,7 @@ def check_layer_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping
     """
     given = _by_name(layer, args, kwargs)
     what = f"a decoder layer ({type(layer).__name__})"
+    refuse_if_given(given.get("attention_mask"))
     _refuse_others(what, given, _LAYER | _PLACES)
     tables = given.get("position_embeddings")
     if given.get("hidden_states") is None or not isinstance(tables, (tuple, list)) or len(tables) != 2:

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..eviction.policies import ScoredBy, TopK, View
 from ..eviction.schedule import Step
 from ..models.attention import attention
+from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
 from .boundary import gather_hidden, take
 from .cache import check_cache, drop, is_static, take_back
@@ -34,6 +35,7 @@ def padding(mask: Any, what: str) -> torch.Tensor | None:
     """
     if isinstance(mask, dict):
         mask = mask.get("full_attention")
+    refuse_if_given(mask)
     if mask is None:
         return None
     if mask.dim() != 2:
@@ -196,9 +198,9 @@ class Prefill:
             self._leave(segment - 1)
             self.scored.clear()
         kwargs = dict(kwargs)
-        index = self.index[segment]
         if first:
             refuse_other_layer_arguments(module, args, kwargs)  # they would stand at rows that are gone
+        index = self.index[segment]
         if first and index is not None:
             hidden = args[0] if args else kwargs["hidden_states"]
             hidden = gather_hidden(self.interventions.norms.get(layer), hidden, index)  # [batch, m, D]

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -43,9 +42,6 @@ if TYPE_CHECKING:
     from ..models.compat import DecoderLayer
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]  # of a module's call, as torch's hooks give and take them
-
-
-_OPEN: WeakKeyDictionary[nn.Module, Model] = WeakKeyDictionary()  # decoder -> the Model whose blocks are open on it
 
 
 @dataclass
@@ -300,14 +296,13 @@ class Tracker:
 @contextmanager
 def _hooks(tracker: Tracker) -> Iterator[None]:
     model = tracker.model
-    if model.text_model in _OPEN:
+    if open_block(model.text_model) is not None:
         raise InputError(
             f"{type(model.hf).__name__} is wrapped twice, and a block of the other avflow.Model is open on it: put all "
             "blocks on one avflow.Model"
         )
     handles = []
     try:
-        _OPEN[model.text_model] = model
         handles.append(model.hf.register_forward_pre_hook(tracker.before_model, with_kwargs=True))
         handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
         handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
@@ -320,7 +315,6 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        _OPEN.pop(model.text_model, None)
 
 
 @contextmanager
@@ -335,12 +329,6 @@ def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | 
     given = None if groups is None else given_labels(model, groups, items)
     with ExitStack() as stack:
         tracker = model.tracker
-        other = open_block(model.text_model)
-        if other is not None and other is not tracker:
-            raise InputError(
-                f"a block of {other.interventions.block} is open on this model by another avflow.wrap of it: wrap a "
-                "model once, and pass that"
-            )
         if tracker is None:
             tracker = Tracker(model)
             stack.enter_context(_hooks(tracker))

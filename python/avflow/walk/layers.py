@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import InputError, NumericError
+from ..errors import InputError, NumericError, UnsupportedModelError
 from ..models.attention import AttentionCall, bypassed, register
 from ..models.base import Model
 from ..models.compat import attention_name
@@ -53,13 +53,21 @@ def run_layers(
                 hidden = torch.cat([hidden, hidden.index_select(1, joins[index])], 1)
             n = hidden.shape[1]
             counted = _Counted(call(index))
-            # One name throughout: a second one would keep the last layer's rows alive while this layer runs.
-            hidden = layer(
-                hidden,
-                attention_mask=None,  # the call knows who sees whom
-                position_embeddings=tables if n == cos.shape[-2] else (cos[..., :n, :], sin[..., :n, :]),
-                avflow_call=counted,
-            )
+            try:
+                # One name throughout: a second one would keep the last layer's rows alive while this layer runs.
+                hidden = layer(
+                    hidden,
+                    attention_mask=None,  # the call knows who sees whom
+                    position_embeddings=tables if n == cos.shape[-2] else (cos[..., :n, :], sin[..., :n, :]),
+                    avflow_call=counted,
+                )
+            except (AttributeError, TypeError) as error:
+                if counted.times:
+                    raise
+                raise UnsupportedModelError(
+                    f"decoder layer {index} ({type(layer).__name__}) does not run on hidden states and rotary tables "
+                    f"alone: {error}"
+                ) from error
             if counted.times != 1:
                 raise bypassed(layer, index, counted.times)
             hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]  # some families' layers return tuples
