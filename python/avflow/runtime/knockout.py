@@ -8,7 +8,7 @@ from typing import Any
 
 from avflow_ext import SEMANTICS
 
-from ..errors import InputError
+from .. import checks
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
@@ -48,8 +48,7 @@ def knockout(
     chosen = as_knockouts(knockouts)
     for one in chosen:
         one.check_heads(model.n_heads)
-    if semantics not in SEMANTICS:
-        raise InputError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
+    checks.choice("semantics", semantics, SEMANTICS)
     cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
     rule = Rule(tuple(chosen), frozenset(layer_list(layers, model.n_layers)), semantics, cuts)
     with tracking(model, groups, items) as tracker, tracker.interventions.cutting(rule):
