@@ -16,6 +16,7 @@ from typing import Any
 from .errors import InputError
 
 MOST_LAYERS = 10_000  # no decoder has as many; a number above is a slip
+MOST_TOKENS = 1_000_000  # of an answer; a number above is a slip
 _SHOWN = 120
 
 

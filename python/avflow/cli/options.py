@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import io
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -80,6 +82,9 @@ class Command(TyperCommand):
     """A command whose paths come with "~" expanded: the shell leaves it in --out=~/run."""
 
     def invoke(self, ctx: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a file name that is no UTF-8 can be shown too
         with cli_errors():
             ctx.params = {name: _expanded(name, value) for name, value in ctx.params.items()}
         return super().invoke(ctx)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from ..checks import path, shown
 from ..errors import InputError
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
@@ -44,7 +45,7 @@ class Prompts:
             _check(one, seen)
             yield one
         if not seen:
-            raise InputError(f"no prompts are given ({self.given!r} is empty): {_MEND}")
+            raise InputError(f"no prompts are given ({shown(self.given)} is empty): {_MEND}")
 
     def __iter__(self) -> Iterator[Prompt]:
         for one in self.unprepared():
@@ -88,13 +89,13 @@ def _several(given: Any) -> Iterable[Any]:
     if isinstance(given, (Prompt, Sample)):
         return [given]
     if isinstance(given, (str, Path)):
-        if not is_hub(given) and not Path(given).exists():
+        if not is_hub(given) and not path("prompts", given).exists():
             raise InputError(f"no samples at {str(given)!r}: no such file or folder; {_MEND}")
         return read(given).samples
     if isinstance(given, Dataset):
         return given.samples
     if given is None or isinstance(given, (Mapping, bytes)) or not _goes_through(given):
-        raise InputError(f"prompts = {given!r} ({type(given).__name__}): {_MEND}")
+        raise InputError(f"prompts = {shown(given)} ({type(given).__name__}): {_MEND}")
     return given
 
 
@@ -108,7 +109,7 @@ def _goes_through(given: Any) -> bool:
 
 def _check(one: Any, seen: set[str]) -> None:
     if not isinstance(one, (Prompt, Sample)):
-        raise InputError(f"prompt number {len(seen)} is {one!r} ({type(one).__name__}): {_MEND}")
+        raise InputError(f"prompt number {len(seen)} is {shown(one)} ({type(one).__name__}): {_MEND}")
     if one.id in seen:
         raise InputError(f"two prompts have the id {one.id!r}: give each its own, the rows go by it")
     seen.add(one.id)

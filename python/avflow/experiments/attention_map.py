@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ import torch
 
 from avflow_ext import AttentionProblem
 
+from ..checks import integer, shown
 from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..results.results import Results
 from ..walk.capture import capture
 from ..walk.proof import checking
@@ -92,6 +94,7 @@ def attention_map(
         InputError: no prompt or several, layers that the model does not have, boundaries that do not increase or
             leave the prompt.
     """
+    check_model(model)
     chosen = layer_list(layers, model.n_layers)
     captured = capture(model, as_prompt(model, prompt))
     n = len(captured)
@@ -127,6 +130,11 @@ def attention_map(
 
 def _starts(n: int, bins: int, boundaries: Sequence[int] | None) -> np.ndarray:
     if boundaries is not None:
+        if not isinstance(boundaries, Iterable):
+            raise InputError(f"boundaries = {shown(boundaries)}: pass increasing token numbers from 0 to below {n}")
+        boundaries = list(islice(boundaries, n + 1))  # no more can increase
+        for one in boundaries:
+            integer("a boundary", one, mend=f"pass increasing token numbers from 0 to below {n}")
         starts = np.array([*boundaries, n])
         if starts[0] != 0 or (np.diff(starts) <= 0).any():
             raise InputError(f"boundaries = {list(boundaries)}: pass increasing token numbers from 0 to below {n}")

@@ -154,8 +154,7 @@ def pathways(
         NumericError: NaN or infinity in a run.
     """
     check_model(model)
-    if isinstance(random, bool) or not isinstance(random, int) or random < 0:
-        raise InputError(f"random = {random!r}: pass a number of control runs, 0 for none")
+    checks.integer("random =", random, high=10_000, mend="pass a number of control runs, 0 for none")
     checks.integer("seed =", seed, high=2**31 - 1)
     if not isinstance(keep, Mapping):
         raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")

@@ -116,11 +116,14 @@ def mark_sinks(model: Model, prompt: PromptSource, tokens: Sequence[int]) -> Pro
     Raises:
         InputError: a token outside the prompt, or the last one.
     """
+    check_model(model)
     prompt = as_prompt(model, prompt)
-    model.groups.add(GROUP)
     groups = list(prompt.groups)
-    for token in tokens:
-        if not 0 <= token < len(groups) - 1:
-            raise InputError(f"prompt {prompt.id!r}: token {token} cannot be a sink: pass 0 .. {len(groups) - 2}")
+    if not isinstance(tokens, (Sequence, np.ndarray)) or isinstance(tokens, (str, bytes)):
+        raise InputError(f"tokens = {checks.shown(tokens)}: pass positions in the prompt, 0 .. {len(groups) - 2}")
+    mend = f"it cannot be a sink: pass 0 .. {len(groups) - 2}"
+    at = [checks.integer(f"prompt {prompt.id!r}: token", t, high=len(groups) - 2, mend=mend) for t in tokens]
+    model.groups.add(GROUP)
+    for token in at:
         groups[token] = GROUP
     return dataclasses.replace(prompt, groups=groups)

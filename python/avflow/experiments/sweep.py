@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompts
+from ..errors import InputError
 from ..knockouts.knockout import Semantics
 from ..knockouts.windows import WindowStyle
 from ..models.attention import kernel_name
@@ -158,6 +160,8 @@ def estimate(model: Model, prompts: PromptSource, request: SweepRequest | None =
         InputError: as of `avflow.sweep`.
     """
     request = SweepRequest() if request is None else request
+    if not isinstance(request, SweepRequest):
+        raise InputError(f"request = {checks.shown(request)}: pass an avflow.SweepRequest, or None")
     request.windows(model)
     out: dict[str, Any] = {}
     reasons = dict.fromkeys((k.name for k in request.knockouts), "ok")

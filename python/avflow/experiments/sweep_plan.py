@@ -67,9 +67,9 @@ class SweepRequest:
             window(0, width, self.style, 1)  # checks both
         if len(set(self.widths)) < len(self.widths):
             raise InputError(f"window = {self.window!r}: a width is given twice")
-        if self.select not in SELECT:
+        if not isinstance(self.select, str) or self.select not in SELECT:
             raise InputError(f"select = {shown(self.select)}: pass one of {', '.join(SELECT)}")
-        if self.semantics not in SEMANTICS:
+        if not isinstance(self.semantics, str) or self.semantics not in SEMANTICS:
             raise InputError(f"semantics = {shown(self.semantics)}: pass one of {', '.join(SEMANTICS)}")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)

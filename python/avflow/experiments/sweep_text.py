@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..checks import MOST_TOKENS, integer
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.knockout import Knockout, Semantics
@@ -60,8 +61,8 @@ def sweep_text(
         InputError: layers, heads or groups that the model does not have, no prompts, two of one id, too little memory.
         NumericError: NaN or infinity in the run.
     """
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens = {max_new_tokens!r}: pass a number of tokens, 1 or more")
+    mend = "pass a number of tokens, 1 or more"
+    integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
     windows = request.windows(model)
     rows: list[tuple] = []

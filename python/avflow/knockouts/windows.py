@@ -22,7 +22,7 @@ def window(layer: int, width: int, style: WindowStyle, n_layers: int) -> frozens
     Raises:
         InputError: a layer outside the model, a width below 1, an unknown style.
     """
-    if style not in STYLES:
+    if not isinstance(style, str) or style not in STYLES:
         raise InputError(f"window style {shown(style)}: pass one of {', '.join(STYLES)}")
     if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= MOST_LAYERS:
         raise InputError(f"window width {shown(width)}: pass a number of layers, 1 or more")

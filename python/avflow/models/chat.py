@@ -135,11 +135,11 @@ class ChatFamily(Family):
         text, spans = _render(model.processor, wording.system, parts)
         inputs = encode(text)
         ids = inputs["input_ids"][0]  # [N]
-        _check_length(model, len(ids), sample)
         for name in ("pixel_values", "pixel_values_videos", "input_features", "audio_features"):
             if name in inputs:
                 inputs[name] = inputs[name].to(model.dtype)
         groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"), roles)
+        _check_length(model, len(ids), sample)
         answer_ids, option_ids = _answer(tokenizer, sample)
         return Prompt(
             id=sample.id,

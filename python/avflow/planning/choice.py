@@ -42,13 +42,15 @@ class Tolerance:
     def __post_init__(self) -> None:
         drop = self.max_accuracy_drop
         if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < 1:
-            raise InputError(f"max_accuracy_drop = {drop!r}: pass a share of the prompts, such as 0.01 for one percent")
+            raise InputError(
+                f"max_accuracy_drop = {checks.shown(drop)}: pass a share of the prompts, such as 0.01 for one percent"
+            )
         checks.flag("strict =", self.strict)
         mend = "pass a share between 0 and 1, such as 0.95"
         if checks.number("confidence =", self.confidence, above=True, high=1.0, mend=mend) == 1:
             raise InputError(f"confidence = {self.confidence!r}: {mend}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed = {self.seed!r}: pass an integer from 0 on")
+            raise InputError(f"seed = {checks.shown(self.seed)}: pass an integer from 0 on")
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt."""

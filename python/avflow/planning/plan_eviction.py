@@ -16,7 +16,7 @@ from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
@@ -138,6 +138,7 @@ class PlanRequest:
             InputError: groups or layers that the model does not have, or groups that must stay.
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
+        check_model(model)
         request = EvictionRequest([EvictionSchedule({g: layer}) for g, layer in self.grid(model)], self.memory_bytes)
         request.check(model)
         return request

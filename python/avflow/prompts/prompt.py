@@ -91,7 +91,8 @@ class Prompt:
         model_inputs: dict[str, Any] | None = None,
         sample: Sample | None = None,
     ) -> None:
-        self.id = checks.text("a prompt's id", str(id) if isinstance(id, int) and not isinstance(id, bool) else id)
+        number = isinstance(id, int) and not isinstance(id, bool)
+        self.id = str(checks.integer("a prompt's id", id, low=-(2**63))) if number else checks.text("a prompt's id", id)
         self.task, self.answer = (self._text(name, value) for name, value in (("task", task), ("answer", answer)))
         if model_inputs is not None and not isinstance(model_inputs, Mapping):
             raise self._say(

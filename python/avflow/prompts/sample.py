@@ -174,8 +174,9 @@ class Sample:
             other = "a sound" if kinds[0] == "image" else "an image"
             raise self._say(f"the candidates and the reference are both of kind {kinds[0]}: give {other} as reference")
         letters = list(LETTERS[: len(self.candidates)])
-        if self.options is not None and list(self.options) != letters:
-            raise self._say(f"candidates and the options {self.options!r}: leave options out, the letters are they")
+        if self.options is not None and (not isinstance(self.options, (list, tuple)) or list(self.options) != letters):
+            shown = checks.shown(self.options)
+            raise self._say(f"candidates and the options {shown}: leave options out, the letters are they")
         self.options = letters
 
     def _kind(self, what: str, path: str) -> Literal["image", "audio"]:
@@ -215,7 +216,7 @@ class Sample:
         return options
 
     def _answer(self) -> str:
-        if self.answer is None or self.answer == "":
+        if self.answer is None or (isinstance(self.answer, str) and self.answer == ""):
             what = "an option list without the answer" if self.options else "no answer"
             raise self._say(f"{what}: give answer as a letter or a text")
         text = self._text("answer")

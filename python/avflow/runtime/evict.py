@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import InputError
+from .. import checks
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
@@ -58,8 +58,7 @@ def evict(
     if not isinstance(schedule, EvictionSchedule):
         schedule = EvictionSchedule(schedule)
     schedule.check(model)
-    if decode not in DECODE:
-        raise InputError(f"decode = {decode!r}: pass one of {', '.join(DECODE)}")
+    checks.choice("decode", decode, DECODE)
     with tracking(model, groups, items) as tracker:
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
         handles = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..checks import shown
+from ..checks import MOST_TOKENS, integer, shown
 from ..errors import InputError
 from ..eviction.schedule import PRESETS, EvictionSchedule
 from ..models.base import Model, check_model
@@ -96,8 +96,8 @@ def generate(
         raise InputError(f"prompt = {shown(prompt)}: pass an avflow.Prompt, such as model.prepare(sample) gives")
     if schedule is not None and not isinstance(schedule, EvictionSchedule):
         raise InputError(f"schedule = {shown(schedule)}: pass an avflow.EvictionSchedule, or None")
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise InputError(f"max_new_tokens = {max_new_tokens!r}: pass an integer of at least 1")
+    mend = "pass an integer of at least 1"
+    integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     if schedule is None:
         return _generate(model, prompt, max_new_tokens)
     check_open(model, schedule)

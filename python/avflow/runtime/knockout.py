@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import InputError
+from .. import checks
 from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
@@ -47,8 +47,7 @@ def knockout(
     chosen = as_knockouts(knockouts)
     for one in chosen:
         one.check_heads(model.n_heads)
-    if semantics not in SEMANTICS:
-        raise InputError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
+    checks.choice("semantics", semantics, SEMANTICS)
     cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
     rule = Rule(tuple(chosen), frozenset(layer_list(layers, model.n_layers)), semantics, cuts)
     with tracking(model, groups, items) as tracker, tracker.interventions.cutting(rule):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..checks import shown
 from ..errors import InputError
 from ..eviction.schedule import Step
 from ..models.base import Model
@@ -46,14 +47,28 @@ def labels_from_ids(
 
 def given_labels(model: Model, groups: Sequence[Any], items: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
     """The user's labels: group ids and items, [1 or batch, N]."""
+    if not isinstance(groups, (list, tuple)) or not all(isinstance(g, (str, list, tuple)) for g in groups):
+        raise InputError(f"groups = {shown(groups)}: pass one name per token, or one such list per batch row")
     rows = [list(groups)] if len(groups) and isinstance(groups[0], str) else [list(g) for g in groups]
     if not rows or len({len(r) for r in rows}) != 1 or not rows[0]:
         raise InputError("groups: pass one name per token, or one such list, padding included, per batch row")
+    if strangers := [name for row in rows for name in row if not isinstance(name, str)]:
+        raise InputError(f"groups holds {shown(strangers[0])}: pass names, one per token")
     group = np.stack([model.groups.ids(r) for r in rows])
-    item = np.full(group.shape, -1, np.int32) if items is None else np.atleast_2d(np.array(items, np.int32))
+    item = np.full(group.shape, -1, np.int32) if items is None else _item_rows(items)
     if item.shape != group.shape:
         raise InputError(f"items has shape {item.shape}, groups {group.shape}: pass one item per token")
     return group, item
+
+
+def _item_rows(items: Sequence[Any]) -> np.ndarray:
+    try:
+        found = np.array(items)
+        if found.dtype.kind not in "iu":
+            raise TypeError
+        return np.atleast_2d(found.astype(np.int32))
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"items = {shown(items)}: pass an integer per token, -1 for none") from None
 
 
 def check_items(model: Model, knockouts: Iterable[Knockout], group: np.ndarray, item: np.ndarray) -> None:
