@@ -20,6 +20,7 @@ from . import moved
 
 if TYPE_CHECKING:
     from .errors import AvflowError as AvflowError
+    from .errors import AvflowWarning as AvflowWarning
     from .errors import InputError as InputError
     from .errors import MediaError as MediaError
     from .errors import NumericError as NumericError
@@ -66,6 +67,7 @@ __version__ = "0.2.0.dev0"
 _EXPORTS = {
     "AttentionMap": "experiments.attention_map",
     "AvflowError": "errors",
+    "AvflowWarning": "errors",
     "EveryNth": "eviction.policies",
     "EvictionSchedule": "eviction.schedule",
     "Family": "models.base",

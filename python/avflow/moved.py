@@ -7,10 +7,12 @@ a package now serves its old names by `__getattr__ = old_names(__name__)` in its
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
@@ -176,8 +178,16 @@ class _OldModule(ModuleType):
     """A module at an old path. One that is called as a function of avflow (sweep, evict, ...) is that function too."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        name = self.__name__.rpartition(".")[2]
-        return getattr(importlib.import_module(f"avflow.{MOVED[name][0]}"), name)(*arguments, **options)
+        return _function(self.__name__)(*arguments, **options)
+
+    def __reduce__(self) -> Any:  # pickled as the function
+        return _function, (self.__name__,)
+
+
+def _function(module: str) -> Any:
+    """The function of avflow that has the name of an old module ("avflow.sweep")."""
+    place = MOVED[module.partition(".")[2]][0]
+    return getattr(importlib.import_module(f"avflow.{place}"), module.rpartition(".")[2])
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -193,6 +203,10 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__getattr__ = old_names(module.__name__)  # type: ignore[method-assign]
+        with contextlib.suppress(AttributeError):  # most old modules have no function of their name
+            function = _function(module.__name__)
+            if inspect.isfunction(function):  # help() and editors see the function
+                vars(module).update(__doc__=function.__doc__, __signature__=inspect.signature(function))
 
 
 def install() -> None:

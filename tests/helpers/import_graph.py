@@ -41,6 +41,23 @@ def arrows(files: Mapping[str, Path]) -> list[Arrow]:
     ]
 
 
+def named(name: str, path: Path) -> Iterator[tuple[str, int]]:
+    """Whatever dotted names a module imports, resolved, whether there is a module of that name or not."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _base(node, package)
+            yield base, node.lineno
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _base(node: ast.ImportFrom, package: list[str]) -> str:
+    base = node.module or ""
+    return ".".join([*package[: len(package) + 1 - node.level], *([base] if base else [])]) if node.level else base
+
+
 def _targets(name: str, path: Path, files: Mapping[str, Path]) -> Iterator[tuple[str, int]]:
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
@@ -48,9 +65,7 @@ def _targets(name: str, path: Path, files: Mapping[str, Path]) -> Iterator[tuple
             for alias in node.names:
                 yield from ((found, node.lineno) for found in _find(alias.name, package, files))
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = ".".join([*package[: len(package) + 1 - node.level], *([base] if base else [])])
+            base = _base(node, package)
             for alias in node.names:  # `from package import module` is an arrow to the module
                 found = list(_find(f"{base}.{alias.name}", package, files)) or _find(base, package, files)
                 yield from ((one, node.lineno) for one in found)

@@ -5,7 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from import_graph import Arrow, against, arrows, circles, floors, modules, room_of
+from import_graph import Arrow, against, arrows, circles, floors, modules, named, room_of
+
+from avflow.moved import MOVED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/architecture.md"
@@ -29,6 +31,21 @@ def test_no_import_circle(found):
 def test_every_import_between_rooms_leads_to_a_lower_floor(found):
     wrong = [str(arrow) for arrow in against(found, floors(PAGE.read_text()))]
     assert wrong == [], "\n".join(["against the floors of docs/architecture.md:", *wrong])
+
+
+def test_nothing_of_ours_imports_an_old_path():
+    """avflow.moved serves paths of 0.1, where an import against the floors would not be seen."""
+    files = {}
+    for package in PACKAGES:
+        files |= modules(ROOT / package)
+    wrong = [
+        f"{name} (line {line}) imports {target}"
+        for name, path in files.items()
+        if path.suffix == ".py"
+        for target, line in named(name, path)
+        if target.partition(".")[0] == "avflow" and target.partition(".")[2] in MOVED and target not in files
+    ]
+    assert wrong == []
 
 
 def test_the_page_names_every_room_and_no_other(found):

@@ -250,7 +250,7 @@ def test_folder_names_are_the_shortest_that_differ(tmp_path):
 
 def test_the_old_name_of_select_is_taken_with_a_warning(folders, tmp_path):
     new = collect([folders[0]], select="wrong")
-    with pytest.warns(DeprecationWarning, match=r"collect\(which=\) is now collect\(select=\)") as found:
+    with pytest.warns(DeprecationWarning, match=r"which= is now select= in collect\(\)") as found:
         assert collect([folders[0]], which="wrong") == new != collect([folders[0]])
     assert found[0].filename == __file__  # the line of the caller, not of the package
     with pytest.warns(DeprecationWarning, match="report_together"):

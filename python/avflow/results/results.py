@@ -14,7 +14,7 @@ from .. import checks
 from ..deprecated import renamed_keyword
 from ..documents import parse_yaml, read_text
 from ..errors import InputError
-from .schemas import SCHEMAS, SWEEP, experiment_name, schema_of
+from .schemas import SCHEMAS, SWEEP, column_now, experiment_name, schema_of
 from .table import checked, mean_change, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
 
 if TYPE_CHECKING:
@@ -83,8 +83,15 @@ class Results:
         return self.table.to_pandas()
 
     def save(self, folder: str | Path) -> Path:
-        """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back."""
+        """Write `folder`/rows.parquet (whole or not at all); returns its path. avflow.read(folder) reads it back.
+
+        Raises:
+            InputError: the folder holds a run of another experiment. RunError: it cannot be written.
+        """
         path = checks.path("the folder", folder) / "rows.parquet"
+        there = _experiment_of(_config(path.parent))
+        if there is not None and there != self.experiment:
+            raise InputError(f"{folder} holds a run of {there}: save these rows of {self.experiment} in another folder")
         write_table(with_meta(_in_schema(self.table, self.experiment), self.meta), path)
         return path
 
@@ -119,6 +126,11 @@ class Results:
         return self.table.equals(other.table if isinstance(other, Results) else other, **options)
 
     def __getitem__(self, key: Any) -> Any:
+        new = column_now(self.experiment, key) if isinstance(key, str) else None
+        if new is not None:  # 0.1's column, which the table has under another name, and another one may have its name
+            text = f"{self.experiment}'s column {key!r} is now {new!r}: write .table[{new!r}]; [{key!r}] goes with 0.3"
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+            return self.table[new]
         _warn(f"[{key!r}]", stacklevel=3)
         return self.table[key]
 

@@ -199,6 +199,11 @@ def with_new_names(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def column_now(experiment: str, name: str) -> str | None:
+    """What avflow 0.1's column of that name is called now; None where the name is as it was."""
+    return _RENAMED.get(experiment_name(experiment), {}).get(name)
+
+
 def _is_old(table: pa.Table, renamed: Mapping[str, str]) -> bool:
     old, new = next(iter(renamed.items()))
     return old in table.column_names and new not in table.column_names

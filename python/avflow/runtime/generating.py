@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ..checks import MOST_TOKENS, integer, shown
+from ..checks import MOST_TOKENS, choice, integer
+from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..eviction.schedule import PRESETS, EvictionSchedule
 from ..models.base import Model, check_model
@@ -19,7 +20,7 @@ from ..models.inputs import forward_inputs
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 from .answering import Clock, cache_bytes
-from .evict import evict
+from .evict import DECODE, evict
 
 
 @dataclass
@@ -78,24 +79,25 @@ def check_open(model: Model, schedule: EvictionSchedule) -> None:
 
 def generate(
     model: Model,
-    prompt: Prompt,
-    schedule: EvictionSchedule | None = None,
+    prompt: PromptSource,
+    schedule: EvictionSchedule | Mapping[str, int] | Sequence[Any] | None = None,
     decode: str = "keep",
     max_new_tokens: int = 32,
 ) -> Generated:
     """The most probable continuation of the prompt (greedy).
 
     Args:
+        prompt: one Prompt or Sample, or what else `avflow.sweep` takes, with one in it.
         schedule, decode: as `avflow.evict` takes them; None: nothing leaves. The groups are the prompt's own.
 
     Raises:
-        InputError: a schedule that does not fit, or that needs to know the right answer.
+        InputError: none or several prompts, a schedule that does not fit, or that needs to know the right answer.
     """
     check_model(model)
-    if not isinstance(prompt, Prompt):
-        raise InputError(f"prompt = {shown(prompt)}: pass an avflow.Prompt, such as model.prepare(sample) gives")
+    prompt = as_prompt(model, prompt)
+    choice("decode", decode, DECODE)
     if schedule is not None and not isinstance(schedule, EvictionSchedule):
-        raise InputError(f"schedule = {shown(schedule)}: pass an avflow.EvictionSchedule, or None")
+        schedule = EvictionSchedule(schedule)
     mend = "pass an integer of at least 1"
     integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     if schedule is None:

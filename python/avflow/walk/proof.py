@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from ..errors import InputError, UnsupportedModelError, warn_user
+from .. import checks
+from ..errors import UnsupportedModelError, warn_user
 from ..models.base import Model
 from ..models.compat import attributes, decoder_configs, implementation, kept_state
 from ..models.evaluating import in_eval_mode
@@ -49,9 +50,7 @@ def checking(model: Model, check: str | None) -> Iterator[None]:
     Raises:
         InputError: none of CHECKS.
     """
-    check = model.check if check is None else check
-    if check not in CHECKS:
-        raise InputError(f"check = {check!r}: pass one of {', '.join(CHECKS)}")
+    check = checks.choice("check", model.check if check is None else check, CHECKS)
     before, model.check = model.check, check
     try:
         yield
