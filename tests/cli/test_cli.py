@@ -331,6 +331,9 @@ def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
         assert str(path) in result.stdout and path.exists()
     assert (folder / "report.html").exists() and str(folder / "report.html") in result.stdout
     assert len(set(read(folder / "run").table["knockout"].to_pylist())) == 15
+    check = json.loads((folder / "run" / "summary.json").read_text())["check"]
+    assert 0 <= check["difference"] <= check["bound"]
+    assert f"the model's own forward differ by {check['difference']:.1e} in a logit at most" in result.stdout
 
 
 def test_bench(tmp_path):
