@@ -15,7 +15,7 @@ from network import causal_blocks
 
 import avflow
 from avflow.media.images import TorchImages
-from avflow.media.video import resize
+from avflow.media import resize
 from avflow.synthetic import LINEUP_TASKS, make_items, make_lineup, write_items
 from avflow.synthetic.lineup import CANDIDATES, PAIRS, SOUND_SECONDS
 
