@@ -14,8 +14,8 @@ from families import FAMILIES, SIDE
 from network import causal_blocks
 
 import avflow
-from avflow.media.images import TorchImages
 from avflow.media import resize
+from avflow.media.images import TorchImages
 from avflow.synthetic import LINEUP_TASKS, make_items, make_lineup, write_items
 from avflow.synthetic.lineup import CANDIDATES, PAIRS, SOUND_SECONDS
 

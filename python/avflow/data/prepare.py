@@ -32,7 +32,7 @@ class Prompts:
 
     def __init__(self, model: Preparing, given: Iterable[Any]) -> None:
         self.model, self.given = model, given
-        self.count = len(given) if isinstance(given, Sized) else None
+        self.count = _length(given)
 
     def unprepared(self) -> Iterator[Prompt | Sample]:
         """What was given, after a check.
@@ -65,7 +65,7 @@ def as_prompts(model: Preparing, given: Any, again: bool = False) -> Prompts:
             raised where its turn comes.
     """
     prompts = Prompts(model, _several(given))
-    if again and not isinstance(prompts.given, Sized):
+    if again and not isinstance(prompts.given, Sequence):
         prompts = Prompts(model, list(prompts.given))
     if isinstance(prompts.given, Sequence):
         for _ in prompts.unprepared():
@@ -97,6 +97,13 @@ def _several(given: Any) -> Iterable[Any]:
     if given is None or isinstance(given, (Mapping, bytes)) or not _goes_through(given):
         raise InputError(f"prompts = {shown(given)} ({type(given).__name__}): {_MEND}")
     return given
+
+
+def _length(given: Iterable[Any]) -> int | None:
+    try:
+        return len(given) if isinstance(given, Sized) else None
+    except TypeError:  # a progress bar around a generator
+        return None
 
 
 def _goes_through(given: Any) -> bool:
