@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 import avflow
+from avflow.models import family_of
 from avflow.models.compat import declare_torchvision
 
 T = TypeVar("T")
@@ -57,7 +58,10 @@ def make_named(shape: str, device: str) -> avflow.Model:
     """The decoder of that name in SHAPES, in bf16. Ends the program for another name."""
     if shape not in SHAPES:
         raise SystemExit(f"--shape {shape}: pass one of {', '.join(SHAPES)}")
-    return avflow.wrap(made_on(device, lambda: _qwen2(SHAPES[shape], tie_word_embeddings=True)))
+    hf = made_on(device, lambda: _qwen2(SHAPES[shape], tie_word_embeddings=True))
+    if device == "meta":  # wrap refuses weights that are nowhere; plans ask for none
+        return avflow.Model(hf, family_of(hf.config.to_dict(), shape))
+    return avflow.wrap(hf)
 
 
 def make_sized(layers: int, hidden: int) -> avflow.Model:
