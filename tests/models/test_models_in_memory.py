@@ -128,7 +128,9 @@ def test_two_wraps_of_one_model():
     assert continued(two, blocks(two)[0]) == first
     with blocks(one)[0], blocks(one)[1]:  # of one Model they nest
         for model in (one, two):
-            with pytest.raises(avflow.InputError, match=r"an experiment of avflow \(leave the block first\)"):
+            with pytest.raises(
+                avflow.InputError, match="within a block of .*: leave the block before a sweep or another experiment"
+            ):
                 logp(model)
 
 
