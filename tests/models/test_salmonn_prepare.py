@@ -167,7 +167,7 @@ def test_options_of_the_sampling():
     assert prompt.media["frames"] == 8 and prompt.model_inputs["video_grid_thw"].tolist() == [[4, 6, 8]]
     for options, says in (
         ({"fps": 0}, "fps is 0"),
-        ({"min_frames": 0}, "min_frames 0 and max_frames 768"),
+        ({"min_frames": 0}, "min_frames is 0: give an integer of 1"),
         ({"min_frames": 9, "max_frames": 8}, "min_frames 9 and max_frames 8"),
         ({"min_pixels": 10_000, "max_pixels": 5_000}, "min_pixels 10000 and max_pixels 5000"),
     ):
