@@ -61,13 +61,11 @@ def texts(name: str, value: Any) -> list[str]:
 
 def integer(name: str, value: Any, low: int = 0, high: int = 2**63 - 1, mend: str = "") -> int:
     """An int of low .. high; a numpy integer too. bool is none."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InputError(f"{_is(name)} {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}")
     try:
-        found = value.__index__()
-    except (TypeError, ValueError):  # a tensor of several values
-        raise InputError(f"{_is(name)} {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}") from None
-    if not low <= found <= high:
+        found = None if isinstance(value, bool) else value.__index__()
+    except (AttributeError, TypeError, ValueError):  # the last two: an array or a tensor of several values
+        found = None
+    if found is None or not low <= found <= high:
         raise InputError(f"{_is(name)} {shown(value)}: {mend or f'give an integer of {_span(low, high)}'}")
     return found
 

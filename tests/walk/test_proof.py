@@ -110,6 +110,31 @@ def test_training_mode_is_left_for_the_run_alone(run):
         assert all(one.table.equals(first.table) for one in again)
 
 
+class _DroppingHead(torch.nn.Linear):
+    """An output matrix as an adapter makes it: in training mode it drops some of what it reads."""
+
+    def forward(self, x):
+        return super().forward(torch.nn.functional.dropout(x, 0.5, self.training))
+
+
+@pytest.mark.parametrize("experiment", ["sweep", "answer_lens", "pathways", "sweep_text"])
+def test_the_output_matrix_is_in_eval_mode_too(experiment):
+    prompt, hf = tiny.text_prompt(64), tiny.decoder("qwen2")
+    head = _DroppingHead(hf.lm_head.in_features, hf.lm_head.out_features, bias=False)
+    head.weight = hf.lm_head.weight
+    hf.lm_head = head.eval()
+    model = avflow.wrap(hf)
+    more = {"sweep": {"knockouts": CUT, "select": "all"}, "sweep_text": {"knockouts": CUT, "max_new_tokens": 3}}
+    more["pathways"] = {"keep": {CUT: None}}
+
+    def rows():
+        return getattr(avflow, experiment)(model, prompt, **more.get(experiment, {})).table
+
+    first = rows()
+    head.train()
+    assert rows().equals(first) and head.training
+
+
 def test_training_mode_is_left_and_put_back_after_an_error(qwen3):
     qwen3.hf.train()
     try:

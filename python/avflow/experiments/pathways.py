@@ -199,10 +199,11 @@ def _answer(model: Model, captured: Captured, cuts: Sequence[Sequence[Cut]]) -> 
     rows = predicting_rows(captured)
 
     def see(layer: int, hidden: torch.Tensor) -> None:
-        found["state"] = hidden[rows.to(hidden.device)]
+        # Here, where the model is in eval mode: [answer tokens, vocab]
+        found["logits"] = model.logits(hidden[rows.to(hidden.device)][None])[0].float().cpu()
 
     observe(model, captured, on_hidden=see, layers=[model.n_layers - 1], cuts=lambda layer: cuts[layer])
-    logits = model.logits(found["state"][None])[0].float().cpu()  # [answer tokens, vocab]
+    logits = found["logits"]
     ids = torch.tensor(list(prompt.answer_ids))
     logp = float(torch.log_softmax(logits, -1)[torch.arange(len(ids)), ids].sum())
     return logp, answers_correctly(prompt, logits)

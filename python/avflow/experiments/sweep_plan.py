@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import shown
+from ..checks import choice, shown
 from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
@@ -67,10 +67,8 @@ class SweepRequest:
             window(0, width, self.style, 1)  # checks both
         if len(set(self.widths)) < len(self.widths):
             raise InputError(f"window = {self.window!r}: a width is given twice")
-        if not isinstance(self.select, str) or self.select not in SELECT:
-            raise InputError(f"select = {shown(self.select)}: pass one of {', '.join(SELECT)}")
-        if not isinstance(self.semantics, str) or self.semantics not in SEMANTICS:
-            raise InputError(f"semantics = {shown(self.semantics)}: pass one of {', '.join(SEMANTICS)}")
+        choice("select", self.select, SELECT)
+        choice("semantics", self.semantics, SEMANTICS)
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
 

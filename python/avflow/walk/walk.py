@@ -148,20 +148,20 @@ def run_walk(
 
     if len(layout.parent) > len(batch):
         warn_of_hooks(model, "a sweep")
-    with in_eval_mode(model), attributes(row_wise(model, rows)):
-        hidden = run_layers(model, _clean_rows(batch), (cos, sin), call, joins=joins, after=after)
-    logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
-    if not bool(finite.all()):
-        c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
-        raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
-    for number, captured in enumerate(batch):
-        if not find_nonfinite and is_due(model, captured, "walk"):
-            clean = layout.stream[predict] == number
-            clean &= layout.order[predict] >= captured.columns.n_prompt - 1
-            mine = torch.from_numpy(predict[clean]).to(hidden.device)
-            with in_eval_mode(model):
+    with in_eval_mode(model):  # the output matrix too: an adapter's dropout would make each run differ
+        with attributes(row_wise(model, rows)):
+            hidden = run_layers(model, _clean_rows(batch), (cos, sin), call, joins=joins, after=after)
+        logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
+        if not bool(finite.all()):
+            c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
+            raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
+        for number, captured in enumerate(batch):
+            if not find_nonfinite and is_due(model, captured, "walk"):
+                clean = layout.stream[predict] == number
+                clean &= layout.order[predict] >= captured.columns.n_prompt - 1
+                mine = torch.from_numpy(predict[clean]).to(hidden.device)
                 ours = model.logits(hidden.index_select(1, mine))[0]  # [answer tokens, vocab]
-            prove(model, captured, "walk", ours)
+                prove(model, captured, "walk", ours)
     has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
     return Prediction(logp.float(), top.long(), option.bool() & has)
 
