@@ -188,6 +188,15 @@ def test_missing_and_foreign_files(tmp_path):
                 read(tmp_path / name)
 
 
+def test_a_name_that_looks_like_a_protocol(tmp_path, monkeypatch):
+    """A file beside the caller, named as FFmpeg names an address."""
+    monkeypatch.chdir(tmp_path)
+    file = clip_file(Clip())
+    (tmp_path / "a:b.mp4").write_bytes(file.read_bytes())
+    assert torch.equal(read_video("a:b.mp4").frames, read_video(file).frames)
+    assert np.array_equal(read_audio("a:b.mp4"), read_audio(file))
+
+
 def test_tracks_that_are_not_there(tmp_path):
     silent = clip_file(CLIP, sound=False)
     assert not read_video(silent).has_sound

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -97,7 +98,7 @@ def _opened(path: str | Path) -> Iterator[InputContainer]:
 
     check_file(path)
     try:
-        container = av.open(str(path))
+        container = av.open(os.path.abspath(path))  # or FFmpeg takes the a of "a:b.mp4" for a protocol
     except (av.error.FFmpegError, OSError, ValueError) as error:
         hint = ""
         if str(path).lower().endswith(".webp"):
