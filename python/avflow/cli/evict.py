@@ -48,7 +48,7 @@ def plan(
         str | None,
         typer.Option(
             help='What may leave, with commas: groups, aliases, sums ("video+audio").',
-            show_default="video,audio,question_text",
+            show_default="video,audio",
         ),
     ] = None,
     max_drop: Annotated[

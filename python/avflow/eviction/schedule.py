@@ -18,6 +18,7 @@ from .policies import KeepNone, Policy
 
 FORMAT, VERSION = "avflow-eviction-schedule", 1
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
+LABELLINGS = ("prompt", "ids")
 
 _OMNI_3B = {"model_type": "qwen2_5_omni_thinker", "layers": 36, "hidden": 2048}
 # The schedules of the study on Qwen2.5-Omni-3B.
@@ -33,6 +34,7 @@ class Scheduled(Protocol):
     hf: Any
     config: Any
     groups: GroupTable
+    family: Any
 
     @property
     def n_layers(self) -> int: ...
@@ -76,6 +78,8 @@ class EvictionSchedule:
         steps: {group: layer after which it leaves}, or Steps; a group may leave in several steps (PyramidDrop).
         model: {"model_type", "layers", "hidden"} of the model that it was made for (see `facts`), or None.
         data, figures: of the measurement that it was chosen from, as JSON can hold them; or None.
+        labelling: what told its tokens' groups apart: "prompt", the labels of `model.prepare` or the user's own;
+            "ids", the token ids alone, to which all of the user's text is "question_text"; or None, nobody said.
 
     Raises:
         InputError: a step that makes no sense; the message names it.
@@ -85,6 +89,7 @@ class EvictionSchedule:
     model: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
     figures: dict[str, Any] | None = None
+    labelling: str | None = None
 
     def __init__(
         self,
@@ -92,6 +97,7 @@ class EvictionSchedule:
         model: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None,
         figures: dict[str, Any] | None = None,
+        labelling: str | None = None,
     ) -> None:
         if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
             raise InputError(f"schedule steps {checks.shown(steps)}: pass {{group: layer}} or a list of avflow.Step")
@@ -103,11 +109,14 @@ class EvictionSchedule:
         for name, part in (("model", model), ("data", data), ("figures", figures)):
             if part is not None and not isinstance(part, dict):
                 raise InputError(f"the schedule's {name} is {checks.shown(part)}: pass a dict or None")
+        if labelling is not None:
+            checks.choice("the schedule's labelling", labelling, LABELLINGS)
         put = object.__setattr__  # frozen: this is the only place that writes
         put(self, "steps", tuple(sorted(given, key=lambda s: s.after)))
         put(self, "model", model)
         put(self, "data", data)
         put(self, "figures", figures)
+        put(self, "labelling", labelling)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -146,6 +155,20 @@ class EvictionSchedule:
                     "the groups that may leave"
                 )
 
+    def check_told(self, model: Scheduled) -> None:
+        """For labels that are read off the ids: raises InputError where those do not tell what the schedule names."""
+        if self.labelling == "ids":
+            return
+        for step in self.steps:
+            hidden = [name for name in model.groups.members(step.group) if name not in model.family.told_by_ids]
+            if hidden:
+                raise InputError(
+                    f"the schedule drops {step.group!r} after layer {step.after}, and token ids alone do not tell "
+                    f"{hidden[0]!r}: all of the user's text would count as question_text and leave, answer options "
+                    "too. Pass groups=prompt with what model.prepare(sample) or model.prepare_batch(samples) gave, or "
+                    'groups="ids" if all of the user\'s text may leave'
+                )
+
     def save(self, path: str | Path) -> None:
         """Writes a JSON file, whole or not at all.
 
@@ -159,6 +182,7 @@ class EvictionSchedule:
             "model": self.model,
             "data": self.data,
             "figures": self.figures,
+            "labelling": self.labelling,
         }
         try:
             text = json.dumps(value, indent=2, allow_nan=False)
@@ -198,7 +222,11 @@ class EvictionSchedule:
         wrong = [name for name, part in more.items() if part is not None and not isinstance(part, dict)]
         if wrong:
             raise InputError(f"schedule {path} is broken: {wrong[0]} must be an object or null")
-        return cls(tuple(steps), **more)
+        labelling = value.get("labelling")
+        if labelling is not None and labelling not in LABELLINGS:
+            known = ", ".join(LABELLINGS)
+            raise InputError(f"schedule {path} is broken: its labelling is {checks.shown(labelling)}, not of {known}")
+        return cls(tuple(steps), **more, labelling=labelling)
 
     @classmethod
     def preset(cls, name: str) -> EvictionSchedule:
@@ -206,4 +234,4 @@ class EvictionSchedule:
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(f"schedule preset {checks.shown(name)}: pass one of {', '.join(PRESETS)}")
         steps, model = PRESETS[name]
-        return cls(steps, model=dict(model))
+        return cls(steps, model=dict(model), labelling="prompt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from ..checks import shown
 from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
 from ..prompts.sample import Sample
+from .batch import Batch, batch_prompts
 from .compat import find_text_model
 from .head import is_plain, own_logits
 from .prepare_options import check_prepare_options
@@ -28,6 +30,8 @@ class Family:
 
     model_types: tuple[str, ...] = ()  # values of config.model_type that belong to it
     takes_candidates = False  # prepares interleaved items: several images and sounds in turns
+    # Groups that `label` tells from ids just as `prepare` does. The user's text is one group to it, whatever its parts.
+    told_by_ids: tuple[str, ...] = ("system", "video", "audio", "image", "template", "last", "answer")
 
     def serves(self, config: dict[str, Any]) -> bool:
         """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
@@ -183,6 +187,26 @@ class Model:
                 "does not lay out"
             )
         return self.family.prepare(self, sample, **options)
+
+    def prepare_batch(self, samples: Iterable[Sample], **options: Any) -> Batch:
+        """Several samples as one batch, left-padded, for `hf` and `hf.generate`; `avflow.evict(groups=batch)` takes it.
+
+        Args:
+            samples: at least one. options: as of `prepare`.
+
+        Raises:
+            InputError: as `prepare`; no sample; samples that one forward cannot read together.
+        """
+        if isinstance(samples, (Sample, str, bytes)) or not isinstance(samples, Iterable):
+            raise InputError(f"samples = {shown(samples)}: pass a list of avflow.Sample")
+        prompts = [self.prepare(sample, **options) for sample in samples]
+        return batch_prompts(prompts, self._pad_id(), self.device)
+
+    def _pad_id(self) -> int:
+        """Any id would do, no row sees it; but a medium's own would be counted."""
+        tokenizer = getattr(self.processor, "tokenizer", self.processor)
+        ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        return next((found for found in ids if isinstance(found, int)), 0)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """As `Family.logits`."""

@@ -93,7 +93,7 @@ class PlanRequest:
         InputError: a value out of range; the message names it.
     """
 
-    groups: Sequence[str] = ("video", "audio", "question_text")
+    groups: Sequence[str] = ("video", "audio")
     max_accuracy_drop: float = 0.0
     strict: bool = False
     joint: bool | None = None
@@ -156,7 +156,7 @@ def _try_all(model: Model, prompts: Iterable[Prompt], request: EvictionRequest, 
 def plan_eviction(
     model: Model,
     prompts: PromptSource,
-    groups: Sequence[str] = ("video", "audio", "question_text"),
+    groups: Sequence[str] = ("video", "audio"),
     max_accuracy_drop: float = 0.0,
     joint: bool | None = None,
     confidence: float = 0.95,
@@ -322,7 +322,7 @@ def _schedule(
     }
     if pairs:
         figures |= _measured(request.tolerance, pairs)
-    return PlannedSchedule(schedule.steps, EvictionSchedule.facts(model), data, figures, plan)
+    return PlannedSchedule(schedule.steps, EvictionSchedule.facts(model), data, figures, labelling="prompt", plan=plan)
 
 
 def _measured(tolerance: Tolerance, pairs: list[Pair]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .. import checks
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
+from .labels import Labels
 from .tracker import tracking
 
 DECODE = ("keep", "drop")
@@ -20,7 +21,7 @@ def evict(
     model: Model,
     schedule: EvictionSchedule | Mapping[str, int] | Sequence[Any],
     decode: str = "keep",
-    groups: Sequence[Any] | None = None,
+    groups: Labels = None,
     items: Sequence[Any] | None = None,
 ) -> Iterator[None]:
     """Within the block, tokens leave `model.hf(...)` and `model.hf.generate(...)` as the schedule says; no gradients.
@@ -35,7 +36,10 @@ def evict(
             freed in all layers. That saves memory in the early layers too, and changes the numbers: for the answer's
             tokens after the first, and for later turns, it is as if the group were cut in every layer. The first
             token of the answer is the same either way.
-        groups, items: as for `avflow.knockout`.
+        groups, items: as for `avflow.knockout`; groups may be a Prompt or a Batch of the model too, which has both.
+            Default: the model family labels the prompt from its ids, which tell media from text, and no part of the
+            user's text from the next: a schedule that names such a part ("question_text", "options") is refused,
+            unless groups="ids" says that all of the user's text is "question_text".
 
     What differs from a plain run:
         generate: gives logits of the prompt's last position and of what follows, no others.
@@ -50,8 +54,9 @@ def evict(
     decode="drop" the cache must be a plain DynamicCache.
 
     Raises:
-        InputError: a schedule that does not fit the model, a group that the prompt lacks, a prompt whose last token
-            would leave, a cache filled without eviction or under another schedule.
+        InputError: a schedule that does not fit the model, one that names groups which nothing tells apart, a group
+            that the prompt lacks, a prompt whose last token would leave, a cache filled without eviction or
+            under another schedule.
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
     check_model(model)
@@ -60,6 +65,8 @@ def evict(
     schedule.check(model)
     checks.choice("decode", decode, DECODE)
     with tracking(model, groups, items) as tracker:
+        if groups is None and tracker.given is None:
+            schedule.check_told(model)
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
         handles = []
         with tracker.interventions.evicting(schedule, decode):

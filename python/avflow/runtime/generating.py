@@ -103,7 +103,7 @@ def generate(
     if schedule is None:
         return _generate(model, prompt, max_new_tokens)
     check_open(model, schedule)
-    with evict(model, schedule, decode=decode, groups=prompt.groups, items=prompt.items):
+    with evict(model, schedule, decode=decode, groups=prompt):
         return _generate(model, prompt, max_new_tokens)
 
 

@@ -11,6 +11,7 @@ from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from .labels import Labels
 from .state import Rule
 from .tracker import tracking
 
@@ -21,7 +22,7 @@ def knockout(
     knockouts: Any,
     layers: Iterable[int] | int | None = None,
     semantics: Semantics = "renormalize",
-    groups: Sequence[Any] | None = None,
+    groups: Labels = None,
     items: Sequence[Any] | None = None,
 ) -> Iterator[None]:
     """Within the block, `model.hf(...)` and `model.hf.generate(...)` run with the edges cut, without gradients.
@@ -30,8 +31,10 @@ def knockout(
         knockouts: a text form, a Knockout, or several: all are cut together.
         layers: where; None for all.
         semantics: "renormalize" or "zero".
-        groups: N group names for the prompt, or one list per batch row (padding included). Default: the model family
-            labels the prompt from its ids. Generated tokens have the group "answer".
+        groups: N group names for the prompt, or one list per batch row (padding included); or the Prompt or Batch that
+            `model.prepare` or `model.prepare_batch` gave, with its items. Default, also "ids": the model family labels
+            the prompt from its ids, to which all of the user's text is "question_text". Generated tokens have the
+            group "answer".
         items: N ints, or one list per batch row, to go with `groups`; -1 is none.
 
     Batches with padding, beams, a second turn on the same cache, and static caches work. A cache remembers the labels

@@ -12,9 +12,13 @@ from ..checks import shown
 from ..errors import InputError
 from ..eviction.schedule import Step
 from ..models.base import Model
+from ..models.batch import Batch
+from ..prompts.prompt import Prompt
 
 if TYPE_CHECKING:
     from ..knockouts.knockout import Knockout
+
+Labels = Sequence[Any] | Prompt | Batch | None  # what blocks take as groups=; a str only "ids"
 
 
 def labels_from_ids(
@@ -45,10 +49,21 @@ def labels_from_ids(
     return group, item
 
 
-def given_labels(model: Model, groups: Sequence[Any], items: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray]:
-    """The user's labels: group ids and items, [1 or batch, N]."""
+def given_labels(model: Model, groups: Labels, items: Sequence[Any] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The user's labels: group ids and items, [1 or batch, N]; None where they are to be read off the ids."""
+    if groups is None or (isinstance(groups, str) and groups == "ids"):
+        if items is not None:
+            raise InputError("items= without groups=: pass both, or the prompt or batch that has them as groups=")
+        return None
+    if isinstance(groups, (Prompt, Batch)):
+        if items is not None:
+            raise InputError(f"items= beside a {type(groups).__name__} as groups=, which has its own: leave items out")
+        return given_labels(model, groups.groups, groups.items)
     if not isinstance(groups, (list, tuple)) or not all(isinstance(g, (str, list, tuple)) for g in groups):
-        raise InputError(f"groups = {shown(groups)}: pass one name per token, or one such list per batch row")
+        raise InputError(
+            f"groups = {shown(groups)}: pass one name per token, one such list per batch row, a Prompt or a Batch, or "
+            '"ids"'
+        )
     rows = [list(groups)] if len(groups) and isinstance(groups[0], str) else [list(g) for g in groups]
     if not rows or len({len(r) for r in rows}) != 1 or not rows[0]:
         raise InputError("groups: pass one name per token, or one such list, padding included, per batch row")

@@ -34,7 +34,7 @@ from ..models.evaluating import in_eval_mode
 from .cache import is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
-from .labels import check_items, check_present, given_labels, labels_from_ids
+from .labels import Labels, check_items, check_present, given_labels, labels_from_ids
 from .prefill import Prefill, padding
 from .state import Interventions
 
@@ -318,7 +318,7 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
 
 
 @contextmanager
-def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | None) -> Iterator[Tracker]:
+def tracking(model: Model, groups: Labels, items: Sequence[Any] | None) -> Iterator[Tracker]:
     """The model's tracker: that of the block around this one, or a new one; the model is left as it was found.
 
     Raises:
@@ -326,7 +326,7 @@ def tracking(model: Model, groups: Sequence[Any] | None, items: Sequence[Any] | 
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
     check_layers(model.text_model)
-    given = None if groups is None else given_labels(model, groups, items)
+    given = given_labels(model, groups, items)
     with ExitStack() as stack:
         tracker = model.tracker
         if tracker is None:

@@ -1,0 +1,131 @@
+"""A schedule drops what its groups name and nothing else: labels off the ids, of a prompt, of a batch."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import pytest
+import torch
+
+import avflow
+from avflow.synthetic import make_items, write_items
+
+CHOSEN = {"video": 6, "audio": 6, "question_text": 2}
+
+
+@lru_cache
+def omni() -> avflow.Model:
+    return avflow.load("tiny-omni")
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory) -> list[avflow.Sample]:
+    return avflow.Sample.read_jsonl(write_items(make_items("heldout", 18, seed=99), tmp_path_factory.mktemp("clips")))
+
+
+def answer(prompt: avflow.Prompt) -> str:
+    ids = omni().hf.generate(**prompt.model_inputs, max_new_tokens=1, do_sample=False)
+    return omni().text(ids[0, -1:].tolist())
+
+
+def test_options_stay_where_the_question_leaves(samples):
+    """The answer's options are no part of `question_text`; to the ids alone they are, and without them it is chance."""
+    counts = {"plain": 0, "groups": 0, "ids": 0}
+    for sample in samples:
+        prompt = omni().prepare(sample)
+        counts["plain"] += answer(prompt) == sample.answer
+        with avflow.evict(omni(), CHOSEN, groups=prompt):
+            counts["groups"] += answer(prompt) == sample.answer
+        with pytest.raises(avflow.InputError, match="do not tell 'question_text'.*groups=prompt"):
+            with avflow.evict(omni(), CHOSEN):
+                answer(prompt)
+        with avflow.evict(omni(), CHOSEN, groups="ids"):
+            counts["ids"] += answer(prompt) == sample.answer
+    assert counts["plain"] == 18 and counts["groups"] >= 16
+    assert counts["ids"] <= 8  # what was refused, about chance: all of the user's text gone after layer 2
+
+
+@pytest.mark.parametrize("group", ["options", "video+question", "candidates", "reference", "text"])
+def test_groups_that_ids_do_not_tell(group):
+    steps = [avflow.Step(group, 2)]
+    with pytest.raises(avflow.InputError, match=f"drops '.*' after layer 2, .*|group '{group}' holds 'last'"):
+        with avflow.evict(omni(), steps):
+            pass
+
+
+def test_media_need_no_groups(samples):
+    prompt = omni().prepare(samples[0])
+    found = []
+    for groups in (None, "ids", prompt):
+        with avflow.evict(omni(), {"media": 2, "system": 1}, groups=groups):
+            found.append(omni().hf(**prompt.model_inputs).logits[0, -1])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_a_block_within_takes_the_groups_of_the_one_around(samples):
+    prompt = omni().prepare(samples[0])
+    with avflow.evict(omni(), CHOSEN, groups=prompt):
+        alone = omni().hf(**prompt.model_inputs).logits[0, -1]
+    with avflow.knockout(omni(), "video->system", groups=prompt), avflow.evict(omni(), CHOSEN):
+        assert torch.equal(omni().hf(**prompt.model_inputs).logits[0, -1], alone)  # system stands before video
+
+
+def test_labelling_is_kept_in_the_file(tmp_path, samples):
+    chosen = avflow.EvictionSchedule(CHOSEN, labelling="prompt")
+    chosen.save(tmp_path / "s.json")
+    assert avflow.EvictionSchedule.load(tmp_path / "s.json") == chosen
+    by_ids = avflow.EvictionSchedule(CHOSEN, labelling="ids")
+    prompt = omni().prepare(samples[0])
+    with avflow.evict(omni(), by_ids):  # chosen so: all of the user's text may leave
+        first = omni().hf(**prompt.model_inputs).logits
+    with avflow.evict(omni(), CHOSEN, groups="ids"):
+        assert torch.equal(first, omni().hf(**prompt.model_inputs).logits)
+    (tmp_path / "bad.json").write_text((tmp_path / "s.json").read_text().replace('"prompt"', '"guess"'))
+    with pytest.raises(avflow.InputError, match="labelling is 'guess'"):
+        avflow.EvictionSchedule.load(tmp_path / "bad.json")
+    with pytest.raises(avflow.InputError, match="labelling"):
+        avflow.EvictionSchedule(CHOSEN, labelling="guess")
+
+
+@pytest.mark.parametrize("name", ["tiny-omni", "tiny-salmonn"])
+def test_a_batch_is_its_samples(name, samples):
+    """Other lengths of text, and the same logits and tokens as one by one."""
+    model = omni() if name == "tiny-omni" else avflow.load(name)
+    chosen = samples[:3]
+    batch = model.prepare_batch(chosen)
+    assert len(batch) == 3 and batch.prompts[1].sample is chosen[1]
+    shape = batch.model_inputs["input_ids"].shape
+    assert shape == (3, max(map(len, batch.prompts))) and len({len(p) for p in batch.prompts}) > 1
+    assert batch.model_inputs["attention_mask"].sum(1).tolist() == [len(p) for p in batch.prompts]
+    assert [len(row) for row in batch.groups] == [shape[1]] * 3 == [len(row) for row in batch.items]
+    with avflow.evict(model, CHOSEN, groups=batch):
+        together = model.hf(**batch.model_inputs).logits[:, -1]
+        ids = model.hf.generate(**batch.model_inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)[:, -3:]
+    with torch.no_grad():
+        plain = model.hf(**batch.model_inputs).logits[:, -1]
+    for row, prompt in enumerate(batch.prompts):
+        with avflow.evict(model, CHOSEN, groups=prompt):
+            alone = model.hf(**prompt.model_inputs).logits[0, -1]
+            tokens = model.hf.generate(**prompt.model_inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        assert (together[row] - alone).abs().max() < 2e-3
+        assert (together[row] - plain[row]).abs().max() > 1e-2
+        assert ids[row].tolist() == tokens[0, -3:].tolist()
+
+
+def test_batches_that_cannot_be(samples):
+    with pytest.raises(avflow.InputError, match="a batch of no samples"):
+        omni().prepare_batch([])
+    with pytest.raises(avflow.InputError, match="pass a list of avflow.Sample"):
+        omni().prepare_batch(samples[0])
+    import dataclasses
+
+    silent = dataclasses.replace(samples[1], use_audio_in_video=False)
+    with pytest.raises(avflow.InputError, match="needs use_audio_in_video=False.*batches of their own"):
+        omni().prepare_batch([samples[0], silent])
+    batch = omni().prepare_batch(samples[:2])
+    with pytest.raises(avflow.InputError, match="which has its own: leave items out"):
+        with avflow.evict(omni(), {"video": 1}, groups=batch, items=batch.items):
+            pass
+    with pytest.raises(avflow.InputError, match="items= without groups="):
+        with avflow.knockout(omni(), "video->last", items=batch.items):
+            pass
