@@ -161,7 +161,6 @@ def test_dry_run_runs_no_layer_and_writes_nothing(samples, tmp_path, monkeypatch
         (("--limit", "0"), "limit is 0"),
         (("--confidence", "95"), "confidence = 95"),
         (("--memory", "lots"), "lots"),
-        (("--limit", "1", "--strict"), "strict needs an interval"),
     ],
 )
 def test_bad_options_of_a_plan_are_one_line(samples, tmp_path, more, told):

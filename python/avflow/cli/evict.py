@@ -54,12 +54,21 @@ def plan(
     max_drop: Annotated[
         float | None, typer.Option(help="Accuracy that may be lost, a share of the samples: 0.01.", show_default="0.0")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Also the upper end of the drop's interval.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Also the exact bound on the drop.")] = False,
+    holdout: Annotated[
+        float | None, typer.Option(help="Share of the samples to judge on, not to choose on.", show_default="0.5")
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(help="Share that the answer's probability may lose beyond --max-drop.", show_default="0.01"),
+    ] = None,
     layers: Annotated[
         str | None, typer.Option(help='Layers after which to leave: "all", "0-11", "3,5,7-9".', show_default="all")
     ] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of the intervals.", show_default="0.95")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the bootstrap.", show_default="0")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Of the bound, the margin and the intervals.", show_default="0.95")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the hold-out and the bootstrap.", show_default="0")] = None,
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what measuring would cost; run no layer.")] = False,
 ) -> None:
@@ -78,6 +87,8 @@ def plan(
                 groups=names,
                 max_accuracy_drop=max_drop,
                 strict=strict,
+                holdout=holdout,
+                margin=margin,
                 layers=None if layers is None else parse_layers(layers),
                 confidence=confidence,
                 seed=seed,
@@ -115,12 +126,23 @@ def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> N
     if not schedule.steps:
         typer.echo("nothing can leave within the tolerance: --max-drop allows more")
     else:
-        interval = found["accuracy_change_interval"]
-        spread = "" if interval is None else f" ({100 * interval[0]:+.1f} .. {100 * interval[1]:+.1f})"
+        low, high = found["accuracy_change_interval"]
+        held = "held-out samples" if schedule.data["held_out"] else "samples, those that it was chosen on"
         typer.echo(
             f"accuracy    {100 * found['accuracy_clean']:.1f} % -> {100 * found['accuracy_kept']:.1f} %, "
-            f"change {100 * found['accuracy_change']:+.1f}{spread} points"
+            f"change {100 * found['accuracy_change']:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f}) points on "
+            f"{found['prompts']} {held}"
         )
+        typer.echo(
+            f"drop        below {100 * found['accuracy_drop_bound']:.1f} points with {100 * found['confidence']:.4g} % "
+            "confidence"
+        )
+        if worst := found["worst_task"]:
+            task = found["tasks"][worst]
+            typer.echo(
+                f"worst task  {worst}: {100 * task['accuracy_clean']:.1f} % -> {100 * task['accuracy_kept']:.1f} % on "
+                f"{task['prompts']}, drop below {100 * task['accuracy_drop_bound']:.1f}"
+            )
         typer.echo(
             f"prefill     {100 * found['flops_saved']:.1f} % of the decoder's FLOPs saved; time x "
             f"{found['prefill_time_ratio']:.2f}, of the decoder alone x {found['decoder_time_ratio']:.2f}"

@@ -1,7 +1,8 @@
 """From measured answers to a schedule: for each group the earliest layer that does no harm, then all groups together.
 
 An accuracy drop is the share of prompts answered correctly by the clean run, less that with the tokens gone. Its
-interval is a percentile bootstrap over prompts, paired: a resample takes a prompt's clean and evicted answer together.
+limits are exact and paired (see exact). Answers turn wrong some layers before the last one that shows it on a few
+prompts: so the answer's probability, which moves first, has to stay as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .. import checks
 from ..errors import InputError
 from ..results.schemas import PLAN_EVICTION as SCHEMA
 from ..results.table import bootstrap
+from .exact import change_limits, drop_bound, mean_limit
 from .trials import Answered
 
 RESAMPLES = 2000
@@ -27,8 +29,10 @@ class Tolerance:
 
     Args:
         max_accuracy_drop: share of all prompts, 0 <= drop < 1.
-        strict: the upper end of the drop's interval must be within it, not only the drop itself.
-        confidence: of the intervals. seed: of the resamples.
+        strict: the exact bound on the drop must be within it, not only the drop that was seen.
+        confidence: of the bound, of the margin's limit, and of the intervals. seed: of the resamples and the hold-out.
+        margin: the answer's probability may fall by no more than max_accuracy_drop + margin: the upper limit,
+            one-sided, of its mean fall over prompts. None: whatever it does.
 
     Raises:
         InputError: a value out of range.
@@ -38,6 +42,7 @@ class Tolerance:
     strict: bool = False
     confidence: float = 0.95
     seed: int = 0
+    margin: float | None = 0.01
 
     def __post_init__(self) -> None:
         drop = self.max_accuracy_drop
@@ -51,17 +56,30 @@ class Tolerance:
             raise InputError(f"confidence = {self.confidence!r}: {mend}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed = {checks.shown(self.seed)}: pass an integer from 0 on")
+        if self.margin is not None:
+            checks.number("margin =", self.margin, low=0.0, high=1.0, mend="pass a share such as 0.01, or None")
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt."""
+        """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt.
+
+        A percentile bootstrap, for what is measured and not counted.
+        """
         mean, low, high, _ = bootstrap(values, self.confidence, RESAMPLES, self.seed)
         return mean, low, high
 
-    def holds(self, clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
-        """bool [columns] from bool [prompts] of the clean run, bool [prompts, columns] of the others."""
-        mean, low, _ = self.interval(change(clean, correct))
-        drop = -np.where(np.isnan(low), mean, low) if self.strict else -mean
-        return drop <= self.max_accuracy_drop + 1e-12
+    def holds(self, clean: np.ndarray, correct: np.ndarray, fall: np.ndarray | None = None) -> np.ndarray:
+        """Which columns are within the tolerance, bool [columns].
+
+        Args:
+            clean: bool [prompts], right in the clean run. correct: bool [prompts, columns], in the others.
+            fall: float64 [prompts, columns], the clean run's probability of the answer less the others'; None: no
+                margin is asked for.
+        """
+        drop = drop_bound(clean, correct, self.confidence) if self.strict else -change(clean, correct).mean(0)
+        fine = drop <= self.max_accuracy_drop + 1e-12
+        if fall is not None and self.margin is not None:
+            fine &= mean_limit(fall, self.confidence) <= self.max_accuracy_drop + self.margin + 1e-12
+        return fine
 
 
 def change(clean: np.ndarray, correct: np.ndarray) -> np.ndarray:
@@ -93,6 +111,18 @@ class Trials:
             correct=np.stack([a.correct for a in answered]),
         )
 
+    def take(self, which: np.ndarray) -> Trials:
+        """Those of some prompts. which: bool [prompts]."""
+        at = np.flatnonzero(which)
+        ids, tasks = [self.ids[i] for i in at], [self.tasks[i] for i in at]
+        arrays = (self.tokens, self.logp_clean, self.clean, self.logp, self.correct)
+        return Trials(ids, tasks, *(array[at] for array in arrays))
+
+    @property
+    def fall(self) -> np.ndarray:
+        """float64 [prompts, schedules], the answer's probability in the clean run less that in the others."""
+        return np.exp(self.logp_clean)[:, None] - np.exp(self.logp)
+
     @property
     def mean_logp_change(self) -> np.ndarray:
         """float64 [schedules]"""
@@ -101,14 +131,14 @@ class Trials:
 
 def table_of(trials: Trials, grid: Sequence[tuple[str, int]], tolerance: Tolerance) -> pa.Table:
     """The table in SCHEMA. grid: (group, layer) of every schedule of the trials."""
-    mean, low, high = tolerance.interval(change(trials.clean, trials.correct))
+    low, high = change_limits(trials.clean, trials.correct, tolerance.confidence)
     p, p_low, p_high = tolerance.interval(np.exp(trials.logp))
     columns = {
         "group": [group for group, _ in grid],
         "layer": [layer for _, layer in grid],
         "accuracy_clean": [trials.clean.mean()] * len(grid),
         "accuracy": trials.correct.mean(0),
-        "change": mean,
+        "change": change(trials.clean, trials.correct).mean(0),
         "change_low": low,
         "change_high": high,
         "p_clean": [np.exp(trials.logp_clean).mean()] * len(grid),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +13,19 @@ import pyarrow as pa
 
 from .. import checks
 from ..data.prepare import PromptSource, as_prompts
-from ..errors import InputError
+from ..errors import InputError, warn_user
 from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
-from ..runtime.answering import OwnRun, own_run
 from ..walk.memory import parse_bytes
 from ..walk.packing import packs
 from ..walk.proof import checking
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
-from .savings import eviction_cost
+from .holdout import held_out
+from .judged import Prepare, figures_of, run_both, verdict, what_is_not_shown
 from .trials import Answered, EvictionRequest, try_schedules
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class PlanRequest:
 
     Args:
         groups: names, aliases or sums ("video+audio"), each of which leaves as a whole.
-        max_accuracy_drop, strict, confidence, seed: see choice.Tolerance.
+        max_accuracy_drop, strict, confidence, seed, margin: see choice.Tolerance.
+        holdout: share of the prompts, of every task, on which the schedule is judged and not chosen; 0: judged on all,
+            which are those that it was chosen on, and flatter it.
         joint: also measure all groups leaving together after every layer; None: where there are several.
         layers: layers after which they may leave, 0-based; None: all but the last.
         memory: budget for the packed rows of a walk, "8GB" or bytes; None: from what is free.
@@ -101,6 +103,8 @@ class PlanRequest:
     confidence: float = 0.95
     seed: int = 0
     memory: int | str | None = None
+    holdout: float = 0.5
+    margin: float | None = 0.01
 
     def __post_init__(self) -> None:
         self.groups = checks.texts("groups", self.groups)
@@ -113,7 +117,9 @@ class PlanRequest:
             raise InputError(f"group {twice[0]!r} is given twice")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
-        self.tolerance = Tolerance(self.max_accuracy_drop, self.strict, self.confidence, self.seed)
+        self.tolerance = Tolerance(self.max_accuracy_drop, self.strict, self.confidence, self.seed, self.margin)
+        mend = "pass a share of the prompts, from 0 to 0.9, such as 0.5"
+        self.holdout = checks.number("holdout =", self.holdout, high=0.9, mend=mend)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -144,9 +150,6 @@ class PlanRequest:
         return request
 
 
-Prepare = Callable[[], Iterator[Prompt]]
-
-
 def _try_all(model: Model, prompts: Iterable[Prompt], request: EvictionRequest, bar: Progress) -> Iterator[Answered]:
     for pack in packs(model, prompts, request):
         yield from try_schedules(model, pack, request, bar.begin(len(pack)))
@@ -166,20 +169,26 @@ def plan_eviction(
     memory: int | str | None = None,
     progress: bool = False,
     check: str | None = None,
+    holdout: float = 0.5,
+    margin: float | None = 0.01,
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 
     1. One walk per prompt measures every group, and all of them together, after every layer.
-    2. A group's layer is the earliest one such that there, and after every later one, accuracy drops by no more than
-       `max_accuracy_drop`: the drop itself (point estimate), or with `strict` the upper end of its interval (paired
-       bootstrap over prompts). Where no layer will do the group stays.
+    2. On one part of the prompts, a group's layer is the earliest one such that there, and after every later one,
+       accuracy drops by no more than `max_accuracy_drop` (the drop that is seen, or with `strict` its exact bound), and
+       the answer's probability by no more than that and `margin`. Where no layer will do the group stays.
     3. Groups interact. The joint schedule is tried by a walk; if it drops more, the group with the largest loss of
        log-probability (alone, after its present layer) leaves one layer later, and so on until the tolerance holds.
-    4. What holds is run by `avflow.evict` in the model itself, against the model without it; if it does not hold there
-       (low precision), the next of step 3 is taken. Its accuracy, times and cache sizes are the schedule's `figures`.
+    4. What holds is judged on the other part, `holdout` of every task: run by `avflow.evict` in the model itself,
+       against the model without it; if it does not hold there, the next of step 3 is taken. Its accuracy, times and
+       cache sizes are the schedule's `figures`, with `accuracy_drop_bound`: on prompts like these it loses less, with
+       `confidence`, however many schedules were tried on them: the k-th takes 2^-k of the doubt.
+
+    A warning says so where the prompts are too few for the drop asked, or where none could be held out.
 
     Args:
-        prompts: as of `avflow.sweep`. They are gone through up to three times; samples are prepared anew.
+        prompts: as of `avflow.sweep`. They are gone through some three times; samples are prepared anew.
         progress: show a progress bar.
         check: as of `avflow.sweep`.
         The others: see PlanRequest.
@@ -191,7 +200,8 @@ def plan_eviction(
     Raises:
         InputError: no prompts, none answered correctly, a prompt without a token of a group, groups that must stay.
     """
-    request = PlanRequest(groups, max_accuracy_drop, strict, joint, layers, confidence, seed, memory)
+    limits = (max_accuracy_drop, strict, joint, layers, confidence, seed, memory, holdout, margin)
+    request = PlanRequest(groups, *limits)
     given = as_prompts(model, prompts, again=True)
     walks = request.walks(model)
     with checking(model, check):
@@ -208,29 +218,38 @@ def choose(
     Args:
         answered: what step 1 measured, by request.walks(model). prepare: gives the same prompts again.
     """
-    trials = _checked(answered, request)
+    trials = _checked(answered)
     grid, tolerance = request.grid(model), request.tolerance
     candidates = request.layer_list(model)
-    holds = dict(zip(grid, tolerance.holds(trials.clean, trials.correct), strict=True))
-    lost = dict(zip(grid, -trials.mean_logp_change, strict=True))
+    apart = held_out(trials.ids, trials.tasks, trials.clean.tolist(), request.holdout, request.seed)
+    seen = trials.take(~apart)
+    holds = dict(zip(grid, tolerance.holds(seen.clean, seen.correct, seen.fall), strict=True))
+    lost = dict(zip(grid, -seen.mean_logp_change, strict=True))
     first = {g: earliest(candidates, np.array([holds[g, layer] for layer in candidates])) for g in request.groups}
     alone = {g: layer for g, layer in first.items() if layer is not None}
     loss = {g: {layer: float(lost[g, layer]) for layer in candidates} for g in alone}
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
     rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
-    for chosen in _holding(model, request, rungs, prepare, plan, progress):
-        with Progress(len(answered), unit="prompt", quiet=not progress, doing="test") as bar:
-            pairs = _run_both(model, EvictionSchedule(chosen), prepare, bar)
-        clean, kept = np.array([p.clean.correct for p in pairs]), np.array([[p.kept.correct] for p in pairs])
-        fine = bool(tolerance.holds(clean, kept)[0])
-        drop = float(change(clean, kept).mean())
-        plan.tried.append({"schedule": chosen, "change": drop, "by": "evict", "holds": fine})
+    judges = apart if apart.any() else ~apart
+    doubt, again = 1 - request.confidence, _only(prepare, trials.ids, ~apart)
+    for chosen in _holding(model, request, rungs, again, plan, len(seen.ids), progress):
+        doubt /= 2  # of all looks together it stays below what was asked for
+        with Progress(int(judges.sum()), unit="prompt", quiet=not progress, doing="judge") as bar:
+            pairs = run_both(model, EvictionSchedule(chosen), _only(prepare, trials.ids, judges), bar)
+        fine, moved = verdict(tolerance, pairs, 1 - doubt)
+        plan.tried.append({"schedule": chosen, "change": moved, "by": "evict", "holds": fine})
         if fine:
-            return _schedule(model, request, chosen, trials, pairs, plan)
-    return _schedule(model, request, {}, trials, [], plan)
+            return _schedule(model, request, chosen, trials, apart, figures_of(pairs, doubt), plan)
+    return _schedule(model, request, {}, trials, apart, {}, plan)
 
 
-def _checked(answered: Sequence[Answered], request: PlanRequest) -> Trials:
+def _only(prepare: Prepare, ids: Sequence[str], which: np.ndarray) -> Prepare:
+    """Gives those prompts alone. which: bool [prompts]."""
+    wanted = {name for name, own in zip(ids, which.tolist(), strict=True) if own}
+    return lambda: (prompt for prompt in prepare() if prompt.id in wanted)
+
+
+def _checked(answered: Sequence[Answered]) -> Trials:
     if not answered:
         raise InputError("no prompts: pass at least one, and some tens for an accuracy that means something")
     twice = [name for name, count in Counter(a.prompt for a in answered).items() if count > 1]
@@ -242,8 +261,6 @@ def _checked(answered: Sequence[Answered], request: PlanRequest) -> Trials:
             f"the model answers none of the {len(trials.ids)} prompts correctly (accuracy 0), so no eviction can do "
             "harm, and nothing can be chosen: check the answers and the prompt's form, or pass other prompts"
         )
-    if request.strict and len(trials.ids) < 2:
-        raise InputError("strict needs an interval, and one prompt has none: pass more prompts")
     return trials
 
 
@@ -253,16 +270,16 @@ def _holding(
     rungs: list[dict[str, int]],
     prepare: Prepare,
     plan: EvictionPlan,
+    count: int,
     progress: bool,
 ) -> Iterator[dict[str, int]]:
-    """The joint schedules that hold in a walk, in the order of the rungs."""
+    """The joint schedules that hold in a walk, in the order of the rungs. prepare: gives `count` prompts."""
     for at in range(0, len(rungs), RUNGS):
         part = rungs[at : at + RUNGS]
         walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory_bytes)
-        count = plan.table["prompts"][0].as_py()
         with Progress(count, unit="prompt", quiet=not progress, doing="together") as bar:
             trials = Trials.of(list(_try_all(model, prepare(), walks, bar)))
-        fine = request.tolerance.holds(trials.clean, trials.correct)
+        fine = request.tolerance.holds(trials.clean, trials.correct, trials.fall)
         drops = change(trials.clean, trials.correct).mean(0)
         for rung, holds, drop in zip(part, fine.tolist(), drops.tolist(), strict=True):
             plan.tried.append({"schedule": rung, "change": drop, "by": "walk", "holds": holds})
@@ -270,45 +287,21 @@ def _holding(
                 yield rung
 
 
-@dataclass
-class Pair:
-    """One prompt in the model itself, without and with the schedule; `cost` as cost.eviction_cost gives it."""
-
-    clean: OwnRun
-    kept: OwnRun
-    cost: dict[str, Any]
-
-
-def _run_both(model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: Progress) -> list[Pair]:
-    """The two take turns in going first: neither has the warmer caches."""
-    from ..runtime.evict import evict
-
-    pairs = []
-    for number, prompt in enumerate(prepare()):
-        found: dict[bool, OwnRun] = {}
-        for evicted in (False, True) if number % 2 else (True, False):
-            if evicted:
-                groups = [*prompt.groups, *["answer"] * (len(prompt.answer_ids) - 1)]
-                with evict(model, schedule, groups=groups):
-                    found[evicted] = own_run(model, prompt)
-            else:
-                found[evicted] = own_run(model, prompt)
-        pairs.append(Pair(found[False], found[True], eviction_cost(model, schedule, prompt)))
-        bar.finish()
-    return pairs
-
-
 def _schedule(
     model: Model,
     request: PlanRequest,
     chosen: dict[str, int],
     trials: Trials,
-    pairs: list[Pair],
+    apart: np.ndarray,
+    judged: dict[str, Any],
     plan: EvictionPlan,
 ) -> PlannedSchedule:
-    schedule = EvictionSchedule(chosen)
+    """apart: bool [prompts], held out. judged: as judged.figures_of gives it; empty where nothing can leave."""
+    held = int(apart.sum())
     data = {
         "prompts": len(trials.ids),
+        "chosen_on": len(trials.ids) - held,
+        "held_out": held,
         "ids_sha256": hashlib.sha256("\n".join(sorted(trials.ids)).encode()).hexdigest(),
         "tasks": sorted({task for task in trials.tasks if task}),
         "mean_tokens": float(trials.tokens.mean()),
@@ -317,33 +310,14 @@ def _schedule(
         "max_accuracy_drop": request.max_accuracy_drop,
         "strict": request.strict,
         "confidence": request.confidence,
+        "margin": request.margin,
+        "holdout": request.holdout,
         "seed": request.seed,
         "accuracy_clean": float(trials.clean.mean()),
+        **judged,
     }
-    if pairs:
-        figures |= _measured(request.tolerance, pairs)
-    return PlannedSchedule(schedule.steps, EvictionSchedule.facts(model), data, figures, labelling="prompt", plan=plan)
-
-
-def _measured(tolerance: Tolerance, pairs: list[Pair]) -> dict[str, Any]:
-    """Figures of the model's own runs, clean and evicted."""
-    clean, kept, costs = [p.clean for p in pairs], [p.kept for p in pairs], [p.cost for p in pairs]
-    right, still = np.array([r.correct for r in clean]), np.array([r.correct for r in kept])
-    mean, low, high = (float(v[0]) for v in tolerance.interval(change(right, still[:, None])))
-
-    def total(runs: Sequence[OwnRun], name: str) -> float:
-        return sum(getattr(run, name) for run in runs)
-
-    return {
-        "accuracy_clean": float(right.mean()),
-        "accuracy_kept": float(still.mean()),
-        "accuracy_change": mean,
-        "accuracy_change_interval": None if np.isnan(low) else [low, high],
-        "mean_logp_change": (total(kept, "logp") - total(clean, "logp")) / len(pairs),
-        "flops_saved": 1 - sum(c["flops"] for c in costs) / sum(c["clean_flops"] for c in costs),
-        "kv_bytes_clean": total(clean, "kv_bytes") / len(pairs),
-        "kv_bytes_kept": total(kept, "kv_bytes") / len(pairs),
-        "kv_saved": 1 - total(kept, "kv_bytes") / total(clean, "kv_bytes"),
-        "prefill_time_ratio": total(kept, "prefill_seconds") / total(clean, "prefill_seconds"),
-        "decoder_time_ratio": total(kept, "decoder_seconds") / total(clean, "decoder_seconds"),
-    }
+    if judged:
+        figures["not_shown"] = what_is_not_shown(figures, bool(held))
+        if figures["not_shown"] is not None:
+            warn_user(figures["not_shown"])
+    return PlannedSchedule(EvictionSchedule(chosen).steps, EvictionSchedule.facts(model), data, figures, "prompt", plan)

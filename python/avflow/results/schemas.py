@@ -123,11 +123,11 @@ PLAN_EVICTION = pa.schema(
         ("accuracy_clean", pa.float64()),  # share of prompts answered correctly
         ("accuracy", pa.float64()),  # the same without the group
         ("change", pa.float64()),  # the second less the first
-        ("change_low", pa.float64()),  # its paired bootstrap interval; null where there is one prompt only
+        ("change_low", pa.float64()),  # its exact limits, paired (planning.exact)
         ("change_high", pa.float64()),
         ("p_clean", pa.float64()),  # mean probability of the right answer
         ("p", pa.float64()),  # the same without the group
-        ("p_low", pa.float64()),
+        ("p_low", pa.float64()),  # its bootstrap interval; null where there is one prompt only
         ("p_high", pa.float64()),
         ("mean_logp_change", pa.float64()),  # natural log, all tokens of the answer
         ("prompts", pa.int32()),
