@@ -25,7 +25,7 @@ from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, pa
 from ..results.results import read
 from ..results.table import mean_change, paths_of
 from ..results.table import select as select_rows
-from ..runs.folder import read_records
+from ..runs.records import read_records
 from .html import comparison_page
 from .names import folder_names
 

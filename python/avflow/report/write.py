@@ -16,7 +16,7 @@ from ..plots.style import panel_of
 from ..results.results import read
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
-from ..runs.folder import file_name
+from ..runs.records import file_name
 from .collect import collect
 from .html import page
 
