@@ -71,6 +71,7 @@ class FreshBuildPy(build_py):
 setup(
     packages=find_packages("python") + find_packages(".", include=["avflow_ext", "avflow_ext.*"]),
     package_dir={"avflow": "python/avflow", "avflow_ext": "avflow_ext"},
+    include_package_data=False,  # else folders of data are taken for packages that are not listed, with a warning each
     package_data={
         "avflow": ["py.typed"],
         "avflow.report": ["js/*.js", "templates/*.j2", "*.css"],

@@ -120,7 +120,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "plots": ("plots.information_flow",),
     "report": ("report.write",),
     "results": ("results.table",),
-    "runs": ("runs.folder", "results.table", "files"),
+    "runs": ("runs.folder", "runs.records", "runs.summary", "results.table", "files"),
     "walk": ("walk.walk",),
 }
 # Names that left for elsewhere, or are called otherwise: "old module.name" -> "new module.name".

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from .streams import printable
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} {unit}s [{elapsed}<{remaining}, {rate_fmt}]"
 _OPEN = "{desc}: {n:.1f} {unit}s [{elapsed}, {rate_fmt}]"  # how many there are is not known
@@ -22,17 +25,22 @@ class Progress:
     ) -> None:
         from tqdm import tqdm
 
-        interval = 0.2 if sys.stderr.isatty() else 10
+        gone = sys.stderr is None  # closed by whoever started this process
+        interval = 0.2 if not gone and sys.stderr.isatty() else 10
         layout = _OPEN if total is None else _FORMAT
-        options: dict[str, Any] = dict(desc=doing, unit=unit, disable=quiet, mininterval=interval, bar_format=layout)
-        self._bar = tqdm(total=total, initial=done, **options)
+        options: dict[str, Any] = dict(desc=doing, unit=unit, mininterval=interval, bar_format=layout)
+        try:
+            self._bar = tqdm(total=total, initial=done, disable=quiet or gone, **options)
+        except OSError:  # a pipe without a reader
+            self._bar = tqdm(disable=True)
         self._done, self._begun, self._shown = float(done), 0.0, float(done)
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._bar.close()
+        with self._reader_may_be_gone():
+            self._bar.close()
 
     def begin(self, samples: int) -> Callable[[float], None]:
         """`samples` are worked on together from here; the result takes the share of that work that is newly done."""
@@ -51,10 +59,21 @@ class Progress:
         self._show()
 
     def write(self, line: str) -> None:
-        """A line beside the bar."""
-        self._bar.write(line, file=sys.stderr)
+        """A line beside the bar; control characters as their escapes."""
+        if sys.stderr is not None:
+            with self._reader_may_be_gone():
+                self._bar.write(printable(line), file=sys.stderr)
 
     def _show(self) -> None:
         now = max(self._shown, self._done + self._begun)  # never backwards
-        self._bar.update(now - self._shown)
+        with self._reader_may_be_gone():
+            self._bar.update(now - self._shown)
         self._shown = now
+
+    @contextmanager
+    def _reader_may_be_gone(self) -> Iterator[None]:
+        """A bar that nobody sees any more (a closed or broken pipe, a full log file) must not end hours of work."""
+        try:
+            yield
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._bar.disable = True

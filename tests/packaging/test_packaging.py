@@ -48,6 +48,14 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
+def test_the_build_warns_of_nothing(tmp_path):
+    """Such as of folders of scripts and templates, which are data and no packages."""
+    command = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "ignored" not in done.stdout + done.stderr, done.stderr
+    assert (tmp_path / "avflow/report/js/main.js").is_file()
+
+
 def test_wheel_holds_the_packages_and_nothing_else(wheel):
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert wheel.name.startswith(f"avflow-0.2.0.dev0-{python}-{python}-linux_")

@@ -238,6 +238,16 @@ def test_the_comparison_has_the_same_skeleton_and_style(folders, tmp_path):
     assert cells == [cell for row in rows[1:] for cell in row]
 
 
+def test_no_cell_of_the_csv_file_is_a_formula(tmp_path):
+    tasks = ('=HYPERLINK("http://x","y")', "+1", "-1", "@x", "\tx", "plain-1")
+    runs = [cases.sweep(tmp_path / name, 1, tasks=tasks) for name in ("=one", "two")]
+    with open(compare(runs, tmp_path / "out")[0], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["task"] for row in rows} == {"all", "plain-1", *("'" + task for task in tasks[:-1])}
+    assert {row["run"] for row in rows} == {"'=one", "two"}
+    assert any(float(row["change_percent"]) < 0 for row in rows)  # numbers stay numbers
+
+
 def test_folder_names_are_the_shortest_that_differ(tmp_path):
     one, two, three = tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "b" / "other"
     assert folder_names([one]) == ["run"] and folder_names([two, three]) == ["run", "other"]

@@ -14,6 +14,7 @@ from PIL import Image
 import avflow
 from avflow.demo.sample_view import answers, sample_view
 from avflow.report.samples import write_sample_views
+from avflow.report.write import report as report_of
 from avflow.report.write import report_together
 from avflow.results.results import read
 from avflow.results.table import mean_change
@@ -175,6 +176,34 @@ def test_a_task_of_another_run_brings_that_run(browser, tmp_path):
     assert browser.page.evaluate("document.querySelector('input[name=run]:checked').value") == "1"
     choose(browser, "task", "pitch")
     assert texts(browser, "#flow-count") == ["pitch, 12 samples"] and browser.console == []
+
+
+def test_a_run_without_the_task_comes_back_with_the_next(browser, tmp_path):
+    """A task that the chosen run lacks takes its charts away; whatever is chosen then brings them again."""
+    made = [cases.sweep(tmp_path / "one", 3), cases.sweep(tmp_path / "two", 3, tasks=("color", "shape"))]
+    browser.console.clear()
+    browser.open(report_together(made, tmp_path))
+    choose(browser, "task", "pitch")
+    lines, table = "#flow polyline", "#numbers td"
+    assert len(texts(browser, lines)) == len(cases.PATHS) and texts(browser, table)
+    choose(browser, "run", 1)
+    assert "No sample of pitch here." in texts(browser, "#flow p") and texts(browser, table) == []
+    for name, value, count in (("run", 0, "pitch, 3 samples"), ("task", "shape", "shape, 3 samples")):
+        choose(browser, name, value)
+        assert texts(browser, "#flow-count") == [count]
+        assert len(texts(browser, lines)) == len(cases.PATHS) and texts(browser, "#heat text") and texts(browser, table)
+    assert browser.console == []
+
+
+def test_a_very_long_task_does_not_widen_the_page(browser, tmp_path):
+    made = cases.sweep(tmp_path / "run", 2, tasks=("x" * 20_000, "color"))
+    files = report_of(made)
+    browser.console.clear()
+    browser.open(made / "report.html")
+    assert browser.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    choose(browser, "task", "x" * 20_000)
+    assert browser.page.evaluate("document.documentElement.scrollWidth <= innerWidth") and browser.console == []
+    assert all(Image.open(path).width < 4000 for path in files if path.suffix == ".png")
 
 
 def test_another_sample_is_shown(opened):

@@ -17,7 +17,8 @@ from avflow import files
 from avflow.errors import InputError, RunError
 from avflow.results.results import read
 from avflow.results.table import table_from_rows, write_table
-from avflow.runs.folder import RunFolder, file_name, part_name, read_records
+from avflow.runs.folder import RunFolder
+from avflow.runs.records import file_name, part_name, read_records
 
 HERE = Path(__file__).parent
 HELPERS = HERE.parent / "helpers"

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..streams import tolerant_streams
 from . import evict as cli_evict
 from . import look as cli_look
 from . import sweep as cli_sweep
@@ -163,7 +164,17 @@ cli_look.add_to(app)
 
 
 def main() -> None:
-    app()
+    """The program: its exit code is that of the work, whatever becomes of what it prints."""
+    code: Any = 0
+    with tolerant_streams() as failures:
+        try:
+            app()
+        except SystemExit as ended:
+            code = ended.code
+    if failures:
+        typer.echo(f"error: cannot write the output: {failures[0].strerror}", err=True)
+        code = code or (2 if state["only_prints"] else 0)
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import inspect
 import io
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -16,9 +17,11 @@ import typer
 from typer.core import TyperCommand
 
 from ..checks import MOST_LAYERS, expanded, shown
-from ..errors import AvflowError, InputError
+from ..errors import AvflowError, AvflowWarning, InputError
+from ..streams import printable
 
-state = {"debug": False}
+WRITES_FILES = ("demo", "look", "merge", "plan", "report", "sweep")  # commands whose work is not what they print
+state = {"debug": False, "only_prints": True}
 
 
 def _set_debug(value: bool) -> None:
@@ -85,9 +88,33 @@ class Command(TyperCommand):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a file name that is no UTF-8 can be shown too
+        state["only_prints"] = ctx.info_name not in WRITES_FILES or bool(ctx.params.get("dry_run"))
         with cli_errors():
             ctx.params = {name: _expanded(name, value) for name, value in ctx.params.items()}
-        return super().invoke(ctx)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return super().invoke(ctx)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """One of ours is a line, as an error is; others are as Python shows them."""
+    if issubclass(category, AvflowWarning):
+        told = f"warning: {one_line(str(message))}"
+    else:
+        told = warnings.formatwarning(message, category, filename, lineno).rstrip("\n")
+    typer.echo(told, err=True)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks and control characters, whatever a file's id or name has put in."""
+    return printable(" ".join(text.split()))
 
 
 def _expanded(name: str, value: Any) -> Any:
@@ -135,7 +162,7 @@ def cli_errors() -> Iterator[None]:
     except AvflowError as error:
         if state["debug"]:
             raise
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {one_line(str(error))}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
@@ -159,7 +186,7 @@ def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str,
     for sample_id, found in estimates:
         if isinstance(found, str):
             failed += 1
-            typer.echo(f"{sample_id:<{width}} failed: {' '.join(found.split())}")
+            typer.echo(f"{printable(sample_id):<{width}} failed: {one_line(found)}")
             continue
         typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
         total = {key: value + found[key] for key, value in total.items()}
@@ -172,7 +199,7 @@ def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str,
 
 def _estimate_line(name: str, values: dict, width: int) -> str:
     numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
-    return f"{name:<{width}} {numbers}"
+    return f"{printable(name):<{width}} {numbers}"
 
 
 def parse_widths(text: str) -> int | list[int]:

@@ -13,11 +13,11 @@ from ..eviction.schedule import EvictionSchedule
 from ..planning.plan_eviction import PlanRequest
 from ..prompts.sample import Sample
 from ..report.samples import write_sample_views
-from ..runs.folder import worst_check
 from ..runs.look_job import LookJob
 from ..runs.loop import run
 from ..runs.plan_job import PlanJob
 from ..runs.plan_run import run_plan
+from ..runs.summary import worst_check
 from ..runs.sweep_job import SweepJob
 from ..runtime.generating import generate
 from .sample_view import answers, sample_view

@@ -16,9 +16,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from .. import checks
 from ..errors import InputError
 from ..experiments.attention_map import AttentionMap
-from ..results.table import as_table, bootstrap
+from ..results.table import bootstrap
+from .drawable import heading, table_with
 from .information_flow import STYLE, canvas, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
 
@@ -41,9 +43,8 @@ GROUP_STYLE = {
 }
 
 
-def _count(table: pa.Table) -> str:
-    n = len(pc.unique(table["prompt"]))
-    return f"({n} sample{'s' if n != 1 else ''})"
+def _titled(table: pa.Table, title: str | None, default: str) -> str:
+    return heading(title, default, len(pc.unique(table["prompt"])))
 
 
 def share_bars(
@@ -60,7 +61,7 @@ def share_bars(
     number the axis gives to the first layer, 0 or 1.
     """
     check_first_layer(first_layer)
-    table = as_table(table)
+    table = table_with(table, ("prompt", "layer", "answer_token", "group", "share"), "avflow.attention_share")
     if token is not None:
         table = table.filter(pc.equal(table["answer_token"], token))
     if not table.num_rows:
@@ -80,7 +81,7 @@ def share_bars(
         ax.set_ylim(0, 100)
         ax.margins(x=0.01)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-        ax.set_title(f"{title or 'Attention allocation'} {_count(table)}", loc="left")
+        ax.set_title(_titled(table, title, "Attention allocation"), loc="left")
         handles, labels = ax.get_legend_handles_labels()  # in the order of the stack, from the top
         ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure, ax
@@ -117,7 +118,7 @@ def lens_lines(
     The false options of a prompt are averaged first, so that every prompt counts once.
     """
     check_first_layer(first_layer)
-    table = as_table(table)
+    table = table_with(table, ("prompt", "layer", "kind", "p"), "avflow.answer_lens")
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     looks = {"true option": (BLUE, "-"), "false option": (VERMILLION, (0, (4, 1.5))), "answer": (BLUE, "-")}
@@ -134,7 +135,7 @@ def lens_lines(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.set_xlabel("Layer")
         ax.set_ylabel("Probability after the layer")
-        ax.set_title(f"{title or 'Answer lens'} {_count(table)}", loc="left")
+        ax.set_title(_titled(table, title, "Answer lens"), loc="left")
         ax.legend(frameon=False, loc="best")
     return figure, ax
 
@@ -159,6 +160,8 @@ def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict
 def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """A pooled attention map of one layer, colours on a logarithmic scale; stretches of one group share a label."""
     check_first_layer(first_layer)
+    if not isinstance(found, AttentionMap):
+        raise InputError(f"map_image draws what avflow.attention_map gives, got {checks.shown(found)}")
     if layer not in found.layers:
         raise InputError(f"layer {layer} is not in the map: it holds {', '.join(map(str, found.layers))}")
     weight = found.weight[found.layers.index(layer)]
@@ -184,7 +187,7 @@ def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes
 
 def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
     """Effective pathways: accuracy of the full model, of the pathways and of the random controls together."""
-    table = as_table(table)
+    table = table_with(table, ("prompt", "run", "edges_kept", "correct"), "avflow.pathways")
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     runs = ["full", "pathways", "random"]
@@ -200,5 +203,5 @@ def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None =
         ax.bar_label(bars, fmt="%.1f", padding=2, fontsize=8.5)
         ax.set_ylim(0, 108)
         ax.set_ylabel("Accuracy (%)")
-        ax.set_title(f"{title or 'Effective pathways'} {_count(table)}", loc="left")
+        ax.set_title(_titled(table, title, "Effective pathways"), loc="left")
     return figure, ax

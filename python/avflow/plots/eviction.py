@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
-from ..results.table import as_table
+from ..results.schemas import PLAN_EVICTION
+from .drawable import heading, table_with
 from .information_flow import STYLE, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SOURCE_COLORS, VERMILLION, words
 
@@ -57,7 +58,7 @@ def eviction_lines(
         first_layer: the number the axis gives to the first layer, 0 or 1.
     """
     check_first_layer(first_layer)
-    table = as_table(table)
+    table = table_with(table, PLAN_EVICTION.names, "plan_eviction (schedule.plan.table)")
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     chosen = dict(schedule or {})
@@ -92,9 +93,8 @@ def eviction_lines(
         right.set_ylabel("Probability of the right answer")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, handlelength=2.6)
-        n = table["prompts"][0].as_py()
-        heading = f"{title or 'What dropping tokens does'} ({n} sample{'s' if n != 1 else ''})"
-        figure.suptitle(heading, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+        titled = heading(title, "What dropping tokens does", table["prompts"][0].as_py())
+        figure.suptitle(titled, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure, [left, right]
 
 

@@ -6,6 +6,7 @@ without pyplot, so they need no display and stay out of its global list.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +23,13 @@ from matplotlib.ticker import MaxNLocator
 from .. import checks
 from ..deprecated import renamed_keyword
 from ..errors import InputError
+from ..files import write_whole
 from ..results.table import mean_change, one_width, paths_of, widths_of
 from ..results.table import select as select_rows
+from .drawable import heading, table_with
 from .style import PANELS, distinct_styles, panel_of, path_label
 
+COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
 STYLE: dict[Any, Any] = {  # of matplotlib's rcParams
     "font.family": "sans-serif",
     "font.size": 9,
@@ -69,7 +73,7 @@ def flow(
     `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
     """
     check_first_layer(first_layer)
-    table = select_rows(table, select)
+    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     chosen = _chosen(table, paths)
     means = mean_change(table.filter(_is_in(table, chosen)), confidence=confidence, seed=seed)
     with mpl.rc_context(STYLE):
@@ -93,7 +97,7 @@ def flow_panels(
 ) -> tuple[Figure, list[Axes]]:
     """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
     check_first_layer(first_layer)
-    table = select_rows(table, select)
+    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     means = mean_change(table, confidence=confidence, seed=seed)
     drawn = _chosen(table, None)
     panels = [(name, [p for p in drawn if panel_of(p) == name]) for name in PANELS]
@@ -125,7 +129,7 @@ def heat_map(
 ) -> tuple[Figure, Axes]:
     """Mean change (%) as colour, a row per path and a column per layer; grey where there is no value."""
     check_first_layer(first_layer)
-    table = select_rows(table, select)
+    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     chosen = _chosen(table, paths)
     means = mean_change(table.filter(_is_in(table, chosen)), resamples=1)
     layers = np.unique(table["layer"].to_numpy())
@@ -177,7 +181,7 @@ def widths(
 ) -> tuple[Figure, Axes]:
     """Ablation of the window's width: `flow` of one path, a line and a band per width, wider windows darker."""
     check_first_layer(first_layer)
-    table = select_rows(table, select)
+    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     table = table.filter(_is_in(table, _chosen(table, [path])))
     there = widths_of(table)
     shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(there)))
@@ -198,15 +202,20 @@ def widths(
 
 
 def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf; returns their paths."""
+    """Write `stem`.png and `stem`.pdf, each whole or not at all; returns their paths.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
     stem = checks.path("the figure's file", stem)
-    stem.parent.mkdir(parents=True, exist_ok=True)
     out = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
     with mpl.rc_context(STYLE):
         for path in out:
             # No date in the file: the same rows give the same bytes.
             meta = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-            figure.savefig(path, dpi=dpi, bbox_inches="tight", metadata=meta)
+            drawn = io.BytesIO()  # matplotlib itself writes half a PDF where the disk is full
+            figure.savefig(drawn, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", metadata=meta)
+            write_whole(path, drawn.getvalue())
     return out
 
 
@@ -269,5 +278,5 @@ def _decorate(ax: Axes, table: pa.Table, title: str | None) -> None:
 
 
 def _titled(table: pa.Table, title: str | None) -> str:
-    n = len(pc.unique(table.filter(pc.is_valid(table["change_percent"]))["prompt"]))
-    return f"{title or 'Information flow'} ({n} sample{'s' if n != 1 else ''})"
+    valued = table.filter(pc.is_valid(table["change_percent"]))
+    return heading(title, "Information flow", len(pc.unique(valued["prompt"])))

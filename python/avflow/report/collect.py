@@ -19,7 +19,9 @@ from ..results.results import read
 from ..results.schemas import PLAN_EVICTION
 from ..results.table import checked, one_width, read_parquet, widths_of
 from ..results.table import select as select_rows
-from ..runs.folder import read_config, read_records, summarize
+from ..runs.folder import read_config
+from ..runs.records import read_records
+from ..runs.summary import summarize
 from .flow import flow_data
 from .names import folder_names
 from .samples import FILE as SAMPLES

@@ -25,7 +25,7 @@ from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, pa
 from ..results.results import read
 from ..results.table import mean_change, paths_of
 from ..results.table import select as select_rows
-from ..runs.folder import read_records
+from ..runs.records import read_records
 from .html import comparison_page
 from .names import folder_names
 
@@ -136,6 +136,11 @@ def compare_path(
     return cast(Figure, ax.figure), ax
 
 
+def _inert(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that begins as one has a ' before it. Numbers are as is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 @renamed_keyword("which", "select")
 def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "all", title: str = "Runs") -> list[Path]:
     """Write comparison.csv, comparison.html and a figure per path (PNG and PDF) into `out`; returns the files made.
@@ -156,7 +161,7 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
     write_whole(out / "comparison.csv", text.getvalue().encode())
     made, figures = [out / "comparison.csv"], []
     with writing(out / "figures"):

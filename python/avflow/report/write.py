@@ -16,7 +16,7 @@ from ..plots.style import panel_of
 from ..results.results import read
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
-from ..runs.folder import file_name
+from ..runs.records import file_name
 from .collect import collect
 from .html import page
 
@@ -80,7 +80,7 @@ def _drawn(table: pa.Table, title: str, first_layer: int, end: str) -> dict[str,
     drawn = {f"flow{end}": _flow(table, title, first_layer)}
     for task in _tasks(table):
         own = table.filter(pc.equal(table["task"], task))
-        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task, first_layer)
+        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task.replace("$", r"\$"), first_layer)  # no formula
     return drawn | {f"heat_map{end}": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 

@@ -192,8 +192,10 @@ def _results(paths: Sequence[Path], finished: bool, experiment: str | None = Non
     for path in paths:
         try:
             tables.append(read_parquet(path))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InputError(f"{path} is not a readable Parquet file: {error}; delete it and run again") from error
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        except InputError as error:
+            raise InputError(f"{error}; run the command that made it again, which makes it anew") from error
     meta = {**meta_of(tables[0]), "finished": finished}
     meta.pop("record", None)  # of a part: about that one sample
     named = meta.get("experiment") or experiment or _experiment_of(meta.get("config") or {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
 from .schemas import SWEEP, with_new_names
+from .seal import is_whole, sealed
 
 SCHEMA = SWEEP
 
@@ -53,7 +54,15 @@ def with_meta(table: pa.Table, meta: Mapping[str, Any]) -> pa.Table:
 
 
 def meta_of(table: pa.Table) -> dict[str, Any]:
-    return json.loads((table.schema.metadata or {}).get(_META_KEY, b"{}"))
+    """What `with_meta` put in. Raises InputError where it is no JSON object: another program wrote it, or damage."""
+    text = (table.schema.metadata or {}).get(_META_KEY, b"{}")
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the table's metadata under {_META_KEY.decode()!r} is not JSON: {error}") from error
+    if not isinstance(meta, dict):
+        raise InputError(f"the table's metadata under {_META_KEY.decode()!r} is {type(meta).__name__}, not an object")
+    return meta
 
 
 def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
@@ -69,22 +78,35 @@ def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file, whole or not at all."""
+    """Write a Parquet file, whole or not at all, with a checksum of every page and a seal over all of it."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    write_whole(Path(path), sink.getvalue().to_pybytes())
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    write_whole(Path(path), sealed(sink.getvalue().to_pybytes()))
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """The table of a Parquet file, read by this process's own path rules: pyarrow's expand "~" and want UTF-8 names."""
-    with open(path, "rb") as file:
-        return pq.read_table(file, columns=columns)
+    """The table of a Parquet file, read by this process's own path rules: pyarrow's expand "~" and want UTF-8 names.
+
+    Raises:
+        InputError: the file is damaged, or is no Parquet file. OSError: it cannot be opened.
+    """
+    return _parsed(path, lambda source: pq.read_table(source, columns=columns, page_checksum_verification=True))
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:
-    """The schema of a Parquet file; see `read_parquet`."""
+    """The schema of a Parquet file, all of whose bytes are checked; see `read_parquet`."""
+    return _parsed(path, pq.read_schema)
+
+
+def _parsed(path: Path, parse: Callable[[pa.BufferReader], Any]) -> Any:
     with open(path, "rb") as file:
-        return pq.read_schema(file)
+        data = file.read()
+    if not is_whole(data):
+        raise InputError(f"{path} is damaged: its bytes are not those that were written (a checksum differs)")
+    try:
+        return parse(pa.BufferReader(data))
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # what pyarrow finds wrong is of any kind
+        raise InputError(f"{path} is not a readable Parquet file: {' '.join(str(error).split())}") from error
 
 
 def as_table(given: Any) -> pa.Table:

@@ -14,13 +14,11 @@ lost nothing: opening the folder writes the line again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,38 +26,12 @@ import yaml
 
 from .. import checks
 from ..documents import parse_yaml, read_text
-from ..errors import InputError
+from ..errors import InputError, RunError, warn_user
 from ..files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
 from ..results.results import Results
-from ..results.table import (
-    SCHEMA,
-    checked,
-    mean_change,
-    meta_of,
-    one_width,
-    paths_of,
-    read_parquet,
-    read_parquet_schema,
-    table_from_rows,
-    widths_of,
-    with_meta,
-    write_table,
-)
-
-STATUSES = ("ok", "selected_out", "failed")
-
-
-def file_name(text: str) -> str:
-    """`text` with what a file name cannot hold quoted: another name for every text, at most 150 characters."""
-    name = quote(text, safe=" ").replace("~", "%7E").replace(".", "%2E")
-    if len(name) > 150:  # file systems stop at 255 bytes; "~" occurs in no short name
-        name = name[:100] + "~" + hashlib.sha256(text.encode()).hexdigest()[:32]
-    return name
-
-
-def part_name(sample_id: str) -> str:
-    """File name of a sample's part."""
-    return file_name(sample_id) + ".parquet"
+from ..results.table import SCHEMA, checked, read_parquet, table_from_rows, with_meta, write_table
+from .records import STATUSES, part_name, read_records, record_of_part
+from .summary import summarize
 
 
 class RunFolder:
@@ -162,12 +134,22 @@ class RunFolder:
         rank = {sample_id: index for index, sample_id in enumerate(order)}
         done = [r["id"] for r in self.records.values() if r["status"] == "ok"]
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
-        parts = (checked(read_parquet(self.parts / part_name(i)), self.schema) for i in done)
-        tables = [part.replace_schema_metadata(None) for part in parts]
+        tables = [self._part(sample_id).replace_schema_metadata(None) for sample_id in done]
         meta = {"experiment": experiment_of(self.config), "config": self.config, "parts": len(done), **(info or {})}
         table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
         write_table(table, self.path / "rows.parquet")
         return table, meta
+
+    def _part(self, sample_id: str) -> pa.Table:
+        path = self.parts / part_name(sample_id)
+        try:
+            return checked(read_parquet(path), self.schema)
+        except (OSError, InputError) as error:  # changed by another hand while this run was going on
+            told = error.strerror if isinstance(error, OSError) else error
+            raise RunError(
+                f"the part of sample {sample_id!r}, {path}, was whole when it was written and cannot be read now "
+                f"({told}): run the same command again, which measures that sample anew"
+            ) from error
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json, with the time at which it was written."""
@@ -208,70 +190,49 @@ class RunFolder:
         path = self.path / "samples.jsonl"
         text = path.read_text(errors="replace") if path.exists() else ""
         records = {record["id"]: record for record in read_records(self.path)}
-        with_part = {}
+        with_part, broken = {}, {}
         for part in sorted(self.parts.glob("*.parquet")):
-            record = _record_of_part(part)
-            if record is not None:
+            try:
+                record = record_of_part(part)
+            except InputError as error:
+                broken[part] = str(error)
+            else:
                 with_part[record["id"]] = record
+        merged = self._merged()
+        with_part |= {r["id"]: r for part, told in broken.items() if (r := self._restored(part, told, merged, records))}
         kept = {i: with_part.get(i, r) for i, r in records.items() if r["status"] != "ok" or i in with_part}
         kept |= {i: r for i, r in with_part.items() if i not in kept}
-        self._refuse_lost_parts(set(with_part))
+        if lost := sorted(set() if merged is None else set(pc.unique(merged["prompt"]).to_pylist()) - set(with_part)):
+            raise InputError(
+                f"{self.path / 'rows.parquet'} holds {len(lost)} samples (such as {lost[0]!r}) whose files in parts/ "
+                "are gone; going on would lose them: restore parts/ or choose a new --out folder"
+            )
         whole = "".join(json.dumps(record) + "\n" for record in kept.values())
         if whole != text:
             write_whole(path, whole.encode())
         return kept
 
-    def _refuse_lost_parts(self, there: set[str]) -> None:
+    def _merged(self) -> pa.Table | None:
+        """rows.parquet of the last merge; None where there is none, or none that can be read."""
         rows = self.path / "rows.parquet"
         if not rows.exists():
-            return
-        merged = set(pc.unique(read_parquet(rows, columns=["prompt"])["prompt"]).to_pylist())
-        if lost := sorted(merged - there):
-            raise InputError(
-                f"{rows} holds {len(lost)} samples (such as {lost[0]!r}) whose files in parts/ are gone; going "
-                "on would lose them: restore parts/ or choose a new --out folder"
-            )
+            return None
+        try:
+            return checked(read_parquet(rows), self.schema)
+        except InputError as error:
+            warn_user(f"{error}. It is made anew from parts/ at the end of this run")
+            return None
 
-
-def read_records(folder: str | Path) -> list[dict]:
-    """The records in samples.jsonl, the last one of every sample; none where there is no such file."""
-    path = checks.path("the run folder", folder) / "samples.jsonl"
-    text = path.read_text(errors="replace") if path.is_file() else ""
-    return list({record["id"]: record for record in map(_record, text.split("\n")) if record}.values())
-
-
-def _record(line: str) -> dict | None:
-    """A line of samples.jsonl; None for one that a kill cut short, or that is no record: its sample is done again."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record if _is_record(record) else None
-
-
-def _is_record(record: Any) -> bool:
-    """Whether `record` is one as `RunFolder.add` writes them."""
-    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
-        return False
-    status, text = record.get("status"), (str, type(None))
-    numbers = all(_is_number(record.get(name)) for name in ("p_clean", "seconds"))
-    words = isinstance(record.get("reason"), text) and isinstance(record.get("digest"), text)
-    known = isinstance(status, str) and status in STATUSES and (status != "failed" or record.get("reason") is not None)
-    return known and numbers and words and record.get("correct") in (None, True, False)
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-
-
-def _record_of_part(path: Path) -> dict | None:
-    """The record in a part's schema; None (the sample is done again) where the file is damaged."""
-    try:
-        schema = read_parquet_schema(path)
-    except (pa.ArrowInvalid, OSError):
-        return None
-    record = meta_of(schema.empty_table()).get("record")
-    return record if _is_record(record) else None
+    def _restored(self, part: Path, told: str, merged: pa.Table | None, records: Mapping[str, dict]) -> dict | None:
+        """The record of a damaged part that is written again from rows.parquet; None: its sample is measured again."""
+        record = next((r for r in records.values() if r["status"] == "ok" and part_name(r["id"]) == part.name), None)
+        rows = None if merged is None or record is None else merged.filter(pc.equal(merged["prompt"], record["id"]))
+        if not rows:
+            warn_user(f"{told}. Its sample is measured again")
+            return None
+        write_table(with_meta(rows, {"record": record}), part)
+        warn_user(f"{told}. It is restored from rows.parquet")
+        return record
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -292,43 +253,3 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 def experiment_of(config: Mapping[str, Any]) -> str:
     """The experiment of a config.yaml. Version 0.1 named those of `avflow look` only."""
     return str(config.get("experiment") or ("plan" if "evict" in config else "sweep"))
-
-
-def worst_check(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of what the records say of clean runs beside the model's own forward (`walk.proof.figures`), the nearest to its
-    bound; None where none says anything."""
-    found = [r["check"] for r in records if r.get("check")]
-    return max(found, key=lambda check: check["difference"] / max(check["bound"], 1e-30), default=None)
-
-
-def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What summary.json says of the rows and of all records of a folder, as JSON-like values.
-
-    Of a sweep: counts of samples by status, and per path the layer of the strongest mean change (percent).
-    """
-    records = list(records)
-    failed = {r["id"]: r["reason"] for r in records if r["status"] == "failed"}
-    if "change_percent" not in table.column_names:
-        return {"samples": len(records), "rows": table.num_rows, "failed": failed, "check": worst_check(records)}
-    counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
-    strongest: dict[str, Any] = {}
-    widths = widths_of(table)
-    for width, path in ((w, p) for w in widths for p in paths_of(table)):
-        means = mean_change(one_width(table, width), resamples=1)
-        rows = means.filter(pc.equal(means["knockout"], path)).to_pylist()
-        path = path if len(widths) == 1 else f"{path} (window {width})"
-        if rows:
-            row = max(rows, key=lambda r: abs(r["mean"]))
-            strongest[path] = {"layer": row["layer"], "mean_change_percent": row["mean"], "samples": row["samples"]}
-        else:
-            strongest[path] = None  # no sample has the tokens for it
-    return {
-        "samples": counts,
-        "failed": failed,
-        "correct": sum(r.get("correct") is True for r in records),
-        "rows": table.num_rows,
-        "check": worst_check(records),
-        "kernels": sorted(k for k in pc.unique(table["kernel"]).to_pylist() if k),
-        "seconds": sum(r.get("seconds") or 0.0 for r in records),
-        "paths": strongest,
-    }

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from ..files import writing
 from ..plots import attention as plots_attention
 from ..plots import information_flow as plots
-from .folder import file_name
+from .records import file_name
 
 
 def draw_look(out: Path, experiment: str, table: pa.Table, first_layer: int = 0) -> list[Path]:

@@ -22,10 +22,12 @@ from ..models.base import Model
 from ..progress import Progress
 from ..prompts.sample import Sample
 from ..results.results import Results
-from .folder import STATUSES, RunFolder, summarize
+from .folder import RunFolder
 from .job import Record, RunJob
 from .prefetch import prefetch
+from .records import STATUSES
 from .source import absolute_model, digest
+from .summary import summarize
 from .workers.dispatch import dispatch
 from .workers.on_ray import RayPool
 from .workers.processes import ProcessPool

@@ -14,7 +14,8 @@ from ..files import reading
 from ..results.results import Results
 from ..results.schemas import schema_of
 from ..results.table import SCHEMA, checked, read_parquet
-from .folder import RunFolder, experiment_of, part_name, read_config, read_records
+from .folder import RunFolder, experiment_of, read_config
+from .records import part_name, read_records
 
 DATA = ("samples", "data")  # what runs that are merged may differ in
 _RANK = {"ok": 0, "selected_out": 0, "failed": 1}  # a failed sample gives way to the same one where it went well
@@ -84,7 +85,7 @@ def _part(folder: Path, sample_id: str) -> pa.Table:
     path = folder / "parts" / part_name(sample_id)
     try:
         return read_parquet(path)
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         raise InputError(f"{path} cannot be read ({error}): run that sweep again") from error
 
 

@@ -52,12 +52,16 @@ function chooseTask(task) {
 }
 
 const entryOf = (entries) => entries.find((entry) => entry.task === state.task);
-const absent = (holder) => holder.replaceChildren(make("p", { class: "soft" }, `No sample of ${taskName(state.task)} here.`));
+
+function absent(holder) {
+  delete holder.dataset.names; // of charts that are gone now, and are to be made anew
+  holder.replaceChildren(make("p", { class: "soft" }, `No sample of ${taskName(state.task)} here.`));
+}
 
 function flowCharts() {
   const holder = place("flow"), map = place("heat"), entry = entryOf(data.sweeps[state.run].flow);
   place("flow-count").textContent = entry ? `${taskName(entry.task)}, ${entry.samples} sample${entry.samples === 1 ? "" : "s"}` : "";
-  if (!entry) { absent(holder); absent(map); return; }
+  if (!entry) { absent(holder); absent(map); place("numbers").replaceChildren(); return; }
   const visible = entry.panels.flatMap((panel) => panel.lines.filter((line) => !state.off.has(line.path)));
   const y = spread(visible.length ? visible : [{ points: [[0, 0, 0, 0]] }], true);
   // The legends hold the focus of who chooses paths by key: they are made anew only with another set of paths.
@@ -118,7 +122,7 @@ function lookCharts() {
   }
   if (data.lens) {
     const entry = entryOf(data.lens);
-    if (!entry) return absent(place("lens"));
+    if (!entry) { absent(place("lens")); place("lens-legend").replaceChildren(); return; }
     lineChart(place("lens"), { lines: entry.lines, base: state.base, y: [0, Math.max(...spread(entry.lines, true))], ylabel: "probability after the layer",
       label: "Answer lens", height: 280, form: (v) => numberText(v, false) });
     place("lens-legend").replaceChildren(...entry.lines.map((line) => make("li", {}, make("span", { class: "item" }, swatch(line), line.label))));

@@ -12,6 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ...streams import tolerant_streams
 from .dispatch import IN_FLIGHT, Event
 from .worker import SampleWorker, sendable, threads_for
 
@@ -92,6 +93,11 @@ def _device(device: str, number: int) -> str:
 
 def _work(pipe: Connection, job: bytes, threads: int, device: str, share: int) -> None:
     """A worker process. It ends when the pipe does, at once in the middle of a sample: none outlives a killed run."""
+    with tolerant_streams():  # what a library prints while nobody reads it must not lose the worker
+        _serve(pipe, job, threads, device, share)
+
+
+def _serve(pipe: Connection, job: bytes, threads: int, device: str, share: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is for the parent, which ends its workers
     os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is imported: for the threads of media decoding too
     lock = threading.Lock()

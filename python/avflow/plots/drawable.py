@@ -1,0 +1,37 @@
+"""What a figure is given: the table that it draws, and its heading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from .. import checks
+from ..errors import InputError
+from ..results.table import as_table
+
+LONGEST_TITLE = 80  # characters; a figure is as wide as its title
+
+
+def table_with(given: Any, columns: Sequence[str], made_by: str) -> pa.Table:
+    """The table of `given` (Results, or a pyarrow.Table).
+
+    Raises:
+        InputError: neither of the two, or it lacks one of `columns`; `made_by` says which experiment's table has them.
+    """
+    if not isinstance(given, pa.Table) and not isinstance(getattr(given, "table", None), pa.Table):
+        raise InputError(f"this figure draws the Results of {made_by}, or their table; got {checks.shown(given)}")
+    table = as_table(given)
+    if missing := [name for name in columns if name not in table.column_names]:
+        there = ", ".join(table.column_names)
+        raise InputError(f"this figure draws the table of {made_by}: the one given lacks {missing}, it has {there}")
+    return table
+
+
+def heading(title: str | None, default: str, samples: int) -> str:
+    """A figure's title with the number of samples, cut to LONGEST_TITLE characters."""
+    title = title or default
+    if len(title) > LONGEST_TITLE:
+        title = title[: LONGEST_TITLE - 3] + "..."
+    return f"{title} ({samples} sample{'s' if samples != 1 else ''})"

@@ -1,0 +1,67 @@
+"""Records of samples: a line each in samples.jsonl, and the one that every part carries; the parts' names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from .. import checks
+from ..errors import InputError
+from ..results.table import meta_of, read_parquet_schema
+
+STATUSES = ("ok", "selected_out", "failed")
+
+
+def file_name(text: str) -> str:
+    """`text` with what a file name cannot hold quoted: another name for every text, at most 150 characters."""
+    name = quote(text, safe=" ").replace("~", "%7E").replace(".", "%2E")
+    if len(name) > 150:  # file systems stop at 255 bytes; "~" occurs in no short name
+        name = name[:100] + "~" + hashlib.sha256(text.encode()).hexdigest()[:32]
+    return name
+
+
+def part_name(sample_id: str) -> str:
+    """File name of a sample's part."""
+    return file_name(sample_id) + ".parquet"
+
+
+def read_records(folder: str | Path) -> list[dict]:
+    """The records in samples.jsonl, the last one of every sample; none where there is no such file."""
+    path = checks.path("the run folder", folder) / "samples.jsonl"
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    return list({record["id"]: record for record in map(_record, text.split("\n")) if record}.values())
+
+
+def _record(line: str) -> dict | None:
+    """A line of samples.jsonl; None for one that a kill cut short, or that is no record: its sample is done again."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if _is_record(record) else None
+
+
+def _is_record(record: Any) -> bool:
+    """Whether `record` is one as `RunFolder.add` writes them."""
+    if not isinstance(record, dict) or not isinstance(record.get("id"), str):
+        return False
+    status, text = record.get("status"), (str, type(None))
+    numbers = all(_is_number(record.get(name)) for name in ("p_clean", "seconds"))
+    words = isinstance(record.get("reason"), text) and isinstance(record.get("digest"), text)
+    known = isinstance(status, str) and status in STATUSES and (status != "failed" or record.get("reason") is not None)
+    return known and numbers and words and record.get("correct") in (None, True, False)
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def record_of_part(path: Path) -> dict[str, Any]:
+    """The record in a part's schema. Raises InputError: the file is damaged, or is no part of that name."""
+    record: dict[str, Any] | None = meta_of(read_parquet_schema(path).empty_table()).get("record")
+    if record is None or not _is_record(record) or part_name(record["id"]) != path.name:
+        raise InputError(f"{path} is no part of a run: it carries no record of its sample")
+    return record
