@@ -86,3 +86,15 @@ def test_an_heic_image_says_what_reads_it(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     with pytest.raises(MediaError, match="HEIC image: make a jpg or png of it, or pip install pillow-heif"):
         read_image(tmp_path / "a.heic")
+
+
+def test_only_the_documented_formats_are_opened(tmp_path):
+    """By what the file holds: Pillow's other decoders are not reached under another name either."""
+    image = Image.new("RGB", (8, 8), RED)
+    for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
+        image.save(tmp_path / "a.bin", format)
+        assert read_image(tmp_path / "a.bin").shape == (3, 8, 8)
+    for format in ("PPM", "TGA", "ICO", "PCX", "EPS", "SGI"):
+        image.save(tmp_path / "a.png", format)
+        with pytest.raises(MediaError, match=r"a\.png.* none of PNG, JPEG, WEBP, GIF, BMP, TIFF; make a png of it"):
+            read_image(tmp_path / "a.png")

@@ -17,7 +17,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from avflow.errors import InputError
-from avflow.media.images import TorchImages, TorchVideos, smart_resize, video_size
+from avflow.media.images import TorchImages, TorchVideos, fit_images, frame_size, smart_resize, video_size
 from avflow.models.qwen2_5_omni import processor as processing
 from avflow.models.qwen2_5_omni.processor import agreeing_fps, encode, info, load_processor
 from avflow.prompts.sample import Sample
@@ -75,6 +75,30 @@ def test_a_frame_never_has_more_pixels_than_asked_for(height, width, most, frame
     assume(max(height, width) <= 200 * min(height, width))
     h, w = video_size(frames, height, width, 28, min(100_352, most) if close else 784, most)
     assert h * w <= most and h % 28 == w % 28 == 0 and min(h, w) >= 28
+
+
+STRIPS_AND_CLOSE_LIMITS = [(798, 50, 3136, 3136), (210, 390, 100_352, 100_352), (20, 900, 784, 7840)]
+
+
+@pytest.mark.parametrize("stand_in", [True, False])
+@pytest.mark.parametrize("height, width, low, high", STRIPS_AND_CLOSE_LIMITS)
+def test_an_image_never_has_more_pixels_than_asked_for(stand_in, height, width, low, high):
+    image = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    processor = TorchImages(SETTINGS) if stand_in else real("Image")
+    for images in ([image], [image, image[:, :60, :70]]):
+        assert [a * b > high for a, b in [smart_resize(height, width, 28, low, high)]] == [True]  # the published rule
+        fitting, size = fit_images(images, processor, (low, high))
+        grid = processor(images=fitting, size=size, return_tensors="pt")["image_grid_thw"]
+        goals = [frame_size(*one.shape[1:], 28, low, high) for one in images]
+        assert [(h * 14, w * 14) for _, h, w in grid.tolist()] == goals
+        assert all(h * w <= high for h, w in goals)
+
+
+def test_an_image_within_its_limits_is_left_to_the_processor():
+    image = torch.zeros(3, 100, 200, dtype=torch.uint8)
+    fitting, size = fit_images([image], TorchImages(SETTINGS), (784, 50176))
+    assert fitting[0] is image and size == {"shortest_edge": 784, "longest_edge": 50176}
+    assert fit_images([image], TorchImages(SETTINGS), None)[1] is None
 
 
 def test_a_limit_equal_to_the_smallest_size():

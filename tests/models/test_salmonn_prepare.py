@@ -188,6 +188,8 @@ def test_sound_much_shorter_than_the_video_is_lengthened_or_refused(tmp_path):
     path = write_clip(clip, tmp_path / "c.mp4", sound=tone(clip)[: 5 * SAMPLE_RATE])
     with pytest.raises(MediaError, match=r"c\.mp4: its sound lasts 5\.0\d s and its video 36\.00 s"):
         model().prepare(sample(video=str(path)), strict_media=True)
+    with pytest.raises(MediaError, match="60 tokens .* the video of 36.0 s needs 71: lengthen the sound with silence"):
+        model().prepare(sample(video=str(path)), timing="published")
     prompt = model().prepare(sample(video=str(path)))
     assert prompt.groups.count("audio") == 120 and prompt.media["sound_seconds"] == pytest.approx(36.0, abs=0.01)
     assert [note.startswith("sound padded with 3") for note in prompt.media["notes"]] == [True]

@@ -40,6 +40,9 @@ Fps = Annotated[float | None, typer.Option(help="Frames a second taken from vide
 StrictMedia = Annotated[
     bool, typer.Option("--strict-media", help="Refuse sound of another length than its video, or too long to be heard.")
 ]
+Timing = Annotated[
+    str, typer.Option(help='"player": frames and sound by the file\'s clock; "published": as the published pipelines.')
+]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
 
 
@@ -63,6 +66,7 @@ class SampleOptions:
     fps: Fps = None
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
+    timing: Timing = "player"
     debug: Debug = False
 
     def of_job(self) -> dict[str, Any]:
@@ -77,7 +81,7 @@ class SampleOptions:
             shuffle_seed=self.shuffle_seed,
             workers=self.workers,
             ray=self.ray,
-            media=sampling(self.fps, self.max_pixels, self.strict_media),
+            media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing),
         )
 
 
@@ -149,9 +153,12 @@ def given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value is not False and value != []}
 
 
-def sampling(fps: float | None, max_pixels: int | None, strict_media: bool = False) -> dict[str, Any]:
+def sampling(
+    fps: float | None, max_pixels: int | None, strict_media: bool = False, timing: str = "player"
+) -> dict[str, Any]:
     """The options of model.prepare that were given."""
-    return given(fps=fps, max_pixels=max_pixels, strict_media=strict_media)
+    other = None if timing == "player" else timing  # the default: as if it were not there, also for runs without it
+    return given(fps=fps, max_pixels=max_pixels, strict_media=strict_media, timing=other)
 
 
 @contextmanager

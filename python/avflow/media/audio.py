@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -18,17 +19,18 @@ Mix = Literal["mean", "downmix"]
 
 
 def read_audio(
-    source: Source, start: float | None = None, seconds: float | None = None, mix: Mix = "mean"
+    source: Source, start: float | None = None, seconds: float | None = None, mix: Mix = "mean", gaps: bool = True
 ) -> np.ndarray:
     """The file's (default) sound track: float32 [samples] at 16 kHz, mono, about -1..1.
 
     Args:
         source: a file's name, or the file from `open_media`.
         start: container time in seconds of sample 0: earlier sound is cut, a later begin is padded with silence.
-            None: the track's own begin. Gaps inside a track become silence, so that time stays true.
+            None: the track's own begin.
         seconds: no more than that is decoded and kept; None: all.
         mix: how channels become one: "mean", as librosa does it, or "downmix", as FFmpeg's swresample does it (for
             stereo their sum over sqrt(2), the surround channels by weights), and with it torchcodec.
+        gaps: gaps inside the track become silence, so that time stays true; False: they are closed, as published.
 
     Raises:
         MediaError: no such file, no or an empty sound track, truncated or not decodable.
@@ -42,7 +44,7 @@ def read_audio(
         until = None if start is None or seconds is None else start + seconds
         check_undamaged(file.index.sound, "sound", path, start, until)
         wanted = None if seconds is None else round(seconds * SAMPLE_RATE)
-        sound = _resample(file, start, wanted, mix)
+        sound = _resample(file, start, wanted, mix, gaps)
     if sound.size == 0 and wanted != 0:
         raise MediaError(f"{path}: its sound track is empty: give a file with sound, or use_audio_in_video=False")
     return sound if wanted is None else sound[:wanted]
@@ -107,7 +109,7 @@ def align_sound(
     return sound, ""
 
 
-def _resample(file: MediaFile, start: float | None, wanted: int | None, mix: Mix) -> np.ndarray:
+def _resample(file: MediaFile, start: float | None, wanted: int | None, mix: Mix, gaps: bool) -> np.ndarray:
     """float32 [samples], at least `wanted` of them if there are so many."""
     import av
 
@@ -116,6 +118,7 @@ def _resample(file: MediaFile, start: float | None, wanted: int | None, mix: Mix
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=SAMPLE_RATE)
     pieces: list[np.ndarray] = []
     count, skip, origin = 0, 0, start  # count: samples so far; sample `skip` is at time `origin`
+    begun = False  # which `count` does not tell: of a short first frame the resampler gives nothing yet
 
     def put(samples: np.ndarray) -> None:
         nonlocal count
@@ -126,10 +129,11 @@ def _resample(file: MediaFile, start: float | None, wanted: int | None, mix: Mix
         if (time := frame.time) is not None:
             origin = time if origin is None else origin
             gap = round((time - origin) * SAMPLE_RATE) - (count - skip)
-            if count == 0 and gap < 0:
+            if not begun and gap < 0:
                 skip = -gap
-            elif gap > (0 if count == 0 else GAP * SAMPLE_RATE):
+            elif gap > (0 if not begun else GAP * SAMPLE_RATE if gaps else math.inf):
                 put(np.zeros(gap, np.float32))
+            begun = True
         try:
             for piece in resampler.resample(frame):
                 put(piece.to_ndarray().mean(axis=0))  # [channels, n] -> [n]; of one channel, itself
@@ -138,6 +142,6 @@ def _resample(file: MediaFile, start: float | None, wanted: int | None, mix: Mix
         if wanted is not None and count - skip >= wanted:
             break
     else:
-        for piece in resampler.resample(None) if pieces or count else ():
+        for piece in resampler.resample(None) if begun or pieces else ():
             put(piece.to_ndarray().mean(axis=0))
     return np.concatenate(pieces)[skip:].astype(np.float32, copy=False) if pieces else np.zeros(0, np.float32)

@@ -9,6 +9,7 @@ normalisation) off, and the numbers would depend on whether torchvision is there
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,6 +62,29 @@ def video_size(
     """(height, width) of a video's frames: within the limits of one frame, and of all `frames` together."""
     share = max(min(max_pixels, VIDEO_TOTAL_PIXELS * 2 / frames), int(min_pixels * 1.05))
     return frame_size(height, width, factor, min_pixels, min(share, max_pixels))
+
+
+def fit_images(
+    images: Sequence[torch.Tensor], processor: Any, limits: tuple[int, int] | None
+) -> tuple[list[torch.Tensor], dict[str, int] | None]:
+    """Images, uint8 [3, H, W] each, of which an image processor makes no more pixels than it may.
+
+    Args:
+        processor: of transformers, or `TorchImages`. limits: min and max pixels of an image; None: the processor's own.
+
+    Returns:
+        the images as they are, where the processor's rule stays within the limits, else at their final sizes; and the
+        `size` to call it with, None for its own.
+    """
+    low, high = limits or (processor.size["shortest_edge"], processor.size["longest_edge"])
+    factor = processor.patch_size * processor.merge_size
+    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+    goals = [frame_size(*size, factor, low, high) for size in sizes]
+    if goals == [smart_resize(*size, factor, low, high) for size in sizes]:
+        return list(images), None if limits is None else {"shortest_edge": low, "longest_edge": high}
+    areas = [h * w for h, w in goals]  # within which the processor leaves all of them as they are
+    fitting = [resize(image, *goal) for image, goal in zip(images, goals, strict=True)]
+    return fitting, {"shortest_edge": min(areas), "longest_edge": max(areas)}
 
 
 def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:

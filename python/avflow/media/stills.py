@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # what an HEIC file says at its begin
 WHITE = (255, 255, 255)
+# Of the forty that Pillow knows: what pictures come in. Decoders of rare formats are where its security faults are, and
+# some run other programs. HEIF is there where pillow-heif is registered.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "HEIF")
 
 
 def read_image(path: str | Path) -> torch.Tensor:
@@ -25,21 +28,24 @@ def read_image(path: str | Path) -> torch.Tensor:
     from 0 to 1 (or to 255), are scaled to 8 bits.
 
     Raises:
-        MediaError: it is missing, broken, or its values have another range.
+        MediaError: it is missing, broken, of a format that is not in FORMATS, or its values have another range.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     check_file(path)
     try:
-        with Image.open(path) as image:
+        Image.init()
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             pixels = np.array(_rgb(ImageOps.exif_transpose(image), path))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         hint = ""
-        if isinstance(error, UnidentifiedImageError) and _is_heic(path):
-            hint = (
-                ". It is an HEIC image: make a jpg or png of it, or pip install pillow-heif and call "
-                "pillow_heif.register_heif_opener() before"
-            )
+        if isinstance(error, UnidentifiedImageError):
+            hint = f": it is broken, or none of {', '.join(FORMATS[:-1])}; make a png of it"
+            if _is_heic(path):
+                hint = (
+                    ". It is an HEIC image: make a jpg or png of it, or pip install pillow-heif and call "
+                    "pillow_heif.register_heif_opener() before"
+                )
         raise MediaError(f"cannot read the image {path}: {error}{hint}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 

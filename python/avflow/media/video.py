@@ -18,6 +18,7 @@ from ..errors import InputError, MediaError
 from .container import Source, open_media
 from .frames import Size, keep_frames
 from .index import Index, check_undamaged
+from .timing import Timing, counted_duration, numbered_part, published_numbers
 
 
 @dataclass
@@ -56,6 +57,7 @@ def read_video(
     choose: Callable[[int, float], list[int]] | None = None,
     span: tuple[float | None, float | None] = (None, None),
     check: Callable[[Index], None] | None = None,
+    timing: Timing = "player",
 ) -> Video:
     """Decode about `fps` frames per second, an even number, evenly spread in time from the first frame to the last.
 
@@ -67,6 +69,8 @@ def read_video(
             begin, to its end.
         size: (frames, height, width) -> (height, width); every kept frame is resized to it as it is decoded.
         check: called with the part's index before anything is decoded, to refuse what the caller cannot use.
+        timing: "player": a part and the spread go by the frames' times. "published": by their numbers, as
+            qwen-vl-utils does it (without `choose`).
 
     Raises:
         MediaError: no such file, no or an empty video stream, truncated, or not decodable at some time.
@@ -78,7 +82,9 @@ def read_video(
         path, stream = file.path, file.video
         if stream is None:
             raise MediaError(f"{path} has no video stream: give it as audio= or image=, or another file")
-        index = _part(file.index, span, path)
+        count = timing == "published" and len(file.index.times) > 1
+        counted = _counted(file.index, span, path) if count else None
+        index = _part(file.index, span, path) if counted is None else counted.index
         total, least = len(index.times), 2 if choose is None else 1
         if not total and index.video is not None and len(index.video.times) > 1:
             raise MediaError(f"{path} states no times of its frames: put them into a container (ffmpeg -i IN OUT.mp4)")
@@ -87,7 +93,10 @@ def read_video(
         check_undamaged(index.video, "video", path, float(index.times[0]), index.end)
         if check is not None:
             check(index)
-        if choose is None:
+        if choose is None and counted is not None:
+            numbers = published_numbers(counted.numbers, counted.rate, fps, min_frames, max_frames)
+            targets = file.index.times[numbers]
+        elif choose is None:
             targets = _spread(index.times, frame_count(index.duration, total, fps, min_frames, max_frames))
         else:
             targets = index.times[choose(total, index.duration)]
@@ -114,6 +123,22 @@ def _part(index: Index, span: tuple[float | None, float | None], path: str | Pat
         asked = f"{span[0] or 0.0:.2f} s to {'its end' if span[1] is None else f'{span[1]:.2f} s'}"
         raise MediaError(f"{path} has no frame from {asked}: it lasts {index.duration:.2f} s")
     return replace(index, times=inside, end=float(end))
+
+
+@dataclass
+class _Counted:
+    """A part of a video, counted in frames. numbers: of its frames. rate: frames a second of the whole video."""
+
+    index: Index
+    numbers: range
+    rate: float
+
+
+def _counted(index: Index, span: tuple[float | None, float | None], path: str | Path) -> _Counted:
+    rate = len(index.times) / counted_duration(index)
+    numbers = numbered_part(len(index.times), rate, span, path)
+    times = index.times[numbers.start : numbers.stop]
+    return _Counted(replace(index, times=times, end=float(times[0]) + len(numbers) / rate), numbers, rate)
 
 
 def _check_sampling(fps: float, min_frames: int, max_frames: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import InputError, MediaError, UnsupportedModelError
-from ..media.audio import Mix, check_same_length, read_audio, tolerance
+from ..media.audio import SAMPLE_RATE, Mix, check_same_length, read_audio, tolerance
 from ..prompts import labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import LETTERS
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from ..media.container import MediaFile
     from ..media.index import Index
+    from ..media.timing import Timing
     from ..media.video import Video
     from ..prompts.sample import Interleaved, Sample
     from .base import Model
@@ -227,15 +228,26 @@ def wants_sound(sample: Sample, asked: bool | None) -> bool:
 
 
 def read_own_sound(
-    sample: Sample, file: MediaFile, video: Video, most: float | None = None, mix: Mix = "mean"
+    sample: Sample,
+    file: MediaFile,
+    video: Video,
+    most: float | None = None,
+    mix: Mix = "mean",
+    timing: Timing = "player",
 ) -> np.ndarray:
     """The sound of the sample's video, the open `file`, from its first kept frame on, float32 [samples].
 
-    Of a part of the video, no more than that; and no more than `most` seconds.
+    Of a part of the video, no more than that; and no more than `most` seconds. timing: "published" counts from the
+    sound's own first sample, whenever the container says that it is heard, and closes gaps.
 
     Raises:
         MediaError: none that can be decoded.
     """
+    if timing == "published":
+        begin = sample.start or 0.0
+        limits = [limit for limit in (most, None if sample.end is None else sample.end - begin) if limit is not None]
+        seconds = begin + min(limits) if limits else None
+        return read_audio(file, seconds=seconds, mix=mix, gaps=False)[round(begin * SAMPLE_RATE) :]
     limits = [limit for limit in (most, None if sample.end is None else video.duration) if limit is not None]
     return read_audio(file, start=video.start, seconds=min(limits, default=None), mix=mix)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import checks
+from ..media.timing import TIMINGS
 
 _MOST = 2**31 - 1  # frames and pixels are counted in int32 by the models' processors
 
@@ -21,5 +22,7 @@ def check_prepare_options(options: Mapping[str, Any]) -> None:
             checks.integer(name, value, low=1, high=_MOST)
         elif name in ("use_audio_in_video", "question_first"):
             checks.flag(name, value)
+        elif name == "timing":
+            checks.choice(name, value, TIMINGS)
         elif name in ("system", "instruction"):
             checks.text(name, value)

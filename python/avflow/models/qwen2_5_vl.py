@@ -22,6 +22,7 @@ from .qwen2_5_omni import processor as processing
 from .registry import register
 
 if TYPE_CHECKING:
+    from ..media.timing import Timing
     from ..prompts.sample import Sample
     from .base import Model
 
@@ -61,6 +62,7 @@ class Qwen25VL(chat.ChatFamily):
         system: str = SYSTEM,
         instruction: str = chat.INSTRUCTION,
         strict_media: bool = False,
+        timing: Timing = "player",
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -76,7 +78,7 @@ class Qwen25VL(chat.ChatFamily):
             raise InputError(f"sample {sample.id!r}: Qwen2.5-VL hears nothing: leave audio and use_audio_in_video out")
         chat.tokenizer_of(model)
         limits = (min_pixels, max_pixels)
-        media = _read(model, sample, (fps, min_frames, max_frames), limits)
+        media = _read(model, sample, (fps, min_frames, max_frames), limits, timing)
         ids = self.media_ids(model)
 
         def encode(text: str) -> dict[str, Any]:
@@ -134,7 +136,9 @@ class Qwen25VL(chat.ChatFamily):
         return labels.label_media(ids, self.media_ids(model), patch_tokens, 1)
 
 
-def _read(model: Model, sample: Sample, sampling: tuple[float, int, int], limits: chat.Limits) -> chat.Media:
+def _read(
+    model: Model, sample: Sample, sampling: tuple[float, int, int], limits: chat.Limits, timing: Timing
+) -> chat.Media:
     info, part = processing.info(model.processor), model.processor.video_processor
     media = chat.Media(facts={"processor": info.path})
     if sample.image:
@@ -146,7 +150,8 @@ def _read(model: Model, sample: Sample, sampling: tuple[float, int, int], limits
             return pictures.video_size(frames, height, width, part.patch_size * part.merge_size, low, high)
 
         fps, min_frames, max_frames = sampling
-        video = read_video(sample.video, fps, min_frames, max_frames, size, span=(sample.start, sample.end))
+        span = (sample.start, sample.end)
+        video = read_video(sample.video, fps, min_frames, max_frames, size, span=span, timing=timing)
         media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
     return media

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from ..errors import InputError
-from ..media.images import TorchImages, TorchVideos
+from ..media.images import TorchImages, TorchVideos, fit_images
 from .qwen2_5_omni.processor import ProcessorInfo, read_settings, video_limits
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def pixels(
         size = {"shortest_edge": area, "longest_edge": area}
         out |= processor.video_processor(videos=[frames], do_sample_frames=False, size=size, return_tensors="pt")
     if image is not None:
-        low, high = image_pixels or (None, None)
-        more = {} if image_pixels is None else {"size": {"shortest_edge": low, "longest_edge": high}}
-        out |= processor.image_processor(images=[image], return_tensors="pt", **more)
+        fitting, limits = fit_images([image], processor.image_processor, image_pixels)
+        more = {} if limits is None else {"size": limits}
+        out |= processor.image_processor(images=fitting, return_tensors="pt", **more)
     names = ("pixel_values_videos", "video_grid_thw", "pixel_values", "image_grid_thw")
     return {name: out[name] for name in names if name in out}
 

@@ -26,6 +26,7 @@ from . import processor as processing
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...media.timing import Timing
     from ...prompts.sample import Interleaved, Sample
     from ..base import Model
 
@@ -33,6 +34,7 @@ SYSTEM = (
     "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of perceiving auditory and "
     "visual inputs, as well as generating text and speech."
 )  # the published model's own system text
+PUBLISHED_SECONDS = 0.5  # a frame, if the processor is not told fps, as the published call leaves it: its default is 2
 SPEECH = r"^(talker|token2wav)\."  # weights of the full model that nobody reads here
 
 
@@ -72,6 +74,7 @@ class Qwen25Omni(chat.ChatFamily):
         system: str | None = None,
         instruction: str | None = None,
         strict_media: bool = False,
+        timing: Timing = "player",
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -92,6 +95,10 @@ class Qwen25Omni(chat.ChatFamily):
             strict_media: refuse a video whose sound is of another length (by more than 0.5 s and 5 %), and sound of
                 more than the model hears (300 s). Else, as published, missing sound is silence, and what is too long
                 is heard after the last frame, up to 300 s; `prompt.media["notes"]` tells of it.
+            timing: "player": frames by their times, their true rate, sound on the video's clock. "published": as
+                qwen-omni-utils and the processor's defaults have it: frames by their numbers, the sound from its own
+                first sample, neither cut to the video nor lengthened, gaps closed, and 2 frames a second passed on,
+                whatever fps is.
 
         Items: video, the temporal patch (2 frames); audio, the 2 s segment (interleaved: the chunk); options, their
         number. Marks around media, role names, ends of turns are "template".
@@ -107,7 +114,7 @@ class Qwen25Omni(chat.ChatFamily):
         if (item := sample.interleaved) is not None:
             return self._items(model, sample, item, wording, limits, strict_media)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
-        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits, strict_media)
+        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits, strict_media, timing)
         media.facts["processor"] = processing.info(model.processor).path
 
         def encode(text: str) -> dict[str, Any]:
@@ -167,15 +174,21 @@ class Qwen25Omni(chat.ChatFamily):
 
 
 def _read(
-    model: Model, sample: Sample, own_sound: bool, sampling: tuple[float, int, int], limits: chat.Limits, strict: bool
+    model: Model,
+    sample: Sample,
+    own_sound: bool,
+    sampling: tuple[float, int, int],
+    limits: chat.Limits,
+    strict: bool,
+    timing: Timing,
 ) -> chat.Media:
     media = chat.Media(interleaved=own_sound)
     if sample.image:
         media.image = read_image(sample.image)
     if sample.video:
-        _read_video(model, sample, sample.video, sampling, limits, media, strict)
+        _read_video(model, sample, sample.video, sampling, limits, media, strict, timing)
     if sample.audio:
-        media.sound = _read_sound(model.processor, sample.audio, strict, media)
+        media.sound = _read_sound(model.processor, sample.audio, strict, media, timing)
     if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
@@ -189,6 +202,7 @@ def _read_video(
     limits: chat.Limits,
     media: chat.Media,
     strict: bool,
+    timing: Timing,
 ) -> None:
     """Decodes the sample's video, the file `path`, into `media`, and its own sound where that is interleaved."""
     info, part = processing.info(model.processor), model.processor.video_processor
@@ -200,29 +214,33 @@ def _read_video(
 
     with open_media(path) as file:
         check = chat.judge_own_sound(sample, file, strict, most) if media.interleaved else None
-        video = read_video(file, *sampling, size, span=(sample.start, sample.end), check=check)
-        media.frames, media.seconds_per_frame = video.frames, video.seconds_per_frame
+        video = read_video(file, *sampling, size, span=(sample.start, sample.end), check=check, timing=timing)
+        media.frames = video.frames
+        media.seconds_per_frame = PUBLISHED_SECONDS if timing == "published" else video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
         if not media.interleaved:
             return
-        sound = chat.read_own_sound(sample, file, video, most)
+        sound = chat.read_own_sound(sample, file, video, most, timing=timing)
         cut = len(sound) == round(most * SAMPLE_RATE)
         seconds = file.index.sound_seconds(video.start) if cut else len(sound) / SAMPLE_RATE
-    media.sound, done = align_sound(sound, min(video.duration, most), path)
+    if timing == "published":
+        media.sound, done = sound, "as it is"
+    else:
+        media.sound, done = align_sound(sound, min(video.duration, most), path)
     chat.note_alignment(media, done, seconds, video.duration)
     if cut and len(media.sound) == len(sound):
         _note_cut(media, seconds, most, path)
     _check_audible(media.sound, path)
 
 
-def _read_sound(processor: Any, path: str, strict: bool, media: chat.Media) -> np.ndarray:
+def _read_sound(processor: Any, path: str, strict: bool, media: chat.Media, timing: Timing = "player") -> np.ndarray:
     """A sound file, float32 [samples], as far as the model hears it."""
     most = _most_seconds(processor)
     with open_media(path) as file:
         seconds = file.index.sound_seconds()
         if strict:
             chat.check_heard(seconds, most, path)
-        sound = read_audio(file, seconds=most)
+        sound = read_audio(file, seconds=most, gaps=timing == "player")
     _note_cut(media, seconds, most, path)
     return _check_audible(sound, path)
 

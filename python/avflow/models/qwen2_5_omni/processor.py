@@ -23,7 +23,7 @@ import torch
 
 from ...errors import InputError
 from ...media.audio import SAMPLE_RATE
-from ...media.images import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, Pictures, TorchImages, TorchVideos
+from ...media.images import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, Pictures, TorchImages, TorchVideos, fit_images
 from .. import compat
 
 
@@ -143,9 +143,9 @@ def encode(
         call["audio"] = list(sounds)
         call["audio_kwargs"] = {"sampling_rate": SAMPLE_RATE}
     if len(images):
-        call["images"] = list(images)
-        if image_pixels is not None:
-            call["images_kwargs"] = {"size": {"shortest_edge": image_pixels[0], "longest_edge": image_pixels[1]}}
+        call["images"], size = fit_images(images, processor.image_processor, image_pixels)
+        if size is not None:
+            call["images_kwargs"] = {"size": size}
     if interleaved:
         if hasattr(type(processor), "load_audio_from_video"):  # transformers >= 5.23
             call |= {"load_audio_from_video": True, "audio_from_video_indices": [0]}

@@ -25,6 +25,7 @@ from ..registry import register
 from . import processor as processing
 
 if TYPE_CHECKING:
+    from ...media.timing import Timing
     from ...prompts.sample import Sample
     from ..base import Model
 
@@ -64,6 +65,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         system: str | None = None,
         instruction: str | None = None,
         strict_media: bool = False,
+        timing: Timing = "player",
     ) -> Prompt:
         """The sample as the model reads it: media decoded, text laid out, every token labelled. Encodes nothing yet.
 
@@ -87,6 +89,9 @@ class VideoSalmonn2Plus(chat.ChatFamily):
             strict_media: refuse a video and a sound of different lengths (by more than 0.5 s and 5 %). Else sound that
                 is too short for the published layout to exist is lengthened with silence, and longer sound follows
                 the last step, as published; `prompt.media["notes"]` tells of the first.
+            timing: "player": sound on the video's clock. "published": from its own first sample, gaps closed, never
+                lengthened; a part of a video goes by the numbers of its frames, and its length by the latest end that
+                a packet states.
 
         Items: video, the temporal step (2 frames); audio within a video, the step after which it stands, so that
         equal items are equal times, save for the last step, which has the sound's tail and its padding to 30 s; audio
@@ -104,7 +109,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         given = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         sampling: dict[str, Any] = processing.SAMPLING | (model.hf.config.video_sampling or {})
         sampling |= {name: value for name, value in given.items() if value is not None}
-        media = _read(model, sample, own_sound, sampling, limits, strict_media)
+        media = _read(model, sample, own_sound, sampling, limits, strict_media, timing)
 
         def encode(text: str) -> dict[str, Any]:
             return processing.encode(
@@ -153,7 +158,13 @@ class VideoSalmonn2Plus(chat.ChatFamily):
 
 
 def _read(
-    model: Model, sample: Sample, own_sound: bool, sampling: dict[str, Any], limits: chat.Limits, strict: bool
+    model: Model,
+    sample: Sample,
+    own_sound: bool,
+    sampling: dict[str, Any],
+    limits: chat.Limits,
+    strict: bool,
+    timing: Timing,
 ) -> chat.Media:
     media = chat.Media(interleaved=bool(sample.video))
     media.facts["processor"] = model.processor.avflow_info.path
@@ -162,13 +173,14 @@ def _read(
     if sample.video:
         with open_media(sample.video) as file:
             check = chat.judge_own_sound(sample, file, strict) if own_sound else _judge_audio(sample, file, strict)
-            video = _read_video(model, sample, file, sampling, limits, media, check)
+            video = _read_video(model, sample, file, sampling, limits, media, check, timing)
             if own_sound:
-                media.sound = chat.read_own_sound(sample, file, video, mix="downmix")
+                media.sound = chat.read_own_sound(sample, file, video, mix="downmix", timing=timing)
     if sample.audio:
-        media.sound = read_audio(sample.audio, mix="downmix")
+        media.sound = read_audio(sample.audio, mix="downmix", gaps=timing == "player")
     if media.sound is not None and media.frames is not None:
-        _fill_with_silence(model, media, f"sample {sample.id!r}: the sound of {sample.audio or sample.video}")
+        what = f"sample {sample.id!r}: the sound of {sample.audio or sample.video}"
+        _fit_to_steps(model, media, what, pad=timing == "player")
     if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
@@ -182,13 +194,13 @@ def _judge_audio(sample: Sample, file: MediaFile, strict: bool) -> Callable[[Ind
     return lambda index: check_same_length(sound_seconds(audio), index.duration, file.path)
 
 
-def _fill_with_silence(model: Model, media: chat.Media, what: str) -> None:
-    """Lengthens sound with too few tokens for the video's steps to the video's end."""
+def _fit_to_steps(model: Model, media: chat.Media, what: str, pad: bool) -> None:
+    """Refuses sound with too few tokens for the video's steps; with `pad` it is first lengthened to the video's end."""
     assert media.sound is not None and media.frames is not None
     part, processor = model.processor.video_processor, model.processor
     steps = -(-len(media.frames) // part.temporal_patch_size)
     seconds = media.seconds_per_frame * part.temporal_patch_size
-    if processor.piece_tokens * processor.pieces(media.sound) < processing.audio_needed(steps, seconds):
+    if pad and processor.piece_tokens * processor.pieces(media.sound) < processing.audio_needed(steps, seconds):
         missing = round(media.facts["video_seconds"] * SAMPLE_RATE) - len(media.sound)
         media.sound = np.pad(media.sound, (0, max(missing, 0)))
         media.note(f"sound padded with {missing / SAMPLE_RATE:.2f} s of silence")
@@ -203,6 +215,7 @@ def _read_video(
     limits: chat.Limits,
     media: chat.Media,
     check: Callable[[Index], None] | None,
+    timing: Timing,
 ) -> Video:
     """Decodes the sample's video, the open `file`, into `media`."""
     fps, min_frames, max_frames = (sampling[name] for name in ("fps", "min_frames", "max_frames"))
@@ -223,6 +236,7 @@ def _read_video(
         check=check,
         choose=lambda total, seconds: processing.frame_numbers(total, seconds, fps, min_frames, max_frames),
         span=(sample.start, sample.end),
+        timing=timing,
     )
     media.frames = video.frames
     media.seconds_per_frame = 1 / (len(video.frames) / video.duration)  # in this order, as published: to the last bit
