@@ -17,13 +17,13 @@ from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..runtime.answering import OwnRun, own_run
 from ..walk.memory import parse_bytes
 from ..walk.packing import packs
-from ..walk.proof import checking
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .savings import eviction_cost
 from .trials import Answered, EvictionRequest, try_schedules
@@ -165,7 +165,7 @@ def plan_eviction(
     layers: Any = None,
     memory: int | str | None = None,
     progress: bool = False,
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 

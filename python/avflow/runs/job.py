@@ -13,9 +13,9 @@ import pyarrow as pa
 from .. import checks
 from ..errors import AvflowError, InputError
 from ..models.base import Model
+from ..models.proof import figures
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
-from ..walk.proof import figures
 from .source import Source
 
 Record = dict[str, Any]  # of a sample, as RunFolder.add takes it

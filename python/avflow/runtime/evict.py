@@ -10,6 +10,7 @@ from .. import checks
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
+from ..models.proof import checking
 from .tracker import tracking
 
 DECODE = ("keep", "drop")
@@ -22,6 +23,7 @@ def evict(
     decode: str = "keep",
     groups: Sequence[Any] | None = None,
     items: Sequence[Any] | None = None,
+    check: str | int | None = None,
 ) -> Iterator[None]:
     """Within the block, tokens leave `model.hf(...)` and `model.hf.generate(...)` as the schedule says; no gradients.
 
@@ -36,6 +38,7 @@ def evict(
             tokens after the first, and for later turns, it is as if the group were cut in every layer. The first
             token of the answer is the same either way.
         groups, items: as for `avflow.knockout`.
+        check: as for `avflow.knockout`; here all rows are gathered where some would leave, and none leaves.
 
     What differs from a plain run:
         generate: gives logits of the prompt's last position and of what follows, no others.
@@ -52,14 +55,15 @@ def evict(
     Raises:
         InputError: a schedule that does not fit the model, a group that the prompt lacks, a prompt whose last token
             would leave, a cache filled without eviction or under another schedule.
-        UnsupportedModelError: a decoder that is not plain causal attention.
+        UnsupportedModelError: a decoder that is not plain causal attention; or that with nothing dropped is not the
+            model's own (`check`).
     """
     check_model(model)
     if not isinstance(schedule, EvictionSchedule):
         schedule = EvictionSchedule(schedule)
     schedule.check(model)
     checks.choice("decode", decode, DECODE)
-    with tracking(model, groups, items) as tracker:
+    with checking(model, check), tracking(model, groups, items) as tracker:
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
         handles = []
         with tracker.interventions.evicting(schedule, decode):
