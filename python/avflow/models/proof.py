@@ -6,7 +6,9 @@ difference beyond the bound is: an "error", a reason to "warn", or not looked fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -103,13 +105,27 @@ def figures(model: Model) -> dict[str, Any] | None:
         return None
     worst = max(found, key=lambda proof: proof.nearness)
     return {
-        "difference": worst.difference,
+        "difference": worst.difference if math.isfinite(worst.difference) else sys.float_info.max,  # JSON has no NaN
         "bound": worst.bound,
         "spread": worst.spread,
         "prompt": worst.prompt,
         "kinds": len(found),
-        "compared": sum(proof.compared for proof in found),
+        "compared": compared(model),
     }
+
+
+def compared(model: Model) -> int:
+    """How many prompts were compared so far."""
+    return sum(proof.compared for proof in model.proofs.values() if proof is not None)
+
+
+def described(check: Mapping[str, Any]) -> str:
+    """What `figures` gave, as a sentence's end: "1.2e-06 in a logit at most (bound ...)"."""
+    compared, kinds = check.get("compared", 1), check.get("kinds", 1)
+    return (
+        f"{check['difference']:.1e} in a logit at most (bound {check['bound']:.1e}; prompt {check['prompt']}; "
+        f"{compared} compared, of {kinds} {'kind' if kinds == 1 else 'kinds'})"
+    )
 
 
 def turn(model: Model) -> bool:

@@ -18,6 +18,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking
+from ..models.proof import figures as proof_figures
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
@@ -43,11 +44,14 @@ class EvictionPlan:
         alone: {group: layer} that each group would take if the others stayed; a group that must stay is absent.
         tried: joint schedules in the order of trial, each {"schedule": {group: layer}, "change": of accuracy,
             "by": "walk" or "evict", "holds": bool}.
+        check: how near the clean runs, and the blocks with nothing dropped, came to the model's own forward
+            (`models.proof.figures`).
     """
 
     table: pa.Table
     alone: dict[str, int]
     tried: list[dict[str, Any]]
+    check: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class PlannedSchedule(EvictionSchedule):
             raise InputError("the schedule has no plan, a file does not keep it: take it from avflow.plan_eviction")
         steps = {step.group: step.after for step in self.steps}
         meta = {"experiment": "plan_eviction", "schedule": steps, "data": self.data, "figures": self.figures}
+        meta["check"] = self.plan.check
         return Results(self.plan.table, meta)
 
     @property
@@ -306,7 +311,7 @@ def _schedule(
     pairs: list[Pair],
     plan: EvictionPlan,
 ) -> PlannedSchedule:
-    schedule = EvictionSchedule(chosen)
+    schedule, plan.check = EvictionSchedule(chosen), proof_figures(model)
     data = {
         "prompts": len(trials.ids),
         "ids_sha256": hashlib.sha256("\n".join(sorted(trials.ids)).encode()).hexdigest(),

@@ -165,6 +165,7 @@ class RunFolder:
         parts = (checked(read_parquet(self.parts / part_name(i)), self.schema) for i in done)
         tables = [part.replace_schema_metadata(None) for part in parts]
         meta = {"experiment": experiment_of(self.config), "config": self.config, "parts": len(done), **(info or {})}
+        meta["check"] = worst_check(self.records.values())
         table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
         write_table(table, self.path / "rows.parquet")
         return table, meta
@@ -295,10 +296,14 @@ def experiment_of(config: Mapping[str, Any]) -> str:
 
 
 def worst_check(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of what the records say of clean runs beside the model's own forward (`walk.proof.figures`), the nearest to its
-    bound; None where none says anything."""
+    """Of what the records say of clean runs beside the model's own forward (`models.proof.figures`), the nearest to its
+    bound, with the kinds and numbers of all of them; None where none says anything."""
     found = [r["check"] for r in records if r.get("check")]
-    return max(found, key=lambda check: check["difference"] / max(check["bound"], 1e-30), default=None)
+    if not found:
+        return None
+    worst = max(found, key=lambda check: check["difference"] / max(check["bound"], 1e-30))
+    kinds = max(check.get("kinds", 1) for check in found)  # of one process
+    return {**worst, "kinds": kinds, "compared": sum(check.get("compared", 1) for check in found)}
 
 
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
