@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 from .. import weights
 
@@ -30,11 +31,12 @@ def checked_models(problems: list[str]) -> dict[str, str]:
     return found
 
 
-def _checked(name: str, sample: object) -> str:
+def _checked(name: str, sample: Any) -> str:
     import torch
 
     from ..experiments.sweep import sweep
     from ..models import load
+    from ..models.inputs import forward_inputs
     from ..models.proof import described, figures
     from ..runtime.evict import evict
     from ..runtime.knockout import knockout
@@ -45,10 +47,10 @@ def _checked(name: str, sample: object) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sweep(model, prompt, cut, layers=[0], select="all")
-        labels = dict(groups=prompt.groups, items=prompt.items)
+        labels: dict[str, Any] = dict(groups=prompt.groups, items=prompt.items)
         for block in (knockout(model, cut, **labels), evict(model, {"video": 0}, **labels)):
             with torch.no_grad(), block:
-                model.hf(**prompt.model_inputs)
+                model.hf(**forward_inputs(model, prompt))
     check = figures(model)
     assert check is not None  # each of the three was compared
     return described(check)
