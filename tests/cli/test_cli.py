@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import html
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import typer
 import yaml
 from command import avflow_, one_line_error
 
+import avflow.cli.doctor
 import avflow.models
 from avflow import files
 from avflow.cli import main as cli
@@ -309,6 +311,26 @@ def test_report_of_an_unfinished_run_says_so(model, samples, tmp_path):
     assert "not finished" in (out / "report.html").read_text()
 
 
+@pytest.mark.parametrize("command", ["sweep", "look", "plan"])
+def test_every_nth_sample_is_compared(model, tmp_path, command):
+    samples, folder = write_samples(tmp_path / "samples.jsonl", [f"s{'1' * i}" for i in range(1, 6)]), tmp_path / "run"
+    words = {
+        "sweep": ("sweep", "m", samples, "--out", folder, "--layers", "0", "--select", "all"),
+        "look": ("look", "lens", "m", samples, "--out", folder, "--layers", "0"),
+        "plan": ("plan", "m", samples, "--out", f"{folder}.json", "--layers", "0", "--groups", "video"),
+    }[command]
+    model.proofs.clear()
+    model.__dict__.pop("read", None)
+    result = avflow_(*words, "--check", 2)
+    records = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert [record["check"]["compared"] for record in records] == [1, 0, 1, 0, 1]
+    if command != "plan":  # the made-up answers are wrong, so that nothing can be planned
+        assert result.exit_code == 0 and "check       clean run and the model's own forward differ by" in result.output
+        assert json.loads((folder / "summary.json").read_text())["check"]["compared"] == 3
+    for slip in ("sometimes", "0", "-1", "1.5"):
+        assert "check" in one_line_error(avflow_(*words, f"--check={slip}"))
+
+
 def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
     import avflow.demo.flow
     import avflow.demo.questions
@@ -321,6 +343,7 @@ def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
         samples = write_samples(path / "samples.jsonl", ["s1", "s22"])
         return {"checkpoint": str(path / "checkpoint"), "samples": str(samples), "window": 3}
 
+    model.proofs.clear()
     monkeypatch.setattr(avflow.demo.questions, "held_out", make)
     monkeypatch.setattr(avflow.demo.flow, "SELECT", "all")  # these answers are made up
     # Its media are made up, so nothing can be shown of them; tests/test_page.py shows a real sample.
@@ -333,7 +356,12 @@ def test_demo_ends_on_one_page(model, tmp_path, monkeypatch):
     assert len(set(read(folder / "run").table["knockout"].to_pylist())) == 15
     check = json.loads((folder / "run" / "summary.json").read_text())["check"]
     assert 0 <= check["difference"] <= check["bound"]
-    assert f"the model's own forward differ by {check['difference']:.1e} in a logit at most" in result.stdout
+    figure = (
+        f"{check['difference']:.1e} in a logit at most (bound {check['bound']:.1e}; prompt {check['prompt']}; 1 comp"
+    )
+    assert f"the model's own forward differ by {figure}" in result.stdout
+    assert html.escape(figure) in (folder / "report.html").read_text()
+    assert read(folder / "run").meta["check"] == check
 
 
 def test_bench(tmp_path):
@@ -352,12 +380,33 @@ def test_bench_of_what_cannot_be():
     assert "rounds = 0" in one_line_error(avflow_("bench", "--rounds", 0))
 
 
-def test_doctor():
+def test_doctor(monkeypatch):
     facts = json.loads(avflow_("doctor", "--json").stdout)
     assert facts["versions"]["torch"] and facts["torch"]["threads"] >= 1 and "h264" in facts["codecs"]
+    own = facts["the model's own forward"]
+    for name in ("tiny-omni", "tiny-salmonn"):
+        difference, bound = re.match(
+            r"(\S+) in a logit at most \(bound (\S+); .*3 compared, of 3 kinds", own[name]
+        ).groups()
+        assert 0 <= float(difference) < float(bound)
+    monkeypatch.setattr(avflow.cli.doctor, "checked_models", lambda problems: own)
     text = avflow_("doctor").stdout
+    assert own["tiny-omni"] in text
     assert "compiled module" in text and "torchvision" in text
     assert all(f"problem: {p}" in text for p in facts["problems"])
+
+
+def test_doctor_tells_of_a_model_that_does_not_run_as_it_should(monkeypatch):
+    """Whatever the reason: here the walk's attention is wrong."""
+    from avflow.cli.self_check import checked_models
+    from avflow.walk import walk
+
+    attend = walk.attention
+    monkeypatch.setattr(walk, "attention", lambda q, k, v, *a, **more: attend(q, k, 2 * v, *a, **more))
+    problems: list[str] = []
+    assert set(checked_models(problems).values()) == {"failed"}
+    assert len(problems) == 2 and "tiny-omni of the package does not run as it should" in problems[0]
+    assert "differ by" in problems[0]
 
 
 def test_doctor_does_without_torchvision(monkeypatch):
@@ -369,6 +418,7 @@ def test_doctor_does_without_torchvision(monkeypatch):
     facts = json.loads(result.stdout)
     assert facts["problems"] == [] and result.exit_code == 0
     assert "not used" in facts["processor"]["torchvision"] and "plain torch" in facts["processor"]["path"]
+    monkeypatch.setattr(avflow.cli.doctor, "checked_models", lambda problems: facts["the model's own forward"])
     assert "no problem found" in avflow_("doctor").stdout
 
 

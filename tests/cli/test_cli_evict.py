@@ -76,6 +76,10 @@ def test_a_plan(samples, tmp_path):
     summary = json.loads((tmp_path / "s" / "summary.json").read_text())
     assert summary["schedule"] == {s.group: s.after for s in schedule.steps} and summary["failed"] == {}
     assert summary["figures"] == schedule.figures and summary["tried"][-1]["by"] == "evict"
+    check = same.results().meta["check"]
+    assert check["compared"] >= check["kinds"] >= 2  # the walks, and the block with nothing dropped
+    assert summary["check"]["difference"] <= summary["check"]["bound"]
+    assert "check       clean run and the model's own forward differ by" in result.stdout
     for step in schedule.steps:
         assert re.search(rf"^{step.group} +leaves after layer {step.after}$", result.stdout, re.M)
     assert "accuracy    100.0 % -> " in result.stdout and "KV cache" in result.stdout

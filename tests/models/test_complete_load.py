@@ -302,6 +302,47 @@ def test_sizes_of_which_no_model_is_made(path, value, said, copied):
         avflow.load(folder)
 
 
+@pytest.mark.parametrize(
+    "family, path, value",
+    [
+        ("text", ("num_hidden_layers",), 10**12),
+        ("text", ("num_hidden_layers",), 1e30),
+        ("text", ("hidden_size",), 10**12),
+        ("text", ("intermediate_size",), 10**4000),
+        ("text", ("num_attention_heads",), 10**9),
+        ("text", ("head_dim",), 10**9),
+        ("text", ("vocab_size",), 10**15),
+        ("qwen2_5_omni", ("thinker_config", "text_config", "num_hidden_layers"), 10**12),
+        ("qwen2_5_omni", ("thinker_config", "audio_config", "encoder_layers"), 10**12),
+        ("qwen2_5_omni", ("thinker_config", "vision_config", "depth"), 10**12),
+        ("video_salmonn2_plus", ("num_hidden_layers",), 10**12),
+    ],
+)
+def test_sizes_beyond_any_model_are_refused_before_one_is_made(family, path, value, copied, monkeypatch):
+    """10**12 layers would be made one by one."""
+    folder = copied(family)
+    set_config(folder, *path, value)
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda self, *a, **k: pytest.fail("a module is made"))
+    with pytest.raises(avflow.InputError, match=rf"config.json has {'.'.join(path)} .*more than any model has"):
+        avflow.load(folder)
+
+
+def test_sizes_of_published_models_are_none_of_these():
+    from avflow.models.complete_load import check_sizes
+
+    large = dict(num_hidden_layers=126, hidden_size=53_248, intermediate_size=262_144, num_attention_heads=512)
+    check_sizes({**large, "text_config": large, "vocab_size": 1_000_000, "max_position_embeddings": 10**9}, "large")
+
+
+def test_the_home_folder_is_expanded(copied, monkeypatch):
+    folder = copied("text")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert avflow.load(f"~/{folder.name}").n_layers == avflow.load(folder).n_layers
+    for wrong in (None, 5, ""):
+        with pytest.raises(avflow.InputError, match="the checkpoint (must be a path|is empty)"):
+            avflow.load(wrong)
+
+
 def test_more_memory_than_there_is(copied, monkeypatch):
     folder = copied("text")
 

@@ -7,6 +7,7 @@ import tiny
 import torch
 from evict_cases import model
 
+import avflow
 from avflow.models.inputs import forward_inputs
 
 GAPS = 3 * torch.arange(120).view(3, 40)  # positions that transformers could take for many packed sequences
@@ -61,3 +62,20 @@ def test_generate_continues_what_forward_reads(name, kind):
     for run in runs:
         assert (run.logits[0][0] - wanted).abs().max() < 1e-4
         assert run.sequences.tolist() == runs[0].sequences.tolist()
+
+
+def test_a_prompt_of_another_model_is_told_by_its_inputs(omni):
+    """A text decoder's forward takes any keyword, and would leave the media out without a word."""
+    prompt = tiny.av_prompt("interleaved")
+    text = avflow.wrap(tiny.decoder("qwen3"))
+    prompt.input_ids = prompt.input_ids % text.vocab
+    prompt.model_inputs = prompt.model_inputs | {"input_ids": prompt.input_ids[None]}
+    runs = (
+        lambda: avflow.sweep(text, prompt, "video->last", window=1),
+        lambda: avflow.attention_share(text, prompt),
+        lambda: avflow.generate(text, prompt),
+    )
+    for run in runs:
+        with pytest.raises(avflow.InputError, match=r"pixel_values_videos.*which Qwen3ForCausalLM does not take"):
+            run()
+    assert forward_inputs(omni, prompt)

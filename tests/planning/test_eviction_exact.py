@@ -10,8 +10,8 @@ import tiny_salmonn
 
 import avflow
 from avflow.eviction.schedule import EvictionSchedule, Step
+from avflow.models.proof import checking
 from avflow.planning.trials import EvictionRequest, try_schedules
-from avflow.walk.proof import checking
 
 GROUPS = ["video", "audio", "media", "question_text", "question", "system"]
 

@@ -14,7 +14,7 @@ import avflow
 from avflow.errors import AvflowWarning, InputError, UnsupportedModelError
 from avflow.models import Family, Model
 from avflow.models.head import is_plain
-from avflow.walk.proof import CHECKS, checking, figures
+from avflow.models.proof import CHECKS, checking, figures
 
 CUT = "video->last"
 SMALL = dict(
@@ -43,15 +43,17 @@ def experiments(model, prompt, **more) -> dict:
 def scaled(factor: float = 1.01):
     """A decoder that does something behind its layers, which none of them does by itself."""
     hf = tiny.decoder("qwen3")
-    run = hf.model.forward
+    hf.model.forward = scale_outputs(hf.model.forward, factor)
+    return hf
 
+
+def scale_outputs(run, factor: float = 1.01):
     def forward(*args, **kwargs):
         out = run(*args, **kwargs)
         out.last_hidden_state = out.last_hidden_state * factor
         return out
 
-    hf.model.forward = forward
-    return hf
+    return forward
 
 
 def forwards_of(hf) -> list:
@@ -101,6 +103,66 @@ def test_one_forward_for_a_thousand_prompts():
     avflow.sweep(model, tiny.text_prompt(64, ids=False), CUT, window=1, layers=[0], select="all")
     assert seen == [1, 3, 1]
     assert done.meta["check"]["kinds"] == 1 and figures(model)["kinds"] == 3
+
+
+@pytest.mark.parametrize("name", tuple(experiments(None, None)))
+def test_every_third_prompt_is_compared_too(name):
+    hf = tiny.decoder("qwen3")
+    model, seen = avflow.wrap(hf), forwards_of(hf)
+    prompts = [tiny.text_prompt(64, id=str(i), seed=i) for i in range(7)]
+    if name == "attention_map":  # takes one
+        for prompt in prompts:
+            done = experiments(model, prompt, check=3)[name]().results()
+    else:
+        done = experiments(model, prompts, check=3)[name]()
+    parts = 2 if name == "sweep_text" else 1  # the first token, and those behind it
+    assert len(seen) == 3 * parts and done.meta["check"]["compared"] == 3 * parts
+    assert model.check_every is None
+    experiments(model, prompts[0])[name]()
+    assert len(seen) == 3 * parts
+
+
+def test_the_worst_of_the_compared_is_kept():
+    hf = tiny.decoder("qwen3")
+    model = avflow.wrap(hf)
+    prompts = [tiny.text_prompt(64, id=str(i), seed=i) for i in range(4)]
+    one_by_one = []
+    for prompt in prompts:
+        model.proofs.clear()
+        one_by_one.append(avflow.answer_lens(model, prompt).meta["check"])
+    model.proofs.clear()
+    found = avflow.answer_lens(model, prompts, check=1).meta["check"]
+    worst = max(one_by_one, key=lambda one: one["difference"] / one["bound"])
+    assert found == {**worst, "compared": 4}
+
+
+def test_a_walk_that_goes_wrong_later_is_found_by_the_nth():
+    hf = tiny.decoder("qwen3")
+    model = avflow.wrap(hf)
+    prompts = [tiny.text_prompt(64, id=str(i), seed=i) for i in range(4)]
+    avflow.sweep(model, prompts[0], CUT, window=1, select="all")
+    hf.model.forward = scale_outputs(hf.model.forward)
+    avflow.sweep(model, prompts[1], CUT, window=1, select="all")
+    with pytest.raises(UnsupportedModelError, match="prompt '3'.*differ"):
+        avflow.sweep(model, prompts[2:], CUT, window=1, select="all", check=3)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+def test_generated_text_is_compared_token_by_token(kind, monkeypatch):
+    """The steps after the first token are passes of their own."""
+    from avflow.walk import decode
+
+    prompt = tiny.text_prompt(64)
+    texts = {"window": 1, "max_new_tokens": 5}
+    model = avflow.wrap(tiny.decoder(kind))
+    found = avflow.sweep_text(model, prompt, CUT, **texts).meta["check"]
+    assert found["kinds"] == 2 and found["difference"] <= found["bound"]
+    attend = decode.attention
+    monkeypatch.setattr(decode, "attention", lambda q, k, v, *a, **more: attend(q, k, 1.5 * v, *a, **more))
+    model.proofs.clear()
+    with pytest.raises(UnsupportedModelError, match=f"text that the walk generates without a cut.*{DIFFER}"):
+        avflow.sweep_text(model, prompt, CUT, **texts)
+    avflow.sweep_text(model, prompt, CUT, window=1, max_new_tokens=1)  # no step after the first token
 
 
 @pytest.mark.parametrize("answer_ids", [(7,), (7, 8, 9)])

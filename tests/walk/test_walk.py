@@ -13,10 +13,10 @@ import avflow
 from avflow.experiments.sweep import sweep_prompt
 from avflow.experiments.sweep_plan import Plan
 from avflow.knockouts.presets import as_knockouts
+from avflow.models.proof import checking
 from avflow.walk import chunks, memory
 from avflow.walk.answers import Runner
 from avflow.walk.capture import capture
-from avflow.walk.proof import checking
 
 
 def test_rows_per_layer_are_those_of_the_estimate(omni):

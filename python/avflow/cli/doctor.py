@@ -8,6 +8,8 @@ import platform
 import sys
 from typing import Any, Literal
 
+from .self_check import checked_models
+
 PACKAGES = ("torch", "transformers", "torchvision", "av", "numpy", "pyarrow", "matplotlib", "typer", "tqdm", "pandas")
 OPTIONAL = {"torchvision", "pandas"}
 CODECS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "flac", "opus", "vorbis", "pcm_s16le")
@@ -24,6 +26,7 @@ def examine() -> dict[str, Any]:
         "kernels": _kernels(problems),
         "processor": _processor(problems),
         "codecs": _codecs(problems),
+        "the model's own forward": checked_models(problems),
         "problems": problems,
     }
 

@@ -28,6 +28,7 @@ from .options import (
     sampling,
     state,
 )
+from .sweep import print_check
 
 
 def add_to(app: typer.Typer) -> None:
@@ -150,6 +151,7 @@ def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> N
         typer.echo(
             f"KV cache    {found['kv_bytes_clean'] / 1e6:.2f} MB -> {found['kv_bytes_kept'] / 1e6:.2f} MB a sample"
         )
+    print_check(schedule.plan.check)
     typer.echo(f"samples     {outcome.samples - len(outcome.failed)} measured, {len(outcome.failed)} failed")
     typer.echo(f"schedule    {out}\ntable       {folder / 'plan.parquet'}\nfigure      {figures[0]}")
 

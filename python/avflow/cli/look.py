@@ -21,7 +21,7 @@ from .options import (
     parse_layers,
     state,
 )
-from .sweep import sweep_options
+from .sweep import print_check, sweep_options
 
 # Options of the experiments, by experiment; the others are those of every command.
 OPTIONS = {
@@ -124,6 +124,7 @@ def look(
 
         outcome = run(LookJob(model, samples, what, options, **over.of_job()), out, debug=state["debug"])
         typer.echo(f"samples     {outcome.samples - len(outcome.failed)} looked at, {len(outcome.failed)} failed")
+        print_check(outcome.results.meta.get("check"))
         typer.echo(f"rows        {out / 'rows.parquet'} ({outcome.table.num_rows})")
         for path in draw_look(out, what, outcome.table, first_layer):
             if path.suffix == ".png":

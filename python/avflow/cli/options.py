@@ -43,6 +43,13 @@ StrictMedia = Annotated[
 Timing = Annotated[
     str, typer.Option(help='"player": frames and sound by the file\'s clock; "published": as the published pipelines.')
 ]
+Check = Annotated[
+    str | None,
+    typer.Option(
+        help="Where a clean run is not the model's own forward: error, warn or off; N: compare every N-th sample too.",
+        show_default="error",
+    ),
+]
 MaxPixels = Annotated[int | None, typer.Option(help="Largest frame, in pixels.")]
 
 
@@ -67,6 +74,7 @@ class SampleOptions:
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
     timing: Timing = "player"
+    check: Check = None
     debug: Debug = False
 
     def of_job(self) -> dict[str, Any]:
@@ -82,6 +90,7 @@ class SampleOptions:
             workers=self.workers,
             ray=self.ray,
             media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing),
+            compare=parse_check(self.check),
         )
 
 
@@ -207,6 +216,11 @@ def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str,
 def _estimate_line(name: str, values: dict, width: int) -> str:
     numbers = f"{values['tokens']:>8,} {values['rows']:>10,} {values['flops'] / 1e9:>12,.1f} {values['walks']:>6}"
     return f"{printable(name):<{width}} {numbers}"
+
+
+def parse_check(text: str | None) -> str | int | None:
+    """A word of `check=`, or a number of samples; it is the job that refuses others."""
+    return int(text) if text is not None and re.fullmatch("[0-9]{1,9}", text) else text
 
 
 def parse_widths(text: str) -> int | list[int]:

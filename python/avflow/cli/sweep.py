@@ -109,9 +109,18 @@ def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
     kernels = sorted(set(outcome.table["kernel"].to_pylist()))
     if kernels:
         typer.echo(f"kernel      {', '.join(kernels)}")
+    print_check(outcome.results.meta.get("check"))
     typer.echo(f"rows        {folder / 'rows.parquet'} ({outcome.table.num_rows})")
     for path in files:
         if path.suffix == ".png" and path.stem == "flow":
             typer.echo(f"figure      {path}")
         if path.suffix == ".html":
             typer.echo(f"report      {path}")
+
+
+def print_check(check: dict[str, Any] | None) -> None:
+    """How near the run came to the model's own forward. check: of models.proof.figures, or None."""
+    from ..models.proof import described
+
+    if check:
+        typer.echo(f"check       clean run and the model's own forward differ by {described(check)}")

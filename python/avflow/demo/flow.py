@@ -10,6 +10,7 @@ from typing import Any
 from .. import models
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
+from ..models.proof import described
 from ..planning.plan_eviction import PlanRequest
 from ..prompts.sample import Sample
 from ..report.samples import write_sample_views
@@ -50,10 +51,7 @@ def run_demo(made: dict[str, Any], folder: Path, say: Callable[[str], None], deb
     demo = Demo([run(job, folder / "run", debug=debug)], [folder / "run"])
     check = worst_check(demo.outcomes[0].records.values())
     if check is not None:
-        say(
-            f"       its clean run and the model's own forward differ by {check['difference']:.1e} in a logit at most "
-            f"(bound {check['bound']:.1e})"
-        )
+        say(f"       its clean run and the model's own forward differ by {described(check)}")
     if not demo.outcomes[0].counts["ok"]:
         return demo
     if "items" in made:

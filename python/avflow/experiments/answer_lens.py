@@ -10,10 +10,10 @@ import torch
 from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ANSWER_LENS as SCHEMA
-from ..walk.proof import checking, figures
 from .observe import observe
 
 __all__ = ["SCHEMA", "answer_lens"]
@@ -21,7 +21,7 @@ __all__ = ["SCHEMA", "answer_lens"]
 
 @torch.no_grad()
 def answer_lens(
-    model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None, check: str | None = None
+    model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None, check: str | int | None = None
 ) -> Results:
     """Probability of the answer's first token and of the other options after every layer (logit lens).
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,9 @@ from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking, figures
 from ..results.results import Results
-from ..walk.capture import capture
-from ..walk.proof import checking
+from ..walk.capture import Captured, capture
 from .observe import group_mass, observe, tokens_of
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class AttentionMap:
     starts: np.ndarray
     groups: list[str]
     weight: np.ndarray
+    check: dict[str, Any] | None = None
 
     def results(self) -> Results:
         """As rows: one per layer, stretch of rows and stretch of keys; columns as results.schemas.ATTENTION_MAP."""
@@ -54,7 +55,7 @@ class AttentionMap:
             for i in range(count)
             for j in range(count)
         ]
-        return Results.from_tuples("attention_map", rows, layers=self.layers, starts=begins)
+        return Results.from_tuples("attention_map", rows, layers=self.layers, starts=begins, check=self.check)
 
     @property
     def table(self) -> pa.Table:
@@ -76,7 +77,7 @@ def attention_map(
     layers: int | Sequence[int] | None = None,
     bins: int = 128,
     boundaries: Sequence[int] | None = None,
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> AttentionMap:
     """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
 
@@ -96,9 +97,12 @@ def attention_map(
     """
     check_model(model)
     chosen = layer_list(layers, model.n_layers)
-    captured = capture(model, as_prompt(model, prompt))
-    n = len(captured)
-    starts = _starts(n, bins, boundaries)
+    with checking(model, check):
+        captured = capture(model, as_prompt(model, prompt))
+        return _pooled(model, captured, chosen, _starts(len(captured), bins, boundaries))
+
+
+def _pooled(model: Model, captured: Captured, chosen: list[int], starts: np.ndarray) -> AttentionMap:
     count = len(starts) - 1
     bin_of = np.repeat(np.arange(count), np.diff(starts))  # [n]
     problems = []
@@ -118,14 +122,13 @@ def attention_map(
             stop = min(first + BINS_A_PASS, count)
             weight[chosen.index(layer), :, first:stop] = pooled[:, : stop - first].cpu().numpy()
 
-    with checking(model, check):
-        observe(model, captured, on_attention=see, layers=chosen)
+    observe(model, captured, on_attention=see, layers=chosen)
     weight /= np.diff(starts)[None, :, None]
     names = model.groups.names
     groups = [
         names[np.bincount(captured.columns.group[a:b]).argmax()] for a, b in zip(starts, starts[1:], strict=False)
     ]
-    return AttentionMap(captured.prompt.id, chosen, starts, groups, weight)
+    return AttentionMap(captured.prompt.id, chosen, starts, groups, weight, figures(model))
 
 
 def _starts(n: int, bins: int, boundaries: Sequence[int] | None) -> np.ndarray:

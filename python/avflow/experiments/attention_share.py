@@ -13,12 +13,12 @@ from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ATTENTION_SHARE as SCHEMA
 from ..runtime.generating import with_generated
 from ..walk.capture import capture
-from ..walk.proof import checking, figures
 from .observe import group_mass, observe, predicting_rows, tokens_of
 
 __all__ = ["SCHEMA", "attention_share"]
@@ -31,7 +31,7 @@ def attention_share(
     tokens: str = "last",
     generate: int = 0,
     heads: bool = False,
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> Results:
     """The share of attention per token group (arXiv 2606.10147, attention allocation), accumulated by the op itself.
 

@@ -17,12 +17,12 @@ from ..errors import InputError
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking, figures
 from ..prompts.correct import answers_correctly
 from ..prompts.groups import GroupTable
 from ..results.results import Results
 from ..results.schemas import PATHWAYS as SCHEMA
 from ..walk.capture import Captured, capture
-from ..walk.proof import checking, figures
 from .observe import observe, predicting_rows
 
 __all__ = ["SCHEMA", "Keep", "count_edges", "pathways"]
@@ -126,7 +126,7 @@ def pathways(
     random: int = 1,
     seed: int = 0,
     context: str = "system+template",
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> Results:
     """Accuracy and answer probability with only the named edges left, against the full model and random edges.
 

@@ -13,10 +13,10 @@ from ..data.prepare import PromptSource, as_prompt, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SINKS as SCHEMA
-from ..walk.proof import checking, figures
 from .observe import observe
 
 __all__ = ["SCHEMA", "mark_sinks", "sinks"]
@@ -30,7 +30,7 @@ def sinks(
     layers: int | Sequence[int] | None = None,
     times: float = 10.0,
     among: str = "media",
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> Results:
     """Tokens of a group whose hidden state's L2 norm exceeds `times` the group's median norm, layer by layer.
 

@@ -16,6 +16,7 @@ from ..knockouts.knockout import Semantics
 from ..knockouts.windows import WindowStyle
 from ..models.attention import kernel_name
 from ..models.base import Model
+from ..models.proof import checking, figures
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
@@ -23,7 +24,6 @@ from ..walk.answers import Runner
 from ..walk.capture import Captured, capture
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
-from ..walk.proof import checking, figures
 from .sweep_plan import Plan, SweepRequest
 
 __all__ = ["SweepRequest", "SweepRows", "estimate", "sweep", "sweep_prompt", "sweep_prompts"]
@@ -189,7 +189,7 @@ def sweep(
     semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
     progress: bool = False,
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -198,7 +198,8 @@ def sweep(
             comes), or the path of a samples file.
         progress: show a progress bar over prompts.
         check: what to do where the clean run is not the model's own forward: "error", "warn" or "off" (`walk.proof`);
-            None: as `model.check` says, "error".
+            or N, to compare every N-th prompt too, beside the first of each kind; None: as `model.check` and
+            `model.check_every` say, "error" and none.
         The others: see SweepRequest.
 
     Returns:

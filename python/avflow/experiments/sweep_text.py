@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..knockouts.knockout import Knockout, Semantics
 from ..knockouts.windows import WindowStyle
 from ..models.base import Model
+from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SWEEP_TEXT as SCHEMA
@@ -22,11 +23,13 @@ from ..walk.decode import StreamKeys, decode
 from ..walk.jobs import Columns, Eviction, Job, first_cut_row
 from ..walk.layout import build_layout, split_jobs
 from ..walk.memory import available_bytes, fixed_bytes, row_bytes
-from ..walk.proof import checking, figures
+from ..walk.proof import is_due, prove_text
 from ..walk.walk import run_walk
 from .sweep_plan import SweepRequest, Window
 
 __all__ = ["SCHEMA", "separate", "sweep_text"]
+
+COMPARED = 32  # generated tokens, at most, that are compared with the model's own forward
 
 
 def sweep_text(
@@ -39,7 +42,7 @@ def sweep_text(
     max_new_tokens: int = 32,
     semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
-    check: str | None = None,
+    check: str | int | None = None,
 ) -> Results:
     """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
 
@@ -139,8 +142,17 @@ class _Texts:
         predicted = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
         tops: dict[int, int] = dict(zip(layout.stream[rows].tolist(), predicted.top.tolist(), strict=True))
         first = [tops.get(stream, tops[0]) for stream in range(len(layout.parent))]
-        made = decode(model, captured, held, first, count, semantics)
+        seen: list[torch.Tensor] = []  # logits [vocab] of the clean run, token by token after the first
+        due = is_due(model, captured, "text")
+
+        def see(logits: torch.Tensor) -> None:
+            if len(seen) < COMPARED:
+                seen.append(logits[0].float())
+
+        made = decode(model, captured, held, first, count, semantics, see if due else None)
         self.clean = made[0]
+        if after := seen[: len(made[0]) - 1]:  # other streams may go on longer
+            prove_text(model, captured, made[0], torch.stack(after))
         self.answers |= {job: made[stream] for job, stream in layout.stream_of.items()}
 
     def row(self, knockout: Knockout, window: Window) -> tuple:
@@ -170,4 +182,4 @@ def _prompt_alone(captured: Captured, n: int) -> Captured:
     columns = Columns(captured.columns.group[:n], captured.columns.item[:n], n)
     positions = None if captured.positions is None else captured.positions[..., :n]
     tables = (captured.cos[..., :n, :], captured.sin[..., :n, :])
-    return Captured(captured.prompt, columns, captured.hidden[:, :n], *tables, positions)
+    return Captured(captured.prompt, columns, captured.hidden[:, :n], *tables, positions, captured.nth)

@@ -126,7 +126,10 @@ class Model:
         self.groups = GroupTable()
         self.tracker: Any = None  # of the avflow.knockout and avflow.evict blocks that are open
         self.warned: set[str] = set()  # what was warned of: once per model
-        self.check = "error"  # what walks do where they are not the model's own forward: see walk.proof
+        # What runs do where they are not the model's own forward: see models.proof.
+        self.check = "error"
+        self.check_every: int | None = None  # every so many prompts one is compared, beside the first of each kind
+        self.read = 0  # prompts that were counted for that
         self.proofs: dict[Any, Any] = {}  # by kind of prompt, what was compared with the model's own forward
         self.plain_head: bool | None = None  # whether nothing follows the output matrix; None: not tried yet
         if self._head() is None:

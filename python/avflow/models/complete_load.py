@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import checks
 from ..errors import InputError
 from .checkpoints import check_readable, placed, read_json, shards, shown
 
@@ -26,6 +27,14 @@ _PACKED = re.compile(
 )
 _SIZE = re.compile(
     r"(heads|num_\w*layers|encoder_layers|depth|hidden_size|intermediate_size|head_dim|d_model|ffn_dim)$"
+)
+# By the end of a size's name, far above what any model has. A model is made before its weights are looked at, layer by
+# layer: 10**12 of them would take years.
+_MOST = (
+    (re.compile(r"(layers|depth)$"), 1_000),
+    (re.compile(r"(heads|experts|num_experts_per_tok|head_dim)$"), 100_000),
+    (re.compile(r"(hidden_size|intermediate_size|d_model|ffn_dim|embed_dim|out_size)$"), 10_000_000),
+    (re.compile(r"vocab_size$"), 100_000_000),
 )
 
 
@@ -140,6 +149,29 @@ def impossible_sizes(folder: Path) -> str:
     """The sizes in a folder's config.json of which no model can be made, for a message: "text_config.num_heads 0"."""
     config = folder / "config.json"
     return ", ".join(_below_one(read_json(config), "")) if config.is_file() else ""
+
+
+def check_sizes(config: dict[str, Any], name: str) -> None:
+    """Refuses a config.json of which no model can be made in any time or memory, before one is tried.
+
+    Raises:
+        InputError: the message names the sizes.
+    """
+    if wrong := ", ".join(_beyond(config, "")):
+        raise InputError(
+            f"checkpoint {name!r}: its config.json has {wrong}, more than any model has: take it from the checkpoint "
+            "again"
+        )
+
+
+def _beyond(config: dict[str, Any], where: str) -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _beyond(value, f"{where}{key}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            for ending, most in _MOST:
+                if ending.search(key) and not value <= most:  # NaN too
+                    yield f"{where}{key} {checks.shown(value)}"
 
 
 def _below_one(config: dict[str, Any], where: str) -> Iterator[str]:

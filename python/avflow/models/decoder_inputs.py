@@ -31,7 +31,7 @@ def check_decoder_arguments(decoder: nn.Module, args: Sequence[Any], kwargs: Map
         UnsupportedModelError: something beside embeddings, positions and masks; the message names it.
         InputError: an attention mask that hides tokens, or has two sequence dimensions.
     """
-    given = _by_name(decoder, args, kwargs)
+    given = by_name(decoder, args, kwargs)
     _refuse_others(f"the decoder ({type(decoder).__name__})", given, _DECODER | _PLACES)
     masks = given.get("attention_mask")
     for mask in masks.values() if isinstance(masks, Mapping) else [masks]:
@@ -56,7 +56,7 @@ def check_layer_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping
     Raises:
         UnsupportedModelError: the layer is given something that is not carried; the message names it.
     """
-    given = _by_name(layer, args, kwargs)
+    given = by_name(layer, args, kwargs)
     what = f"a decoder layer ({type(layer).__name__})"
     refuse_if_given(given.get("attention_mask"))
     _refuse_others(what, given, _LAYER | _PLACES)
@@ -71,17 +71,18 @@ def check_layer_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping
 
 def refuse_other_decoder_arguments(decoder: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises UnsupportedModelError for what the decoder is given beside embeddings, positions and masks."""
-    given = _by_name(decoder, args, kwargs)
+    given = by_name(decoder, args, kwargs)
     _refuse_others(f"the decoder ({type(decoder).__name__})", given, _DECODER | _PLACES | {"avflow_call"})
 
 
 def refuse_other_layer_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Raises UnsupportedModelError for what a layer is given beside hidden states, positions and masks."""
-    given = _by_name(layer, args, kwargs)
+    given = by_name(layer, args, kwargs)
     _refuse_others(f"a decoder layer ({type(layer).__name__})", given, _LAYER | _PLACES | {"avflow_call"})
 
 
-def _by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def by_name(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's forward, by name; "argument 3" for those that have none."""
     names = [
         p.name
         for p in inspect.signature(module.forward).parameters.values()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -12,6 +14,7 @@ from .base import Model
 
 # Their hooks serve the model itself (offloading, recorded outputs): no intervention of a user.
 _LIBRARIES = {"accelerate", "avflow", "bitsandbytes", "deepspeed", "peft", "torch", "transformers"}
+_NEEDED = _LIBRARIES - {"transformers"}  # its hooks record outputs for the caller
 
 
 @contextmanager
@@ -55,6 +58,21 @@ def warn_of_hooks(model: Model, where: str) -> None:
             "one packed sequence, so that a hook for one position changes one run only. Within avflow.knockout(...), "
             "one run at a time, hooks see the sequence that they expect"
         )
+
+
+def without_hooks(root: nn.Module) -> list[tuple[Any, str, Any]]:
+    """Patches for `compat.attributes`: no module below `root` has hooks that watch a run or change it.
+
+    For runs beside the user's own: his hooks count calls, and transformers' collect outputs.
+    """
+    patches: list[tuple[Any, str, Any]] = []
+    for module in root.modules():
+        for name in ("_forward_hooks", "_forward_pre_hooks"):
+            hooks = module.__dict__[name]
+            if any(_owner(hook) not in _NEEDED for hook in hooks.values()):
+                kept = {key: hook for key, hook in hooks.items() if _owner(hook) in _NEEDED}
+                patches.append((module, name, OrderedDict(kept)))
+    return patches
 
 
 def _owner(hook: object) -> str:

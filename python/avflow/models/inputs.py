@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
@@ -18,7 +21,11 @@ def forward_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     position_ids are int64 [3, 1, N], or [1, N] where they are one-dimensional, and absent where the model counts them
     itself. generate makes four rows for itself, the first of text positions, only to find packed sequences by the gaps
     in it. Of three rows there is no such search, and so they serve both calls.
+
+    Raises:
+        InputError: a prompt of another model, with inputs that this one does not take.
     """
+    _check_names(model, prompt)
     n, device = len(prompt), model.device
     inputs: dict[str, Any] = {}
     if prompt.inputs_embeds is not None:
@@ -32,3 +39,18 @@ def forward_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     # Without a mask transformers takes one-dimensional positions with gaps for several packed sequences.
     inputs.setdefault("attention_mask", torch.ones(1, n, dtype=torch.long))
     return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
+
+
+def _check_names(model: Model, prompt: Prompt) -> None:
+    """A forward that takes any keyword drops what it does not know: media would be left out without a word."""
+    known: set[str] = set()
+    for module in (model.hf, getattr(model.hf, "model", None)):  # what the first does not name it passes on
+        known |= set() if module is None else set(inspect.signature(module.forward).parameters)
+    if "input_ids" not in known:
+        return  # somebody's wrapper, which does not say what it takes
+    others = sorted(set(prompt.model_inputs or ()) - known)
+    if others:
+        raise InputError(
+            f"prompt {prompt.id!r} has {', '.join(others)}, which {type(model.hf).__name__} does not take: is it a "
+            "prompt of another model? Prepare the sample with this one"
+        )

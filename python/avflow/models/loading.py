@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import weights
+from .. import checks, weights
 from ..errors import AvflowError, InputError
 from ..versions import check_transformers
 from .base import Model
 from .checkpoints import check_adapter, hub_options, read_json
 from .compat import declare_torchvision
-from .complete_load import broken_file, load_error
+from .complete_load import broken_file, check_sizes, load_error
 from .model_checks import check_heads, check_one_device, without_peft
 from .registry import family_of
 
@@ -63,14 +63,14 @@ def load(
             config, weights and processor), trust_remote_code, quantization_config, ...
 
     Raises:
-        InputError: no such folder, no config.json, an unknown dtype or device, an option that cannot be honoured; a
-            file that is missing or broken, weights that are missing, left over or of another shape; weights that do
-            not come to one device.
+        InputError: no such folder, no config.json, sizes in it beyond any model's, an unknown dtype or device, an
+            option that cannot be honoured; a file that is missing or broken, weights that are missing, left over or of
+            another shape; weights that do not come to one device.
         UnsupportedModelError: a checkpoint of no supported family, an adapter without its model, heads that the
             attention op does not have, an installed transformers that is too old.
     """
     check_transformers()
-    name = str(weights.folder(name)) if name in weights.NAMES else str(name)
+    name = str(weights.folder(name)) if name in weights.NAMES else checks.expanded("the checkpoint", name)
     dtype, device = _dtype(dtype), _device(device)
     if device_map is not None:
         _check_device_map(device_map, device)
@@ -79,7 +79,9 @@ def load(
     given = {"device_map": device_map, "attn_implementation": attn_implementation, **options}
     given = {key: value for key, value in given.items() if value is not None}
     hub = hub_options(given)
-    family = family_of(_config(name, hub), f"checkpoint {name!r}")
+    config = _config(name, hub)
+    check_sizes(config, name)
+    family = family_of(config, f"checkpoint {name!r}")
     declare_torchvision()
     hf = _passed_on("checkpoint", family.load_hf, given, name, dtype, device).eval()
     check_one_device(hf, device_map)

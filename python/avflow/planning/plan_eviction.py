@@ -17,12 +17,13 @@ from ..errors import InputError, warn_user
 from ..eviction.schedule import EvictionSchedule
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking
+from ..models.proof import figures as proof_figures
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..walk.memory import parse_bytes
 from ..walk.packing import packs
-from ..walk.proof import checking
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .holdout import held_out
 from .judged import Prepare, figures_of, run_both, verdict, what_is_not_shown
@@ -43,11 +44,14 @@ class EvictionPlan:
         alone: {group: layer} that each group would take if the others stayed; a group that must stay is absent.
         tried: joint schedules in the order of trial, each {"schedule": {group: layer}, "change": of accuracy,
             "by": "walk" or "evict", "holds": bool}.
+        check: how near the clean runs, and the blocks with nothing dropped, came to the model's own forward
+            (`models.proof.figures`).
     """
 
     table: pa.Table
     alone: dict[str, int]
     tried: list[dict[str, Any]]
+    check: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class PlannedSchedule(EvictionSchedule):
             raise InputError("the schedule has no plan, a file does not keep it: take it from avflow.plan_eviction")
         steps = {step.group: step.after for step in self.steps}
         meta = {"experiment": "plan_eviction", "schedule": steps, "data": self.data, "figures": self.figures}
+        meta["check"] = self.plan.check
         return Results(self.plan.table, meta)
 
     @property
@@ -168,7 +173,7 @@ def plan_eviction(
     layers: Any = None,
     memory: int | str | None = None,
     progress: bool = False,
-    check: str | None = None,
+    check: str | int | None = None,
     holdout: float = 0.5,
     margin: float | None = 0.01,
 ) -> PlannedSchedule:
@@ -298,6 +303,7 @@ def _schedule(
 ) -> PlannedSchedule:
     """apart: bool [prompts], held out. judged: as judged.figures_of gives it; empty where nothing can leave."""
     held = int(apart.sum())
+    plan.check = proof_figures(model)
     data = {
         "prompts": len(trials.ids),
         "chosen_on": len(trials.ids) - held,

@@ -21,7 +21,7 @@ from ..results.table import checked, one_width, read_parquet, widths_of
 from ..results.table import select as select_rows
 from ..runs.folder import read_config
 from ..runs.records import read_records
-from ..runs.summary import summarize
+from ..runs.summary import summarize, worst_check
 from .flow import flow_data
 from .names import folder_names
 from .samples import FILE as SAMPLES
@@ -66,7 +66,7 @@ def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any
             raise InputError(f"{folder} is the second run of {kind!r}: a report takes one, and any number of sweeps")
         found[kind] = _READERS[kind](folder)
         config = read_config(folder) if kind != "samples" else {}
-        found["folders"].append({"name": name, "kind": kind, "config": config, "versions": {}})
+        found["folders"].append({"name": name, "kind": kind, "config": config, "versions": {}, "check": _check(folder)})
     return found
 
 
@@ -74,6 +74,7 @@ def _sweeps(folder: Path, name: str, choice: str, folders: list[dict[str, Any]])
     results, records = read(folder), read_records(folder)
     config = results.meta.get("config") or {}
     folders.append({"name": name, "kind": "sweep", "config": config, "versions": results.meta.get("versions") or {}})
+    folders[-1]["check"] = worst_check(records)
     folders[-1]["kernels"] = sorted(set(results.table["kernel"].to_pylist()) - {None, ""})
     table = select_rows(results.table, choice)
     widths = widths_of(table)
@@ -114,6 +115,13 @@ def _plan(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} has no plan.parquet: its run is not finished, run avflow plan again")
     summary = parse_json(read_text(folder / "summary.json", "the summary"))
     return plan_data(checked(read_parquet(path), PLAN_EVICTION), summary)
+
+
+def _check(folder: Path) -> dict[str, Any] | None:
+    """How near the run came to the model's own forward; a plan's summary knows of its test too."""
+    path = folder / "summary.json"
+    summary = parse_json(read_text(path, "the summary")) if path.is_file() else {}
+    return summary.get("check") or worst_check(read_records(folder))
 
 
 _READERS = {

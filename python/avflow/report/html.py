@@ -17,6 +17,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ..models.proof import described
 from ..plots.style import path_label
 from .flow import lines_of
 from .words import summary
@@ -130,6 +131,8 @@ def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
 def _settings(folder: dict[str, Any]) -> list[tuple[str, str]]:
     """A run's configuration and versions, as (key, value)."""
     values = {**folder["config"], **folder["versions"]}
+    if folder.get("check"):
+        values["clean run and the model's own forward differ by"] = described(folder["check"])
     if folder.get("kernels"):
         values["kernels"] = folder["kernels"]
     text = {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in values.items()}

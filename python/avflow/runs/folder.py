@@ -31,7 +31,7 @@ from ..files import FolderLock, append_line, make_folder, reading, remove_leftov
 from ..results.results import Results
 from ..results.table import SCHEMA, checked, read_parquet, table_from_rows, with_meta, write_table
 from .records import STATUSES, part_name, read_records, record_of_part
-from .summary import summarize
+from .summary import summarize, worst_check
 
 
 class RunFolder:
@@ -136,6 +136,7 @@ class RunFolder:
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
         tables = [self._part(sample_id).replace_schema_metadata(None) for sample_id in done]
         meta = {"experiment": experiment_of(self.config), "config": self.config, "parts": len(done), **(info or {})}
+        meta["check"] = worst_check(self.records.values())
         table = with_meta(pa.concat_tables(tables) if tables else self.schema.empty_table(), meta)
         write_table(table, self.path / "rows.parquet")
         return table, meta

@@ -13,9 +13,9 @@ import pyarrow as pa
 from .. import checks
 from ..errors import AvflowError, InputError
 from ..models.base import Model
+from ..models.proof import checking, compared, figures, parse_check
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
-from ..walk.proof import figures
 from .source import Source
 
 Record = dict[str, Any]  # of a sample, as RunFolder.add takes it
@@ -27,14 +27,15 @@ class RunJob(Source, ABC):
     """One experiment over a file of samples.
 
     `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
-    all slots of the cluster. `debug`: a sample's exception ends the run.
-
+    all slots of the cluster. `debug`: a sample's exception ends the run. `compare`: as `check=` of `avflow.sweep`; each
+    process counts its own samples.
     """
 
     _: KW_ONLY
     workers: int | None = None
     ray: str | None = None
     debug: bool = False
+    compare: str | int | None = None
 
     if TYPE_CHECKING:  # a dataclass below that has it as a field would take this property for the field's default
 
@@ -87,13 +88,15 @@ class RunJob(Source, ABC):
         """The record of what `prepare` gave."""
         if isinstance(prompt, dict):
             return prompt
+        before = compared(model)
         try:
-            found = self.record(model, prompt, tick)
+            with checking(model, self.compare):
+                found = self.record(model, prompt, tick)
         except Exception as error:
             return self.failure(error, start)
-        check = figures(model)
         notes = {"notes": prompt.media["notes"]} if prompt.media.get("notes") else {}  # of what was done to its media
-        proof = {} if check is None else {"check": check}
+        check = figures(model)
+        proof = {} if check is None else {"check": {**check, "compared": compared(model) - before}}
         return {"seconds": round(time.monotonic() - start, 3), **notes, **found, **proof}
 
     def failure(self, error: Exception, start: float) -> Record:
@@ -107,5 +110,7 @@ class RunJob(Source, ABC):
     def check_counts(self) -> None:
         """Raises InputError: a number of workers below 1, and whatever check_source refuses."""
         self.check_source()
+        if self.compare is not None:
+            self.compare = parse_check(self.compare)
         if self.workers is not None:
             checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from .. import checks
 from ..errors import InputError
+from ..models.proof import checking, compared
 from ..planning.plan_eviction import PlannedSchedule, choose
 from ..prompts.prompt import Prompt
 from ..results.table import write_table
 from .loop import Outcome, measured
 from .plan_job import PlanJob, answered_of
 from .prefetch import prefetch
+from .summary import worst_check
 
 
 @dataclass
@@ -50,12 +52,16 @@ def run_plan(
         def again() -> Iterator[Prompt]:
             return prefetch(model.prepare(s, **job.media) for s in there)
 
-        schedule = choose(model, job.request, answered, again, progress=not quiet)
+        before = compared(model)
+        with checking(model, job.compare):
+            schedule = choose(model, job.request, answered, again, progress=not quiet)
         schedule.save(schedule_file)
         plan = schedule.plan
         assert plan is not None  # choose() gives one always
         write_table(plan.table, folder.path / "plan.parquet")
         steps = {step.group: step.after for step in schedule.steps}
         chosen = {"schedule": steps, "alone": plan.alone, "tried": plan.tried, "figures": schedule.figures}
-        folder.write_summary({**chosen, "data": schedule.data, "failed": failed, **outcome.meta})
+        tested = {"check": plan.check and {**plan.check, "compared": compared(model) - before}}
+        found = {"failed": failed, **outcome.meta, "check": worst_check([*folder.records.values(), tested])}
+        folder.write_summary({**chosen, "data": schedule.data, **found})
     return PlanOutcome(outcome.results, outcome.asked, outcome.records, outcome.skipped, schedule)

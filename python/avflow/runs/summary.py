@@ -13,10 +13,14 @@ from .records import STATUSES
 
 
 def worst_check(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Of what the records say of clean runs beside the model's own forward (`walk.proof.figures`), the nearest to its
-    bound; None where none says anything."""
+    """Of what the records say of clean runs beside the model's own forward (`models.proof.figures`), the nearest to its
+    bound, with the kinds and numbers of all of them; None where none says anything."""
     found = [r["check"] for r in records if r.get("check")]
-    return max(found, key=lambda check: check["difference"] / max(check["bound"], 1e-30), default=None)
+    if not found:
+        return None
+    worst = max(found, key=lambda check: check["difference"] / max(check["bound"], 1e-30))
+    kinds = max(check.get("kinds", 1) for check in found)  # of one process
+    return {**worst, "kinds": kinds, "compared": sum(check.get("compared", 1) for check in found)}
 
 
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from .. import checks
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
+from ..models.proof import checking
 from .labels import Labels
 from .tracker import tracking
 
@@ -23,6 +24,7 @@ def evict(
     decode: str = "keep",
     groups: Labels = None,
     items: Sequence[Any] | None = None,
+    check: str | int | None = None,
 ) -> Iterator[None]:
     """Within the block, tokens leave `model.hf(...)` and `model.hf.generate(...)` as the schedule says; no gradients.
 
@@ -40,6 +42,7 @@ def evict(
             Default: the model family labels the prompt from its ids, which tell media from text, and no part of the
             user's text from the next: a schedule that names such a part ("question_text", "options") is refused,
             unless groups="ids" says that all of the user's text is "question_text".
+        check: as for `avflow.knockout`; here all rows are gathered where some would leave, and none leaves.
 
     What differs from a plain run:
         generate: gives logits of the prompt's last position and of what follows, no others.
@@ -57,14 +60,15 @@ def evict(
         InputError: a schedule that does not fit the model, one that names groups which nothing tells apart, a group
             that the prompt lacks, a prompt whose last token would leave, a cache filled without eviction or
             under another schedule.
-        UnsupportedModelError: a decoder that is not plain causal attention.
+        UnsupportedModelError: a decoder that is not plain causal attention; or that with nothing dropped is not the
+            model's own (`check`).
     """
     check_model(model)
     if not isinstance(schedule, EvictionSchedule):
         schedule = EvictionSchedule(schedule)
     schedule.check(model)
     checks.choice("decode", decode, DECODE)
-    with tracking(model, groups, items) as tracker:
+    with checking(model, check), tracking(model, groups, items) as tracker:
         if groups is None and tracker.given is None:
             schedule.check_told(model)
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers

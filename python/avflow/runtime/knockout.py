@@ -11,6 +11,7 @@ from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
+from ..models.proof import checking
 from .labels import Labels
 from .state import Rule
 from .tracker import tracking
@@ -24,6 +25,7 @@ def knockout(
     semantics: Semantics = "renormalize",
     groups: Labels = None,
     items: Sequence[Any] | None = None,
+    check: str | int | None = None,
 ) -> Iterator[None]:
     """Within the block, `model.hf(...)` and `model.hf.generate(...)` run with the edges cut, without gradients.
 
@@ -36,6 +38,10 @@ def knockout(
             the prompt from its ids, to which all of the user's text is "question_text". Generated tokens have the
             group "answer".
         items: N ints, or one list per batch row, to go with `groups`; -1 is none.
+        check: what to do where the block, with nothing cut, is not the model's own forward: "error", "warn" or "off",
+            or N to look at every N-th prompt; None: as `model.check` says, "error". Once per model and kind of prompt,
+            as its first prompt is read, the decoder runs twice more on it, without a cache: media are not encoded
+            again, and hooks do not see it. Tokens read later, on what a cache holds, are not compared.
 
     Batches with padding, beams, a second turn on the same cache, and static caches work. A cache remembers the labels
     of its tokens, so a later block can go on with it. Blocks of `knockout` and `evict` on one model may be nested, in
@@ -44,7 +50,8 @@ def knockout(
     Raises:
         InputError: layers, heads or groups that the model does not have; tokens that cannot be labelled; two semantics
             in one layer.
-        UnsupportedModelError: a decoder that is not plain causal attention.
+        UnsupportedModelError: a decoder that is not plain causal attention; or that with nothing cut is not the model's
+            own (`check`).
     """
     check_model(model)
     chosen = as_knockouts(knockouts)
@@ -53,5 +60,5 @@ def knockout(
     checks.choice("semantics", semantics, SEMANTICS)
     cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
     rule = Rule(tuple(chosen), frozenset(layer_list(layers, model.n_layers)), semantics, cuts)
-    with tracking(model, groups, items) as tracker, tracker.interventions.cutting(rule):
+    with checking(model, check), tracking(model, groups, items) as tracker, tracker.interventions.cutting(rule):
         yield

@@ -59,8 +59,12 @@ class Prefill:
         new: int,
         ends_prompt: bool,
         prompt_end: int | None = None,
+        gather_all: bool = False,
     ) -> None:
-        """ends_prompt: the prompt ends among the new tokens. prompt_end: how many columns it has; None: all of them."""
+        """ends_prompt: the prompt ends among the new tokens. prompt_end: how many columns it has; None: all of them.
+
+        gather_all: rows are gathered where all of them go on, too, as they are where some leave.
+        """
         self.interventions, self.cache, self.state, self.new, self.ends_prompt = (
             interventions,
             cache,
@@ -70,6 +74,7 @@ class Prefill:
         )
         # Without a cache, or with proposed tokens to check, answer tokens are read with the prompt: they score nothing.
         self.prompt_end = len(state) if prompt_end is None else prompt_end
+        self.gather_all = gather_all
         self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
         # they are int64 [batch, m] (None: all of them); what the decoder passes to every layer, gathered.
@@ -146,7 +151,7 @@ class Prefill:
         state.gone = state.gone.copy()
         for b in range(state.batch):
             state.gone[b, rows[b, real[b] & ~stay[b]]] = end
-        if np.array_equal(stay, real):  # nothing leaves, padding goes on too
+        if np.array_equal(stay, real) and not self.gather_all:  # nothing leaves, padding goes on too
             return self._enter(segment + 1, rows, None)
         most = int(stay.sum(1).max())
         if not most:  # of a chunk; transformers' layers need a row: one of padding runs along, and is taken back

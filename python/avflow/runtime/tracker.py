@@ -31,11 +31,13 @@ from ..models.compat import (
 )
 from ..models.decoder_inputs import refuse_other_decoder_arguments
 from ..models.evaluating import in_eval_mode
+from ..models.proof import is_due, turn
 from .cache import is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
 from .labels import Labels, check_items, check_present, given_labels, labels_from_ids
 from .prefill import Prefill, padding
+from .proof import BlockProof
 from .state import Interventions
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class Tracker:
         self.next: Prefill | Decoding | None = None  # labelled, and not yet taken up by the decoder
         self.running: Prefill | Decoding | None = None
         self.logit_rows: int | None = None  # that the caller of this forward will look at
+        self.attention = str(model.config._attn_implementation)  # outside of the blocks
+        self.to_prove: tuple[dict[str, Any], bool] | None = None  # of a prompt: the model's arguments; by its turn
         # Looked through at every step: to find them anew took 0.8 ms of 36 layers, and more than all else avflow does.
         self.modules = list(model.hf.modules())
 
@@ -188,6 +192,7 @@ class Tracker:
             for owner, deltas in zip(self.rope_owners(), state.rope_deltas, strict=True):
                 owner.rope_deltas = deltas
         self.logit_rows = None if self.prompt is None else max(1, past + new - self.prompt.count + 1)
+        self.to_prove = None if past else (kwargs, turn(self.model))
         if self._answers_only(past, new) and not self._padded(kwargs.get("attention_mask"), past, new):
             self.next = Decoding(self.interventions, cache, state, new, ids)
             return None
@@ -231,6 +236,11 @@ class Tracker:
         if self.interventions.schedule is not None:
             refuse_other_decoder_arguments(module, args, kwargs)  # rows leave, and what belongs to them would stay
         self.running.begin(kwargs.get("attention_mask"))
+        if self.to_prove is not None and isinstance(self.running, Prefill) and self.model.check != "off":
+            given, nth = self.to_prove
+            found = BlockProof(self, self.running, given, (args, kwargs))
+            if found.real.any() and is_due(self.model, found.kind, nth):
+                found.prove()
         return args, {**kwargs, "avflow_call": self.running}
 
     def after_decoder(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

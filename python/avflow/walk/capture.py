@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ..models.decoder_inputs import check_decoder_arguments
 from ..models.evaluating import in_eval_mode
 from ..models.head import is_plain
 from ..models.inputs import forward_inputs
+from ..models.proof import turn
 from ..prompts.prompt import Prompt
 from .jobs import Columns
 from .layers import arguments_of, layer_input
@@ -30,6 +31,8 @@ class Captured:
     cos: torch.Tensor  # [1, n, d]
     sin: torch.Tensor  # [1, n, d]
     positions: torch.Tensor | None  # int64 [3, 1, n] or [1, n] as the decoder was given them; None: it counts itself
+    nth: bool = False  # of `Model.check_every`: its clean run is compared with the model's own forward
+    compared: set[str] = field(default_factory=set)  # the ways to run it that were
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -109,4 +112,4 @@ def _capture(model: Model, prompt: Prompt) -> Captured:
     hidden, (cos, sin) = layer_input(model, hidden, positions)
     if not bool(torch.isfinite(hidden).all()):
         raise NumericError(f"prompt {prompt.id!r}: its embeddings hold NaN or infinity: look at media and weights")
-    return Captured(prompt, columns, hidden, cos, sin, positions)
+    return Captured(prompt, columns, hidden, cos, sin, positions, turn(model))

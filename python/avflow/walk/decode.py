@@ -7,7 +7,7 @@ its own rows, and the clean ones before its start. Tokens that it generates are 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,15 +100,30 @@ def end_tokens(model: Model) -> set[int]:
 
 @torch.no_grad()
 def decode(
-    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: Semantics
+    model: Model,
+    captured: Captured,
+    held: StreamKeys,
+    first: Sequence[int],
+    count: int,
+    semantics: Semantics,
+    see: Callable[[torch.Tensor], None] | None = None,
 ) -> list[list[int]]:
-    """Up to `count` tokens of every stream, the given first one included; an end token is the last of its answer."""
+    """Up to `count` tokens of every stream, the given first one included; an end token is the last of its answer.
+
+    see: called in every step with its logits [streams, vocab].
+    """
     with in_eval_mode(model):
-        return _decode(model, captured, held, first, count, semantics)
+        return _decode(model, captured, held, first, count, semantics, see)
 
 
 def _decode(
-    model: Model, captured: Captured, held: StreamKeys, first: Sequence[int], count: int, semantics: Semantics
+    model: Model,
+    captured: Captured,
+    held: StreamKeys,
+    first: Sequence[int],
+    count: int,
+    semantics: Semantics,
+    see: Callable[[torch.Tensor], None] | None,
 ) -> list[list[int]]:
     ends = end_tokens(model)
     made = [[int(token)] for token in first]
@@ -125,7 +140,10 @@ def _decode(
         order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
         step_call = functools.partial(_Step, held, step, order, semantics)
         hidden = run_layers(model, hidden, tables, step_call)
-        top = model.logits(hidden)[0].argmax(-1).tolist()
+        logits = model.logits(hidden)[0]  # [streams, vocab]
+        if see:
+            see(logits)
+        top = logits.argmax(-1).tolist()
         for tokens, token in zip(made, top, strict=True):
             if tokens[-1] not in ends:
                 tokens.append(token)

@@ -1,86 +1,33 @@
 """A walk proves itself: its clean row against the model's own forward, once per model and kind of prompt.
 
-`Model.check` says what a difference beyond the bound is: an "error", a reason to "warn", or not looked for ("off").
+What a difference beyond the bound is, `models.proof` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 
-from .. import checks
-from ..errors import UnsupportedModelError, warn_user
+from ..models import proof
 from ..models.base import Model
 from ..models.compat import attributes, decoder_configs, implementation, kept_state
 from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
 from .capture import Captured
-
-CHECKS = ("error", "warn", "off")
-_SHARE = 1e-3  # of the logits' spread, fp32
-# Named in the error: what the checks before a walk cannot see.
-_CAUSES = (
-    "something between the layers or behind them, tables of positions that differ by layer, a hook, or attention that "
-    "is not what transformers was asked for"
-)
-
-
-@dataclass(frozen=True)
-class Proof:
-    """What a comparison gave: the largest difference of logits, the bound on it, and the logits' spread."""
-
-    prompt: str
-    difference: float
-    bound: float
-    spread: float
-
-    @property
-    def holds(self) -> bool:
-        return self.difference <= self.bound  # False for NaN
-
-
-@contextmanager
-def checking(model: Model, check: str | None) -> Iterator[None]:
-    """`Model.check` for as long as the block lasts; None leaves it.
-
-    Raises:
-        InputError: none of CHECKS.
-    """
-    check = checks.choice("check", model.check if check is None else check, CHECKS)
-    before, model.check = model.check, check
-    try:
-        yield
-    finally:
-        model.check = before
-
-
-def figures(model: Model) -> dict[str, Any] | None:
-    """The model's worst comparison so far, as JSON can hold it; None where there was none.
-
-    Returns:
-        difference, bound, spread (of logits), prompt: of the one that comes nearest to its bound; kinds: how many kinds
-        of prompts were compared.
-    """
-    found = [proof for proof in model.proofs.values() if proof is not None]
-    if not found:
-        return None
-    worst = max(found, key=lambda proof: (not proof.holds, proof.difference / max(proof.bound, 1e-30)))
-    return {
-        "difference": worst.difference,
-        "bound": worst.bound,
-        "spread": worst.spread,
-        "prompt": worst.prompt,
-        "kinds": len(found),
-    }
+from .jobs import Columns
 
 
 def is_due(model: Model, captured: Captured, how: str) -> bool:
-    """Whether a clean run of this prompt is to be compared. how: "walk" or "observe", which run differently."""
-    return model.check != "off" and _kind(model, captured, how) not in model.proofs
+    """Whether a clean run of this prompt is to be compared. how: "walk", "observe", "text", which run differently."""
+    first = model.proofs.get(_kind(model, captured, "walk")) if how == "text" else None
+    if first is not None and not first.holds:
+        return False  # the text goes on from it: one warning is enough
+    return proof.is_due(model, _kind(model, captured, how), captured.nth and how not in captured.compared)
 
 
 def _kind(model: Model, captured: Captured, how: str) -> tuple[Any, ...]:
@@ -96,54 +43,60 @@ def _kind(model: Model, captured: Captured, how: str) -> tuple[Any, ...]:
 def prove(model: Model, captured: Captured, how: str, ours: torch.Tensor) -> None:
     """Compares a clean run's logits [answer tokens, vocab] with those of the model's own forward: one forward.
 
-    In half precision a second one follows where they differ by more than a rounding of the logits: that of the model's
-    own other attention (eager beside sdpa), which says what the model itself leaves open.
-
     Raises:
         UnsupportedModelError: they differ beyond the bound, and `Model.check` is "error".
     """
-    kind = _kind(model, captured, how)
-    try:
-        own = _own_logits(model, captured)  # [answer tokens, vocab], or the first of them
-        proof = _compare(model, captured, ours[: len(own)].float(), own)
-    except torch.OutOfMemoryError:
+    captured.compared.add(how)
+
+    def own(other: bool) -> torch.Tensor:
+        return _own_logits(model, captured, other)  # [answer tokens, vocab], or the first of them
+
+    name = captured.prompt.id
+    what = f"prompt {name!r}: the walk's clean run"
+    proof.prove(model, _kind(model, captured, how), name, what, lambda: ours, own)
+
+
+@torch.no_grad()
+def prove_text(model: Model, captured: Captured, made: Sequence[int], ours: torch.Tensor) -> None:
+    """The same for tokens after the first that a clean run generated.
+
+    Args:
+        captured: the prompt alone. made: the generated tokens. ours: logits [rows, vocab]; row i predicted made[i + 1].
+
+    Raises:
+        UnsupportedModelError: as of `prove`.
+    """
+    captured.compared.add("text")
+    longer = _continued(captured, made[: len(ours) + 1])
+
+    def own(other: bool) -> torch.Tensor:
+        return _own_logits(model, longer, other)[1:]  # the first was compared by the walk
+
+    kind, name = _kind(model, captured, "text"), captured.prompt.id
+    what = f"prompt {name!r}: the text that the walk generates without a cut"
+    if _takes_answers(forward_inputs(model, captured.prompt), len(captured)):
+        proof.prove(model, kind, name, what, lambda: ours, own)
+    else:
         model.proofs[kind] = None
-        warn_user(
-            f"prompt {captured.prompt.id!r}: the model's own forward does not fit the memory, so that the walk's clean "
-            "run could not be compared with it"
-        )
-        return
-    model.proofs[kind] = proof
-    if proof.holds:
-        return
-    message = (
-        f"prompt {proof.prompt!r}: the walk's clean run and the model's own forward differ by {proof.difference:.3g} "
-        f"in a logit, where {proof.bound:.3g} is the bound (logits spread over {proof.spread:.3g}). The decoder does "
-        f'more than a walk carries: {_CAUSES}. check="warn" goes on with numbers that are not the model\'s'
-    )
-    if model.check == "error":
-        del model.proofs[kind]  # the next prompt of its kind is an error too
-        raise UnsupportedModelError(message)
-    warn_user(message)
 
 
-def _compare(model: Model, captured: Captured, ours: torch.Tensor, own: torch.Tensor) -> Proof:
-    difference = float((ours - own).abs().max())
-    spread = float((own.amax(-1) - own.amin(-1)).max())
-    if torch.finfo(model.dtype).bits >= 32:
-        return Proof(captured.prompt.id, difference, _SHARE * spread, spread)
-    bound = torch.finfo(model.dtype).eps * spread
-    if not difference <= bound:
-        name = model.config._attn_implementation
-        other = _own_logits(model, captured, "sdpa" if name == "eager" else "eager")
-        bound = max(bound, 2 * float((other - own).abs().max()))
-    return Proof(captured.prompt.id, difference, bound, spread)
+def _continued(captured: Captured, made: Sequence[int]) -> Captured:
+    """As if the prompt's answer were these tokens: all but the last are appended, each one place further."""
+    prompt = dataclasses.replace(captured.prompt, answer_ids=list(made), option_ids=None)
+    n, extra, where = len(captured), len(made) - 1, captured.positions
+    if where is not None:
+        more = where.max() + 1 + torch.arange(extra, device=where.device)
+        where = torch.cat([where, more.expand(*where.shape[:-1], -1)], -1)
+    own = captured.columns
+    group, item = (np.concatenate([part, part[-1:].repeat(extra)]) for part in (own.group, own.item))  # counted alone
+    columns = Columns(group, item, n)
+    return dataclasses.replace(captured, prompt=prompt, columns=columns, positions=where)
 
 
-def _own_logits(model: Model, captured: Captured, attention: str | None = None) -> torch.Tensor:
+def _own_logits(model: Model, captured: Captured, other: bool) -> torch.Tensor:
     """fp32 [answer tokens, vocab] by the model's own forward; [1, vocab] where answers cannot be appended.
 
-    attention: transformers' name of the function; None: the model's own.
+    other: by another of transformers' attention functions.
     """
     inputs, rows = _inputs(model, captured)
 
@@ -159,8 +112,9 @@ def _own_logits(model: Model, captured: Captured, attention: str | None = None) 
                 attributes(model.family.patches(model)),
             ):
                 stack.enter_context(context)
-            if attention is not None:
-                stack.enter_context(implementation(decoder_configs(model.text_model), attention))
+            if other:
+                name = proof.other(model.config._attn_implementation)
+                stack.enter_context(implementation(decoder_configs(model.text_model), name))
             logits = model.hf(**inputs, use_cache=False).logits
     finally:
         handle.remove()
@@ -171,11 +125,8 @@ def _inputs(model: Model, captured: Captured) -> tuple[dict[str, Any], int]:
     """Arguments of `model.hf` for the prompt and the answer's tokens but the last, and how many rows predict."""
     prompt, n = captured.prompt, captured.columns.n_prompt
     inputs, extra = forward_inputs(model, prompt), len(captured) - n
-    if not extra:
+    if not extra or not _takes_answers(inputs, n):
         return inputs, 1
-    by_token = {name for name, v in inputs.items() if isinstance(v, torch.Tensor) and v.shape[-1:] == (n,)}
-    if by_token - {"input_ids", "attention_mask", "position_ids"}:
-        return inputs, 1  # what their values for an answer would be, the model knows alone
     ids = torch.tensor([prompt.answer_ids[:extra]], device=model.device)  # [1, extra]
     if "inputs_embeds" in inputs:
         more = model.text_model.embed_tokens(ids).to(inputs["inputs_embeds"].dtype)
@@ -188,3 +139,9 @@ def _inputs(model: Model, captured: Captured) -> tuple[dict[str, Any], int]:
     elif "position_ids" in inputs:
         inputs["position_ids"] = torch.arange(n + extra, device=model.device)[None]
     return inputs, 1 + extra
+
+
+def _takes_answers(inputs: Mapping[str, Any], n: int) -> bool:
+    """Whether answers can be appended to a prompt of n tokens: of other values by token, the model alone knows more."""
+    by_token = {name for name, v in inputs.items() if isinstance(v, torch.Tensor) and v.shape[-1:] == (n,)}
+    return not by_token - {"input_ids", "attention_mask", "position_ids"}
