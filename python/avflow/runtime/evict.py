@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .. import checks
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
+from ..models.undoing import undoing, without_hook
 from .tracker import tracking
 
 DECODE = ("keep", "drop")
@@ -61,13 +63,9 @@ def evict(
     checks.choice("decode", decode, DECODE)
     with tracking(model, groups, items) as tracker:
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
-        handles = []
-        with tracker.interventions.evicting(schedule, decode):
-            try:
-                for layer in model.layers[first:]:
-                    handles.append(layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True))
-                with attributes([(norm.norm, "forward", norm) for norm in tracker.interventions.norms.values()]):
-                    yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+        with tracker.interventions.evicting(schedule, decode), undoing() as undo:
+            for layer in model.layers[first:]:
+                undo.append(partial(without_hook, layer, tracker.before_layer))
+                layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True)
+            with attributes([(norm.norm, "forward", norm) for norm in tracker.interventions.norms.values()]):
+                yield
