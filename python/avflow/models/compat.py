@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from .undoing import undoing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -129,19 +131,12 @@ def check_layers(text_model: TextModel) -> None:
 @contextmanager
 def attributes(pairs: list[tuple[Any, str, Any]]) -> Iterator[None]:
     """Sets instance attributes (object, name, value) and puts back what was there, also after an exception."""
-    missing = object()
-    saved: list[tuple[Any, str, Any]] = []
-    try:
+    with undoing() as undo:
         for owner, name, value in pairs:
-            saved.append((owner, name, owner.__dict__.get(name, missing)))
-            owner.__dict__[name] = value
+            held = owner.__dict__
+            undo.append(partial(held.__setitem__, name, held[name]) if name in held else partial(held.pop, name, None))
+            held[name] = value
         yield
-    finally:
-        for owner, name, value in reversed(saved):
-            if value is missing:
-                owner.__dict__.pop(name, None)
-            else:
-                owner.__dict__[name] = value
 
 
 BLOCK = "_avflow_block"  # attribute of a decoder while blocks of avflow.knockout or avflow.evict are open on it
@@ -164,14 +159,12 @@ def implementation(configs: list[Any], name: str) -> Iterator[None]:
     transformers' own `set_attn_implementation` changes a whole model and checks every part of it anew. Here the towers
     must keep theirs, some of the modules are no models of their own, and a block opens in every forward.
     """
-    before = [config._attn_implementation for config in configs]
-    try:
+    with undoing() as undo:
+        for config in configs:
+            undo.append(partial(setattr, config, "_attn_implementation", config._attn_implementation))
         for config in configs:
             config._attn_implementation = name
         yield
-    finally:
-        for config, old in zip(configs, before, strict=True):
-            config._attn_implementation = old
 
 
 def rope_owners(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -182,10 +175,7 @@ def rope_owners(modules: Iterable[nn.Module]) -> list[nn.Module]:
 @contextmanager
 def kept_state(hf: nn.Module) -> Iterator[None]:
     """Keeps the module state that a forward leaves behind: `rope_deltas` of the last prefill."""
-    owners = rope_owners(hf.modules())
-    before = [m.rope_deltas for m in owners]
-    try:
+    with undoing() as undo:
+        for owner in rope_owners(hf.modules()):
+            undo.append(partial(setattr, owner, "rope_deltas", owner.rope_deltas))
         yield
-    finally:
-        for owner, old in zip(owners, before, strict=True):
-            owner.rope_deltas = old

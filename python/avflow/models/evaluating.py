@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from ..errors import warn_user
 from .base import Model
+from .undoing import undoing
 
 # Their hooks serve the model itself (offloading, recorded outputs): no intervention of a user.
 _LIBRARIES = {"accelerate", "avflow", "bitsandbytes", "deepspeed", "peft", "torch", "transformers"}
@@ -28,13 +30,11 @@ def in_eval_mode(model: Model) -> Iterator[None]:
             f"{len(differ)} modules of the model were in training mode ({type(differ[0]).__name__}, ...), where "
             "dropout makes each run differ: avflow runs it in eval mode, and leaves it as it was. Call model.hf.eval()"
         )
-    try:
+    with undoing() as undo:
         for module in training:
+            undo.append(partial(setattr, module, "training", True))
             module.training = False
         yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def warn_of_hooks(model: Model, where: str) -> None:

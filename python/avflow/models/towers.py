@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from ..errors import InputError
 from .compat import attributes, implementation
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 # transformers treats names that hold "flash", "sdpa" or "flex" specially: this one holds none of them.
 NAME = "avflow_segments"
@@ -109,11 +109,16 @@ def attention_forward(
 
 def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments]) -> Callable:
     """The module's forward with its rows in order: attention cares for none, projections neither."""
-    slow = attention.forward
+    slow, config = attention.forward, cast("PreTrainedConfig", attention.config)
 
     def forward(
         hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any = None, **kwargs: Any
     ) -> torch.Tensor:
+        if config._attn_implementation != NAME or "avflow_segments" in kwargs:
+            # Left behind by a ctrl-C at the one place where nothing can be put back: as if it were not there.
+            return slow(
+                hidden_states=hidden_states, cu_seqlens=cu_seqlens, position_embeddings=position_embeddings, **kwargs
+            )
         segments = segments_of(cu_seqlens, hidden_states.device)
         if position_embeddings is not None:
             kwargs["position_embeddings"] = segments.rotary(position_embeddings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from .. import checks
@@ -11,6 +12,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
 from ..models.proof import checking
+from ..models.undoing import undoing, without_hook
 from .labels import Labels
 from .tracker import tracking
 
@@ -72,13 +74,9 @@ def evict(
         if groups is None and tracker.given is None:
             schedule.check_told(model)
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
-        handles = []
-        with tracker.interventions.evicting(schedule, decode):
-            try:
-                for layer in model.layers[first:]:
-                    handles.append(layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True))
-                with attributes([(norm.norm, "forward", norm) for norm in tracker.interventions.norms.values()]):
-                    yield
-            finally:
-                for handle in handles:
-                    handle.remove()
+        with tracker.interventions.evicting(schedule, decode), undoing() as undo:
+            for layer in model.layers[first:]:
+                undo.append(partial(without_hook, layer, tracker.before_layer))
+                layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True)
+            with attributes([(norm.norm, "forward", norm) for norm in tracker.interventions.norms.values()]):
+                yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 
 from avflow_ext import Cut
@@ -13,6 +14,7 @@ from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule, Step
 from ..knockouts.knockout import Knockout, Semantics
 from ..models.base import Model
+from ..models.undoing import undoing
 from .boundary import BoundaryNorm, boundary_norm
 
 _VERSIONS = count(1)  # of all models: what was prepared for one block must not be taken for another's
@@ -76,13 +78,15 @@ class Interventions:
                 raise InputError(
                     f"layer {both[0]} has knockouts with semantics {other.semantics!r} already: use one a layer"
                 )
-        self.rules.append(rule)
-        self.version = next(_VERSIONS)
-        try:
-            yield
-        finally:
-            self.rules.remove(rule)
+        with undoing() as undo:
+            undo.append(partial(self._drop, rule))
+            self.rules.append(rule)
             self.version = next(_VERSIONS)
+            yield
+
+    def _drop(self, rule: Rule) -> None:
+        self.rules = [one for one in self.rules if one is not rule]
+        self.version = next(_VERSIONS)
 
     @contextmanager
     def evicting(self, schedule: EvictionSchedule, decode: str) -> Iterator[None]:
@@ -94,9 +98,11 @@ class Interventions:
         if self.schedule is not None:
             raise InputError("avflow.evict within avflow.evict: put all steps into one schedule")
         norms = {end + 1: boundary_norm(self.model.layers[end + 1]) for end in schedule.layers}
-        self.norms = {layer: norm for layer, norm in norms.items() if norm is not None}
-        self.schedule, self.decode = schedule, decode
-        try:
+        with undoing() as undo:
+            undo.append(self._drop_schedule)
+            self.norms = {layer: norm for layer, norm in norms.items() if norm is not None}
+            self.schedule, self.decode = schedule, decode
             yield
-        finally:
-            self.schedule, self.decode, self.norms = None, "keep", {}
+
+    def _drop_schedule(self) -> None:
+        self.schedule, self.decode, self.norms = None, "keep", {}

@@ -7,8 +7,9 @@ tracker labels new tokens before each forward, and hands the decoder the call th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from ..models.compat import (
 from ..models.decoder_inputs import refuse_other_decoder_arguments
 from ..models.evaluating import in_eval_mode
 from ..models.proof import is_due, turn
+from ..models.undoing import undoing, without_hook
 from .cache import is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
@@ -76,11 +78,10 @@ class Tracker:
     @contextmanager
     def given_within(self, labels: tuple[np.ndarray, np.ndarray]) -> Iterator[None]:
         """Labels that the user gave, for as long as the block lasts; those of the block around it are the same."""
-        before, self.given = self.given, labels
-        try:
+        with undoing() as undo:
+            undo.append(partial(setattr, self, "given", self.given))
+            self.given = labels
             yield
-        finally:
-            self.given = before
 
     def rope_owners(self) -> list[nn.Module]:
         return rope_owners(self.modules)
@@ -311,20 +312,25 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
             f"{type(model.hf).__name__} is wrapped twice, and a block of the other avflow.Model is open on it: put all "
             "blocks on one avflow.Model"
         )
-    handles = []
-    try:
-        handles.append(model.hf.register_forward_pre_hook(tracker.before_model, with_kwargs=True))
-        handles.append(model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True))
-        handles.append(model.text_model.register_forward_hook(tracker.after_decoder))
-        handles.append(model.lm_head.register_forward_pre_hook(tracker.before_head))
+    with undoing() as undo:
+        for module, hook in (
+            (model.hf, tracker.before_model),
+            (model.text_model, tracker.before_decoder),
+            (model.text_model, tracker.after_decoder),
+            (model.lm_head, tracker.before_head),
+        ):
+            undo.append(partial(without_hook, module, hook))
+        model.hf.register_forward_pre_hook(tracker.before_model, with_kwargs=True)
+        model.text_model.register_forward_pre_hook(tracker.before_decoder, with_kwargs=True)
+        model.text_model.register_forward_hook(tracker.after_decoder)
+        model.lm_head.register_forward_pre_hook(tracker.before_head)
         replaced = [(model, "tracker", tracker), (model.text_model, BLOCK, tracker), *model.family.patches(model)]
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
-        with in_eval_mode(model), attention_name(model.text_model, register()), attributes(replaced), torch.no_grad():
+        with in_eval_mode(model), attention_name(model.text_model, register()), attributes(replaced):
+            undo.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
+            torch.set_grad_enabled(False)
             yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -337,13 +343,10 @@ def tracking(model: Model, groups: Labels, items: Sequence[Any] | None) -> Itera
     """
     check_layers(model.text_model)
     given = given_labels(model, groups, items)
-    with ExitStack() as stack:
-        tracker = model.tracker
-        if tracker is None:
-            tracker = Tracker(model)
-            stack.enter_context(_hooks(tracker))
-        if given is not None:
-            if tracker.given is not None and not all(map(np.array_equal, tracker.given, given)):
-                raise InputError("groups= and items= differ from those of the block around: pass them once")
-            stack.enter_context(tracker.given_within(given))
-        yield tracker
+    tracker = model.tracker or Tracker(model)
+    if given is not None and tracker.given is not None and not all(map(np.array_equal, tracker.given, given)):
+        raise InputError("groups= and items= differ from those of the block around: pass them once")
+    # No ExitStack: it drops a context before it leaves it, and an interrupt in between would leave hooks in the model.
+    with _hooks(tracker) if model.tracker is None else nullcontext():
+        with nullcontext() if given is None else tracker.given_within(given):
+            yield tracker

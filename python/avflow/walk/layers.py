@@ -16,6 +16,7 @@ from ..models.attention import AttentionCall, bypassed, register
 from ..models.base import Model
 from ..models.compat import attention_name
 from ..models.decoder_inputs import check_layer_arguments
+from ..models.undoing import pre_hooked
 
 if TYPE_CHECKING:
     from ..models.compat import AttentionModule
@@ -106,13 +107,11 @@ def arguments_of(module: torch.nn.Module, run: Callable[[], Any]) -> tuple[tuple
     Raises:
         InputError: `run` ends without it.
     """
-    handle = module.register_forward_pre_hook(_stop, with_kwargs=True)
     try:
-        run()
+        with pre_hooked(module, _stop, with_kwargs=True):
+            run()
     except _Reached as reached:
         return reached.args, reached.kwargs
-    finally:
-        handle.remove()
     raise InputError(f"the model's forward never reached {type(module).__name__}: is it of another family?")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..models.base import Model
 from ..models.compat import attributes, decoder_configs, implementation, kept_state
 from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
+from ..models.undoing import pre_hooked
 from .capture import Captured
 from .jobs import Columns
 
@@ -103,21 +104,12 @@ def _own_logits(model: Model, captured: Captured, other: bool) -> torch.Tensor:
     def last_rows(module: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][:, -rows:], *args[1:])
 
-    handle = model.lm_head.register_forward_pre_hook(last_rows)  # not every model takes logits_to_keep
-    try:
-        with ExitStack() as stack:
-            for context in (
-                kept_state(model.hf),
-                in_eval_mode(model),
-                attributes(model.family.patches(model)),
-            ):
-                stack.enter_context(context)
-            if other:
-                name = proof.other(model.config._attn_implementation)
-                stack.enter_context(implementation(decoder_configs(model.text_model), name))
-            logits = model.hf(**inputs, use_cache=False).logits
-    finally:
-        handle.remove()
+    name = proof.other(model.config._attn_implementation)
+    called = implementation(decoder_configs(model.text_model), name) if other else nullcontext()
+    patched = attributes(model.family.patches(model))
+    shortened = pre_hooked(model.lm_head, last_rows)  # not every model takes logits_to_keep
+    with shortened, kept_state(model.hf), in_eval_mode(model), patched, called:
+        logits = model.hf(**inputs, use_cache=False).logits
     return logits[0, -rows:].float()
 
 
