@@ -1,7 +1,7 @@
 """The decoders of the installed transformers, tiny, in every entry point: exact, or refused before a number comes out.
 
-Exact: what each entry point says of the clean run is what the model's own forward says, and a knockout is the same in a
-walk and in the model's own forward. Encoders, state-space and encoder-decoder models are out of reach, each with its
+Exact: what each entry point says of the clean run is what the model's own forward says, within the bound that each of
+them proves itself by, and a knockout is the same in a walk and in the model's own forward. Encoders, state-space and encoder-decoder models are out of reach, each with its
 refusal. A family of the installed version that is not named here is served as any other: the walk proves itself.
 """
 
@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 import avflow
 from avflow.errors import AvflowError
 from avflow.models import Family, Model
+from avflow.models.proof import figures
 
 SMALL = dict(
     vocab_size=tiny.VOCAB,
@@ -124,8 +125,8 @@ def test_exact(kind):
     assert found["attention_map"].weight.sum(-1) == pytest.approx(1, abs=1e-5)
     assert found["plan_eviction"].figures["accuracy_clean"] == 1.0 if found["plan_eviction"].steps else True
     torch.testing.assert_close(found["evict"], found["knockout to all"], atol=2e-4, rtol=0)
-    check = found["sweep"].meta["check"]
-    assert check["difference"] <= check["bound"]
+    check = figures(model)  # of the walk, of its text, of what observes, and of the two blocks
+    assert check["kinds"] == len(model.proofs) == 5 and check["difference"] <= check["bound"]
 
 
 @pytest.mark.parametrize(
@@ -153,5 +154,8 @@ def test_walks_are_refused_and_blocks_are_exact(kind, message):
             run()
 
 
-def test_at_least_sixty_decoders_are_tried():
+def test_at_least_sixty_decoders_are_tried_in_every_entry_point():
+    names = "sweep sweep_text attention_share attention_map answer_lens sinks pathways plan_eviction knockout evict"
+    model = Model(tiny.decoder("qwen3"), Family())
+    assert set(names.split()) <= set(entries(model, tiny.text_prompt(64)))
     assert len(set(EXACT)) + sum(len(kinds.split()) for kinds in REFUSED.values()) >= 60
