@@ -7,6 +7,7 @@ import shutil
 import pytest
 from test_runs import CONFIG, fill, rows_of
 
+from avflow.cli.options import warnings_as_lines
 from avflow.errors import InputError, RunError
 from avflow.results.results import read
 from avflow.runs.folder import RunFolder
@@ -101,3 +102,12 @@ def test_parts_that_are_gone_or_damaged_when_they_are_merged_are_told(tmp_path, 
     with pytest.warns(UserWarning) if part(tmp_path).exists() else pytest.MonkeyPatch.context():
         assert fill(tmp_path, ["b"]) == ["b"]
     assert read(tmp_path).meta["finished"]
+
+
+def test_the_command_tells_of_damage_in_a_line(whole, capsys):
+    folder, _ = whole
+    flip(folder / "rows.parquet")
+    with warnings_as_lines(), RunFolder(folder, CONFIG):
+        pass
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and line.endswith("made anew from parts/ at the end of this run")

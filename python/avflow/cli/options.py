@@ -70,6 +70,9 @@ class SampleOptions:
     ray: Annotated[str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')] = (
         None
     )
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin anew; a run that is in the folder is set aside, as RUN.before-1.")
+    ] = False
     fps: Fps = None
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
@@ -91,6 +94,7 @@ class SampleOptions:
             ray=self.ray,
             media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing),
             compare=parse_check(self.check),
+            restart=self.restart,
         )
 
 
@@ -104,25 +108,24 @@ class Command(TyperCommand):
         state["only_prints"] = ctx.info_name not in WRITES_FILES or bool(ctx.params.get("dry_run"))
         with cli_errors():
             ctx.params = {name: _expanded(name, value) for name, value in ctx.params.items()}
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with warnings_as_lines():
             return super().invoke(ctx)
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
-) -> None:
-    """One of ours is a line, as an error is; others are as Python shows them."""
-    if issubclass(category, AvflowWarning):
-        told = f"warning: {one_line(str(message))}"
-    else:
-        told = warnings.formatwarning(message, category, filename, lineno).rstrip("\n")
-    typer.echo(told, err=True)
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """A warning of ours is one line on stderr, as an error is; others are shown as before."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, AvflowWarning):
+                typer.echo(f"warning: {one_line(str(message))}", err=True)
+            else:
+                others(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
 
 
 def one_line(text: str) -> str:

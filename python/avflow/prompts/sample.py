@@ -105,6 +105,12 @@ class Sample:
             return None
         return Interleaved(self.candidates, self.reference, kind)
 
+    @property
+    def files(self) -> list[str]:
+        """The paths of all its media."""
+        paths = [*(getattr(self, name) for name in MEDIA), self.reference, *(self.candidates or [])]
+        return [path for path in paths if path]
+
     @classmethod
     def read_jsonl(cls, path: str | Path) -> list[Sample]:
         """Samples of a JSONL file, in its order. Relative media paths are relative to the file's folder.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -135,5 +136,8 @@ def _settings(folder: dict[str, Any]) -> list[tuple[str, str]]:
         values["clean run and the model's own forward differ by"] = described(folder["check"])
     if folder.get("kernels"):
         values["kernels"] = folder["kernels"]
+    if isinstance(found := values.get("fingerprint"), dict):
+        whole = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+        values["fingerprint"] = f"{whole}, over {len(found)} files of the model"
     text = {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in values.items()}
     return [(str(key), value) for key, value in text.items()]

@@ -1,8 +1,8 @@
 """The run folder: finished samples on disk at once, resume, merge.
 
-    config.yaml     what was asked: experiment, model, samples ...; a folder with another configuration is refused
+    config.yaml     what was asked: experiment, model and its files, samples ...; another configuration is refused
     parts/          one Parquet file a finished sample, written whole or not at all
-    samples.jsonl   one line a sample: id, status (ok | selected_out | failed), reason, p_clean, correct, seconds
+    samples.jsonl   one line a sample: id, status (ok | selected_out | failed), reason, p_clean, correct, seconds, media
     rows.parquet    all parts, merged when the run ends
     summary.json    counts; of a sweep the strongest mean change of every path, of a plan how it was chosen
     figures/        PNG and PDF, and report.html beside it: made from rows.parquet alone
@@ -14,6 +14,7 @@ lost nothing: opening the folder writes the line again.
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,9 +29,10 @@ from .. import checks
 from ..documents import parse_yaml, read_text
 from ..errors import InputError, RunError, warn_user
 from ..files import FolderLock, append_line, make_folder, reading, remove_leftovers, write_whole, writing
+from ..fingerprints import changed_files
 from ..results.results import Results
 from ..results.table import SCHEMA, checked, read_parquet, table_from_rows, with_meta, write_table
-from .records import STATUSES, part_name, read_records, record_of_part
+from .records import STATUSES, changed_media, part_name, read_records, record_of_part
 from .summary import summarize, worst_check
 
 
@@ -38,10 +40,16 @@ class RunFolder:
     """A run being written. Use as a context manager: it holds the folder's lock.
 
     `config`: JSON-like values that decide the numbers (model, samples, knockouts, window, ...). Opening a folder made
-    with other values raises InputError that names the keys; a folder in use raises RunError. `schema`: of the rows.
+    with other values raises InputError that names the keys; a folder in use raises RunError. "fingerprint" among them
+    ({file: size and hash}) is compared file by file. `schema`: of the rows. `restart`: what is there is set aside.
+
+    Attributes:
+        aside: where that went; None where there was nothing.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], schema: pa.Schema = SCHEMA):
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any], schema: pa.Schema = SCHEMA, *, restart: bool = False
+    ):
         self.schema = schema
         self.path = checks.path("the run folder", path)
         self.config = json.loads(json.dumps(dict(config)))  # tuples become lists, as they will be in the file
@@ -52,6 +60,7 @@ class RunFolder:
         self._refuse_foreign_folder()
         self._lock = FolderLock(self.path)
         try:
+            self.aside = self._set_aside() if restart else None
             self._check_config()
             make_folder(self.parts)
             with writing(self.parts):
@@ -80,14 +89,19 @@ class RunFolder:
     def finished(self, sample_id: str, digest: str | None = None) -> bool:
         """Is this sample done (ok or selected out)? Failed samples are tried again.
 
-        `digest` (any text that changes when the sample does): raises InputError if the finished sample had another.
+        `digest` (any text that changes when the sample does): raises InputError if the finished sample had another, or
+        one of its media files is another one now.
         """
         record = self.records.get(sample_id)
         if record is None or record["status"] == "failed":
             return False
-        if digest is not None and record.get("digest") not in (None, digest):
+        other = "has changed since" if digest is not None and record.get("digest") not in (None, digest) else ""
+        if digest is not None and not other and (told := changed_media(record.get("media", {}))):
+            other = told
+        if other:
             raise InputError(
-                f"sample {sample_id!r} was finished in {self.path} and has changed since: choose another --out folder"
+                f"sample {sample_id!r} was finished in {self.path} and {other}: choose another --out folder, or begin "
+                "anew with --restart"
             )
         return True
 
@@ -103,6 +117,7 @@ class RunFolder:
         seconds: float | None = None,
         digest: str | None = None,
         check: Mapping[str, Any] | None = None,
+        media: Mapping[str, list[Any]] | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         """Put a sample on disk: its rows (status ok) and its record. Durable when this returns."""
@@ -113,6 +128,8 @@ class RunFolder:
         )
         if digest is not None:
             record["digest"] = digest
+        if media:
+            record["media"] = dict(media)
         if check is not None:
             record["check"] = check
         if notes:
@@ -163,6 +180,20 @@ class RunFolder:
         self.write_summary({**summarize(table, self.records.values()), **meta})
         return Results(table, {**meta, "finished": True})
 
+    def _set_aside(self) -> Path | None:
+        """Renames the folder, whole, where it holds samples: "run" becomes "run.before-1". Locks a new one."""
+        if not (read_records(self.path) or any(self.parts.glob("*.parquet"))):
+            return None
+        here = self.path.resolve()  # a link stays a link
+        number = next(n for n in itertools.count(1) if not here.with_name(f"{here.name}.before-{n}").exists())
+        aside = here.with_name(f"{here.name}.before-{number}")
+        with writing(aside):
+            here.rename(aside)
+        self._lock.release()
+        make_folder(here)
+        self._lock = FolderLock(self.path)
+        return aside
+
     def _refuse_foreign_folder(self) -> None:
         if (self.path / "config.yaml").exists():
             return
@@ -181,10 +212,23 @@ class RunFolder:
             write_whole(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True).encode())
             return
         there, now = ({**c, "experiment": experiment_of(c)} for c in (read_config(self.path), self.config))
+        was, found = there.pop("fingerprint", None), now.pop("fingerprint", None)
+        mend = "choose a new --out folder, or begin anew with --restart"
         if there != now:
             keys = [k for k in {**there, **now} if there.get(k, ...) != now.get(k, ...)]
             other = "; ".join(f"{k}: {there.get(k, 'absent')!r} there, {now.get(k, 'absent')!r} now" for k in keys)
-            raise InputError(f"{self.path} holds a run with another configuration ({other}): choose a new --out folder")
+            raise InputError(f"{self.path} holds a run with another configuration ({other}): {mend}")
+        if was is not None and found is not None and (other := changed_files(was, found)):
+            raise InputError(f"{self.path} was measured with other weights or settings of the model ({other}): {mend}")
+        if found is not None and was is None:
+            warn_user(
+                f"{self.path} does not say which weights and media files its rows are of (avflow before 0.2): whether "
+                "they are those of today cannot be checked"
+            )
+        if was is None:
+            self.config.pop("fingerprint", None)  # what is merged is said to be of no weights that nobody checked
+        else:
+            self.config["fingerprint"] = was
 
     def _recover(self) -> dict[str, dict]:
         """Records by id. The parts are the truth about finished samples, samples.jsonl about the others."""

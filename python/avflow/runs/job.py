@@ -16,10 +16,19 @@ from ..models.base import Model
 from ..models.proof import checking, compared, figures, parse_check
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
+from .records import media_state
 from .source import Source
 
 Record = dict[str, Any]  # of a sample, as RunFolder.add takes it
 Tick = Callable[[float], None]  # called with the share of a sample's work that is newly done
+
+
+@dataclass(frozen=True)
+class Begun:
+    """When work on a sample was begun (seconds, monotonic), and its media then, as `records.media_state` gives them."""
+
+    at: float
+    media: dict[str, list[Any]]
 
 
 @dataclass
@@ -27,13 +36,14 @@ class RunJob(Source, ABC):
     """One experiment over a file of samples.
 
     `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
-    all slots of the cluster. `debug`: a sample's exception ends the run. `compare`: as `check=` of `avflow.sweep`; each
-    process counts its own samples.
+    all slots of the cluster. `restart`: a run that is in the folder is set aside, and this one begins anew. `debug`: a
+    sample's exception ends the run. `compare`: as `check=` of `avflow.sweep`; each process counts its own samples.
     """
 
     _: KW_ONLY
     workers: int | None = None
     ray: str | None = None
+    restart: bool = False
     debug: bool = False
     compare: str | int | None = None
 
@@ -76,15 +86,15 @@ class RunJob(Source, ABC):
         """What measuring the prompt would cost, as walk.cost.walks_cost gives it; runs no layer."""
         raise InputError(f"no estimate for {self.experiment}: ask for one of a sweep or a plan")
 
-    def prepare(self, model: Model, sample: Sample) -> tuple[Prompt | Record, float]:
-        """The sample's prompt, or the record that says why there is none; and when that was begun."""
-        start = time.monotonic()
+    def prepare(self, model: Model, sample: Sample) -> tuple[Prompt | Record, Begun]:
+        """The sample's prompt, or the record that says why there is none; and what there was before."""
+        begun = Begun(time.monotonic(), media_state(sample.files))
         try:
-            return model.prepare(sample, **self.media), start
+            return model.prepare(sample, **self.media), begun
         except Exception as error:
-            return self.failure(error, start), start
+            return self.failure(error, begun), begun
 
-    def measure(self, model: Model, prompt: Prompt | Record, start: float, tick: Tick | None = None) -> Record:
+    def measure(self, model: Model, prompt: Prompt | Record, begun: Begun, tick: Tick | None = None) -> Record:
         """The record of what `prepare` gave."""
         if isinstance(prompt, dict):
             return prompt
@@ -93,24 +103,25 @@ class RunJob(Source, ABC):
             with checking(model, self.compare):
                 found = self.record(model, prompt, tick)
         except Exception as error:
-            return self.failure(error, start)
+            return self.failure(error, begun)
         notes = {"notes": prompt.media["notes"]} if prompt.media.get("notes") else {}  # of what was done to its media
         check = figures(model)
         proof = {} if check is None else {"check": {**check, "compared": compared(model) - before}}
-        return {"seconds": round(time.monotonic() - start, 3), **notes, **found, **proof}
+        return {"seconds": round(time.monotonic() - begun.at, 3), "media": begun.media, **notes, **found, **proof}
 
-    def failure(self, error: Exception, start: float) -> Record:
+    def failure(self, error: Exception, begun: Begun) -> Record:
         """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, it goes on."""
         if self.debug:
             raise error
         name = "" if isinstance(error, AvflowError) else f"{type(error).__name__}: "
         reason = " ".join(f"{name}{error}".split())
-        return {"status": "failed", "reason": reason, "seconds": round(time.monotonic() - start, 3)}
+        return {"status": "failed", "reason": reason, "seconds": round(time.monotonic() - begun.at, 3)}
 
     def check_counts(self) -> None:
         """Raises InputError: a number of workers below 1, and whatever check_source refuses."""
         self.check_source()
         if self.compare is not None:
             self.compare = parse_check(self.compare)
+        self.restart = checks.flag("restart", self.restart)
         if self.workers is not None:
             checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")

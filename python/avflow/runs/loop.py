@@ -101,10 +101,12 @@ def measured(
     """
     job.debug = job.debug or debug
     samples = job.read_samples()
-    with RunFolder(out, job.config(), job.schema) as folder:
+    with RunFolder(out, job.config(), job.schema, restart=job.restart) as folder:
         todo = [s for s in samples if not folder.finished(s.id, digest(s))]
         if todo:
             with Progress(len(samples), len(samples) - len(todo), quiet=quiet, doing=job.doing) as bar:
+                if folder.aside is not None:
+                    bar.write(f"the run that was in {out} is kept in {folder.aside}")
                 for reason, rows in job.left_out.items():
                     bar.write(f"{rows} rows are left out: {reason}")
                 for sample, record in work(job, todo, bar, load):
@@ -139,8 +141,8 @@ def _work_here(
     job: RunJob, model: Model, samples: Sequence[Sample], bar: Progress | None
 ) -> Iterator[tuple[Sample, Record]]:
     """As `work`, in this process and in the order of the samples. The next one is decoded meanwhile."""
-    for sample, (prompt, start) in prefetch((sample, job.prepare(model, sample)) for sample in samples):
-        yield sample, job.measure(model, prompt, start, None if bar is None else bar.begin(1))
+    for sample, (prompt, begun) in prefetch((sample, job.prepare(model, sample)) for sample in samples):
+        yield sample, job.measure(model, prompt, begun, None if bar is None else bar.begin(1))
 
 
 def estimates(job: RunJob) -> Iterator[tuple[str, dict[str, Any] | str]]:

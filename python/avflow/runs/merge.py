@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from .. import checks
-from ..errors import InputError
+from ..errors import InputError, warn_user
 from ..files import reading
+from ..fingerprints import changed_files
 from ..results.results import Results
 from ..results.schemas import schema_of
 from ..results.table import SCHEMA, checked, read_parquet
@@ -62,19 +63,37 @@ def _common_config(folders: Sequence[Path]) -> dict[str, Any]:
     configs = [read_config(folder) for folder in folders]
     if any("experiment" in config for config in configs):  # those of version 0.1 do not all say it
         configs = [{**config, "experiment": experiment_of(config)} for config in configs]
+    fingerprint = _common_fingerprint(folders, configs)
+    configs = [{k: v for k, v in config.items() if k != "fingerprint"} for config in configs]
     first = configs[0]
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         keys = [k for k in {**first, **config} if k not in DATA and first.get(k, ...) != config.get(k, ...)]
         if keys:
             other = "; ".join(f"{k}: {first.get(k, 'absent')!r}, {config.get(k, 'absent')!r}" for k in keys)
             raise InputError(f"{folders[0]} and {folder} have different configurations ({other}): they do not merge")
-    common = dict(first)
+    common = dict(first) if fingerprint is None else {**first, "fingerprint": fingerprint}
     for key in DATA:
         values = [config.get(key) for config in configs]
         if any(value != values[0] for value in values):
             flat = [v for value in values for v in (value if isinstance(value, list) else [value])]
             common[key] = [v for n, v in enumerate(flat) if v not in flat[:n]]
     return common
+
+
+def _common_fingerprint(folders: Sequence[Path], configs: Sequence[dict[str, Any]]) -> dict[str, str] | None:
+    """Of the weights of all; None where one does not say. Raises InputError where two are of other weights."""
+    found = [(folder, config.get("fingerprint")) for folder, config in zip(folders, configs, strict=True)]
+    known = [(folder, fingerprint) for folder, fingerprint in found if fingerprint]
+    for folder, fingerprint in known[1:]:
+        if other := changed_files(known[0][1], fingerprint):
+            raise InputError(
+                f"{known[0][0]} and {folder} were measured with other weights or settings of the model ({other}): they "
+                "do not merge"
+            )
+    if known and len(known) < len(found):
+        silent = next(folder for folder, fingerprint in found if not fingerprint)
+        warn_user(f"{silent} does not say which weights its rows are of (avflow before 0.2), nor will the merged run")
+    return known[0][1] if len(known) == len(found) else None
 
 
 def _rows(folder: Path, sample_id: str, schema: pa.Schema) -> list[dict[str, Any]]:
@@ -95,9 +114,16 @@ def _check_same(one: tuple[dict, Path], two: tuple[dict, Path]) -> None:
     sample_id, what = record["id"], None
     if None not in (record.get("digest"), other.get("digest")) and record["digest"] != other["digest"]:
         what = "is another sample"
+    elif path := _other_medium(record.get("media", {}), other.get("media", {})):
+        what = f"is of another file {path}"
     elif record["status"] != other["status"]:
         what = f"is {record['status']} in the one and {other['status']} in the other"
     elif record["status"] == "ok" and _part(folder, sample_id).to_pylist() != _part(elsewhere, sample_id).to_pylist():
         what = "has other rows"
     if what:
         raise InputError(f"sample {sample_id!r} stands in {folder} and {elsewhere}, and {what}: keep one of them")
+
+
+def _other_medium(media: dict[str, list[Any]], others: dict[str, list[Any]]) -> str:
+    """The first file that was another one when the other run read it; "" where none was."""
+    return next((path for path, state in media.items() if path in others and others[path][2] != state[2]), "")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from .. import checks
 from ..errors import InputError
+from ..fingerprints import changed, of_file
 from ..results.table import meta_of, read_parquet_schema
 
 STATUSES = ("ok", "selected_out", "failed")
@@ -51,8 +54,20 @@ def _is_record(record: Any) -> bool:
     status, text = record.get("status"), (str, type(None))
     numbers = all(_is_number(record.get(name)) for name in ("p_clean", "seconds"))
     words = isinstance(record.get("reason"), text) and isinstance(record.get("digest"), text)
+    media = record.get("media")
+    if media is not None and not (isinstance(media, dict) and all(map(_is_state, media.values()))):
+        return False
     known = isinstance(status, str) and status in STATUSES and (status != "failed" or record.get("reason") is not None)
     return known and numbers and words and record.get("correct") in (None, True, False)
+
+
+def _is_state(value: Any) -> bool:
+    """Whether a value is one as `media_state` gives them."""
+    return (
+        isinstance(value, list)
+        and [type(v) for v in value] == [int, int, str]
+        and re.fullmatch("[0-9]+-[0-9a-f]{16}", value[2]) is not None
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -65,3 +80,31 @@ def record_of_part(path: Path) -> dict[str, Any]:
     if record is None or not _is_record(record) or part_name(record["id"]) != path.name:
         raise InputError(f"{path} is no part of a run: it carries no record of its sample")
     return record
+
+
+def media_state(paths: Iterable[str]) -> dict[str, list[Any]]:
+    """{path: [bytes, time of the last change in ns, fingerprint]} of the files that are there."""
+    found: dict[str, list[Any]] = {}
+    for path in paths:
+        try:
+            status = Path(path).stat()
+            found[path] = [status.st_size, status.st_mtime_ns, of_file(path)]
+        except (OSError, ValueError):  # decoding it tells why
+            continue
+    return found
+
+
+def changed_media(media: Mapping[str, list[Any]]) -> str:
+    """Of what `media_state` gave, the first file that is another one now, in words; "" where none is.
+
+    A file of the same size and time is the same; one of another time is read: it may have been copied. One that is
+    gone has not changed: a run may outlive its media.
+    """
+    for path, (size, time, was) in media.items():
+        try:
+            status = Path(path).stat()
+            if (status.st_size, status.st_mtime_ns) != (size, time) and (now := of_file(path)) != was:
+                return f"its file {path} has changed since ({changed(was, now)})"
+        except (OSError, ValueError):
+            continue
+    return ""

@@ -10,6 +10,7 @@ from typing import Any
 from .. import checks, models
 from ..data import choose, is_hub, mapping_of, read
 from ..models.base import Model
+from ..models.fingerprint import checkpoint_fingerprint
 from ..models.prepare_options import check_prepare_options
 from ..prompts.sample import Sample
 
@@ -39,7 +40,13 @@ class Source:
         """The first values of config.yaml. Local paths are made absolute: the folder may be resumed from elsewhere."""
         data = {} if self.data is None else {"data": mapping_of(self.data).to_dict()}
         samples = str(self.samples) if is_hub(self.samples) else str(Path(self.samples).absolute())
-        return {"model": absolute_model(self.model), "samples": samples, **data}
+        found = self.fingerprint()
+        model = {"model": absolute_model(self.model), **({"fingerprint": found} if found else {})}
+        return {**model, "samples": samples, **data}
+
+    def fingerprint(self) -> dict[str, str]:
+        """What tells the model's files from others of the same name: {file: size and hash}."""
+        return checkpoint_fingerprint(self.model)
 
     def read_samples(self) -> list[Sample]:
         """The samples asked for. Raises InputError where one is wrong, or two have one id."""

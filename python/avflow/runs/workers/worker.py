@@ -41,8 +41,8 @@ class SampleWorker:
 
     def record(self, sample: Any) -> dict[str, Any]:
         """The sample's record, as RunFolder.add takes it. What goes wrong with a sample is in its record."""
-        prompt, start = self._job.prepare(self._model, sample)
-        return self._walks.submit(self._job.measure, self._model, prompt, start).result()
+        prompt, begun = self._job.prepare(self._model, sample)
+        return self._walks.submit(self._job.measure, self._model, prompt, begun).result()
 
 
 def threads_for(workers: int) -> int:
