@@ -108,4 +108,4 @@ class RunJob(Source, ABC):
         """Raises InputError: a number of workers below 1, and whatever check_source refuses."""
         self.check_source()
         if self.workers is not None:
-            checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")
+            self.workers = checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")
