@@ -10,14 +10,19 @@ PYTEST_ARGS ?=
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 CSRC = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+# Of all fuzzers of tests/fuzz together. Failures are kept in .hypothesis/ and tried first in the next run.
+FUZZ_MINUTES ?= 60
 
-.PHONY: demo test lint format docs ext wheel bench clean
+.PHONY: demo test fuzz lint format docs ext wheel bench clean
 
 demo: ext
 	$(BIN)/avflow demo
 
 test: lint
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+fuzz: $(VENV)/.dev ext
+	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest tests/fuzz --timeout=0 $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ext
 	$(BIN)/ruff check .

@@ -105,8 +105,8 @@ class AttentionProblem:
             _check_increasing("keys", self.keys)
         seen = 1 + (int(self.keys.group.numpy().max()) if len(self.keys) else -1)
         self.groups = max(seen, 1) if groups is None else groups
-        if not seen <= self.groups <= 64:
-            raise ValueError(f"groups = {groups}: the keys hold group {seen - 1}, and 64 groups are the most")
+        if not max(seen, 1) <= self.groups <= 64:
+            raise ValueError(f"groups = {groups}: pass {max(seen, 1)} .. 64, more than the keys' largest group")
         self.latest_order = latest_order
         if latest_order is not None:
             first = [int(self.rows.order.numpy().max())] if len(self.rows) else []

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 
 MOST_LAYERS = 10_000  # no decoder has as many; a number above is a slip
+MOST_STEPS = 10_000  # of a schedule
 MOST_TOKENS = 1_000_000  # of an answer; a number above is a slip
 _SHOWN = 120
 
@@ -57,6 +59,25 @@ def texts(name: str, value: Any) -> list[str]:
     if not isinstance(value, (Sequence, set, frozenset)) or isinstance(value, (bytes, bytearray)):
         raise InputError(f"{name} must be texts, got {shown(value)}")
     return [text(name, one) for one in value]
+
+
+def each(value: Any) -> Iterator[Any] | None:
+    """The values that a collection holds, one by one; None for one value, which a text and an array without axes are.
+
+    (Such arrays have `__iter__`, so that isinstance(value, Iterable) takes them for collections.)
+    """
+    if isinstance(value, (str, bytes, bytearray)):
+        return None
+    try:
+        return iter(value)
+    except TypeError:
+        return None
+
+
+def members(value: Any, most: int) -> list[Any] | None:
+    """The same as a list, of `most + 1` at most: range(10**9) is short only to write."""
+    found = each(value)
+    return None if found is None else list(islice(found, most + 1))
 
 
 def integer(name: str, value: Any, low: int = 0, high: int = 2**63 - 1, mend: str = "") -> int:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
+from api_calls import SAMPLE, arguments, calls
 
 import avflow
 import avflow.data
-from avflow.data.prepare import as_prompts
 from avflow.errors import AvflowError
-from avflow.planning.plan_eviction import PlanRequest
 
 HUGE = 10**5000  # an integer that Python does not even print
 WRONG = {
@@ -34,94 +31,17 @@ WRONG = {
     "set": {1},
     "array": np.zeros((2, 2)),
     "tensor": torch.zeros(2, 2),
+    "array without axes": np.array(3),
+    "tensor without axes": torch.tensor(3),
     "object": object(),
     "class": dict,
 }
-SAMPLE = dict(id="0", question="?", options=["a", "b"], answer="A", video="v.mp4")
-ITEM = dict(id="0", question="?", answer="A", candidates=["1.png", "2.png"], reference="r.wav")
 
 
-def calls(model):
-    """Name -> (callable, good arguments); a call with the good ones alone must work."""
-    prompt = tiny.text_prompt(8, id="p")
-    rows = {"input_ids": [1, 2, 3], "groups": ["video", "question_text", "last"], "answer_ids": [7]}
-    step = avflow.Step("question_text", 0)
-    return {
-        "Sample": (avflow.Sample, SAMPLE),
-        "item": (avflow.Sample, ITEM),
-        "read_jsonl": (avflow.Sample.read_jsonl, {}),
-        "Prompt": (avflow.Prompt, rows),
-        "Knockout": (avflow.Knockout, {"source": "video", "target": "last"}),
-        "Knockout.parse": (avflow.Knockout.parse, {"text": "video->last"}),
-        "Step": (avflow.Step, {"group": "video", "after": 1}),
-        "EveryNth": (avflow.EveryNth, {"n": 2}),
-        "TopK": (avflow.TopK, {"count": 2}),
-        "EvictionSchedule": (avflow.EvictionSchedule, {"steps": [step]}),
-        "EvictionSchedule.load": (avflow.EvictionSchedule.load, {}),
-        "EvictionSchedule.preset": (avflow.EvictionSchedule.preset, {"name": "omni_3b_av_video"}),
-        "SweepRequest": (avflow.SweepRequest, {}),
-        "groups.add": (model.groups.add, {"name": "video"}),
-        "groups.expand": (model.groups.expand, {"name": "video"}),
-        "data.read": (avflow.data.read, {"source": "nowhere.json"}),
-        "data.choose": (avflow.data.choose, {"samples": []}),
-        "data.mapping_of": (avflow.data.mapping_of, {"name": "tvbench"}),
-        "data.DataMapping": (avflow.data.DataMapping, {"video": "v"}),
-        "as_prompts": (as_prompts, {"model": model, "given": prompt}),
-        "sweep": (avflow.sweep, {"model": model, "prompts": prompt, "knockouts": "video->last", "select": "all"}),
-        "sweep_text": (avflow.sweep_text, {"model": model, "prompts": prompt, "knockouts": "video->last"}),
-        "estimate": (avflow.estimate, {"model": model, "prompts": prompt}),
-        "attention_share": (avflow.attention_share, {"model": model, "prompts": prompt}),
-        "attention_map": (avflow.attention_map, {"model": model, "prompt": prompt}),
-        "answer_lens": (avflow.answer_lens, {"model": model, "prompts": prompt}),
-        "sinks": (avflow.sinks, {"model": model, "prompts": prompt, "among": "question"}),
-        "mark_sinks": (avflow.mark_sinks, {"model": model, "prompt": prompt, "tokens": [0]}),
-        "pathways": (avflow.pathways, {"model": model, "prompts": prompt, "keep": {"question->last": None}}),
-        "PlanRequest": (PlanRequest, {}),
-        "plan_eviction": (plan_of, {"model": model, "prompts": prompt}),
-        "generate": (avflow.generate, {"model": model, "prompt": prompt}),
-        "prepare": (model.prepare, {}),
-        "read": (avflow.read, {}),
-        "knockout": (
-            lambda **given: avflow.knockout(**given).__enter__(),
-            {"model": model, "knockouts": "video->last"},
-        ),
-        "evict": (lambda **given: avflow.evict(**given).__enter__(), {"model": model, "schedule": {"video": 1}}),
-    }
-
-
-def plan_of(model, prompts):
-    return avflow.plan_eviction(model, prompts, groups=["question_text"])
-
-
-SIGNATURES = {"knockout": avflow.knockout, "evict": avflow.evict}
-# Arguments that are objects of other packages or the user's own, taken as they are.
-FREE = {("Prompt", "sample"), ("Prompt", "model_inputs"), ("Prompt", "inputs_embeds"), ("as_prompts", "again")}
-FREE |= {("sweep", "progress"), ("plan_eviction", "progress"), ("as_prompts", "model")}  # only asked whether it is true
-
-
-def wrong_calls():
-    for name, (function, _) in calls(_NoModel()).items():
-        parameters = inspect.signature(SIGNATURES.get(name, function)).parameters.values()
-        for one in parameters:
-            if (name, one.name) not in FREE and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
-                yield pytest.param(name, one.name, id=f"{name}-{one.name}")
-
-
-class _NoModel:
-    """For the names of the calls alone."""
-
-    from avflow.prompts.groups import GroupTable as _Table
-
-    groups = _Table()
-    prepare = avflow.Model.prepare
-
-
-@pytest.mark.parametrize("name, argument", list(wrong_calls()))
+@pytest.mark.parametrize("name, argument", [pytest.param(*one, id="-".join(one)) for one in arguments()])
 def test_a_wrong_value_is_taken_or_named(qwen3, tmp_path, monkeypatch, name, argument):
     """No TypeError, AttributeError or OverflowError from within, and no value that comes back as another one."""
     monkeypatch.chdir(tmp_path)
-    if argument == "self":
-        pytest.skip("a method's own object")
     function, good = calls(qwen3)[name]
     raw = []
     for kind, value in WRONG.items():
@@ -153,6 +73,8 @@ def test_a_wrong_value_is_taken_or_named(qwen3, tmp_path, monkeypatch, name, arg
         (lambda: avflow.EveryNth(10**30), "EveryNth.n = 1000000000000000000000000000000: give an integer of 1 .. "),
         (lambda: avflow.SweepRequest(window=10**30), "window width 10+: pass a number of layers"),
         (lambda: avflow.SweepRequest(memory="9" * 400), "memory = '9+.*: pass a positive amount, of less than"),
+        (lambda: avflow.EvictionSchedule(range(10**12)), "schedule step 0: pass"),
+        (lambda: avflow.SweepRequest(window=range(1, 10**12)), "window width [0-9]+: pass a number of layers"),
         (lambda: avflow.SweepRequest(knockouts=None), "knockouts = None: pass a preset's name"),
         (lambda: avflow.data.choose([avflow.Sample(**SAMPLE)], limit=HUGE), "limit is a very long int"),
         (lambda: avflow.sweep("tiny-omni", []), "model = 'tiny-omni': pass what avflow.load or avflow.wrap gives"),
@@ -176,3 +98,21 @@ def test_a_path_in_the_home_folder_is_expanded_once(tmp_path, monkeypatch):
         assert sample.video == str(tmp_path / "v.mp4")
     avflow.EvictionSchedule({"video": 1}).save("~/schedule.json")
     assert avflow.EvictionSchedule.load(tmp_path / "schedule.json").layers == (1,)
+
+
+def test_numbers_of_numpy_are_numbers(qwen3, tmp_path):
+    """They come back as Python's, which a file's meta and config.yaml can hold."""
+    prompt = avflow.Prompt(**{"input_ids": [1, 2, 3], "groups": ["video", "question_text", "last"], "answer_ids": [7]})
+    two = np.int64(2)
+    results = [
+        avflow.sweep_text(qwen3, prompt, "video->last", layers=[0], window=1, max_new_tokens=two),
+        avflow.sinks(qwen3, prompt, among="question", times=np.float32(2)),
+        avflow.pathways(qwen3, prompt, {"question->last": None}, random=two, seed=two),
+        avflow.attention_share(qwen3, prompt, tokens="answer", generate=two),
+    ]
+    for n, result in enumerate(results):
+        result.save(tmp_path / f"{n}.parquet")
+        assert avflow.read(tmp_path / f"{n}.parquet").table.equals(result.table)
+    steps = [avflow.Step("video", 1, avflow.EveryNth(two)), avflow.Step("video", 2, avflow.TopK(count=two))]
+    avflow.EvictionSchedule(steps).save(tmp_path / "schedule.json")
+    assert avflow.EvictionSchedule.load(tmp_path / "schedule.json").steps == tuple(steps)

@@ -135,6 +135,8 @@ def test_what_a_row_may_lack_and_numbers_in_place_of_text(tmp_path):
     "values, says",
     [
         ({"video": 3}, "video is 3: write a column's name"),
+        ({"video": "v", "options": []}, "options is an empty list: name the columns, or leave options out"),
+        ({"candidates": ()}, "candidates is an empty list"),
         ({"video": "v", "id": None}, "id is None: write a column's name"),
         ({"video": "v", "use_audio_in_video": 0}, "use_audio_in_video is 0: use true or false"),
         ({"video": "v", "first_answer": True}, "first_answer is True: give the number of the first option"),

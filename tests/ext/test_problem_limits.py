@@ -60,6 +60,14 @@ def test_a_ratio_of_heads_below_one_is_refused(heads):
             _C.tile_rows(heads, kernel)
 
 
+def test_columns_of_the_group_mass_hold_every_group():
+    for groups in (-1, 0, 2, 65):
+        with pytest.raises(ValueError, match=f"groups = {groups}: pass 3 .. 64"):
+            AttentionProblem(Tokens([0, 1], [0, 2]), groups=groups)
+    with pytest.raises(ValueError, match="groups = 0: pass 1 .. 64"):  # 0 stands for "none wanted" in the operator
+        AttentionProblem(causal(3), keep_keys=[], groups=0)
+
+
 def test_unknown_words_are_refused():
     problem = AttentionProblem(causal(3))
     with pytest.raises(ValueError, match="'none'"):

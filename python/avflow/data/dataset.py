@@ -95,8 +95,9 @@ def choose(
 
 
 def _sample_list(samples: Any) -> list[Sample]:
-    found = list(samples) if isinstance(samples, Iterable) else [samples]
-    for one in found:
+    found: list[Sample] = []
+    for one in checks.each(samples) or [samples]:
         if not isinstance(one, Sample):
             raise InputError(f"samples hold {checks.shown(one)}: pass avflow.Sample, such as avflow.data.read gives")
+        found.append(one)
     return found

@@ -86,7 +86,10 @@ class DataMapping:
             if name == "use_audio_in_video":
                 checks.flag(name, value)
             elif name == "first_answer":
-                checks.integer(name, value, mend="give the number of the first option, 0 or 1")
+                number = checks.integer(name, value, mend="give the number of the first option, 0 or 1")
+                object.__setattr__(self, name, number)
+            elif isinstance(value, (list, tuple)) and not value and name in ("options", "candidates"):
+                raise InputError(f"{name} is an empty list: name the columns, or leave {name} out")
             elif isinstance(value, (list, tuple)) and name not in _SEVERAL:
                 raise InputError(f"{name} is a list: write one column's name or a template")
             elif isinstance(value, (list, tuple)) and all(isinstance(v, str) and v for v in value):

@@ -76,7 +76,8 @@ class EveryNth:
     uses_scores = False
 
     def __post_init__(self) -> None:
-        checks.integer("EveryNth.n =", self.n, low=1, high=2**31 - 1)  # items are int32
+        n = checks.integer("EveryNth.n =", self.n, low=1, high=2**31 - 1)  # items are int32
+        object.__setattr__(self, "n", n)
 
     def select(self, view: View) -> np.ndarray:
         if (view.items < 0).any():
@@ -108,9 +109,10 @@ class TopK:
             )
         if self.share is not None:
             mend = "pass a share above 0 and up to 1"
-            checks.number("TopK.share =", self.share, above=True, high=1.0, mend=mend)
+            share = checks.number("TopK.share =", self.share, above=True, high=1.0, mend=mend)
+            object.__setattr__(self, "share", share)
         if self.count is not None:
-            checks.integer("TopK.count =", self.count, low=1, high=2**31 - 1)
+            object.__setattr__(self, "count", checks.integer("TopK.count =", self.count, low=1, high=2**31 - 1))
         checks.choice("TopK.by", self.by, SCORES)
 
     def select(self, view: View) -> np.ndarray:

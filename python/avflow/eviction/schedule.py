@@ -99,13 +99,17 @@ class EvictionSchedule:
         figures: dict[str, Any] | None = None,
         labelling: str | None = None,
     ) -> None:
-        if isinstance(steps, (str, bytes)) or not isinstance(steps, Iterable):
+        given = checks.members(steps.items() if isinstance(steps, Mapping) else steps, checks.MOST_STEPS)
+        if given is None:
             raise InputError(f"schedule steps {checks.shown(steps)}: pass {{group: layer}} or a list of avflow.Step")
-        given = [Step(g, a) for g, a in steps.items()] if isinstance(steps, Mapping) else list(steps)
+        if isinstance(steps, Mapping):
+            given = [Step(g, a) for g, a in given]
         wrong = [s for s in given if not isinstance(s, Step)]
         if wrong:
             shown = checks.shown(wrong[0])
             raise InputError(f"schedule step {shown}: pass {{group: layer}} or a list of avflow.Step")
+        if len(given) > checks.MOST_STEPS:
+            raise InputError(f"a schedule of more than {checks.MOST_STEPS} steps: a group leaves once a layer at most")
         for name, part in (("model", model), ("data", data), ("figures", figures)):
             if part is not None and not isinstance(part, dict):
                 raise InputError(f"the schedule's {name} is {checks.shown(part)}: pass a dict or None")

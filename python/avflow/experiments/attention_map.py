@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ import torch
 
 from avflow_ext import AttentionProblem
 
-from ..checks import integer, shown
+from ..checks import integer, members, shown
 from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..knockouts.windows import layer_list
@@ -133,14 +132,13 @@ def _pooled(model: Model, captured: Captured, chosen: list[int], starts: np.ndar
 
 def _starts(n: int, bins: int, boundaries: Sequence[int] | None) -> np.ndarray:
     if boundaries is not None:
-        if not isinstance(boundaries, Iterable):
-            raise InputError(f"boundaries = {shown(boundaries)}: pass increasing token numbers from 0 to below {n}")
-        boundaries = list(islice(boundaries, n + 1))  # no more can increase
-        for one in boundaries:
-            integer("a boundary", one, mend=f"pass increasing token numbers from 0 to below {n}")
-        starts = np.array([*boundaries, n])
+        mend = f"pass increasing token numbers from 0 to below {n}"
+        given = members(boundaries, n)  # no more can increase
+        if given is None:
+            raise InputError(f"boundaries = {shown(boundaries)}: {mend}")
+        starts = np.array([*(integer("a boundary", one, mend=mend) for one in given), n])
         if starts[0] != 0 or (np.diff(starts) <= 0).any():
-            raise InputError(f"boundaries = {list(boundaries)}: pass increasing token numbers from 0 to below {n}")
+            raise InputError(f"boundaries = {shown(given)}: {mend}")
         return starts
     if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
         raise InputError(f"bins = {bins!r}: pass a number of stretches, 1 or more")

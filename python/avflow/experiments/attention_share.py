@@ -58,7 +58,9 @@ def attention_share(
     check_model(model)
     checks.choice("tokens", tokens, ("last", "answer"))
     checks.flag("heads =", heads)
-    checks.integer("generate =", generate, high=checks.MOST_TOKENS, mend="pass a number of tokens, 0 for none")
+    generate = checks.integer(
+        "generate =", generate, high=checks.MOST_TOKENS, mend="pass a number of tokens, 0 for none"
+    )
     if generate and tokens == "last":
         raise InputError('generate asks for generated tokens: pass tokens="answer" with it')
     chosen = layer_list(layers, model.n_layers)

@@ -154,8 +154,8 @@ def pathways(
         NumericError: NaN or infinity in a run.
     """
     check_model(model)
-    checks.integer("random =", random, high=10_000, mend="pass a number of control runs, 0 for none")
-    checks.integer("seed =", seed, high=2**31 - 1)
+    random = checks.integer("random =", random, high=10_000, mend="pass a number of control runs, 0 for none")
+    seed = checks.integer("seed =", seed, high=2**31 - 1)
     if not isinstance(keep, Mapping):
         raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")
     for path, chosen in keep.items():

@@ -53,7 +53,7 @@ def sinks(
         InputError: no token of `among` in a prompt, layers that the model does not have, `times` not above 1.
     """
     check_model(model)
-    checks.number("times =", times, low=1, above=True, mend="pass a ratio above 1")
+    times = checks.number("times =", times, low=1, above=True, mend="pass a ratio above 1")
     wanted = model.groups.expand(among)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
@@ -119,10 +119,11 @@ def mark_sinks(model: Model, prompt: PromptSource, tokens: Sequence[int]) -> Pro
     check_model(model)
     prompt = as_prompt(model, prompt)
     groups = list(prompt.groups)
-    if not isinstance(tokens, (Sequence, np.ndarray)) or isinstance(tokens, (str, bytes)):
+    given = checks.members(tokens, len(groups))
+    if given is None:
         raise InputError(f"tokens = {checks.shown(tokens)}: pass positions in the prompt, 0 .. {len(groups) - 2}")
     mend = f"it cannot be a sink: pass 0 .. {len(groups) - 2}"
-    at = [checks.integer(f"prompt {prompt.id!r}: token", t, high=len(groups) - 2, mend=mend) for t in tokens]
+    at = [checks.integer(f"prompt {prompt.id!r}: token", t, high=len(groups) - 2, mend=mend) for t in given]
     model.groups.add(GROUP)
     for token in at:
         groups[token] = GROUP

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import choice, shown
+from ..checks import MOST_LAYERS, choice, members, shown
 from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
@@ -58,15 +58,16 @@ class SweepRequest:
 
     def __post_init__(self) -> None:
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
-        if not isinstance(self.window, (int, Sequence)) or isinstance(self.window, (str, bytes)):
+        widths = [self.window] if isinstance(self.window, int) else members(self.window, MOST_LAYERS)
+        if not widths:
             raise InputError(f"window = {shown(self.window)}: pass a width in layers, or several")
-        self.widths = [self.window] if isinstance(self.window, int) else list(self.window)
-        if not self.widths:
-            raise InputError(f"window = {self.window!r}: pass a width in layers, or several")
+        self.widths: list[int] = widths
+        if not isinstance(self.window, int):
+            self.window = widths
         for width in self.widths:
             window(0, width, self.style, 1)  # checks both
         if len(set(self.widths)) < len(self.widths):
-            raise InputError(f"window = {self.window!r}: a width is given twice")
+            raise InputError(f"window = {shown(self.window)}: a width is given twice")
         choice("select", self.select, SELECT)
         choice("semantics", self.semantics, SEMANTICS)
         if self.memory is not None:
@@ -84,7 +85,7 @@ class SweepRequest:
         """What was asked for, as JSON can hold it, for the result's `meta`."""
         return {
             "knockouts": [k.name for k in self.knockouts],
-            "window": self.window if isinstance(self.window, int) else list(self.window),
+            "window": self.window,
             "style": self.style,
             "layers": layer_list(self.layers, model.n_layers),
             "semantics": self.semantics,

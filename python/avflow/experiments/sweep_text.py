@@ -65,7 +65,7 @@ def sweep_text(
         NumericError: NaN or infinity in the run.
     """
     mend = "pass a number of tokens, 1 or more"
-    integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
+    max_new_tokens = integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
     windows = request.windows(model)
     rows: list[tuple] = []

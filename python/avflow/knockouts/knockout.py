@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from avflow_ext import SCOPES, SEMANTICS, Cut
 from avflow_ext.tokens import Scope, Semantics
@@ -22,7 +21,7 @@ _CROSS = re.compile(rf"^cross:\s*({_SIDE})$")
 
 
 def _side(value: str | Sequence[str], where: str) -> str:
-    parts = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else []
+    parts = [value] if isinstance(value, str) else checks.members(value, 64)  # groups at most
     if not parts or not all(isinstance(p, str) and re.fullmatch(_SIDE, p.strip()) for p in parts):
         raise InputError(
             f'Knockout.{where} = {checks.shown(value)}: pass a group, an alias, or several ("video+audio")'
@@ -33,7 +32,7 @@ def _side(value: str | Sequence[str], where: str) -> str:
 def _heads(value: int | Iterable[int] | None) -> tuple[int, ...] | None:
     if value is None:
         return None
-    heads = (value,) if isinstance(value, int) else tuple(islice(value, 65)) if isinstance(value, Iterable) else ()
+    heads = [value] if isinstance(value, int) else checks.members(value, 64)
     if not heads or any(isinstance(h, bool) or not isinstance(h, int) or not 0 <= h < 64 for h in heads):
         raise InputError(f"Knockout.heads = {checks.shown(value)}: pass query head numbers 0 .. 63, or None for all")
     return tuple(sorted(set(heads)))
@@ -87,7 +86,7 @@ class Knockout:
         put(self, "cut_self", checks.flag("Knockout.cut_self =", cut_self))
         if random_share is not None:
             mend = "give a share above 0 and up to 1, or None"
-            checks.number("Knockout.random_share =", random_share, above=True, high=1.0, mend=mend)
+            random_share = checks.number("Knockout.random_share =", random_share, above=True, high=1.0, mend=mend)
         put(self, "random_share", random_share)
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
             raise InputError(f"Knockout.seed = {checks.shown(seed)}: pass an integer in 0 .. 2**32 - 1")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..checks import shown
+from ..checks import members, shown
 from ..errors import InputError
 from .knockout import Knockout
 
+MOST = 10_000  # knockouts; more is a slip
 PRESETS = {
     # Audio-visual video in one stream. The first eight paths are the study's, the rest are Map the Flow's.
     "av_video": (
@@ -78,16 +79,19 @@ def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knock
     Raises:
         InputError: an unknown form, an empty list, or two knockouts of one name.
     """
-    if not isinstance(value, (str, Knockout, Iterable)):
+    given = [value] if isinstance(value, (str, Knockout)) else members(value, MOST)
+    if given is None:
         raise InputError(f"knockouts = {shown(value)}: pass a preset's name, a text form, avflow.Knockout, or several")
     out: list[Knockout] = []
-    for one in [value] if isinstance(value, (str, Knockout)) else value:
+    for one in given:
         if isinstance(one, Knockout):
             out.append(one)
         elif isinstance(one, str):
             out += preset(one) if one in PRESETS else [Knockout.parse(one)]
         else:
             raise InputError(f"knockout {shown(one)}: pass a text form or avflow.Knockout")
+    if len(given) > MOST:
+        raise InputError(f"more than {MOST} knockouts are given: no walk carries as many")
     if not out:
         raise InputError("no knockout is given: pass at least one, or a preset such as 'av_video'")
     names = [k.name for k in out]

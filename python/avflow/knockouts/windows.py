@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Literal
 
-from ..checks import MOST_LAYERS, shown
+from ..checks import MOST_LAYERS, members, shown
 from ..errors import InputError
 
 WindowStyle = Literal["center", "inverse", "top_down", "bottom_up"]
@@ -44,9 +43,9 @@ def layer_list(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
     """
     if layers is None:
         return list(range(n_layers))
-    if not isinstance(layers, (int, Iterable)):
+    values = [layers] if isinstance(layers, int) else members(layers, MOST_LAYERS)
+    if values is None:
         raise InputError(f"layers is {shown(layers)}: pass integers, or None for all")
-    values = [layers] if isinstance(layers, int) else list(islice(layers, MOST_LAYERS + 1))
     wrong = [v for v in values if isinstance(v, bool) or not isinstance(v, int)]
     if wrong:
         raise InputError(f"layers holds {shown(wrong[0])}: pass integers")

@@ -124,4 +124,4 @@ class RunJob(Source, ABC):
             self.compare = parse_check(self.compare)
         self.restart = checks.flag("restart", self.restart)
         if self.workers is not None:
-            checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")
+            self.workers = checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")

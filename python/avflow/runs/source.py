@@ -71,9 +71,9 @@ class Source:
         self.tasks = checks.texts("task", self.tasks)
         check_prepare_options(self.media)
         if self.limit is not None:
-            checks.integer("limit", self.limit, low=1, mend="give a number of samples, 1 or more")
+            self.limit = checks.integer("limit", self.limit, low=1, mend="give a number of samples, 1 or more")
         if self.shuffle_seed is not None:
-            checks.integer("shuffle_seed", self.shuffle_seed, low=-(2**63))
+            self.shuffle_seed = checks.integer("shuffle_seed", self.shuffle_seed, low=-(2**63))
 
 
 def digest(sample: Sample) -> str:

@@ -99,7 +99,7 @@ def generate(
     if schedule is not None and not isinstance(schedule, EvictionSchedule):
         schedule = EvictionSchedule(schedule)
     mend = "pass an integer of at least 1"
-    integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
+    max_new_tokens = integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     if schedule is None:
         return _generate(model, prompt, max_new_tokens)
     check_open(model, schedule)
