@@ -43,7 +43,8 @@ def attention_forward(
     """transformers' attention signature; rotary embedding is applied already, heads are not repeated."""
     if avflow_call is None:
         raise InputError(
-            "the decoder was called with avflow's attention, but not by avflow.sweep or avflow.knockout; or its layers "
+            "the decoder was called with avflow's attention, but not by avflow.sweep or avflow.knockout: another "
+            "thread began one of them meanwhile, and the call must be made again when it has ended; or its layers "
             f"({type(module).__name__}) do not pass keyword arguments on to the attention function: then it cannot be "
             "served"
         )

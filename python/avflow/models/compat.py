@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from .ownership import owning
 from .undoing import undoing
 
 if TYPE_CHECKING:
@@ -147,9 +148,15 @@ def open_block(text_model: nn.Module) -> Any:
     return text_model.__dict__.get(BLOCK)
 
 
-def attention_name(text_model: TextModel, name: str) -> AbstractContextManager[None]:
-    """Lets the decoder, and only it, call the attention function registered under `name`."""
-    return implementation(decoder_configs(text_model), name)
+@contextmanager
+def attention_name(text_model: TextModel, name: str) -> Iterator[None]:
+    """Lets the decoder, and only it, call the attention function registered under `name`; in this context alone.
+
+    Raises:
+        InputError: another thread or task has it do so.
+    """
+    with owning(text_model), implementation(decoder_configs(text_model), name):
+        yield
 
 
 @contextmanager

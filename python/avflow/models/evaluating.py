@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import warn_user
 from .base import Model
+from .ownership import owning
 from .undoing import undoing
 
 # Their hooks serve the model itself (offloading, recorded outputs): no intervention of a user.
@@ -30,7 +31,7 @@ def in_eval_mode(model: Model) -> Iterator[None]:
             f"{len(differ)} modules of the model were in training mode ({type(differ[0]).__name__}, ...), where "
             "dropout makes each run differ: avflow runs it in eval mode, and leaves it as it was. Call model.hf.eval()"
         )
-    with undoing() as undo:
+    with owning(model.text_model) if training else nullcontext(), undoing() as undo:
         for module in training:
             undo.append(partial(setattr, module, "training", True))
             module.training = False

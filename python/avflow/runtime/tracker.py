@@ -6,6 +6,7 @@ tracker labels new tokens before each forward, and hands the decoder the call th
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from ..models.compat import (
 )
 from ..models.decoder_inputs import refuse_other_decoder_arguments
 from ..models.evaluating import in_eval_mode
+from ..models.ownership import check_owner
 from ..models.proof import is_due, turn
 from ..models.undoing import undoing, without_hook
 from .cache import is_static
@@ -56,6 +58,7 @@ class _Prompt:
     mask: torch.Tensor | None
     count: int
     grids: torch.Tensor | None
+    thread: int  # that runs it
     labels: tuple[np.ndarray, np.ndarray] | None = None
 
 
@@ -171,9 +174,20 @@ class Tracker:
             raise InputError(f"the cache's labels are for {state.batch} sequences, the batch has {batch}")
         return state, past
 
+    def _check_free(self) -> None:
+        """Two threads of one context may take turns within a block, and not run at once."""
+        here = threading.get_ident()
+        if self.prompt is not None and self.prompt.thread != here:
+            raise InputError(
+                f"two threads generate with one model within one block of {self.interventions.block}: let one wait for "
+                "the other (a lock), or load a model for each"
+            )
+
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if torch.compiler.is_compiling():
             return None
+        check_owner(self.model.text_model)
+        self._check_free()
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         if ids is None and args:
             ids = args[0]
@@ -263,12 +277,14 @@ class Tracker:
         """Rows leave on the way into a layer; those after it work on what remains."""
         if torch.compiler.is_compiling() or self.running is None:
             return None
+        check_owner(self.model.text_model)
         return self.running.enter_layer(module, args, kwargs)
 
     def before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Within generate only the last of the prompt's tokens needs logits."""
         if torch.compiler.is_compiling():
             return None
+        check_owner(self.model.text_model)
         rows, self.logit_rows = self.logit_rows, None
         return None if rows is None or rows >= args[0].shape[1] else (args[0][:, -rows:], *args[1:])
 
@@ -278,6 +294,8 @@ class Tracker:
         def wrapped(inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
             if self.interventions.schedule is not None and kwargs.get("labels") is not None:
                 raise InputError("generate takes no labels=")
+            check_owner(self.model.text_model)
+            self._check_free()
             ids = kwargs.get("input_ids") if inputs is None else inputs
             cache, mask = cache_in(kwargs), kwargs.get("attention_mask")
             if kwargs.get("past_key_values") is not None and cache_argument() != "past_key_values":
@@ -295,7 +313,7 @@ class Tracker:
             if past and state is not None and state.rope_deltas is not None:  # generate makes positions from them
                 for owner, deltas in zip(self.rope_owners(), state.rope_deltas, strict=True):
                     owner.rope_deltas = deltas
-            self.prompt = _Prompt(ids, mask, count, kwargs.get("video_grid_thw"))
+            self.prompt = _Prompt(ids, mask, count, kwargs.get("video_grid_thw"), threading.get_ident())
             try:
                 return run(inputs, *args, **kwargs) if inputs is not None else run(*args, **kwargs)
             finally:
@@ -342,6 +360,7 @@ def tracking(model: Model, groups: Labels, items: Sequence[Any] | None) -> Itera
         UnsupportedModelError: a decoder that is not plain causal attention.
     """
     check_layers(model.text_model)
+    check_owner(model.text_model)
     given = given_labels(model, groups, items)
     tracker = model.tracker or Tracker(model)
     if given is not None and tracker.given is not None and not all(map(np.array_equal, tracker.given, given)):

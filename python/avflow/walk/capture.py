@@ -15,6 +15,7 @@ from ..models.decoder_inputs import check_decoder_arguments
 from ..models.evaluating import in_eval_mode
 from ..models.head import is_plain
 from ..models.inputs import forward_inputs
+from ..models.ownership import check_owner
 from ..models.proof import turn
 from ..prompts.prompt import Prompt
 from .jobs import Columns
@@ -83,6 +84,7 @@ def capture(model: Model, prompt: Prompt) -> Captured:
         UnsupportedModelError: a decoder that is not plain causal attention, or is given more than a walk carries.
         NumericError: the model's encoders gave NaN or infinity.
     """
+    check_owner(model.text_model)
     block = open_block(model.text_model)
     if block is not None:
         raise InputError(
