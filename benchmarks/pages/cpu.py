@@ -2,13 +2,15 @@
 
     python benchmarks pages/cpu benchmarks/results/cpu-epyc-2core
 
-The folder holds attention, attention-avx2, sweep, sweep-media, memory and evict .json, as cpu/ writes them.
+The folder holds some of attention, attention-avx2, sweep, sweep-media, check, memory and evict .json, as cpu/ writes
+them; the tables of those are written.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,18 @@ def evict_table(data: dict[str, Any]) -> str:
     return markdown_table(head, rows)
 
 
+def check_table(data: dict[str, Any]) -> str:
+    head = ["layers x hidden, tokens", "run", "compared before / not compared", "compared now: more clean forwards"]
+    rows = []
+    for r in data["results"]:
+        shape = r["shape"]
+        name = f"{shape['layers']} x {shape['hidden']}, {shape['tokens']}"
+        for run in ("sweep", "block"):
+            one = r[run]
+            rows.append([name, run, f"**{one['held_over_off']:.2f}**", f"{one['first_more_in_forwards']:.1f}"])
+    return markdown_table(head, rows) + f"\n\n{machine_line(data)}"
+
+
 def machine_line(data: dict[str, Any]) -> str:
     m = data["machine"]
     return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
@@ -69,18 +83,22 @@ def machine_line(data: dict[str, Any]) -> str:
 def write_pages(folder: Path, root: Path) -> None:
     """Writes the tables of the folder's results into the pages below `root`."""
 
-    def read(name: str) -> dict[str, Any]:
-        return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-
     page = root / "docs" / "performance.md"
-    put(page, "machine", machine_line(read("attention")))
-    put(page, "attention", attention_table(read("attention")))
-    put(page, "attention-avx2", attention_table(read("attention-avx2")))
-    put(page, "sweep", sweep_table(read("sweep")))
-    put(page, "sweep-media", sweep_table(read("sweep-media")))
-    put(page, "memory", memory_table(read("memory")))
-    put(root / "docs" / "eviction.md", "evict", evict_table(read("evict")))
-    put(root / "README.md", "sweep", sweep_table(read("sweep")))
+    tables: list[tuple[str, Path, str, Callable[[dict[str, Any]], str]]] = [
+        ("attention", page, "machine", machine_line),
+        ("attention", page, "attention", attention_table),
+        ("attention-avx2", page, "attention-avx2", attention_table),
+        ("sweep", page, "sweep", sweep_table),
+        ("sweep-media", page, "sweep-media", sweep_table),
+        ("check", page, "check", check_table),
+        ("memory", page, "memory", memory_table),
+        ("evict", root / "docs" / "eviction.md", "evict", evict_table),
+        ("sweep", root / "README.md", "sweep", sweep_table),
+    ]
+    for name, where, mark, table in tables:
+        file = folder / f"{name}.json"
+        if file.exists():
+            put(where, mark, table(json.loads(file.read_text(encoding="utf-8"))))
 
 
 def main(arguments: list[str] | None = None) -> None:

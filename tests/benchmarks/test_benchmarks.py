@@ -199,13 +199,24 @@ def test_tables(scripts, tmp_path):
     assert page.count("## On a GPU") == 1
 
 
+def test_what_the_check_costs(scripts, tmp_path):
+    """Every candidate runs, and the block and the sweep are compared when it is their turn."""
+    path = tmp_path / "check.json"
+    scripts("cpu/check").main(["--shape", "2x64x200", "--turns", "1", "--json", str(path)])
+    (found,) = read(path)["results"]
+    assert found["check"]["kinds"] == 2 and found["check"]["difference"] <= found["check"]["bound"]
+    for name in ("sweep", "block"):
+        assert min(found[name]["cpu_seconds"].values()) > 0 and found[name]["held_over_off"] > 0
+
+
 def test_the_pages_hold_what_the_result_files_hold(scripts, tmp_path):
     """Written again from benchmarks/results, in copies, no page changes."""
     results, pages = FOLDER / "results", ["README.md", *(f"docs/{name}.md" for name in ("performance", "eviction"))]
     (tmp_path / "docs").mkdir()
     for page in (*pages, "docs/findings.md"):
         (tmp_path / page).write_bytes((ROOT / page).read_bytes())
-    scripts("pages/cpu").write_pages(results / "cpu-epyc-2core", tmp_path)
+    for folder in ("cpu-epyc-2core", "cpu-xeon-2core"):
+        scripts("pages/cpu").write_pages(results / folder, tmp_path)
     assert len(scripts("pages/gpu").write_pages(results / "h200", tmp_path)) == 6
     findings = scripts("findings/tables")
     for model, made in findings.PAGES.items():

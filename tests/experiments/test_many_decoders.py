@@ -2,8 +2,8 @@
 
 Exact: what each entry point says of the clean run is what the model's own forward says, within the bound that each of
 them proves itself by, and a knockout is the same in a walk and in the model's own forward. Encoders, state-space and
-encoder-decoder models are out of reach, each with its refusal. A family of the installed version that is not named
-here is served as any other: the walk proves itself.
+encoder-decoder models are out of reach, each with its refusal. A family of the installed version that is not named here
+is served as any other: the walk proves itself.
 """
 
 from __future__ import annotations

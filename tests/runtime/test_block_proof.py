@@ -83,6 +83,20 @@ def test_a_gather_that_is_wrong_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize("name", BLOCKS)
+def test_steps_on_a_cache_are_compared(name, monkeypatch):
+    """What only decoding does wrong, as generated tokens would have it."""
+    from avflow.runtime import decoding
+
+    attend = decoding.attention
+    monkeypatch.setattr(decoding, "attention", lambda q, k, v, *a, **more: attend(q, k, 1.5 * v, *a, **more))
+    model, prompt = avflow.wrap(tiny.decoder("qwen3")), tiny.text_prompt(64)
+    with pytest.raises(UnsupportedModelError, match=DIFFER):
+        run(name, model, prompt)
+    with opened(name, model, prompt):
+        model.hf(prompt.input_ids[None], use_cache=False)  # takes no step
+
+
+@pytest.mark.parametrize("name", BLOCKS)
 def test_two_decoder_passes_for_a_thousand_prompts(name):
     hf = tiny.decoder("qwen3")
     model, seen, heads = avflow.wrap(hf), [], []
@@ -96,12 +110,13 @@ def test_two_decoder_passes_for_a_thousand_prompts(name):
     hf.register_forward_hook(lambda *_: heads.append(1))
     for seed in range(5):
         run(name, model, tiny.text_prompt(64, seed=seed))
-    assert len(seen) == 7 and len(heads) == 5
+    # Its own; the block's, whose last token is a step on a cache; and what was asked for.
+    assert len(seen) == 3 + 5 and len(heads) == 5
     assert figures(model)["kinds"] == figures(model)["compared"] == 1
     run(name, model, tiny.text_prompt(64), check=2)  # the sixth
     run(name, model, tiny.text_prompt(64), check=2)
     run(name, model, tiny.text_prompt(64), check=2)
-    assert len(seen) == 12 and figures(model)["compared"] == 2
+    assert len(seen) == 14 and figures(model)["compared"] == 2
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama", "mistral"])

@@ -77,6 +77,19 @@ def test_a_decoder_that_does_more_than_its_layers_is_an_error(name):
     assert not model.proofs and model.check == "error"
 
 
+def test_a_plan_is_compared_in_its_walks_and_in_its_block():
+    prompt = tiny.text_prompt(64)
+    plan = dict(groups=["video"], layers=[0, 1], max_accuracy_drop=0.9)
+    with pytest.raises(UnsupportedModelError, match=f"the walk's clean run.*{DIFFER}"):
+        avflow.plan_eviction(avflow.wrap(scaled()), prompt, **plan)
+    model = avflow.wrap(tiny.decoder("qwen3"))
+    with torch.no_grad():
+        prompt.answer_ids = [int(model.hf(prompt.input_ids[None]).logits[0, -1].argmax())]
+    found = avflow.plan_eviction(model, prompt, **plan)
+    assert found.steps and found.plan.check["kinds"] == found.plan.check["compared"] == 2
+    assert found.results().meta["check"] == found.plan.check
+
+
 def test_the_two_numbers_are_difference_and_bound():
     hf, prompt = scaled(), tiny.text_prompt(64)
     plain = tiny.decoder("qwen3")

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
+from ..models.proof import compared
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..runtime.answering import OwnRun, own_run
@@ -40,7 +41,10 @@ def run_both(model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: Pr
             if evicted:
                 groups = [*prompt.groups, *["answer"] * (len(prompt.answer_ids) - 1)]
                 with evict(model, schedule, groups=groups):
+                    before = compared(model)
                     found[evicted] = own_run(model, prompt)
+                    if compared(model) > before:  # its time held the comparison's
+                        found[evicted] = own_run(model, prompt)
             else:
                 found[evicted] = own_run(model, prompt)
         pairs.append(Pair(prompt.task, found[False], found[True], eviction_cost(model, schedule, prompt)))

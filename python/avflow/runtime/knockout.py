@@ -40,8 +40,10 @@ def knockout(
         items: N ints, or one list per batch row, to go with `groups`; -1 is none.
         check: what to do where the block, with nothing cut, is not the model's own forward: "error", "warn" or "off",
             or N to look at every N-th prompt; None: as `model.check` says, "error". Once per model and kind of prompt,
-            as its first prompt is read, the decoder runs twice more on it, without a cache: media are not encoded
-            again, and hooks do not see it. Tokens read later, on what a cache holds, are not compared.
+            as its first prompt is read, the decoder runs twice more on it: by itself, and through the block (of a
+            forward that fills a cache, the last token by a step on a cache of its own, as generated tokens are read).
+            Media are not encoded again, and hooks do not see it. Static caches, compiled steps, and several tokens read
+            at once on what a cache holds are not compared.
 
     Batches with padding, beams, a second turn on the same cache, and static caches work. A cache remembers the labels
     of its tokens, so a later block can go on with it. Blocks of `knockout` and `evict` on one model may be nested, in

@@ -17,15 +17,17 @@ from ..eviction.policies import KeepAll
 from ..eviction.schedule import EvictionSchedule
 from ..models import proof
 from ..models.base import Model
-from ..models.compat import attributes, decoder_configs, implementation
+from ..models.compat import attributes, cache_argument, decoder_configs, implementation
 from ..models.decoder_inputs import by_name
 from ..models.evaluating import without_hooks
 from .conversation import Conversation
+from .decoding import Decoding
 from .prefill import Prefill, padding
 from .state import Interventions
 
-_LEFT_OUT = {"cache", "past_key_values", "cache_position", "use_cache", "output_attentions", "output_hidden_states"}
-_BY_TOKEN = {"input_ids", "inputs_embeds", "position_ids", "attention_mask"}
+_CACHES = {"cache", "past_key_values"}
+_LEFT_OUT = _CACHES | {"cache_position", "use_cache", "output_attentions", "output_hidden_states"}
+_BY_TOKEN = {"input_ids", "inputs_embeds", "position_ids"}
 _OF_ALL = {"attention_mask", "cache_position", "labels"}  # says nothing of a prompt's kind
 
 
@@ -40,8 +42,8 @@ class Tracked(Protocol):
 class BlockProof:
     """The comparison for one forward that reads a prompt into an empty cache, or into none.
 
-    What it does not see: tokens that are read later, on what a cache holds, and what a cache does with its keys. So a
-    static cache plays no part in it, and compiled steps neither.
+    Where the forward fills a cache, the last token is read as generated ones are: by a step on a cache of its own, a
+    DynamicCache. What it does not see: static caches, compiled steps, several tokens read on what a cache holds.
     """
 
     def __init__(
@@ -64,8 +66,15 @@ class BlockProof:
         self.real = np.ones((self.state.batch, self.new), bool) if mask is None else mask[:, : self.new].numpy()
         self.padded = not self.real.all()
         self.sequence = int(self.real.sum(1).argmax())  # the one that is compared: that with the least padding
+        others = set(self.arguments) - _BY_TOKEN - {"attention_mask"}
+        self.parted = not any(_holds_tensors(self.arguments[name]) for name in others)
+        use = named.get("use_cache")
+        use = getattr(self.model.config, "use_cache", True) if use is None else use
+        filled = use or any(named.get(name) is not None for name in _CACHES)
+        # 1 where the last column is read as a step on what a cache holds, as generated tokens are.
+        self.stepped = int(bool(filled) and self.parted and self.new > 1 and bool(self.real[:, -1].all()))
         tensors = frozenset(name for name, value in given.items() if isinstance(value, torch.Tensor))
-        shape = self.state.batch > 1, self.padded
+        shape = self.state.batch > 1, self.padded, self.stepped
         head = id(self.model.lm_head), self.model.vocab, self.model.dtype
         self.kind = (self.interventions.block, tensors - _OF_ALL, *shape, *head)
 
@@ -82,20 +91,38 @@ class BlockProof:
         return self.model.lm_head.forward(hidden[sequence, column][None, None])[0].float()
 
     def _ours(self) -> torch.Tensor:
-        """The batch as it is, through the block's own path."""
-        neutral = Interventions(self.model)
-        evicts = self.interventions.schedule is not None
+        """The batch as it is, by the block's own path; where a cache is filled, its last column as a step on it."""
+        neutral, evicts = Interventions(self.model), self.interventions.schedule is not None
         if evicts:
             steps = [dataclasses.replace(step, keep=KeepAll()) for step in self.interventions.steps]
             neutral.schedule, neutral.norms = EvictionSchedule(steps), self.interventions.norms
+        count = self.new - self.stepped
         state = Conversation(self.state.batch, neutral.steps, self.model.groups["answer"])
-        state = state.extended(self.state.group, self.state.item, None)
-        run = Prefill(neutral, None, state, self.new, False, gather_all=evicts)
-        run.begin(torch.from_numpy(self.real) if self.padded else None)
-        with attributes([(self.tracked, "running", run)]):  # whom the layers' hooks ask
-            output = self.model.text_model.forward(**self.arguments | {"avflow_call": run})
+        state = state.extended(self.state.group[:, :count], self.state.item[:, :count], None)
+        cache = _new_cache(self.model) if self.stepped else None
+        run = Prefill(neutral, cache, state, count, False, gather_all=evicts)
+        run.begin(torch.from_numpy(self.real[:, :count]) if self.padded else None)
+        output = self._run(run, 0, count, cache)
+        if cache is not None:
+            run.finish(cache, [])
+            step = Decoding(neutral, cache, state, 1, None)
+            step.begin(None)
+            return self._logits(self._run(step, count, self.new, cache), self.sequence, -1)
         gathered = run.index[state.segment(self.model.n_layers - 1)] is not None  # then padding stands first
         return self._logits(output, self.sequence, -1 if gathered else self._last)
+
+    def _run(self, call: Prefill | Decoding, begin: int, end: int, cache: Any) -> Any:
+        """The decoder on some of the columns."""
+        arguments = dict(self.arguments) | {"avflow_call": call}
+        if cache is not None:
+            arguments |= {cache_argument(): cache, "use_cache": True}
+            columns = torch.arange(begin, end, device=self.model.device)
+            _select(arguments, columns)
+            if arguments.get("attention_mask") is not None:
+                mask = torch.from_numpy(self.real[:, :end].astype(np.int64))
+                arguments["attention_mask"] = mask.to(self.model.device)
+        with attributes([(self.tracked, "running", call)]):  # whom the layers' hooks ask
+            return self.model.text_model.forward(**arguments)
 
     @property
     def _last(self) -> int:
@@ -120,21 +147,36 @@ class BlockProof:
         """The arguments for the one sequence's own tokens; None where some cannot be told apart by sequence."""
         arguments = dict(self.arguments)
         columns = torch.from_numpy(np.flatnonzero(self.real[self.sequence])).to(self.model.device)
+        if self.padded or self.state.batch > 1:
+            if not self.parted:
+                return None
+            for name in _BY_TOKEN & set(arguments):
+                value, dim = arguments[name], _dim(name)
+                if value is not None and value.shape[dim - 1] == self.state.batch > 1:
+                    arguments[name] = value.narrow(dim - 1, self.sequence, 1)
+            _select(arguments, columns)
         arguments["attention_mask"] = torch.ones_like(columns)[None]
-        if not self.padded and self.state.batch == 1:
-            return arguments
-        if any(name not in _BY_TOKEN and _holds_tensors(value) for name, value in arguments.items()):
-            return None
-        for name in _BY_TOKEN & set(arguments):
-            value = arguments[name]
-            dim = 1 if name in ("input_ids", "inputs_embeds") else -1
-            if value is not None and name != "attention_mask":
-                if value.shape[dim - 1] == self.state.batch > 1:
-                    value = value.narrow(dim - 1, self.sequence, 1)
-                arguments[name] = value.index_select(dim, columns.to(value.device))
-        if arguments.get("position_ids") is None:
-            arguments["position_ids"] = columns[None]
         return arguments
+
+
+def _dim(name: str) -> int:
+    """Of tokens, in an argument of _BY_TOKEN; the batch is the dimension before it."""
+    return 1 if name in ("input_ids", "inputs_embeds") else -1
+
+
+def _select(arguments: dict[str, Any], columns: torch.Tensor) -> None:
+    """Takes some columns out of what is given by token; a decoder that counts positions itself is told them."""
+    for name in _BY_TOKEN & set(arguments):
+        if arguments[name] is not None:
+            arguments[name] = arguments[name].index_select(_dim(name), columns.to(arguments[name].device))
+    if arguments.get("position_ids") is None:
+        arguments["position_ids"] = columns[None]
+
+
+def _new_cache(model: Model) -> Any:
+    from transformers import DynamicCache
+
+    return DynamicCache(config=model.config)
 
 
 def _holds_tensors(value: Any) -> bool:
