@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import socket
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ _MENDS: dict[int | None, str] = {
 }
 
 
+# Those of avflow before 0.2, which bore no mark of its own, by the names of its files.
+_BEFORE = r"(.+\.parquet|config\.yaml|samples\.jsonl|summary\.json|report\.html)\.[0-9]+"
+_TEMPORARY = re.compile(rf"\.(.+\.[0-9]+\.avflow|{_BEFORE})\.tmp")
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}  # what flock says where there are none
 
 
@@ -47,7 +51,7 @@ def writing(path: Path) -> Iterator[None]:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write `data` to a temporary file beside `path`, fsync, rename: nobody ever sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.avflow.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -94,9 +98,11 @@ def make_folder(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of writers that were killed. Call it with the folder's lock held."""
+    """Delete temporary files of `write_whole` whose writers were killed, and no others. Call it with the folder's lock
+    held."""
     for temporary in folder.glob(".*.tmp"):
-        temporary.unlink(missing_ok=True)
+        if _TEMPORARY.fullmatch(temporary.name):
+            temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -117,13 +123,15 @@ class FolderLock:
     (Lustre and NFS can be set up so) a warning says that nothing keeps a second writer out.
 
     Raises:
-        RunError: another process writes the folder, or .lock cannot be written.
+        RunError: another process writes the folder, or .lock cannot be written, or is a link to another file.
     """
 
     def __init__(self, folder: Path):
         self.path = folder / ".lock"
         # filelock's stand-in for missing locks is a file that stays when its process is killed on another machine.
         self._lock = FileLock(self.path, blocking=False, thread_local=False, fallback_to_soft=False)
+        if self.path.is_symlink():
+            raise RunError(f"{self.path} is a symbolic link, to {os.readlink(self.path)}: remove it; a lock is a file")
         with writing(self.path):
             try:
                 self._lock.acquire()
@@ -138,7 +146,9 @@ class FolderLock:
                 warnings.warn(f"no locks on this file system ({error}): start one run a folder only", stacklevel=2)
         try:
             with writing(self.path):
-                self.path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
+                with open(descriptor, "w", encoding="utf-8") as file:
+                    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         except RunError:
             self.release()
             raise

@@ -180,6 +180,19 @@ class _OldModule(ModuleType):
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         return _function(self.__name__)(*arguments, **options)
 
+    @property
+    def __all__(self) -> list[str]:
+        """The public names of the new places: what `from avflow.rules import *` brings."""
+        old = self.__name__.partition(".")[2]
+        names = [name.rpartition(".")[2] for name in RENAMED if name.rpartition(".")[0] == old]
+        for place in MOVED[old]:
+            module = importlib.import_module(f"avflow.{place}")
+            for name, value in vars(module).items():
+                own = getattr(value, "__module__", module.__name__) == module.__name__  # a constant has no module
+                if own and not name.startswith("_") and not isinstance(value, ModuleType):
+                    names.append(name)
+        return list(dict.fromkeys(names))
+
     def __reduce__(self) -> Any:  # pickled as the function
         return _function, (self.__name__,)
 

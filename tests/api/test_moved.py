@@ -115,3 +115,12 @@ def test_the_finder_is_there_once_and_last():
     assert found == ["_Finder"]
     moved.install()
     assert len([f for f in sys.meta_path if type(f).__module__ == "avflow.moved"]) == 1
+
+
+def test_a_star_import_of_an_old_path_brings_its_names():
+    code = "from avflow.rules import *; print(Knockout('video', 'last').name, as_knockouts('av_video')[0].name, preset)"
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert found.returncode == 0 and found.stdout.startswith("video->last"), found.stderr
+    brought = importlib.import_module("avflow.looking").__all__
+    assert {"LookJob", "run_look", "EXPERIMENTS", "draw", "LookOutcome"} <= {*brought}
+    assert not {"annotations", "Any", "checks", "InputError"} & {*brought}

@@ -206,6 +206,16 @@ def test_a_folder_in_use_is_refused_and_names_the_process(tmp_path):
     fill(tmp_path, ["a"])
 
 
+def test_a_sample_that_is_tried_again_has_one_line_at_the_end(tmp_path):
+    """Its newer line comes last until then, and is the one that is read."""
+    for status in ("failed", "failed", "ok"):
+        with RunFolder(tmp_path, CONFIG) as run:
+            run.add("a", rows_of("a") if status == "ok" else (), status=status, reason=status)
+            assert [r["status"] for r in read_records(tmp_path)] == [status]
+            run.finish(["a"])
+        assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 1
+
+
 def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     code = (
         "import os, signal, sys; from avflow.runs.folder import RunFolder; "
@@ -214,6 +224,37 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=ENV).returncode == -9
     assert (tmp_path / ".lock").exists()
     fill(tmp_path, ["a"])
+
+
+def test_a_lock_that_is_a_link_is_refused_and_its_target_stays(tmp_path):
+    (tmp_path / "precious").write_text("thesis")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(RunError, match=r"\.lock is a symbolic link, to .*precious: remove it"):
+        RunFolder(tmp_path / "run", CONFIG)
+    assert (tmp_path / "precious").read_text() == "thesis"
+
+
+def test_a_link_that_appears_after_that_look_is_not_followed_either(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("thesis")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "precious")
+    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
+    with pytest.raises(RunError, match=r"cannot write .*\.lock"):
+        RunFolder(tmp_path / "run", CONFIG)
+    assert (tmp_path / "precious").read_text() == "thesis"
+
+
+def test_only_temporary_files_of_avflow_are_removed(tmp_path):
+    fill(tmp_path, ["a"])
+    own = [".rows.parquet.12.avflow.tmp", ".rows.parquet.12.tmp", ".config.yaml.3.tmp", "parts/.b.parquet.9.avflow.tmp"]
+    own.append("figures/.flow.png.12.avflow.tmp")
+    others = [".x.tmp", ".notes.12.tmp", "parts/.x.tmp", ".avflow.tmp", "x.1.avflow.tmp"]
+    (tmp_path / "figures").mkdir()
+    for name in (*own, *others):
+        (tmp_path / name).write_text("x")
+    fill(tmp_path, ["a"])
+    assert {name for name in (*own, *others) if (tmp_path / name).exists()} == {*others}
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])

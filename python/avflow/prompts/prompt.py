@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +31,18 @@ def _int_list(where: str, values: Any) -> list[int]:
     return out
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Equality of values that may be, or hold, tensors: of these dtype, device and every element count."""
+    if isinstance(one, torch.Tensor) or isinstance(other, torch.Tensor):
+        both = isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor)
+        return both and (one.dtype, one.device) == (other.dtype, other.device) and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, (list, tuple)) and type(one) is type(other):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
 def _tensor(where: str, values: Any) -> torch.Tensor:
     try:
         return torch.as_tensor(values)
@@ -38,7 +50,7 @@ def _tensor(where: str, values: Any) -> torch.Tensor:
         raise InputError(f"{where} must be integers, got {checks.shown(values)}") from None
 
 
-@dataclass(init=False)
+@dataclass(init=False, eq=False)
 class Prompt:
     """N tokens with their groups, and the answer.
 
@@ -54,9 +66,9 @@ class Prompt:
             answer's id has the highest logit among them; without it, where every answer token is the most probable one.
         model_inputs: keyword tensors for hf.forward, as `model.prepare` sets them.
         sample: where the prompt comes from.
-
-    Attributes:
         media: what `model.prepare` found out about the sample's media; empty where it did not make the prompt.
+
+    Two prompts are equal where all of that is, but for `media`.
 
     Raises:
         InputError: lengths that differ, embeddings that are not finite, no single "last" at the end, no answer.
@@ -74,7 +86,7 @@ class Prompt:
     option_ids: list[int] | None = None
     model_inputs: dict[str, Any] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)
-    media: dict[str, Any] = field(init=False, repr=False, compare=False)
+    media: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __init__(
         self,
@@ -90,6 +102,7 @@ class Prompt:
         option_ids: Integers | None = None,
         model_inputs: dict[str, Any] | None = None,
         sample: Sample | None = None,
+        media: Mapping[str, Any] | None = None,
     ) -> None:
         number = isinstance(id, int) and not isinstance(id, bool)
         self.id = str(checks.integer("a prompt's id", id, low=-(2**63))) if number else checks.text("a prompt's id", id)
@@ -98,7 +111,9 @@ class Prompt:
             raise self._say(
                 f"model_inputs is {checks.shown(model_inputs)}: pass keyword tensors of hf.forward, or None"
             )
-        self.model_inputs, self.sample, self.media = model_inputs, sample, {}
+        if media is not None and not isinstance(media, Mapping):
+            raise self._say(f"media is {checks.shown(media)}: pass a dict of facts about its media, or None")
+        self.model_inputs, self.sample, self.media = model_inputs, sample, dict(media or {})
         if isinstance(groups, (str, bytes)) or not isinstance(groups, Sequence):
             raise self._say(f"groups is {checks.shown(groups)}: pass a list of group names, one per token")
         n = self._put_tokens(inputs_embeds, input_ids)
@@ -112,6 +127,11 @@ class Prompt:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prompt):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self) if f.compare)
 
     def _say(self, text: str) -> InputError:
         return InputError(f"prompt {self.id!r}: {text}")

@@ -64,8 +64,8 @@ class RunFolder:
             self._check_config()
             make_folder(self.parts)
             with writing(self.parts):
-                remove_leftovers(self.path)
-                remove_leftovers(self.parts)
+                for folder in (self.path, self.parts, self.figures):
+                    remove_leftovers(folder)
             with reading(self.path):
                 self.records = self._recover()
         except BaseException:
@@ -148,6 +148,7 @@ class RunFolder:
         self, order: Iterable[str] = (), info: Mapping[str, Any] | None = None
     ) -> tuple[pa.Table, dict[str, Any]]:
         """All parts in one (samples in `order` first, the others after), written to rows.parquet; and its meta."""
+        self._one_line_each()
         rank = {sample_id: index for index, sample_id in enumerate(order)}
         done = [r["id"] for r in self.records.values() if r["status"] == "ok"]
         done.sort(key=lambda sample_id: rank.get(sample_id, len(rank)))
@@ -232,8 +233,6 @@ class RunFolder:
 
     def _recover(self) -> dict[str, dict]:
         """Records by id. The parts are the truth about finished samples, samples.jsonl about the others."""
-        path = self.path / "samples.jsonl"
-        text = path.read_text(errors="replace") if path.exists() else ""
         records = {record["id"]: record for record in read_records(self.path)}
         with_part, broken = {}, {}
         for part in sorted(self.parts.glob("*.parquet")):
@@ -252,10 +251,17 @@ class RunFolder:
                 f"{self.path / 'rows.parquet'} holds {len(lost)} samples (such as {lost[0]!r}) whose files in parts/ "
                 "are gone; going on would lose them: restore parts/ or choose a new --out folder"
             )
+        self._one_line_each(kept)
+        return kept
+
+    def _one_line_each(self, records: Mapping[str, dict] | None = None) -> None:
+        """samples.jsonl anew, where it has other lines: torn ones, or two of a sample that was tried again."""
+        path = self.path / "samples.jsonl"
+        text = path.read_text(errors="replace") if path.exists() else ""
+        kept = self.records if records is None else records
         whole = "".join(json.dumps(record) + "\n" for record in kept.values())
         if whole != text:
             write_whole(path, whole.encode())
-        return kept
 
     def _merged(self) -> pa.Table | None:
         """rows.parquet of the last merge; None where there is none, or none that can be read."""
