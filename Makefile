@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Installed first, so that nothing below chooses another build of torch. 2.13.0 is a small CPU build where one is on offer.
 TORCH ?= torch==2.13.0
-# For one test only, without its dependencies: a torchvision built for another torch must be harmless too.
+# For tests only, in a folder of its own (tests/conftest.py finds it), without its dependencies: a torchvision built for
+# another torch must be harmless too. In .venv it would break every `from transformers import ...` outside of avflow.
 TORCHVISION ?= torchvision==0.28.0
 PYTEST_ARGS ?=
 
@@ -64,7 +65,8 @@ $(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(PIP) install --quiet --no-build-isolation --editable ".[dev]"
-	$(PIP) install --quiet --no-deps "$(TORCHVISION)"
 	$(PIP) install --quiet --no-build-isolation --editable ".[anchors]" || \
 		echo "the published media readers cannot be installed: what is compared with them is skipped"
+	rm -rf $(VENV)/foreign
+	$(PIP) install --quiet --no-deps --target $(VENV)/foreign "$(TORCHVISION)"
 	touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from avflow.models.compat import declare_torchvision
 from avflow_ext import capabilities
 from avflow_ext._load import _C
 
+# `make test` puts a torchvision there that is built for another torch; one that is installed goes first.
+sys.path.append(str(Path(sys.prefix) / "foreign"))
 declare_torchvision()  # before transformers: tests import it directly
 
 

@@ -1,8 +1,22 @@
 """The figures of `avflow bench`: those that do not depend on the clock, and that all are there."""
 
 import pytest
+from command import avflow_, one_line_error
 
 from avflow.cli.bench import bench, bench_prompt, lines
+
+
+@pytest.mark.parametrize(
+    "option, value, says",
+    [
+        ("--tokens", "9" * 400, "tokens: pass 1,000,000 or fewer"),  # a prompt of so many took all memory there was
+        ("--tokens", 1_000_001, "1000001 tokens: pass 1,000,000 or fewer"),
+        ("--rounds", "9" * 30, "rounds = 9"),
+        ("--rounds", 0, "rounds = 0: pass 1 or more"),
+    ],
+)
+def test_sizes_that_nobody_waits_for_are_refused_before_a_model_is_loaded(option, value, says):
+    assert says in one_line_error(avflow_("bench", "no such model", option, value))
 
 
 def test_the_prompt_is_labelled_throughout(qwen3):

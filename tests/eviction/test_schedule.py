@@ -65,7 +65,7 @@ def test_broken_files(tmp_path):
     path = tmp_path / "s.json"
     with pytest.raises(avflow.InputError, match="cannot read schedule"):
         EvictionSchedule.load(path)
-    for text in ("", "{", "[]", "\xff"):
+    for text in ("", "{", "[]", "\xff", "[" * 50_000, '{"version": ' + "7" * 5000 + "}", '{"steps": 1, "steps": 2}'):
         path.write_bytes(text.encode("latin-1"))
         with pytest.raises(avflow.InputError, match="is broken|is no eviction schedule"):
             EvictionSchedule.load(path)

@@ -101,7 +101,9 @@ def test_generate(data):
 @fuzz(30)
 @given(tokens=st.sampled_from(["0", "-1", "199", "x", "1e9", "9" * 400]) | TEXTS, data=st.data())
 def test_bench(tokens, data):
-    check("bench", "--tokens", tokens, *data.draw(some_options("bench", but=("--tokens",))), codes=(2,))
+    check(
+        "bench", "no such model", "--tokens", tokens, *data.draw(some_options("bench", but=("--tokens",))), codes=(2,)
+    )
 
 
 @pytest.mark.parametrize("command", ["report", "merge"])

@@ -16,9 +16,9 @@ def fuzz(examples: int) -> settings:
     """A fuzzer's settings; `examples` in CI, chosen so that all fuzzers together take a minute on a core."""
     quiet: dict[str, Any] = dict(deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
     if MINUTES:
-        # Rounds of so many until the time is up: failures are kept and tried first in the next run.
+        # Rounds of so many until the time is up (conftest.py): failures are kept and tried first in the next run.
         kept = DirectoryBasedExampleDatabase(".hypothesis/examples")
-        return settings(max_examples=500, database=kept, derandomize=False, **quiet)
+        return settings(max_examples=2 * examples, database=kept, derandomize=False, **quiet)
     return settings(max_examples=examples, database=None, derandomize=True, **quiet)
 
 

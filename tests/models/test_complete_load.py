@@ -248,6 +248,7 @@ BROKEN = {
     "zeroed": lambda data: b"\0" * 4096,
     "a list": lambda data: b"[1, 2]",
     "deep": lambda data: b"[" * 100_000,
+    "long integer": lambda data: b'{"a": ' + b"7" * 5000 + b"}",
 }
 NEEDED = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 

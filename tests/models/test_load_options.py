@@ -50,6 +50,10 @@ def test_a_device_map_without_accelerate(monkeypatch):
     [
         ({"device": "cdua"}, "device 'cdua': pass 'cpu', 'cuda'"),
         ({"device": "mps"}, "device 'mps': pass 'cpu', 'cuda'"),
+        ({"device": "xyz"}, "device 'xyz': pass 'cpu', 'cuda'"),
+        ({"device": "CPU"}, "device 'CPU': pass 'cpu', 'cuda'"),
+        ({"device": ""}, "device '': pass 'cpu', 'cuda'"),
+        ({"device": "meta"}, "device 'meta': pass 'cpu', 'cuda'"),
         ({"device": None}, "device None: pass 'cpu'"),
         ({"dtype": "auot"}, "dtype 'auot': pass one of float32, bfloat16, float16, auto"),
         ({"dtype": torch.int8}, "dtype torch.int8: pass one of"),

@@ -10,6 +10,7 @@ import torch
 
 from avflow_ext import AttentionProblem, Tokens, attention
 
+from ..checks import MOST_TOKENS, integer, shown
 from ..errors import InputError
 from ..eviction.schedule import EvictionSchedule
 from ..experiments.sweep import sweep_prompt
@@ -28,11 +29,11 @@ LEAST_TOKENS = 200
 
 
 def check(tokens: int, rounds: int) -> None:
-    """Raises InputError: fewer than 200 tokens, or than one round."""
-    if tokens < LEAST_TOKENS:
-        raise InputError(f"{tokens} tokens: pass {LEAST_TOKENS} or more")
-    if rounds < 1:
-        raise InputError(f"rounds = {rounds}: pass 1 or more")
+    """Raises InputError: fewer than 200 tokens, more than any model reads; no round, or more than anyone waits for."""
+    if not LEAST_TOKENS <= tokens <= MOST_TOKENS:
+        bound = f"{LEAST_TOKENS} or more" if tokens < LEAST_TOKENS else f"{MOST_TOKENS:,} or fewer"
+        raise InputError(f"{shown(tokens)} tokens: pass {bound}")
+    integer("rounds =", rounds, low=1, high=10_000, mend="pass 1 or more, 10,000 at most")
 
 
 def bench_prompt(model: Model, tokens: int) -> Prompt:
