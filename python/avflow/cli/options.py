@@ -60,6 +60,7 @@ class SampleOptions:
     ray: Annotated[str | None, typer.Option(help='Ray cluster: "auto", an address, or "local" to start one here.')] = (
         None
     )
+    decode_threads: Annotated[int, typer.Option(help="Samples whose media are read ahead, each in a thread.")] = 1
     fps: Fps = None
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
@@ -78,6 +79,7 @@ class SampleOptions:
             shuffle_seed=self.shuffle_seed,
             workers=self.workers,
             ray=self.ray,
+            decode_threads=self.decode_threads,
             media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing),
         )
 

@@ -27,13 +27,15 @@ class RunJob(Source, ABC):
     """One experiment over a file of samples.
 
     `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
-    all slots of the cluster. `debug`: a sample's exception ends the run.
+    all slots of the cluster. `decode_threads`: where one process measures, the media of so many samples are read while
+    another one is measured. `debug`: a sample's exception ends the run.
 
     """
 
     _: KW_ONLY
     workers: int | None = None
     ray: str | None = None
+    decode_threads: int = 1
     debug: bool = False
 
     if TYPE_CHECKING:  # a dataclass below that has it as a field would take this property for the field's default
@@ -109,3 +111,4 @@ class RunJob(Source, ABC):
         self.check_source()
         if self.workers is not None:
             checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")
+        checks.integer("decode_threads", self.decode_threads, low=1, mend="give a number of threads, 1 or more")

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from .. import __version__
+from ..data.ahead import ahead
 from ..errors import AvflowError
 from ..models.base import Model
 from ..progress import Progress
@@ -24,7 +25,6 @@ from ..prompts.sample import Sample
 from ..results.results import Results
 from .folder import STATUSES, RunFolder, summarize
 from .job import Record, RunJob
-from .prefetch import prefetch
 from .source import absolute_model, digest
 from .workers.dispatch import dispatch
 from .workers.on_ray import RayPool
@@ -136,8 +136,9 @@ def work(
 def _work_here(
     job: RunJob, model: Model, samples: Sequence[Sample], bar: Progress | None
 ) -> Iterator[tuple[Sample, Record]]:
-    """As `work`, in this process and in the order of the samples. The next one is decoded meanwhile."""
-    for sample, (prompt, start) in prefetch((sample, job.prepare(model, sample)) for sample in samples):
+    """As `work`, in this process and in the order of the samples. The next ones are decoded meanwhile."""
+    prepared = ahead(lambda sample: (sample, job.prepare(model, sample)), samples, job.decode_threads)
+    for sample, (prompt, start) in prepared:
         yield sample, job.measure(model, prompt, start, None if bar is None else bar.begin(1))
 
 
