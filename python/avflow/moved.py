@@ -75,7 +75,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     "parallel": ("runs.workers",),
     "parallel.dispatch": ("runs.workers.dispatch",),
     "parallel.on_ray": ("runs.workers.on_ray",),
-    "parallel.prefetch": ("runs.prefetch",),
     "parallel.processes": ("runs.workers.processes",),
     "parallel.worker": ("runs.workers.worker",),
     "patch": ("runtime.knockout",),

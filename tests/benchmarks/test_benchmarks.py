@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -225,3 +226,14 @@ def test_the_pages_hold_what_the_result_files_hold(scripts, tmp_path):
         )
     for page in (*pages, "docs/findings.md"):
         assert (tmp_path / page).read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8"), page
+
+
+def test_decode(scripts, tmp_path, capsys):
+    """avflow's own part; the peers are those of the extra `anchors`."""
+    script = scripts("cpu/decode")
+    script.write_video(tmp_path / "card.mp4", 11)
+    script.one("avflow", "the last 10 s", tmp_path / "card.mp4", tmp_path / "frames.npy")
+    assert set(json.loads(capsys.readouterr().out)) == {"cpu", "wall", "mib"}
+    frames = np.load(tmp_path / "frames.npy")
+    assert frames.shape == (20, 3, 360, 640) and (frames[0] != frames[-1]).any()
+    assert script.chosen("64 frames", 18000)[::63] == [0, 17999]

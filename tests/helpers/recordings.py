@@ -34,6 +34,7 @@ def write_recording(
         stream = out.add_stream(codec, rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, pixels
         stream.time_base = stream.codec_context.time_base = tick
+        stream.codec_context.thread_count = 1  # x264 in several threads, on a busy machine, is not always the same
         for t in np.arange(round(clip.seconds * RATE)) / RATE if times is None else times:
             frame = av.VideoFrame.from_ndarray(draw(clip, t), format="rgb24")
             frame.pts, frame.time_base = round((t + start) * RATE), tick

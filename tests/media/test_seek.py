@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import av
 import numpy as np
 import pytest
@@ -45,6 +47,10 @@ def test_the_same_frames_as_decoding_everything(tmp_path, monkeypatch, name):
     file, options = RECORDINGS[name]
     path = write_recording(CLIP, tmp_path / file, **options)
     quick = [read_video(path, **how) for how in READS]
+    with monkeypatch.context() as large:  # a file whose packets are not kept: they are sought, or read again
+        large.setattr(container, "KEPT_BYTES", 1000)
+        again = [read_video(path, **how) for how in READS]
+    assert all(torch.equal(a.frames, b.frames) and a.times == b.times for a, b in zip(again, quick, strict=True))
     monkeypatch.setattr(frames, "_runs", lambda track, targets: [])
     for video, how in zip(quick, READS, strict=True):
         whole = read_video(path, **how)
@@ -56,8 +62,8 @@ def test_what_lies_between_is_not_decoded(tmp_path, monkeypatch):
     decoded = []
     frames_of = frames._frames_of
 
-    def counted(stream, source, run):
-        for frame in frames_of(stream, source, run):
+    def counted(stream, packets, run):
+        for frame in frames_of(stream, packets, run):
             decoded.append(frame.pts)
             yield frame
 
@@ -88,6 +94,39 @@ def test_packets_of_a_large_file_are_read_again(monkeypatch):
     assert torch.equal(read_video(path).frames, video.frames) and np.array_equal(read_audio(path), sound)
     with open_media(path) as file:  # twice from one file, too
         assert all(torch.equal(read_video(file).frames, video.frames) for _ in range(2))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_packets_of_a_large_file_are_sought(tmp_path, monkeypatch, suffix):
+    """Of ten seconds, the packets of the last one are read again, and decoding everything is not needed."""
+    path = write_recording(CLIP, tmp_path / f"a{suffix}", codec="mpeg4", g="30")
+    whole = read_video(path, span=(9.0, None))
+    monkeypatch.setattr(container, "KEPT_BYTES", 1000)
+    monkeypatch.setattr(frames, "_decode_all", None)
+    read, opened = [], container._opened
+
+    class Counted:
+        def __init__(self, file):
+            self.file = file
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def demux(self, *streams):
+            return (read.append(1) or packet for packet in self.file.demux(*streams))
+
+    monkeypatch.setattr(
+        container,
+        "_opened",
+        lambda path: contextlib.contextmanager(lambda: (Counted(f) for f in _each(opened(path))))(),
+    )
+    assert torch.equal(read_video(path, span=(9.0, None)).frames, whole.frames)
+    assert 330 < len(read) < 345  # 301 for the index, which has an end of its own, and a second's
+
+
+def _each(block):
+    with block as one:
+        yield one
 
 
 def test_sound_is_decoded_no_further_than_it_is_wanted(monkeypatch):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -15,7 +14,6 @@ from avflow.errors import InputError, MediaError, RunError
 from avflow.results.results import read
 from avflow.runs.folder import read_records
 from avflow.runs.loop import run, work
-from avflow.runs.prefetch import prefetch
 from avflow.runs.workers.dispatch import Event, dispatch
 from avflow.runs.workers.processes import ProcessPool
 
@@ -225,32 +223,3 @@ def test_without_ray_the_mend_is_told(tmp_path, monkeypatch):
 
 
 # Prefetch
-
-
-def test_prefetch_is_one_ahead_and_keeps_order():
-    made = []
-    items = prefetch(made.append(n) or n for n in range(5))
-    assert next(items) == 0
-    time.sleep(0.2)
-    assert made == [0, 1]
-    assert list(items) == [1, 2, 3, 4]
-
-
-def test_prefetch_brings_exceptions_through():
-    def items():
-        yield 1
-        raise KeyError("x")
-
-    given = prefetch(items())
-    assert next(given) == 1
-    with pytest.raises(KeyError):
-        next(given)
-
-
-def test_prefetch_stops_when_it_is_given_up():
-    made = []
-    items = prefetch(made.append(n) or n for n in range(100))
-    next(items)
-    items.close()
-    time.sleep(0.2)
-    assert len(made) <= 2

@@ -73,6 +73,7 @@ class SampleOptions:
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin anew; a run that is in the folder is set aside, as RUN.before-1.")
     ] = False
+    decode_threads: Annotated[int, typer.Option(help="Samples whose media are read ahead, each in a thread.")] = 1
     fps: Fps = None
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
@@ -92,6 +93,7 @@ class SampleOptions:
             shuffle_seed=self.shuffle_seed,
             workers=self.workers,
             ray=self.ray,
+            decode_threads=self.decode_threads,
             media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing),
             compare=parse_check(self.check),
             restart=self.restart,

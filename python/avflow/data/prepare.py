@@ -6,15 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from ..checks import path, shown
-from ..errors import InputError
+from ..checks import choice, integer, path, shown
+from ..errors import AvflowError, InputError
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
+from .ahead import ahead
 from .dataset import Dataset, read
 from .rows import is_hub
 
 # What every experiment takes for its prompts.
 PromptSource: TypeAlias = "Prompt | Sample | Dataset | Iterable[Prompt | Sample] | str | Path"
+ON_ERROR = ("raise", "record")
 _MEND = "pass avflow.Prompt or avflow.Sample, one or several, or the path of a samples file"
 
 
@@ -27,12 +29,16 @@ class Preparing(Protocol):
 class Prompts:
     """Prompts to go through. A sample is prepared when its turn comes, and anew in every pass.
 
-    count: how many there are; None where only the last pass will tell (a generator).
+    Attributes:
+        count: how many there are; None where only the last pass will tell (a generator).
+        threads: so many samples are prepared ahead of their turn; 0: none.
+        failed: of the last pass, {id: reason} of samples that could not be prepared, where `record` asks for it.
     """
 
-    def __init__(self, model: Preparing, given: Iterable[Any]) -> None:
-        self.model, self.given = model, given
+    def __init__(self, model: Preparing, given: Iterable[Any], threads: int = 0, record: bool = False) -> None:
+        self.model, self.given, self.threads, self.record = model, given, threads, record
         self.count = _length(given)
+        self.failed: dict[str, str] = {}
 
     def unprepared(self) -> Iterator[Prompt | Sample]:
         """What was given, after a check.
@@ -48,25 +54,51 @@ class Prompts:
             raise InputError(f"no prompts are given ({shown(self.given)} is empty): {_MEND}")
 
     def __iter__(self) -> Iterator[Prompt]:
-        for one in self.unprepared():
-            yield one if isinstance(one, Prompt) else self.model.prepare(one)
+        self.failed = {}
+        given = self.unprepared()
+        for id, prompt in ahead(self._prepared, given, self.threads) if self.threads else map(self._prepared, given):
+            if isinstance(prompt, Exception):
+                self.failed[id] = reason(prompt)
+            else:
+                yield prompt
+
+    def _prepared(self, one: Prompt | Sample) -> tuple[str, Prompt | Exception]:
+        """The prompt, or with `record` why there is none."""
+        if isinstance(one, Prompt):
+            return one.id, one
+        try:
+            return one.id, self.model.prepare(one)
+        except Exception as error:
+            if not self.record:
+                raise
+            return one.id, error
 
 
-def as_prompts(model: Preparing, given: Any, again: bool = False) -> Prompts:
+def reason(error: Exception) -> str:
+    """An error on one line, with its type where it is not one of avflow's."""
+    name = "" if isinstance(error, AvflowError) else f"{type(error).__name__}: "
+    return " ".join(f"{name}{error}".split())
+
+
+def as_prompts(model: Preparing, given: Any, again: bool = False, threads: int = 0, on_error: str = "raise") -> Prompts:
     """Prompts from a Prompt or a Sample, from several of them (any iterable), or from a samples file.
 
     Args:
         given: a str or Path goes through avflow.data.read, with columns called as a Sample's fields. What an iterator
             gives is taken one by one, and none is kept.
         again: several passes will be made: what an iterator gives is kept (samples are light, media are read later).
+        threads: so many samples are prepared ahead of their turn; 0: none.
+        on_error: "raise", or "record": a sample that cannot be prepared is left out, its reason is in `failed`.
 
     Raises:
         InputError: None, nothing at all, something else, two of one id, no such file. Of an iterator the same is
             raised where its turn comes.
     """
-    prompts = Prompts(model, _several(given))
+    integer("decode_threads", threads)
+    record = choice("on_error", on_error, ON_ERROR) == "record"
+    prompts = Prompts(model, _several(given), threads, record)
     if again and not isinstance(prompts.given, Sequence):
-        prompts = Prompts(model, list(prompts.given))
+        prompts = Prompts(model, list(prompts.given), threads, record)
     if isinstance(prompts.given, Sequence):
         for _ in prompts.unprepared():
             pass

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import checks
-from ..data.prepare import PromptSource, as_prompts
+from ..data.prepare import PromptSource, as_prompts, reason
 from ..errors import InputError
 from ..knockouts.knockout import Semantics
 from ..knockouts.windows import WindowStyle
@@ -140,6 +140,23 @@ def _info(runner: Runner, prompt: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def _measurable(
+    model: Model,
+    pack: Sequence[Prompt],
+    request: SweepRequest,
+    tick: Callable[[float], None] | None,
+    failed: dict[str, str],
+) -> list[SweepRows]:
+    """As `sweep_prompts`, without the prompts that fail: why goes to `failed`, and the others are swept alone."""
+    try:
+        return sweep_prompts(model, pack, request, tick)
+    except Exception as error:
+        if len(pack) == 1:
+            failed[pack[0].id] = reason(error)
+            return []
+    return [part for prompt in pack for part in _measurable(model, [prompt], request, None, failed)]
+
+
 def sweep_prompt(model: Model, prompt: Prompt, request: SweepRequest) -> SweepRows:
     """Sweeps one prompt."""
     return sweep_prompts(model, [prompt], request)[0]
@@ -190,6 +207,8 @@ def sweep(
     memory: int | str | None = SweepRequest.memory,
     progress: bool = False,
     check: str | int | None = None,
+    decode_threads: int = 0,
+    on_error: str = "raise",
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -200,6 +219,9 @@ def sweep(
         check: what to do where the clean run is not the model's own forward: "error", "warn" or "off" (`walk.proof`);
             or N, to compare every N-th prompt too, beside the first of each kind; None: as `model.check` and
             `model.check_every` say, "error" and none.
+        decode_threads: the media of so many samples are read while others are measured; 0: each when its turn comes.
+        on_error: "raise", or "record": a prompt that cannot be prepared or measured is left out, and
+            `.meta["failed"]` tells why, as a run folder does: {id: reason}.
         The others: see SweepRequest.
 
     Returns:
@@ -212,12 +234,16 @@ def sweep(
     """
     request = SweepRequest(knockouts, window, style, layers, select, semantics, memory)
     request.windows(model)
-    given = as_prompts(model, prompts)
+    given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error)
     parts: list[SweepRows] = []
+    failed: dict[str, str] = {}
     with checking(model, check):
         with Progress(given.count, unit="prompt", quiet=not progress) as bar:
             for pack in packs(model, given, request):
-                parts += sweep_prompts(model, pack, request, bar.begin(len(pack)))
+                if given.record:
+                    parts += _measurable(model, pack, request, bar.begin(len(pack)), failed)
+                else:
+                    parts += sweep_prompts(model, pack, request, bar.begin(len(pack)))
                 bar.finish(len(pack))
     meta = {
         "experiment": "sweep",
@@ -227,4 +253,6 @@ def sweep(
         "check": figures(model),
         "prompts": [part.info for part in parts],
     }
+    if given.record:
+        meta["failed"] = {**given.failed, **failed}
     return Results.from_rows([row for part in parts for row in part.rows], meta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,8 @@ from ..errors import MediaError
 from .index import Index, read_index
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from av.audio import AudioStream
     from av.container import InputContainer
     from av.packet import Packet
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     AnyStream = TypeVar("AnyStream", bound=VideoStream | AudioStream)
 
+SEEKING = ("mov", "matroska")  # formats with a table of where their packets are
 KEPT_BYTES = 16 << 20  # of a track's packets, in memory; the packets of a larger track are read from the file again
 
 
@@ -44,10 +47,16 @@ class MediaFile:
         return read_index(self.container, self._keep(self.container.demux()), self.video, self.sound, self.path)
 
     def _keep(self, packets: Iterable[Packet]) -> Iterator[Packet]:
-        """Passes packets on, and holds those of video and sound as long as a track stays below KEPT_BYTES."""
-        sizes = {stream.index: 0 for stream in (self.video, self.sound) if stream is not None}
+        """Passes packets on, and holds those of video and sound as long as a track stays below KEPT_BYTES.
+
+        Those of the video of a file twice as large are not held in the first place: it is nearly all of the file.
+        """
+        large = self.video is not None and os.path.getsize(self.path) > 2 * KEPT_BYTES
+        tracks = (self.sound,) if large else (self.video, self.sound)
+        sizes = {stream.index: 0 for stream in tracks if stream is not None}
         self._kept = {number: [] for number in sizes}
-        for packet in packets:
+        source = iter(packets)
+        for packet in source:
             number = packet.stream_index
             if number in self._kept:
                 sizes[number] += packet.size
@@ -56,6 +65,8 @@ class MediaFile:
                 else:
                     self._kept[number].append(packet)
             yield packet
+            if not self._kept:
+                yield from source
 
     @contextmanager
     def packets(self, stream: AnyStream) -> Iterator[tuple[AnyStream, Iterable[Packet]]]:
@@ -68,11 +79,50 @@ class MediaFile:
         if kept is not None:
             yield stream, kept
             return
+        with self._again(stream) as (container, again):
+            yield again, container.demux(again)
+
+    @contextmanager
+    def stretches(self, stream: VideoStream) -> Iterator[tuple[VideoStream, Callable[[int], Iterator[Packet]]]]:
+        """As `packets`, for stretches: given a packet's number, the packets from there on, and the stream.
+
+        The numbers rise. Packets that were kept are at hand; in a file that knows where its packets are the others are
+        sought, elsewhere all of them are read.
+        """
+        track = self.index.video
+        assert track is not None
+        seeks = any(name in self.container.format.name.split(",") for name in SEEKING)
+        if stream.index in self._kept or not seeks:
+            with self.packets(stream) as (own, packets):
+                source = enumerate(packets)
+                yield own, lambda first: (packet for number, packet in source if number >= first)
+            return
+        with self._again(stream) as (container, again):
+
+            def sought(first: int) -> Iterator[Packet]:
+                time, tick = track.times[first], again.time_base
+                if first and tick is not None:
+                    container.seek(round(time / tick), stream=again)
+                return found(container.demux(again), time, tick)
+
+            def found(packets: Iterator[Packet], time: float, tick: Fraction | None) -> Iterator[Packet]:
+                for packet in packets:
+                    if packet.pts is not None and tick is not None and packet.is_keyframe:
+                        if packet.pts * tick.numerator / tick.denominator == time:
+                            yield packet
+                            yield from packets
+                            return
+
+            yield again, sought
+
+    @contextmanager
+    def _again(self, stream: AnyStream) -> Iterator[tuple[InputContainer, AnyStream]]:
+        """The file, opened once more."""
         with _opened(self.path) as container:
             again = cast("AnyStream", container.streams[stream.index])
             if again.type == "video":
                 cast("VideoStream", again).thread_type = "AUTO"
-            yield again, container.demux(again)
+            yield container, again
 
 
 Source = str | Path | MediaFile  # a file's name, or the file already open

@@ -120,14 +120,14 @@ def _runs(track: Track, targets: np.ndarray) -> list[_Run]:
 def _decode_runs(
     file: MediaFile, stream: VideoStream, runs: list[_Run], targets: np.ndarray, kept: _Kept
 ) -> tuple[torch.Tensor, list[float]]:
-    with file.packets(stream) as (own, packets), decode_errors(own, file.path):
-        source, tick = enumerate(packets), own.time_base
+    with file.stretches(stream) as (own, packets_from), decode_errors(own, file.path):
+        tick = own.time_base
         if tick is None:
             raise _Inexact
         for run in runs:
             own.codec_context.flush_buffers()
             fresh = run.first > file.index.first  # decoding from the file's begin needs no proof
-            for frame in _frames_of(own, source, run):
+            for frame in _frames_of(own, packets_from(run.first), run):
                 if frame.is_corrupt or frame.pts is None or (fresh and frame.pict_type not in _INTRA):
                     raise _Inexact
                 fresh = False
@@ -146,12 +146,12 @@ def _decode_runs(
 _INTRA = (1, 5)  # AVPictureType I and SI: only these need no frame before
 
 
-def _frames_of(stream: VideoStream, source: Iterator[tuple[int, Packet]], run: _Run) -> Iterator[VideoFrame]:
+def _frames_of(stream: VideoStream, packets: Iterator[Packet], run: _Run) -> Iterator[VideoFrame]:
     context = stream.codec_context
     skips = context.name in SKIPS_UNREFERENCED
     near = {number + n for number in run.wanted for n in range(MARGIN + 1)}
-    for number, packet in source:
-        if number >= run.first and packet.size:
+    for number, packet in enumerate(packets, run.first):
+        if packet.size:
             if skips:
                 context.skip_frame = "DEFAULT" if number in near else "NONREF"
             yield from context.decode(packet)

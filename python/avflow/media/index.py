@@ -100,32 +100,43 @@ def read_index(
     clock: dict[int, float] = {}  # decoding time of each track's packet before
     main = video if video is not None else sound  # sound may pause
     begin, end, by_order = math.inf, -math.inf, False
+    restarting = None if main is None or not _is(container, *RESTARTING) else main.index
+    ticks = {s.index: (s.time_base.numerator, s.time_base.denominator) for s in container.streams if s.time_base}
     try:
         for packet in packets:
-            track = tracks.get(packet.stream_index)
-            at = packet.pts if packet.pts is not None else packet.dts
-            if without_pts and track is seen and packet.dts is not None:
-                by_order, at = by_order or at != packet.dts, packet.dts
+            number, pts, dts = packet.stream_index, packet.pts, packet.dts
+            track = tracks.get(number)
+            at = pts if pts is not None else dts
+            if without_pts and track is seen and dts is not None:
+                by_order, at = by_order or at != dts, dts
             if at is None or packet.size == 0:
                 if track is not None:
-                    _put(track, math.nan, 0.0, False, False)
+                    track.times.append(math.nan)
+                    track.durations.append(0.0)
+                    track.shown.append(False)
+                    track.keys.append(False)
                 continue
-            num, den = packet.time_base.numerator, packet.time_base.denominator
+            if number not in ticks:  # a stream that the header does not know of
+                ticks[number] = packet.time_base.numerator, packet.time_base.denominator
+            num, den = ticks[number]
             time, duration = at * num / den, (packet.duration or 0) * num / den
-            begin, end = min(begin, time), max(end, time + duration)
+            over = time + duration
+            begin, end = time if time < begin else begin, over if over > end else end
             if track is None:
                 continue
-            if packet.dts is not None:
-                now = packet.dts * num / den
-                before = clock.setdefault(packet.stream_index, now)
-                clock[packet.stream_index] = now
-                may_restart = main is not None and packet.stream_index == main.index and _is(container, *RESTARTING)
-                if now < before - JUMP_BACK or (may_restart and now > before + JUMP_AHEAD):
+            if dts is not None:
+                now = dts * num / den
+                before = clock.setdefault(number, now)
+                clock[number] = now
+                if now < before - JUMP_BACK or (number == restarting and now > before + JUMP_AHEAD):
                     raise _restarted(path, before, now)
             shown = not (track is seen and packet.is_discard)
-            _put(track, time, duration, shown, packet.is_keyframe)
-            if shown:
-                track.end = max(track.end, time + duration)
+            track.times.append(time)
+            track.durations.append(duration)
+            track.shown.append(shown)
+            track.keys.append(packet.is_keyframe)
+            if shown and over > track.end:
+                track.end = over
             if packet.is_corrupt:
                 track.damage.append(time)
     except (av.error.FFmpegError, OSError) as error:
@@ -141,7 +152,7 @@ def read_index(
     if first:
         _drop_undecodable(seen, first)
     times = [time for time, shown in zip(seen.times, seen.shown, strict=True) if shown]
-    times_ = np.unique(np.asarray(times, dtype=np.float64))
+    times_ = np.asarray(sorted(set(times)), dtype=np.float64)
     return Index(times_, _video_end(container, video, seen), seen, heard, first, by_order)
 
 
@@ -164,13 +175,6 @@ def check_undamaged(
 
 def _is(container: InputContainer, *names: str) -> bool:
     return any(name in container.format.name.split(",") for name in names)
-
-
-def _put(track: Track, time: float, duration: float, shown: bool, key: bool) -> None:
-    track.times.append(time)
-    track.durations.append(duration)
-    track.shown.append(shown)
-    track.keys.append(key)
 
 
 def _restarted(path: str | Path, before: float, now: float) -> MediaError:
@@ -218,7 +222,7 @@ def _video_end(container: InputContainer, stream: VideoStream, track: Track) -> 
     order = np.asarray([(time, duration) for time, duration, shown in rows if shown], dtype=np.float64).reshape(-1, 2)
     if len(order) < 2:
         return track.end
-    times = np.unique(order[:, 0])
+    times = np.asarray(sorted(set(order[:, 0].tolist())))
     typical = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
     if not order[:, 1].any():  # some containers state no durations
         return float(times[-1]) + typical

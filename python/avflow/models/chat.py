@@ -5,6 +5,7 @@ A family subclasses `ChatFamily`, names its media tokens, reads its media in `pr
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .base import Model
 
 Limits = tuple[int | None, int | None]  # min and max pixels; None: the default
+_TOKENIZING = threading.Lock()  # fast tokenizers set their padding on every call, and fail where two threads call one
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
@@ -101,7 +103,8 @@ class ChatFamily(Family):
         text: list[Part] = [Text(*line) for line in user_lines(sample, wording.instruction)]
         kinds: list[Part] = list(media.kinds)
         parts = text + kinds if wording.question_first else kinds + text
-        prompt = self._prompt(model, sample, parts, None, wording, encode)
+        with _TOKENIZING:
+            prompt = self._prompt(model, sample, parts, None, wording, encode)
         prompt.media = media.facts
         return prompt
 
@@ -118,7 +121,8 @@ class ChatFamily(Family):
         if item is None:
             raise InputError(f"sample {sample.id!r} is no interleaved item: it has no candidates and no reference")
         parts, roles = _item_parts(sample, item, wording.instruction)
-        return self._prompt(model, sample, parts, roles, wording, encode)
+        with _TOKENIZING:
+            return self._prompt(model, sample, parts, roles, wording, encode)
 
     def _prompt(
         self,

@@ -36,7 +36,8 @@ class RunJob(Source, ABC):
     """One experiment over a file of samples.
 
     `workers`: processes, or Ray actors where `ray` is a cluster's address ("local" starts one); None: one process, or
-    all slots of the cluster. `restart`: a run that is in the folder is set aside, and this one begins anew. `debug`: a
+    all slots of the cluster. `decode_threads`: where one process measures, the media of so many samples are read while
+    another one is measured. `restart`: a run that is in the folder is set aside, and this one begins anew. `debug`: a
     sample's exception ends the run. `compare`: as `check=` of `avflow.sweep`; each process counts its own samples.
     """
 
@@ -44,6 +45,7 @@ class RunJob(Source, ABC):
     workers: int | None = None
     ray: str | None = None
     restart: bool = False
+    decode_threads: int = 1
     debug: bool = False
     compare: str | int | None = None
 
@@ -125,3 +127,5 @@ class RunJob(Source, ABC):
         self.restart = checks.flag("restart", self.restart)
         if self.workers is not None:
             self.workers = checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")
+        mend = "give a number of threads, 1 or more"
+        self.decode_threads = checks.integer("decode_threads", self.decode_threads, low=1, mend=mend)

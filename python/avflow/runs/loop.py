@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from .. import __version__
+from ..data.ahead import ahead
 from ..errors import AvflowError
 from ..models.base import Model
 from ..progress import Progress
@@ -24,7 +25,6 @@ from ..prompts.sample import Sample
 from ..results.results import Results
 from .folder import RunFolder
 from .job import Record, RunJob
-from .prefetch import prefetch
 from .records import STATUSES
 from .source import absolute_model, digest
 from .summary import summarize
@@ -140,8 +140,9 @@ def work(
 def _work_here(
     job: RunJob, model: Model, samples: Sequence[Sample], bar: Progress | None
 ) -> Iterator[tuple[Sample, Record]]:
-    """As `work`, in this process and in the order of the samples. The next one is decoded meanwhile."""
-    for sample, (prompt, begun) in prefetch((sample, job.prepare(model, sample)) for sample in samples):
+    """As `work`, in this process and in the order of the samples. The next ones are decoded meanwhile."""
+    prepared = ahead(lambda sample: (sample, job.prepare(model, sample)), samples, job.decode_threads)
+    for sample, (prompt, begun) in prepared:
         yield sample, job.measure(model, prompt, begun, None if bar is None else bar.begin(1))
 
 

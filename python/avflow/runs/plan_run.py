@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import checks
+from ..data.ahead import ahead
 from ..errors import InputError
 from ..models.proof import checking, compared
 from ..planning.plan_eviction import PlannedSchedule, choose
@@ -15,7 +16,6 @@ from ..prompts.prompt import Prompt
 from ..results.table import write_table
 from .loop import Outcome, measured
 from .plan_job import PlanJob, answered_of
-from .prefetch import prefetch
 from .summary import worst_check
 
 
@@ -50,7 +50,7 @@ def run_plan(
         answered = answered_of(outcome.table, job.request.grid(model), [s.id for s in there])
 
         def again() -> Iterator[Prompt]:
-            return prefetch(model.prepare(s, **job.media) for s in there)
+            return ahead(lambda sample: model.prepare(sample, **job.media), there, job.decode_threads)
 
         before = compared(model)
         with checking(model, job.compare):
