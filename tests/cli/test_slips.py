@@ -55,6 +55,13 @@ def test_an_option_is_refused_before_the_run(samples, tmp_path, options, says):
     assert not list(tmp_path.glob("run/parts/*"))
 
 
+@pytest.mark.parametrize("device", ["meta", "mps", "xyz", "CPU", ""])
+def test_a_device_is_refused_before_the_run(tmp_path, device):
+    result = avflow_("sweep", "tiny-omni", demo()["samples"], "--out", tmp_path / "run", "--device", device)
+    assert f"device {device!r}: pass 'cpu', 'cuda'" in one_line_error(result)
+    assert not list(tmp_path.glob("run/parts/*")) and not (tmp_path / "run" / "samples.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     "options, says",
     [

@@ -17,7 +17,7 @@ from test_runs import CONFIG, fill, rows_of
 from avflow import fingerprints, weights
 from avflow.errors import InputError, RunError
 from avflow.fingerprints import of_file, of_weights
-from avflow.models.fingerprint import checkpoint_fingerprint
+from avflow.models.fingerprint import checkpoint_fingerprint, model_fingerprint
 from avflow.prompts.sample import Sample
 from avflow.report import report_together
 from avflow.results.results import read
@@ -213,6 +213,43 @@ def test_the_state_is_that_before_decoding_and_of_every_file(tmp_path):
     item = Sample(id="x", question="?", answer="A", candidates=["a.png", "b.png"], reference="c.wav")
     assert item.files == ["c.wav", "a.png", "b.png"]
     assert Sample(id="x", question="?", answer="A", video="v", audio="a", image="i").files == ["v", "a", "i"]
+
+
+def test_a_model_in_memory_is_known_too(tmp_path, monkeypatch):
+    """A job of one's own, whose model comes from no checkpoint's files."""
+    path = tiny_job.write(tmp_path / "samples.jsonl", ["s1"])
+    run(tiny_job.job(path), tmp_path / "run", quiet=True)
+    assert "tensors" in read_config(tmp_path / "run")["fingerprint"]["in memory"]
+    tiny_job.write(path, ["s1", "s22"])
+    assert run(tiny_job.job(path), tmp_path / "run", quiet=True).skipped == 1
+    real = tiny_job.TinyJob.load
+
+    def trained(job):
+        model = real(job)
+        with torch.no_grad():
+            next(p for name, p in model.hf.named_parameters() if "mlp" in name).mul_(1.5)
+        return model
+
+    monkeypatch.setattr(tiny_job.TinyJob, "load", trained)
+    assert run(tiny_job.job(path), tmp_path / "run", quiet=True).skipped == 2  # nothing is measured, none is loaded
+    tiny_job.write(path, ["s1", "s22", "s333"])
+    with pytest.raises(InputError, match="measured with other weights .*in memory: .* tensors .* there"):
+        run(tiny_job.job(path), tmp_path / "run", quiet=True)
+
+
+def test_of_a_model_in_memory_names_shapes_types_and_values_count():
+    def of(**tensors):
+        module = torch.nn.Module()
+        for name, tensor in tensors.items():
+            module.register_buffer(name, tensor)
+        return model_fingerprint(module)
+
+    same = of(a=torch.arange(5.0), b=torch.ones(2, 3))
+    assert same == of(b=torch.ones(2, 3), a=torch.arange(5.0))
+    others = [of(c=torch.arange(5.0), b=torch.ones(2, 3)), of(a=torch.arange(5.0), b=torch.ones(3, 2))]
+    others += [of(a=torch.arange(5), b=torch.ones(2, 3)), of(a=torch.arange(5.0) + 1, b=torch.ones(2, 3))]
+    others += [of(a=torch.empty(0), b=torch.empty(3, device="meta"), c=torch.ones(1, dtype=torch.complex64))]
+    assert same not in others
 
 
 # Merges

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from .. import weights
+import torch
+from torch import nn
+
+from .. import weights as packaged
 from ..fingerprints import of_file, of_weights
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -15,7 +19,7 @@ _OF_TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "trainin
 def checkpoint_fingerprint(name: str) -> dict[str, str]:
     """{file: its fingerprint} of a checkpoint folder or of one of the package, see `avflow.fingerprints`; of a name
     on the hub {"revision": its commit}. Nothing where there is no such checkpoint: loading it tells why."""
-    folder = weights.folder(name) if name in weights.NAMES else Path(name)
+    folder = packaged.folder(name) if name in packaged.NAMES else Path(name)
     if folder.is_dir():
         return _of_folder(folder)
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
@@ -40,3 +44,17 @@ def _of_folder(folder: Path) -> dict[str, str]:
             except OSError:  # a folder, a link to nothing: loading tells, where it is needed
                 continue
     return found
+
+
+def model_fingerprint(hf: nn.Module) -> dict[str, str]:
+    """The same of a model in memory, which may have no files: names, shapes, types and three values of each weight."""
+    found, picks = hashlib.sha256(), []
+    weights = sorted({**dict(hf.named_parameters()), **dict(hf.named_buffers())}.items())
+    for name, tensor in weights:
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+        if tensor.numel() and not tensor.is_meta and (tensor.is_floating_point() or not tensor.is_complex()):
+            flat = tensor.detach().reshape(-1)
+            picks.append(flat[[0, len(flat) // 2, len(flat) - 1]].double().cpu())  # float64 holds each type's values
+    if picks:
+        found.update(torch.cat(picks).numpy().tobytes())
+    return {"in memory": f"{len(weights)} tensors {found.hexdigest()[:16]}"}

@@ -90,7 +90,13 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         InputError: the file is damaged, or is no Parquet file. OSError: it cannot be opened.
     """
-    return _parsed(path, lambda source: pq.read_table(source, columns=columns, page_checksum_verification=True))
+
+    def parse(source: pa.BufferReader) -> pa.Table:
+        # For the few rows of a part, threads and pq.read_table's data set take longer (1.8 ms) than this (1.1 ms).
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        return file.read(columns, use_threads=file.metadata.num_rows > 100_000)
+
+    return _parsed(path, parse)
 
 
 def read_parquet_schema(path: Path) -> pa.Schema:

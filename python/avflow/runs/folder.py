@@ -35,6 +35,8 @@ from ..results.table import SCHEMA, checked, read_parquet, table_from_rows, with
 from .records import STATUSES, changed_media, part_name, read_records, record_of_part
 from .summary import summarize, worst_check
 
+_MEND = "choose a new --out folder, or begin anew with --restart"
+
 
 class RunFolder:
     """A run being written. Use as a context manager: it holds the folder's lock.
@@ -86,6 +88,19 @@ class RunFolder:
     def __exit__(self, *exception: object) -> None:
         self._lock.release()
 
+    def know_model(self, fingerprint: Mapping[str, str]) -> None:
+        """Of a model that has no files, once it is loaded: compared with the run's, or noted where nothing is recorded.
+
+        Raises:
+            InputError: the run's samples were measured with another model.
+        """
+        was = self.config.get("fingerprint")
+        if was is not None:
+            self._refuse_other_model(was, fingerprint)
+        elif not self.records:
+            self.config["fingerprint"] = dict(fingerprint)
+            self._write_config()
+
     def finished(self, sample_id: str, digest: str | None = None) -> bool:
         """Is this sample done (ok or selected out)? Failed samples are tried again.
 
@@ -99,10 +114,7 @@ class RunFolder:
         if digest is not None and not other and (told := changed_media(record.get("media", {}))):
             other = told
         if other:
-            raise InputError(
-                f"sample {sample_id!r} was finished in {self.path} and {other}: choose another --out folder, or begin "
-                "anew with --restart"
-            )
+            raise InputError(f"sample {sample_id!r} was finished in {self.path} and {other}: {_MEND}")
         return True
 
     def add(
@@ -210,17 +222,16 @@ class RunFolder:
         path = self.path / "config.yaml"
         # With nothing recorded there is nothing to protect: a first try that failed over its options may be mended.
         if not path.exists() or not (read_records(self.path) or any(self.parts.glob("*.parquet"))):
-            write_whole(path, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True).encode())
+            self._write_config()
             return
         there, now = ({**c, "experiment": experiment_of(c)} for c in (read_config(self.path), self.config))
         was, found = there.pop("fingerprint", None), now.pop("fingerprint", None)
-        mend = "choose a new --out folder, or begin anew with --restart"
         if there != now:
             keys = [k for k in {**there, **now} if there.get(k, ...) != now.get(k, ...)]
             other = "; ".join(f"{k}: {there.get(k, 'absent')!r} there, {now.get(k, 'absent')!r} now" for k in keys)
-            raise InputError(f"{self.path} holds a run with another configuration ({other}): {mend}")
-        if was is not None and found is not None and (other := changed_files(was, found)):
-            raise InputError(f"{self.path} was measured with other weights or settings of the model ({other}): {mend}")
+            raise InputError(f"{self.path} holds a run with another configuration ({other}): {_MEND}")
+        if was is not None and found is not None:
+            self._refuse_other_model(was, found)
         if found is not None and was is None:
             warn_user(
                 f"{self.path} does not say which weights and media files its rows are of (avflow before 0.2): whether "
@@ -230,6 +241,14 @@ class RunFolder:
             self.config.pop("fingerprint", None)  # what is merged is said to be of no weights that nobody checked
         else:
             self.config["fingerprint"] = was
+
+    def _write_config(self) -> None:
+        text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+        write_whole(self.path / "config.yaml", text.encode())
+
+    def _refuse_other_model(self, was: Mapping[str, str], now: Mapping[str, str]) -> None:
+        if other := changed_files(was, now):
+            raise InputError(f"{self.path} was measured with other weights or settings of the model ({other}): {_MEND}")
 
     def _recover(self) -> dict[str, dict]:
         """Records by id. The parts are the truth about finished samples, samples.jsonl about the others."""

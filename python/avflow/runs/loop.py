@@ -20,6 +20,7 @@ from .. import __version__
 from ..data.ahead import ahead
 from ..errors import AvflowError
 from ..models.base import Model
+from ..models.fingerprint import model_fingerprint
 from ..progress import Progress
 from ..prompts.sample import Sample
 from ..results.results import Results
@@ -100,8 +101,8 @@ def measured(
     load: gives the model, where this process is the one that measures; None: job.load.
     """
     job.debug = job.debug or debug
-    samples = job.read_samples()
-    with RunFolder(out, job.config(), job.schema, restart=job.restart) as folder:
+    samples, config = job.read_samples(), job.config()
+    with RunFolder(out, config, job.schema, restart=job.restart) as folder:
         todo = [s for s in samples if not folder.finished(s.id, digest(s))]
         if todo:
             with Progress(len(samples), len(samples) - len(todo), quiet=quiet, doing=job.doing) as bar:
@@ -109,7 +110,7 @@ def measured(
                     bar.write(f"the run that was in {out} is kept in {folder.aside}")
                 for reason, rows in job.left_out.items():
                     bar.write(f"{rows} rows are left out: {reason}")
-                for sample, record in work(job, todo, bar, load):
+                for sample, record in work(job, todo, bar, _known(load or job.load, folder, config)):
                     folder.add(sample.id, digest=digest(sample), **record)
                     if record["status"] == "failed":
                         bar.write(f"sample {sample.id} failed: {record['reason']}")
@@ -117,6 +118,18 @@ def measured(
         table, meta = folder.merge([s.id for s in samples], {"versions": _versions()})
         records = {s.id: folder.records[s.id] for s in samples}
         yield folder, Outcome(Results(table, {**meta, "finished": True}), samples, records, len(samples) - len(todo))
+
+
+def _known(load: Callable[[], Model], folder: RunFolder, config: dict[str, Any]) -> Callable[[], Model]:
+    """`load`, after which the folder knows the model, also one that comes from no checkpoint's files."""
+
+    def loaded() -> Model:
+        model = load()
+        if "fingerprint" not in config:
+            folder.know_model(model_fingerprint(model.hf))
+        return model
+
+    return loaded
 
 
 def work(
