@@ -74,7 +74,7 @@ def check(*arguments, codes=(0, 2)) -> None:
 
 
 @pytest.mark.parametrize("command", ["sweep", "plan"])
-@fuzz(60)
+@fuzz(30)
 @given(data=st.data())
 def test_over_samples(folder, command, data):
     """As far as the estimate of the cost: media are read, no layer runs. A sample may fail (exit 1)."""

@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import dis
-import sys
 from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
+from interrupts import CtrlC
 from torch import nn
 
 import avflow
 from avflow.models import towers
 from avflow.models.compat import attributes, implementation
 from avflow.models.undoing import pre_hooked
-
-
-class CtrlC:
-    """From `start` on raises a KeyboardInterrupt at the n-th place where Python looks for signals: where a function
-    begins, behind calls, at jumps back. This file's own lines do not count.
-    """
-
-    def __init__(self, n: int) -> None:
-        self.n, self.places, self.before = n, 0, {}
-
-    def start(self) -> None:
-        sys.settrace(self._trace)
-
-    def _trace(self, frame, event, arg):
-        if frame.f_globals.get("__name__") == __name__:
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "call":
-            self.before[id(frame)] = ""  # not the frame: it would keep alive what an interrupt drops
-            self._look()
-        if event == "opcode":
-            before = self.before.get(id(frame), "")
-            self.before[id(frame)] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            if before.startswith(("CALL", "JUMP_BACKWARD", "JUMP_ABSOLUTE")) and "NO_INTERRUPT" not in before:
-                self._look()
-        return self._trace
-
-    def _look(self) -> None:
-        self.places += 1
-        if self.places == self.n:
-            sys.settrace(None)
-            raise KeyboardInterrupt
 
 
 def state(model) -> list:
@@ -63,14 +30,14 @@ def state(model) -> list:
 def check_everywhere(use, is_as_before) -> int:
     """Calls use(ctrl_c), with the interrupt at each place in turn; how many there were."""
     for n in range(1, 100_000):
-        ctrl_c = CtrlC(n)
+        ctrl_c = CtrlC(n, __name__)
         try:
             use(ctrl_c)
             return n
         except KeyboardInterrupt:
             pass
         finally:
-            sys.settrace(None)
+            ctrl_c.stop()
         assert is_as_before(), f"interrupt at place {n}"
     raise AssertionError("no end")
 
