@@ -9,6 +9,7 @@ import torch
 
 import avflow
 from avflow.knockouts.presets import as_knockouts
+from avflow.runtime.answering import own_run
 
 AV_VIDEO = as_knockouts("av_video")
 EXTRA = as_knockouts(["question->video", "question->audio", "video->template", "media->all"])
@@ -82,3 +83,19 @@ def test_knockout(model, knockout):
     found = torch.log_softmax(logits, -1)[prompt.answer_ids[0]].item()
     assert found == pytest.approx(logp, abs=1e-4) and abs(logp - clean) > 1e-3
     assert int(new[0]) == top and len(new) == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seconds, cells", [(3, (2, 3)), (1, (60, 1))])
+def test_generated_tokens_stand_where_the_model_puts_them(model, seconds, cells):
+    """Behind one tall picture too, whose rows reach beyond all later text under "trained"."""
+    prompt = tiny_salmonn.av_prompt(seconds=seconds, answer_ids=(7, 9, 100), cells=cells)
+    model.proofs.clear()
+    found = avflow.sweep_text(model, prompt, "video->question", window=1, layers=[1], max_new_tokens=6)
+    own = avflow.generate(model, prompt, max_new_tokens=6)
+    assert found.table["tokens_clean"][0].as_py() == own.ids
+    with avflow.knockout(model, "video->question", layers=[1], groups=prompt.groups, items=prompt.items):
+        assert found.table["tokens_knockout"][0].as_py() == avflow.generate(model, prompt, max_new_tokens=6).ids
+    logp, _ = oracle.answer_logp(model.hf, prompt)
+    assert own_run(model, prompt).logp == pytest.approx(logp, abs=1e-4)
+    assert found.meta["check"]["kinds"] == 2  # the walk, and its text

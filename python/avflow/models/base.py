@@ -113,6 +113,8 @@ class Model:
         hf: the transformers model that reads the prompt. family: its `Family`. processor: or None.
         text_model, layers, norm, lm_head: the decoder stack, its layers, its last norm, the output matrix.
         config: the decoder's config. groups: the `GroupTable` of this model's prompts.
+        check, check_every: what runs do where they are not the model's own forward ("error", "warn", "off"); N: every
+            N-th prompt is compared, beside the first of each kind. As `check=` of `avflow.sweep`, for good.
     """
 
     def __init__(self, hf: nn.Module, family: Family, processor: Any = None) -> None:

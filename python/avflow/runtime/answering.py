@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..models.base import Model
-from ..models.compat import cache_argument, cache_of, kept_state
+from ..models.compat import cache_argument, cache_of, kept_state, position_after
 from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
 from ..prompts.correct import answers_correctly
@@ -86,13 +86,15 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
             out = model.hf(**inputs, use_cache=True)
             seconds = clock.read()
         cache = cache_of(out)
+        after = None if "position_ids" in inputs else position_after(model.hf.modules(), n)
         kv_bytes = cache_bytes(cache)
         rows = [out.logits[0, -1].float()]  # [vocab] each
         for count, token in enumerate(prompt.answer_ids[:-1], start=1):
             step = {"input_ids": torch.tensor([[token]], device=device), cache_argument(): cache}
             if clock.position_ids is not None:  # passed: Omni would count them from the mask, for all tokens
                 place = clock.position_ids[-3:] if clock.position_ids.dim() == 3 else clock.position_ids
-                step["position_ids"] = (place.max() + count).expand(*place.shape[:-1], 1)
+                begin = place.max() + 1 if after is None else place.new_tensor(after)
+                step["position_ids"] = (begin + count - 1).expand(*place.shape[:-1], 1)
             step["attention_mask"] = torch.ones(1, n + count, dtype=torch.long, device=device)
             rows.append(model.hf(**step, use_cache=True).logits[0, -1].float())
     logits = torch.stack(rows)  # [answer tokens, vocab]

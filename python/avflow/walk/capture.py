@@ -10,7 +10,15 @@ import torch
 from ..errors import InputError, NumericError
 from ..models.attention import register
 from ..models.base import Model
-from ..models.compat import attention_name, attributes, check_layers, kept_state, open_block
+from ..models.compat import (
+    attention_name,
+    attributes,
+    check_layers,
+    kept_state,
+    open_block,
+    position_after,
+    rope_owners,
+)
 from ..models.decoder_inputs import check_decoder_arguments
 from ..models.evaluating import in_eval_mode
 from ..models.head import is_plain
@@ -32,6 +40,7 @@ class Captured:
     cos: torch.Tensor  # [1, n, d]
     sin: torch.Tensor  # [1, n, d]
     positions: torch.Tensor | None  # int64 [3, 1, n] or [1, n] as the decoder was given them; None: it counts itself
+    after: int  # the position of the first token that generate would append
     nth: bool = False  # of `Model.check_every`: its clean run is compared with the model's own forward
     compared: set[str] = field(default_factory=set)  # the ways to run it that were
 
@@ -47,8 +56,12 @@ def columns_of(model: Model, prompt: Prompt) -> Columns:
     return Columns(group, item, len(prompt))
 
 
-def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Embeddings [1, N, D] and position ids ([3, 1, N], [1, N] or None) of the prompt; media are encoded here, once."""
+def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+    """Embeddings [1, N, D], position ids ([3, 1, N], [1, N] or None) of the prompt, and the position after it.
+
+    Media are encoded here, once.
+    """
+    after: int | None = None
     if prompt.inputs_embeds is not None:
         embeds = prompt.inputs_embeds[None].to(model.device, model.dtype)
         if embeds.shape[-1] != model.config.hidden_size:
@@ -61,7 +74,10 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         # Masks are made by the mask function of the name in force: avflow's makes none, and looks at what is asked for.
         named = attention_name(model.text_model, register())
         with kept_state(model.hf), attributes(model.family.patches(model)), named:
+            for owner in rope_owners(model.hf.modules()):
+                owner.__dict__["rope_deltas"] = None  # of an earlier prompt
             args, kwargs = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
+            after = position_after(model.hf.modules(), len(prompt))
         seen = check_decoder_arguments(model.text_model, args, kwargs)
         given, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         embeds = model.text_model.embed_tokens(seen["input_ids"]) if given is None else given
@@ -70,8 +86,10 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         if positions is not None and positions.dim() == 3 and positions.shape[0] == 4:
             positions = positions[1:]  # row 0 holds text positions, for packed masks only
     if prompt.position_ids is not None:
-        positions = prompt.position_ids.to(model.device).unsqueeze(-2)  # [3, 1, N] or [1, N]
-    return embeds, positions
+        positions, after = prompt.position_ids.to(model.device).unsqueeze(-2), None  # [3, 1, N] or [1, N]
+    if after is None:
+        after = len(prompt) if positions is None else int(positions.max()) + 1
+    return embeds, positions, after
 
 
 @torch.no_grad()
@@ -101,7 +119,7 @@ def capture(model: Model, prompt: Prompt) -> Captured:
 def _capture(model: Model, prompt: Prompt) -> Captured:
     prompt.check_vocab(model.vocab)
     columns = columns_of(model, prompt)
-    hidden, positions = _embed(model, prompt)
+    hidden, positions, after = _embed(model, prompt)
     extra = len(prompt.answer_ids) - 1
     if extra:
         ids = torch.tensor([prompt.answer_ids[:-1]], device=model.device)
@@ -114,4 +132,4 @@ def _capture(model: Model, prompt: Prompt) -> Captured:
     hidden, (cos, sin) = layer_input(model, hidden, positions)
     if not bool(torch.isfinite(hidden).all()):
         raise NumericError(f"prompt {prompt.id!r}: its embeddings hold NaN or infinity: look at media and weights")
-    return Captured(prompt, columns, hidden, cos, sin, positions, turn(model))
+    return Captured(prompt, columns, hidden, cos, sin, positions, after, turn(model))

@@ -128,14 +128,13 @@ def _decode(
     ends = end_tokens(model)
     made = [[int(token)] for token in first]
     where = captured.positions
-    begin = held.n if where is None else int(where.max()) + 1
     shape = (1,) if where is None else where.shape[:-1]
     for step in range(count - 1):
         if all(tokens[-1] in ends for tokens in made):
             break
         ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
         # All streams stand at one position, whatever their tokens are.
-        positions = torch.full((*shape, held.streams), begin + step, device=model.device)
+        positions = torch.full((*shape, held.streams), captured.after + step, device=model.device)
         hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions, held.n + step + 1)
         order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
         step_call = functools.partial(_Step, held, step, order, semantics)

@@ -86,7 +86,7 @@ def _continued(captured: Captured, made: Sequence[int]) -> Captured:
     prompt = dataclasses.replace(captured.prompt, answer_ids=list(made), option_ids=None)
     n, extra, where = len(captured), len(made) - 1, captured.positions
     if where is not None:
-        more = where.max() + 1 + torch.arange(extra, device=where.device)
+        more = captured.after + torch.arange(extra, device=where.device)
         where = torch.cat([where, more.expand(*where.shape[:-1], -1)], -1)
     own = captured.columns
     group, item = (np.concatenate([part, part[-1:].repeat(extra)]) for part in (own.group, own.item))  # counted alone
