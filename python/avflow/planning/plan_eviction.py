@@ -188,7 +188,7 @@ def plan_eviction(
     4. What holds is judged on the other part, `holdout` of every task: run by `avflow.evict` in the model itself,
        against the model without it; if it does not hold there, the next of step 3 is taken. Its accuracy, times and
        cache sizes are the schedule's `figures`, with `accuracy_drop_bound`: on prompts like these it loses less, with
-       `confidence`, however many schedules were tried on them: the k-th takes 2^-k of the doubt.
+       `confidence`, however many schedules were tried on them: the k-th takes 1 / (k (k + 1)) of the doubt.
 
     A warning says so where the prompts are too few for the drop asked, or where none could be held out.
 
@@ -236,9 +236,9 @@ def choose(
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
     rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
     judges = apart if apart.any() else ~apart
-    doubt, again = 1 - request.confidence, _only(prepare, trials.ids, ~apart)
-    for chosen in _holding(model, request, rungs, again, plan, len(seen.ids), progress):
-        doubt /= 2  # of all looks together it stays below what was asked for
+    again = _only(prepare, trials.ids, ~apart)
+    for look, chosen in enumerate(_holding(model, request, rungs, again, plan, len(seen.ids), progress), start=1):
+        doubt = (1 - request.confidence) / (look * (look + 1))  # 1/2 + 1/6 + 1/12 + ... = 1: of all looks together
         with Progress(int(judges.sum()), unit="prompt", quiet=not progress, doing="judge") as bar:
             pairs = run_both(model, EvictionSchedule(chosen), _only(prepare, trials.ids, judges), bar)
         fine, moved = verdict(tolerance, pairs, 1 - doubt)
