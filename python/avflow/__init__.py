@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from .knockouts.knockout import Knockout as Knockout
     from .models.base import Family as Family
     from .models.base import Model as Model
+    from .models.batch import Batch as Batch
     from .models.loading import load as load
     from .models.loading import wrap as wrap
     from .planning.plan_eviction import PlannedSchedule as PlannedSchedule
@@ -68,6 +69,7 @@ _EXPORTS = {
     "AttentionMap": "experiments.attention_map",
     "AvflowError": "errors",
     "AvflowWarning": "errors",
+    "Batch": "models.batch",
     "EveryNth": "eviction.policies",
     "EvictionSchedule": "eviction.schedule",
     "Family": "models.base",
