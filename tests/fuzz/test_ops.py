@@ -86,9 +86,10 @@ def check(data, q, k, v, problem, row_order=None) -> None:
     q, v = q * size, v * size
     expected, largest = exact(q, k, v, problem, q.shape[-1] ** -0.5 if scale is None else scale, semantics, row_order)
     old = _C.cpu_isa(), torch.get_num_threads()
-    _C.set_cpu_isa(data.draw(st.sampled_from(capabilities()["cpu_built"])))
-    torch.set_num_threads(data.draw(st.integers(1, 2)))
+    isa, threads = data.draw(st.sampled_from(capabilities()["cpu_built"])), data.draw(st.integers(1, 2))
     try:
+        _C.set_cpu_isa(isa)
+        torch.set_num_threads(threads)
         ours = attention(q, k, v, problem, scale, semantics, row_order=row_order, **EVERYTHING)
     finally:
         _C.set_cpu_isa(old[0])

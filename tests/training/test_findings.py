@@ -118,7 +118,7 @@ def right_with(model, schedule, prompts) -> float:
 
 
 def test_media_leave_at_the_planned_layer_and_fresh_clips_are_answered_as_before(model, clips, fresh_clips):
-    plan = avflow.plan_eviction(model, clips, ["video", "audio"])
+    plan = avflow.plan_eviction(model, clips, ["video", "audio"], holdout=0, margin=None)
     steps = {step.group: step.after for step in plan.steps}
     assert set(steps) == {"video", "audio"} and max(steps.values()) <= 8, steps
     before = right_with(model, avflow.EvictionSchedule({}), fresh_clips)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from ..errors import AvflowError
 from ..eviction.policies import KeepAll
 from ..eviction.schedule import EvictionSchedule
 from ..models import proof
@@ -83,7 +84,13 @@ class BlockProof:
         where = f"within {self.interventions.block}"
         what = f"{where}, with nothing {'cut' if self.interventions.schedule is None else 'dropped'}: the decoder"
         with torch.no_grad(), attributes(without_hooks(self.model.text_model)):
-            proof.prove(self.model, self.kind, where, what, self._ours, self._own)
+            proof.prove(self.model, self.kind, where, what, self._tried, self._own)
+
+    def _tried(self) -> torch.Tensor:
+        try:
+            return self._ours()
+        except AvflowError as error:  # the forward at hand raises it with the user's own numbers
+            raise proof.NotComparable(str(error)) from error
 
     def _logits(self, output: Any, sequence: int, column: int) -> torch.Tensor:
         """fp32 [1, vocab] of one row, by the output matrix alone: what follows it is the same on both sides."""
