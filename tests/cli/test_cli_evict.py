@@ -15,6 +15,7 @@ from demo_folder import demo, model
 
 import avflow
 import avflow.models
+from avflow.eviction.recipes import fastv, pyramiddrop, vtw
 from avflow.eviction.schedule import EvictionSchedule
 from avflow.planning.choice import SCHEMA
 from avflow.runs import plan_job, plan_run
@@ -212,6 +213,16 @@ def test_generate_with_a_schedule(schedule, decode):
     with avflow.evict(model(), EvictionSchedule.load(schedule), decode=decode, groups=prompt().groups):
         ids = model().hf.generate(**prompt().model_inputs, max_new_tokens=4, do_sample=False)[0, len(prompt()) :]
     result = ask("--evict", schedule, "--decode", decode)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.strip() == model().processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("recipe", [fastv(), pyramiddrop((2, 4, 6)), vtw(3)], ids=["fastv", "pyramiddrop", "vtw"])
+def test_generate_with_a_saved_recipe(samples, tmp_path, recipe):
+    recipe.save(tmp_path / "recipe.json")
+    with avflow.evict(model(), recipe, groups=prompt()):
+        ids = model().hf.generate(**prompt().model_inputs, max_new_tokens=4, do_sample=False)[0, len(prompt()) :]
+    result = ask("--evict", tmp_path / "recipe.json")
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == model().processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
 

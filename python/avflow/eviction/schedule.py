@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import write_whole
 from ..prompts.groups import GroupTable
 from . import policies
-from .policies import KeepNone, Policy
+from .policies import SCORED_IN, KeepNone, Policy
 
 FORMAT, VERSION = "avflow-eviction-schedule", 1
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
@@ -50,7 +50,7 @@ class Step:
         keep: which of them stay; default none.
 
     Raises:
-        InputError: an empty group, a layer below 0, a `keep` without `select`.
+        InputError: an empty group, a layer below 0, a `keep` without `select` or with another `scored_in`.
     """
 
     group: str
@@ -68,6 +68,7 @@ class Step:
             raise InputError(
                 f"Step.keep = {checks.shown(self.keep)} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
             )
+        checks.choice(f"{type(self.keep).__name__}.scored_in", getattr(self.keep, "scored_in", "this"), SCORED_IN)
 
 
 @dataclass(frozen=True, init=False)

@@ -27,9 +27,11 @@ def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, ite
         counts[layer] = len(kept)
         for step in schedule.steps:
             if step.after == layer:
-                own = np.flatnonzero(members(model.groups.expand(step.group), group[kept]))
+                mask = model.groups.expand(step.group)
+                own = np.flatnonzero(members(mask, group[kept]))
                 nothing = np.zeros(len(own), np.float32)
-                view = View(item[kept[own]], kept[own].astype(np.int32), partial(_same, nothing))
+                total = int(members(mask, group).sum())
+                view = View(item[kept[own]], kept[own].astype(np.int32), partial(_same, nothing), total)
                 kept = np.delete(kept, own[~step.keep.select(view)])
     return counts
 

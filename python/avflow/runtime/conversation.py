@@ -175,7 +175,10 @@ class Conversation:
 
     def problem(self, segment: int, rows: int, cuts: tuple[Cut, ...]) -> AttentionProblem:
         """The last `rows` keys of every sequence are the rows."""
-        columns = self.columns[segment]
+        return self.problem_of(self.columns[segment], rows, cuts)
+
+    def problem_of(self, columns: np.ndarray, rows: int, cuts: tuple[Cut, ...]) -> AttentionProblem:
+        """The same for keys at logical columns int [batch, keys]."""
         keys = self.tokens(columns)
         mine = self.tokens(columns[:, columns.shape[1] - rows :])
         return AttentionProblem(rows=mine, keys=keys, streams=Streams.roots(self.batch), cuts=cuts)

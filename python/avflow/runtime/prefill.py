@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from avflow_ext import AttentionProblem
 
 from ..errors import InputError
-from ..eviction.policies import ScoredBy, TopK, View
+from ..eviction.policies import ScoredBy, ScoredIn, TopK, View, scored_in
 from ..eviction.schedule import Step
 from ..models.attention import attention
 from ..models.causal import refuse_if_given
@@ -20,6 +21,7 @@ from ..models.decoder_inputs import refuse_other_layer_arguments
 from .boundary import gather_hidden, take
 from .cache import check_cache, drop, is_static, take_back
 from .conversation import Conversation, remember
+from .next_layer import queries_and_keys
 from .scores import Scored
 from .state import Interventions
 
@@ -82,7 +84,8 @@ class Prefill:
         self.index: list[torch.Tensor | None] = []
         self.gathered: dict[tuple[int, str], torch.Tensor] = {}
         self.problems: dict[Any, AttentionProblem] = {}
-        self.scored: dict[int, Scored] = {}  # by layer
+        self.scored: dict[ScoredIn, Scored] = {}  # of the layer after which rows leave, of the one they would enter
+        self.entering: Callable[[], Scored]  # makes the latter; set on the way into a layer
         self.blank: list[int] = []  # segments that run on a row of padding only
 
     def begin(self, mask: Any) -> None:
@@ -98,7 +101,7 @@ class Prefill:
         self._enter(0, rows, None)
         self._check_scores()
         for segment in range(len(state.ends)):
-            if any(s.after == state.ends[segment] and getattr(s.keep, "uses_scores", True) for s in state.steps):
+            if any(s.after == state.ends[segment] and scored_in(s.keep) for s in state.steps):
                 break  # these wait for the layer's attention
             self._leave(segment)
 
@@ -142,7 +145,8 @@ class Prefill:
                 at = self._candidates(step, b, np.where(stay, rows, -1))
                 if not len(at):
                     continue
-                view = View(state.item[b, rows[b, at]], rows[b, at], self._scores(step, b, at))
+                total = len(self._candidates(step, b, self.rows[0]))
+                view = View(state.item[b, rows[b, at]], rows[b, at], self._scores(step, b, at), total)
                 kept = np.asarray(step.keep.select(view))
                 if kept.dtype != bool or kept.shape != at.shape:
                     raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
@@ -165,14 +169,17 @@ class Prefill:
         self._enter(segment + 1, kept, torch.from_numpy(index))
 
     def _scores(self, step: Step, b: int, at: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
-        """For the step's policy: the attention that the rows `at` of sequence b receive in the step's layer."""
+        """For the step's policy: the attention that the rows `at` of sequence b receive in the layer it names."""
+        where = scored_in(step.keep)
 
         def scores(by: ScoredBy) -> np.ndarray:
-            if step.after not in self.scored:
+            if where is None:
                 raise InputError(
                     f"{step.keep} asks for scores, which its uses_scores = False rules out: take that line out"
                 )
-            return self.scored[step.after](b, at, by)
+            if where == "next" and where not in self.scored:
+                self.scored[where] = self.entering()
+            return self.scored[where](b, at, by)
 
         return scores
 
@@ -199,12 +206,14 @@ class Prefill:
         if segment == 0:
             return None
         first = layer == self.state.ends[segment - 1] + 1
-        if first and len(self.rows) == segment:
-            self._leave(segment - 1)
-            self.scored.clear()
-        kwargs = dict(kwargs)
         if first:
             refuse_other_layer_arguments(module, args, kwargs)  # they would stand at rows that are gone
+        if first and len(self.rows) == segment:
+            self.entering = partial(self._would_enter, module, args, dict(kwargs))
+            self._leave(segment - 1)
+            self.scored.clear()
+            del self.entering  # it holds hidden states
+        kwargs = dict(kwargs)
         index = self.index[segment]
         if first and index is not None:
             hidden = args[0] if args else kwargs["hidden_states"]
@@ -214,13 +223,33 @@ class Prefill:
             else:
                 kwargs["hidden_states"] = hidden
         kwargs["attention_mask"] = None  # the problem says who sees whom
+        self._gather_positions(segment, kwargs)
+        return args, kwargs
+
+    def _would_enter(self, module: DecoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scored:
+        """The attention of a layer if all rows that are there before it entered it."""
+        layer, state = module.self_attn.layer_idx, self.state
+        segment = state.segment(layer)
+        self._gather_positions(segment - 1, kwargs)
+        q, k, scale = queries_and_keys(module, args, kwargs)
+        batch, m, heads, d = q.shape
+        held, rows = state.columns[segment], self.rows[segment - 1]
+        if held.shape[1]:  # keys of earlier tokens
+            before = self.cache.layers[layer].keys[:, :, : held.shape[1]].transpose(1, 2)
+            k = torch.cat([before.to(k.device), k], 1)
+        cuts, semantics = self.interventions.cuts(layer)
+        problem = state.problem_of(np.concatenate([held, rows.astype(np.int32)], 1), m, cuts)
+        question = self.interventions.model.groups.expand("question")
+        return Scored(q.reshape(batch * m, heads, d), k, None, problem, scale, question, self.prompt_end, semantics)
+
+    def _gather_positions(self, segment: int, kwargs: dict[str, Any]) -> None:
+        """Positions among a layer's arguments, for the rows of a segment."""
         for name, dim in (("position_embeddings", -2), ("position_ids", -1)):
             value = kwargs.get(name)
             if isinstance(value, tuple):
                 kwargs[name] = tuple(self._gather(segment, f"{name}{i}", part, dim) for i, part in enumerate(value))
             elif value is not None:
                 kwargs[name] = self._gather(segment, name, value, dim)
-        return args, kwargs
 
     def _gather(self, segment: int, name: str, value: torch.Tensor, dim: int) -> torch.Tensor:
         """What belongs to the first segment's rows [..., n (, d)], for the rows of this one."""
@@ -258,11 +287,11 @@ class Prefill:
         # A static cache is longer than what it holds: its tail is left out.
         q = q.transpose(1, 2).reshape(batch * rows, heads, d)
         k, v = (t[:, :, :n].transpose(1, 2) for t in (k, v))  # [batch, n, kv_heads, d], not copied
-        wanted = any(s.after == layer and getattr(s.keep, "uses_scores", True) for s in state.steps)
+        wanted = any(s.after == layer and scored_in(s.keep) == "this" for s in state.steps)
         result = attention(q, k, v, problem, scale=scale, semantics=semantics, return_lse=wanted)
         if result.lse is not None:
             question = self.interventions.model.groups.expand("question")
-            self.scored[layer] = Scored(q, k, result.lse, problem, scale, question, self.prompt_end)
+            self.scored["this"] = Scored(q, k, result.lse, problem, scale, question, self.prompt_end)
         return result.out.view(batch, rows, heads, d)
 
     def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
