@@ -66,6 +66,15 @@ def write_whole(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
 
 
+def readable(text: str) -> str:
+    """`text`, which may name files, for figures and pages, which take whole characters only.
+
+    The name of a file that is no text, by its bytes or by the locale, holds lone surrogates (os.fsdecode): these become
+    the UTF-8 that they stand for, and escapes (\\xff), which keep two names apart, where they are none.
+    """
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def append_line(path: Path, line: str) -> None:
     """Append `line` and fsync. If it does not fit, the file is cut back to what it was."""
     data = (line + "\n").encode()

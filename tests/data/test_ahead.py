@@ -80,6 +80,8 @@ def test_a_sweep_is_the_same_with_threads(tmp_path):
     assert quick.table.equals(plain.table) and "failed" not in plain.meta
     with pytest.raises(InputError, match="decode_threads"):
         avflow.sweep(model(), samples, "video->question", decode_threads=-1)
+    with pytest.raises(InputError, match="decode_threads"):
+        avflow.sweep(model(), samples, "video->question", decode_threads=10**8)
 
 
 @pytest.mark.parametrize("threads", [0, 2])

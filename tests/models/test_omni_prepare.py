@@ -199,6 +199,15 @@ def test_a_video_longer_than_the_model_hears(tmp_path):
         model().prepare(sample(video=str(path)), strict_media=True)
 
 
+def test_sound_that_is_cut_before_its_end_has_one_note():
+    """9.3 s of sound in a video of 10 s, where the model hears 8: the cut is told, and no sentence without an end."""
+    from avflow.models import chat
+
+    media = chat.Media()
+    chat.note_alignment(media, "", 9.3, 10.0)
+    assert media.facts["sound"] == "" and not media.facts.get("notes")
+
+
 def test_lengths_are_judged_before_anything_is_decoded(tmp_path, monkeypatch):
     from clips import tone
 

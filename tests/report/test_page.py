@@ -248,6 +248,19 @@ def test_no_cell_of_the_csv_file_is_a_formula(tmp_path):
     assert any(float(row["change_percent"]) < 0 for row in rows)  # numbers stay numbers
 
 
+def test_folders_whose_names_are_not_utf8(tmp_path):
+    """b"r\\xff" is no text; of "ü" an ASCII locale makes surrogates too, though its bytes are UTF-8."""
+    for name, shown in ((b"r\xff", r"r\xff"), ("r\u00fc".encode(), "r\u00fc")):
+        folder = tmp_path / name.decode("ascii", "surrogateescape")
+        cases.sweep(folder, 1)
+        report(folder, title=folder.name)
+        text = report_together([folder], folder / "again").read_text("utf-8")
+        assert shown in text and data_of(text)["sweeps"]
+        other = cases.sweep(tmp_path / f"other-{len(name)}", 1)
+        table, *_ = compare([folder, other], tmp_path / f"out-{len(name)}")
+        assert shown in table.read_text("utf-8")
+
+
 def test_folder_names_are_the_shortest_that_differ(tmp_path):
     one, two, three = tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "b" / "other"
     assert folder_names([one]) == ["run"] and folder_names([two, three]) == ["run", "other"]

@@ -33,5 +33,6 @@ def test_rows_order_and_records(tmp_path):
     assert run(job(), tmp_path / "three", quiet=True).skipped == 3  # it is no part of the configuration
     with pytest.raises(MediaError, match="no such file"):
         run(job(decode_threads=3), tmp_path / "debug", quiet=True, debug=True)
-    with pytest.raises(InputError, match="decode_threads.*1 or more"):
-        job(decode_threads=0)
+    for wrong in (0, 10**8):  # so many threads cannot be started, which was told halfway
+        with pytest.raises(InputError, match="decode_threads.*1 or more"):
+            job(decode_threads=wrong)

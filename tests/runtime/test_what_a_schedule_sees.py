@@ -11,6 +11,7 @@ import avflow
 from avflow.synthetic import make_items, write_items
 
 CHOSEN = {"video": 6, "audio": 6, "question_text": 2}
+CUT = "video->question"
 
 
 @lru_cache
@@ -110,6 +111,21 @@ def test_a_batch_is_its_samples(name, samples):
         assert (together[row] - alone).abs().max() < 2e-3
         assert (together[row] - plain[row]).abs().max() > 1e-2
         assert ids[row].tolist() == tokens[0, -3:].tolist()
+
+
+def test_labels_of_another_prompt_are_refused(samples):
+    """One as long fits by its shape, and then other tokens would be dropped or cut without a word."""
+    one, two = (omni().prepare_batch(chosen) for chosen in (samples[:2], samples[1::-1]))
+    ids = one.prompts[0].input_ids.clone()
+    ids[-3] += 1
+    for block in (lambda g: avflow.evict(omni(), CHOSEN, groups=g), lambda g: avflow.knockout(omni(), CUT, groups=g)):
+        with pytest.raises(avflow.InputError, match=r"of other tokens than .*\(sequence 0, token \d+\)"), block(two):
+            omni().hf(**one.model_inputs)
+        with block(one.prompts[0]):
+            with pytest.raises(avflow.InputError, match=rf"\(sequence 0, token {len(ids) - 3}\): pass the one that"):
+                omni().hf.generate(**{**one.prompts[0].model_inputs, "input_ids": ids[None]}, max_new_tokens=1)
+        with block(one):
+            omni().hf.generate(**one.model_inputs, max_new_tokens=2, num_beams=2, do_sample=False)
 
 
 def test_batches_that_cannot_be(samples):

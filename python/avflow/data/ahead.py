@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
+MOST_THREADS = 1024  # each holds a sample's media; systems refuse more threads than some thousands
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -31,11 +33,13 @@ def ahead(make: Callable[[A], B], items: Iterable[A], threads: int = 1) -> Itera
             except BaseException as error:  # noqa: BLE001 (raised again, where the item is used)
                 future.set_exception(error)
 
-    for _ in range(threads):
-        threading.Thread(target=serve, name="avflow-ahead", daemon=True).start()
+    begun = 0
     waiting: deque[Future[B]] = deque()
     try:
         for item in items:
+            if begun < threads:  # no more than there are items
+                threading.Thread(target=serve, name="avflow-ahead", daemon=True).start()
+                begun += 1
             future: Future[B] = Future()
             work.put((future, item))
             waiting.append(future)
@@ -45,5 +49,5 @@ def ahead(make: Callable[[A], B], items: Iterable[A], threads: int = 1) -> Itera
             yield waiting.popleft().result()
     finally:
         given_up.set()
-        for _ in range(threads):
+        for _ in range(begun):
             work.put(None)

@@ -10,7 +10,7 @@ from ..checks import choice, integer, path, shown
 from ..errors import AvflowError, InputError
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
-from .ahead import ahead
+from .ahead import MOST_THREADS, ahead
 from .dataset import Dataset, read
 from .rows import is_hub
 
@@ -94,7 +94,7 @@ def as_prompts(model: Preparing, given: Any, again: bool = False, threads: int =
         InputError: None, nothing at all, something else, two of one id, no such file. Of an iterator the same is
             raised where its turn comes.
     """
-    integer("decode_threads", threads)
+    integer("decode_threads", threads, high=MOST_THREADS)
     record = choice("on_error", on_error, ON_ERROR) == "record"
     prompts = Prompts(model, _several(given), threads, record)
     if again and not isinstance(prompts.given, Sequence):

@@ -289,9 +289,12 @@ def check_heard(seconds: float, most: float, path: str | Path) -> None:
 
 
 def note_alignment(media: Media, done: str, seconds: float, duration: float) -> None:
-    """What `align_sound` did, to `seconds` of sound, goes among the facts, and into the notes where it is much."""
+    """What `align_sound` did, to `seconds` of sound, goes among the facts, and into the notes where it is much.
+
+    Nothing was done to sound that ends where the model hears no more: that has a note of its own.
+    """
     media.facts["sound"] = done
-    if abs(seconds - duration) > tolerance(duration):
+    if done and abs(seconds - duration) > tolerance(duration):
         media.note(f"sound of {seconds:.2f} s, video of {duration:.2f} s: {done}")
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from .. import checks
 from ..deprecated import renamed_keyword
 from ..errors import InputError
-from ..files import make_folder, write_whole, writing
+from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
 from ..results.results import read
@@ -162,7 +162,7 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
-    write_whole(out / "comparison.csv", text.getvalue().encode())
+    write_whole(out / "comparison.csv", readable(text.getvalue()).encode())
     made, figures = [out / "comparison.csv"], []
     with writing(out / "figures"):
         for number, path in enumerate(paths):
@@ -171,5 +171,5 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
             made += files
             figures.append((path, files[0]))
     unfinished = [run.name for run in runs if not run.finished]
-    write_whole(out / "comparison.html", comparison_page(title, rows, figures, unfinished).encode())
+    write_whole(out / "comparison.html", readable(comparison_page(title, rows, figures, unfinished)).encode())
     return [*made, out / "comparison.html"]

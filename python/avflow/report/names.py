@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import readable
 
 
 def folder_names(folders: Sequence[str | Path]) -> list[str]:
@@ -16,7 +17,7 @@ def folder_names(folders: Sequence[str | Path]) -> list[str]:
     """
     if not folders:
         raise InputError("no run folder is given: name one or more")
-    parts = [Path(folder).absolute().parts for folder in folders]
+    parts = [[readable(part) for part in Path(folder).absolute().parts] for folder in folders]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from .. import checks
 from ..deprecated import renamed_keyword
-from ..files import make_folder, write_whole, writing
+from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import panel_of
 from ..results.results import read
@@ -32,6 +32,7 @@ def report(
     """
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
+    title = readable(title)
     table = select_rows(read(folder).table, select)
     made: list[Path] = []
     if pc.any(pc.is_valid(table["change_percent"])).as_py():
@@ -71,7 +72,7 @@ def report_together(
     out = checks.path("out", out)
     make_folder(out)
     path = out / "report.html"
-    write_whole(path, page(found, title, note, first_layer).encode())
+    write_whole(path, readable(page(found, title, note, first_layer)).encode())
     return path
 
 

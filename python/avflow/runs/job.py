@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from .. import checks
+from ..data.ahead import MOST_THREADS
 from ..errors import AvflowError, InputError
 from ..models.base import Model
 from ..models.proof import checking, compared, figures, parse_check
@@ -127,5 +128,5 @@ class RunJob(Source, ABC):
         self.restart = checks.flag("restart", self.restart)
         if self.workers is not None:
             self.workers = checks.integer("workers", self.workers, low=1, mend="give a number of processes, 1 or more")
-        mend = "give a number of threads, 1 or more"
-        self.decode_threads = checks.integer("decode_threads", self.decode_threads, low=1, mend=mend)
+        mend = f"give a number of threads, 1 or more, at most {MOST_THREADS}"
+        self.decode_threads = checks.integer("decode_threads", self.decode_threads, 1, MOST_THREADS, mend)

@@ -76,6 +76,29 @@ def given_labels(model: Model, groups: Labels, items: Sequence[Any] | None) -> t
     return group, item
 
 
+def given_ids(groups: Labels) -> torch.Tensor | None:
+    """int64 [1 or batch, N], on the CPU: the tokens that the labels are of, where a Prompt or a Batch tells them."""
+    if isinstance(groups, Batch):
+        return groups.model_inputs["input_ids"].cpu()
+    if isinstance(groups, Prompt) and groups.input_ids is not None:
+        return groups.input_ids[None].cpu()
+    return None
+
+
+def check_ids(labelled: torch.Tensor, ids: torch.Tensor, past: int) -> None:
+    """Raises InputError for ids [batch, new], read after `past` tokens, that are others than the labels are of."""
+    if len(ids) % len(labelled):
+        return  # told with the labels
+    of = labelled.repeat_interleave(len(ids) // len(labelled), 0)[:, past : past + ids.shape[1]]
+    wrong = (ids[:, : of.shape[1]].cpu() != of).nonzero()
+    if len(wrong):
+        row, at = wrong[0].tolist()
+        raise InputError(
+            f"groups= is a prompt or batch of other tokens than the model is given (sequence {row}, token {past + at}):"
+            " pass the one that is run, or its .groups and .items where other ids are meant"
+        )
+
+
 def _item_rows(items: Sequence[Any]) -> np.ndarray:
     try:
         found = np.array(items)

@@ -39,7 +39,7 @@ from ..models.undoing import undoing, without_hook
 from .cache import is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
-from .labels import Labels, check_items, check_present, given_labels, labels_from_ids
+from .labels import Labels, check_ids, check_items, check_present, given_ids, given_labels, labels_from_ids
 from .prefill import Prefill, padding
 from .proof import BlockProof
 from .state import Interventions
@@ -69,6 +69,7 @@ class Tracker:
         self.model = model
         self.interventions = Interventions(model)
         self.given: tuple[np.ndarray, np.ndarray] | None = None
+        self.given_ids: torch.Tensor | None = None  # that `given` are the labels of, where the user told
         self.prompt: _Prompt | None = None  # within generate
         self.next: Prefill | Decoding | None = None  # labelled, and not yet taken up by the decoder
         self.running: Prefill | Decoding | None = None
@@ -79,11 +80,13 @@ class Tracker:
         self.modules = list(model.hf.modules())
 
     @contextmanager
-    def given_within(self, labels: tuple[np.ndarray, np.ndarray]) -> Iterator[None]:
+    def given_within(self, labels: tuple[np.ndarray, np.ndarray], ids: torch.Tensor | None) -> Iterator[None]:
         """Labels that the user gave, for as long as the block lasts; those of the block around it are the same."""
         with undoing() as undo:
             undo.append(partial(setattr, self, "given", self.given))
+            undo.append(partial(setattr, self, "given_ids", self.given_ids))
             self.given = labels
+            self.given_ids = self.given_ids if ids is None else ids
             yield
 
     def rope_owners(self) -> list[nn.Module]:
@@ -128,6 +131,8 @@ class Tracker:
         """Group and item of the new tokens, [batch, new], and whether the prompt ends among them."""
         past = len(old)
         group, item = self._whole(old, ids, kwargs)
+        if self.given_ids is not None and ids is not None:
+            check_ids(self.given_ids, ids, past)
         check_items(self.model, self.interventions.knockouts, group, item)
         if not past:
             check_present(self.model, self.interventions.steps, group)
@@ -367,5 +372,5 @@ def tracking(model: Model, groups: Labels, items: Sequence[Any] | None) -> Itera
         raise InputError("groups= and items= differ from those of the block around: pass them once")
     # No ExitStack: it drops a context before it leaves it, and an interrupt in between would leave hooks in the model.
     with _hooks(tracker) if model.tracker is None else nullcontext():
-        with nullcontext() if given is None else tracker.given_within(given):
+        with nullcontext() if given is None else tracker.given_within(given, given_ids(groups)):
             yield tracker
