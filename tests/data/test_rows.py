@@ -149,3 +149,9 @@ def test_a_mapping_made_in_python_is_checked_as_one_of_a_file(values, says):
         DataMapping(**values)
     with pytest.raises(InputError, match=f"the mapping: {says}"):
         DataMapping.from_dict(values)
+
+
+def test_a_pipe_without_an_ending_is_called_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "rows")
+    with pytest.raises(InputError, match="it is a pipe or a device"):
+        read(tmp_path / "rows")

@@ -53,6 +53,8 @@ def _files(path: Path) -> list[Path]:
         if not found:
             raise InputError(f"the folder {path} holds no file of samples ({', '.join(FILES)})")
         return found
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot read the samples {path}: it is a pipe or a device; write the rows to a file first")
     if not path.is_file():
         raise InputError(f"cannot read the samples {path}: no such file or folder (a data set of the hub: {HUB}{path})")
     if path.suffix.lower() not in FILES:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from .. import checks
-from ..errors import UnsupportedModelError, warn_user
+from ..errors import InputError, UnsupportedModelError, warn_user
 from .base import Model
 
 CHECKS = ("error", "warn", "off")
@@ -66,7 +66,10 @@ def parse_check(check: Any) -> str | int:
     """One of CHECKS, or N: every N-th prompt is compared too. Raises InputError."""
     if hasattr(check, "__index__") and not isinstance(check, bool):
         return checks.integer("check =", check, low=1, mend="pass N of at least 1: every N-th prompt is compared")
-    return checks.choice("check", check, CHECKS)
+    if not isinstance(check, str) or check not in CHECKS:
+        words = ", ".join(CHECKS)
+        raise InputError(f"check = {checks.shown(check)}: pass one of {words}, or N: every N-th prompt is compared too")
+    return check
 
 
 @contextmanager
