@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..errors import UnsupportedModelError
+
 
 class _Asked(Exception):
     """Ends a layer's forward where it asks for attention."""
@@ -29,6 +31,9 @@ def queries_and_keys(
 
     Returns:
         q [batch, rows, heads, d], k [batch, rows, kv_heads, d], and the scale of their products. No cache is written.
+
+    Raises:
+        UnsupportedModelError: the layer asks for no attention.
     """
     kwargs = kwargs | {"attention_mask": None, "avflow_call": _stop}
     for name in ("cache", "past_key_values", "past_key_value"):
@@ -39,4 +44,7 @@ def queries_and_keys(
             layer.forward(*args, **kwargs)  # not by a call: avflow's own hook on the layer is where this is asked
     except _Asked as asked:
         return asked.q.transpose(1, 2), asked.k.transpose(1, 2), asked.scale
-    raise RuntimeError(f"{type(layer).__name__} did not ask for attention")
+    raise UnsupportedModelError(
+        f"{type(layer).__name__} asks for no attention by avflow's function: a policy with scored_in='next' cannot "
+        "rank by it"
+    )
