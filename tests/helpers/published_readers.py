@@ -77,6 +77,7 @@ READERS = {one.__name__: one for one in (frames, whole, counted, sound, downmix,
 
 def main(calls: Path, out: Path) -> None:
     os.environ["TORCHCODEC_NUM_THREADS"] = "1"
+    sys.path.append(str(Path(sys.prefix) / "foreign"))  # where the tests' torchvision is
     from avflow.models import compat
 
     compat.declare_torchvision()  # one that was built for another torch serves too
