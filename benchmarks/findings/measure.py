@@ -200,7 +200,7 @@ def measure_clips(model: avflow.Model) -> tuple[dict[str, Any], dict[str, pa.Tab
     found["sinks"] = {"rows": sum(ratio > 10 for ratio in long), "longest": max(long)}
     found["masks"] = masked_last_layers(model, fresh, 2)
     found["pathways"] = kept_edges(tables["pathways"])
-    plan = avflow.plan_eviction(model, clips, ["video", "audio", "question_text"])
+    plan = avflow.plan_eviction(model, clips, ["video", "audio", "question_text"], holdout=0, margin=None)
     return found | {"evicted": evicted(model, plan, fresh)}, tables
 
 
@@ -215,7 +215,7 @@ def measure_items(model: avflow.Model, found: dict[str, Any]) -> pa.Table:
     found["streams"] = {
         name: kept_edges(avflow.pathways(model, fresh, keep, random=2).table) for name, keep in STREAMS.items()
     }
-    plan = avflow.plan_eviction(model, items, ["candidates", "reference", "question_text"])
+    plan = avflow.plan_eviction(model, items, ["candidates", "reference", "question_text"], holdout=0, margin=None)
     found["evicted_items"] = evicted(model, plan, fresh)
     return lineup
 
