@@ -54,7 +54,11 @@ class _Kept:
             self.frames = torch.empty((self.n, 3, *goal), dtype=torch.uint8)
         goal = (self.frames.shape[2], self.frames.shape[3])
         # a stream that changes its size on the way keeps the first one's
-        self.frames[len(self.times)] = resize(pixels.contiguous(), *goal)
+        place = self.frames[len(self.times)]
+        if pixels.shape[1:] == goal:
+            np.copyto(place.numpy(), pixels.numpy())  # torch would wake all of its threads for each frame
+        else:
+            place.copy_(resize(pixels.contiguous(), *goal))
         self.times.append(time)
 
     def repeat(self) -> None:
