@@ -271,3 +271,13 @@ def test_what_a_decoder_is_given_is_named():
     with pytest.raises(UnsupportedModelError, match="shared_kv_states"):
         check_decoder_arguments(decoder, (), {"shared_kv_states": {}})
     check_decoder_arguments(decoder, (), {"use_cache": False, "scale": 1.0, "labels": None})
+
+
+def test_a_prompt_that_is_refused_leaves_the_comparison_to_the_next():
+    """The window is told once, by the forward itself, and the next prompt of the kind is compared."""
+    model = avflow.wrap(mistral(20))
+    with pytest.raises(UnsupportedModelError, match="sliding window of 20 tokens, and is to read 40"):
+        everything(model, tiny.text_prompt(64))["knockout"]()
+    assert not model.proofs
+    everything(model, tiny.text_prompt(64, tokens=16))["knockout"]()
+    assert len(model.proofs) == 1 and all(proof.holds for proof in model.proofs.values())

@@ -261,3 +261,24 @@ def test_walk_and_model_agree_on_video_salmonn():
         with avflow.evict(salmonn, {"media": 0, "question": 1}, groups=[*prompt.groups, "answer"]):
             assert own_run(salmonn, prompt).logp == pytest.approx(found.logp[0], abs=1e-4)
         assert own_run(salmonn, prompt).logp == pytest.approx(found.logp_clean, abs=1e-4)
+
+
+def test_a_pass_prepares_its_own_prompts_alone(monkeypatch, tmp_path):
+    """Half of the prompts are held out: neither the choice nor the judgement decodes the other half."""
+    made = []
+    numbers = dict(margin=np.float32(0.25), confidence=np.float32(0.5))
+    given = [avflow.Sample(id=p.id, question="?", answer="x", video="clip.mp4") for p in prompts()]
+    by_id = {p.id: p for p in prompts()}
+
+    def prepare(sample, **options):
+        made.append(sample.id)
+        return by_id[sample.id]
+
+    monkeypatch.setattr(model(), "prepare", prepare)
+    schedule = avflow.plan_eviction(model(), given, "video", max_accuracy_drop=0.9, **numbers)
+    assert schedule.data["chosen_on"] == schedule.data["held_out"] == 4
+    assert made[:8] == sorted(by_id)  # measured
+    chosen, judged = set(made[8:12]), set(made[12:16])
+    assert len(made) == 16 and not chosen & judged and chosen | judged == set(by_id)
+    schedule.save(tmp_path / "s.json")  # numpy's numbers too
+    assert avflow.EvictionSchedule.load(tmp_path / "s.json").figures["margin"] == 0.25

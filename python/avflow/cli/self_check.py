@@ -47,8 +47,7 @@ def _checked(name: str, sample: Any) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         sweep(model, prompt, cut, layers=[0], select="all")
-        labels: dict[str, Any] = dict(groups=prompt.groups, items=prompt.items)
-        for block in (knockout(model, cut, **labels), evict(model, {"video": 0}, **labels)):
+        for block in (knockout(model, cut, groups=prompt), evict(model, {"video": 0}, groups=prompt)):
             with torch.no_grad(), block:
                 model.hf(**forward_inputs(model, prompt))
     check = figures(model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -52,6 +52,10 @@ class Prompts:
             yield one
         if not seen:
             raise InputError(f"no prompts are given ({shown(self.given)} is empty): {_MEND}")
+
+    def only(self, ids: Collection[str]) -> Prompts:
+        """Those of these ids; the others are not prepared."""
+        return Prompts(self.model, [one for one in self.given if one.id in ids], self.threads, self.record)
 
     def __iter__(self) -> Iterator[Prompt]:
         self.failed = {}

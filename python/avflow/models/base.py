@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from ..checks import shown
+from ..checks import each, shown
 from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
 from ..prompts.sample import Sample
@@ -202,9 +202,10 @@ class Model:
         Raises:
             InputError: as `prepare`; no sample; samples that one forward cannot read together.
         """
-        if isinstance(samples, (Sample, str, bytes)) or not isinstance(samples, Iterable):
+        given = each(samples)
+        if given is None:
             raise InputError(f"samples = {shown(samples)}: pass a list of avflow.Sample")
-        prompts = [self.prepare(sample, **options) for sample in samples]
+        prompts = [self.prepare(sample, **options) for sample in given]
         return batch_prompts(prompts, self._pad_id(), self.device)
 
     def _pad_id(self) -> int:

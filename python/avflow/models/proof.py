@@ -31,7 +31,11 @@ OwnLogits = Callable[[bool], torch.Tensor]  # fp32 [rows, vocab]; True: by the m
 
 
 class NotComparable(Exception):
-    """There is no run of the model's own to compare with; its text says why."""
+    """There is no run to compare; its text says why. once: with this prompt, and the next of its kind is tried."""
+
+    def __init__(self, why: str, once: bool = False) -> None:
+        super().__init__(why)
+        self.once = once
 
 
 def other(attention: str) -> str:
@@ -159,7 +163,8 @@ def prove(
     try:
         proof = _compare(model, prompt, ours, own)
     except (torch.OutOfMemoryError, NotComparable) as error:
-        model.proofs[kind] = None  # prompts of this kind are not tried again
+        if not getattr(error, "once", False):
+            model.proofs[kind] = None  # prompts of this kind are not tried again
         why = str(error) if isinstance(error, NotComparable) else "it does not fit the memory"
         warn_user(f"{what} could not be compared with the model's own forward: {why}")
         return

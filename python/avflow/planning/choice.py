@@ -52,12 +52,17 @@ class Tolerance:
             )
         checks.flag("strict =", self.strict)
         mend = "pass a share between 0 and 1, such as 0.95"
-        if checks.number("confidence =", self.confidence, above=True, high=1.0, mend=mend) == 1:
+        confidence = checks.number("confidence =", self.confidence, above=True, high=1.0, mend=mend)
+        if confidence == 1:
             raise InputError(f"confidence = {self.confidence!r}: {mend}")
+        object.__setattr__(self, "confidence", confidence)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"seed = {checks.shown(self.seed)}: pass an integer from 0 on")
         if self.margin is not None:
-            checks.number("margin =", self.margin, low=0.0, high=1.0, mend="pass a share such as 0.01, or None")
+            margin = checks.number(
+                "margin =", self.margin, low=0.0, high=1.0, mend="pass a share such as 0.01, or None"
+            )
+            object.__setattr__(self, "margin", margin)
 
     def interval(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean over prompts of values [prompts, columns] and its interval, float64 [columns]; NaN for a lone prompt.

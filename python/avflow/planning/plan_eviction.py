@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from .trials import Answered, EvictionRequest, try_schedules
 if TYPE_CHECKING:
     import pandas as pd
 
+PrepareThose = Callable[[Collection[str]], Iterator[Prompt]]  # the prompts of these ids, prepared anew
 RUNGS = 16  # joint schedules that one pass over the prompts tries; they share their lower layers
 
 
@@ -123,6 +125,7 @@ class PlanRequest:
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
         self.tolerance = Tolerance(self.max_accuracy_drop, self.strict, self.confidence, self.seed, self.margin)
+        self.confidence, self.margin = self.tolerance.confidence, self.tolerance.margin
         mend = "pass a share of the prompts, from 0 to 0.9, such as 0.5"
         self.holdout = checks.number("holdout =", self.holdout, high=0.9, mend=mend)
 
@@ -212,16 +215,16 @@ def plan_eviction(
     with checking(model, check):
         with Progress(given.count, unit="prompt", quiet=not progress, doing="measure") as bar:
             answered = list(_try_all(model, given, walks, bar))
-        return choose(model, request, answered, lambda: iter(given), progress)
+        return choose(model, request, answered, lambda ids: iter(given.only(ids)), progress)
 
 
 def choose(
-    model: Model, request: PlanRequest, answered: Sequence[Answered], prepare: Prepare, progress: bool = False
+    model: Model, request: PlanRequest, answered: Sequence[Answered], prepare: PrepareThose, progress: bool = False
 ) -> PlannedSchedule:
     """Steps 2 to 4 of `plan_eviction`.
 
     Args:
-        answered: what step 1 measured, by request.walks(model). prepare: gives the same prompts again.
+        answered: what step 1 measured, by request.walks(model). prepare: gives those of some ids again.
     """
     trials = _checked(answered)
     grid, tolerance = request.grid(model), request.tolerance
@@ -236,11 +239,11 @@ def choose(
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
     rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
     judges = apart if apart.any() else ~apart
-    again = _only(prepare, trials.ids, ~apart)
+    again = _those(prepare, trials.ids, ~apart)
     for look, chosen in enumerate(_holding(model, request, rungs, again, plan, len(seen.ids), progress), start=1):
         doubt = (1 - request.confidence) / (look * (look + 1))  # 1/2 + 1/6 + 1/12 + ... = 1: of all looks together
         with Progress(int(judges.sum()), unit="prompt", quiet=not progress, doing="judge") as bar:
-            pairs = run_both(model, EvictionSchedule(chosen), _only(prepare, trials.ids, judges), bar)
+            pairs = run_both(model, EvictionSchedule(chosen), _those(prepare, trials.ids, judges), bar)
         fine, moved = verdict(tolerance, pairs, 1 - doubt)
         plan.tried.append({"schedule": chosen, "change": moved, "by": "evict", "holds": fine})
         if fine:
@@ -248,10 +251,9 @@ def choose(
     return _schedule(model, request, {}, trials, apart, {}, plan)
 
 
-def _only(prepare: Prepare, ids: Sequence[str], which: np.ndarray) -> Prepare:
-    """Gives those prompts alone. which: bool [prompts]."""
-    wanted = {name for name, own in zip(ids, which.tolist(), strict=True) if own}
-    return lambda: (prompt for prompt in prepare() if prompt.id in wanted)
+def _those(prepare: PrepareThose, ids: Sequence[str], which: np.ndarray) -> Prepare:
+    """`prepare` for some of the prompts. which: bool [prompts]."""
+    return partial(prepare, {name for name, own in zip(ids, which.tolist(), strict=True) if own})
 
 
 def _checked(answered: Sequence[Answered]) -> Trials:

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from .. import checks
 from ..data.ahead import MOST_THREADS
-from ..errors import AvflowError, InputError
+from ..data.prepare import reason
+from ..errors import InputError
 from ..models.base import Model
 from ..models.proof import checking, compared, figures, parse_check
 from ..prompts.prompt import Prompt
@@ -116,9 +117,7 @@ class RunJob(Source, ABC):
         """One sample in thousands that breaks a decoder must not end a night's run: its reason is kept, it goes on."""
         if self.debug:
             raise error
-        name = "" if isinstance(error, AvflowError) else f"{type(error).__name__}: "
-        reason = " ".join(f"{name}{error}".split())
-        return {"status": "failed", "reason": reason, "seconds": round(time.monotonic() - begun.at, 3)}
+        return {"status": "failed", "reason": reason(error), "seconds": round(time.monotonic() - begun.at, 3)}
 
     def check_counts(self) -> None:
         """Raises InputError: a number of workers below 1, and whatever check_source refuses."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,8 +49,9 @@ def run_plan(
         job.check(model)
         answered = answered_of(outcome.table, job.request.grid(model), [s.id for s in there])
 
-        def again() -> Iterator[Prompt]:
-            return ahead(lambda sample: model.prepare(sample, **job.media), there, job.decode_threads)
+        def again(ids: Collection[str]) -> Iterator[Prompt]:
+            wanted = [sample for sample in there if sample.id in ids]
+            return ahead(lambda sample: model.prepare(sample, **job.media), wanted, job.decode_threads)
 
         before = compared(model)
         with checking(model, job.compare):

@@ -90,7 +90,7 @@ class BlockProof:
         try:
             return self._ours()
         except AvflowError as error:  # the forward at hand raises it with the user's own numbers
-            raise proof.NotComparable(str(error)) from error
+            raise proof.NotComparable(str(error), once=True) from error
 
     def _logits(self, output: Any, sequence: int, column: int) -> torch.Tensor:
         """fp32 [1, vocab] of one row, by the output matrix alone: what follows it is the same on both sides."""

@@ -112,39 +112,27 @@ def decode(
 
     see: called in every step with its logits [streams, vocab].
     """
-    with in_eval_mode(model):
-        return _decode(model, captured, held, first, count, semantics, see)
-
-
-def _decode(
-    model: Model,
-    captured: Captured,
-    held: StreamKeys,
-    first: Sequence[int],
-    count: int,
-    semantics: Semantics,
-    see: Callable[[torch.Tensor], None] | None,
-) -> list[list[int]]:
     ends = end_tokens(model)
     made = [[int(token)] for token in first]
     where = captured.positions
     shape = (1,) if where is None else where.shape[:-1]
-    for step in range(count - 1):
-        if all(tokens[-1] in ends for tokens in made):
-            break
-        ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
-        # All streams stand at one position, whatever their tokens are.
-        positions = torch.full((*shape, held.streams), captured.after + step, device=model.device)
-        hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions, held.n + step + 1)
-        order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
-        step_call = functools.partial(_Step, held, step, order, semantics)
-        hidden = run_layers(model, hidden, tables, step_call)
-        logits = model.logits(hidden)[0]  # [streams, vocab]
-        if see:
-            see(logits)
-        top = logits.argmax(-1).tolist()
-        for tokens, token in zip(made, top, strict=True):
-            if tokens[-1] not in ends:
-                tokens.append(token)
-            # A stream that has ended is fed its end token again: a step keeps one row per stream.
+    with in_eval_mode(model):
+        for step in range(count - 1):
+            if all(tokens[-1] in ends for tokens in made):
+                break
+            ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
+            # All streams stand at one position, whatever their tokens are.
+            positions = torch.full((*shape, held.streams), captured.after + step, device=model.device)
+            hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions, held.n + step + 1)
+            order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
+            step_call = functools.partial(_Step, held, step, order, semantics)
+            hidden = run_layers(model, hidden, tables, step_call)
+            logits = model.logits(hidden)[0]  # [streams, vocab]
+            if see:
+                see(logits)
+            top = logits.argmax(-1).tolist()
+            for tokens, token in zip(made, top, strict=True):
+                if tokens[-1] not in ends:
+                    tokens.append(token)
+                # A stream that has ended is fed its end token again: a step keeps one row per stream.
     return made
