@@ -28,7 +28,7 @@ from avflow.experiments.sinks import sinks
 from avflow.knockouts.presets import PRESETS
 from avflow.planning.savings import eviction_cost
 from avflow.prompts.correct import answers_correctly
-from avflow.results.table import mean_change
+from avflow.results.change import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
 from benchmarks.findings.tables import PAGES, draw_flow, draw_looks, write_tables
 

@@ -10,23 +10,26 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import demo_folder
+import numpy as np
 import page_cases as cases
 import pyarrow.compute as pc
 import pytest
+from result_rows import row
 
 import avflow
 from avflow.demo.sample_view import answers, sample_view
 from avflow.errors import InputError
 from avflow.report.collect import collect
 from avflow.report.comparison import compare
-from avflow.report.flow import lines_of
+from avflow.report.flow import flow_data, lines_of
 from avflow.report.html import embedded, page
 from avflow.report.names import folder_names
 from avflow.report.samples import read_sample_views, write_sample_views
-from avflow.report.words import extent, matters, peak, summary
+from avflow.report.words import extent, flow_sentence, matters, peak, summary
 from avflow.report.write import report, report_together
-from avflow.results.results import read
-from avflow.results.table import mean_change
+from avflow.results.change import mean_change
+from avflow.results.results import Results, read
+from avflow.results.table import table_from_rows
 from avflow.runtime.generating import Generated
 
 
@@ -48,7 +51,7 @@ def test_the_embedded_numbers_are_the_tables(folders, tmp_path):
     for entry in sweep["flow"]:
         rows = table if not entry["task"] else table.filter(pc.equal(table["task"], entry["task"]))
         want = cases.numbers_of(mean_change(rows))
-        got = {(line["path"], p[0]): tuple(p[1:]) for line in lines_of(entry) for p in line["points"]}
+        got = {(line["path"], p[0]): tuple(p[1:5]) for line in lines_of(entry) for p in line["points"]}
         assert got == want and len(got) == len(cases.PATHS) * cases.LAYERS
         assert (entry["right"], entry["known"]) == ((22, 24) if not entry["task"] else (11, 12))
 
@@ -86,12 +89,48 @@ def test_few_samples_are_called_few_and_one_shows_nothing(tmp_path):
 
 
 def test_what_matters():
-    assert matters([0, -20.0, -30.0, -10.0, 9]) and matters([0, 20.0, 10.0, 30.0, 9])
-    assert not matters([0, -20.0, -45.0, 5.0, 9])  # its interval holds zero
-    assert not matters([0, -2.0, -3.0, -1.0, 9])  # sure, and small
-    assert not matters([0, -90.0, None, None, 1])
+    assert matters([0, -20.0, -30.0, -10.0, 9, 0.01]) and matters([0, 20.0, 10.0, 30.0, 9, 0.04])
+    assert not matters([0, -20.0, -45.0, 5.0, 9, 0.2])  # may be chance
+    assert not matters([0, 20.0, 10.0, 30.0, 9, 0.04], looks=2)  # one of two sweeps that were looked at
+    assert not matters([0, -2.0, -3.0, -1.0, 9, 0.001])  # sure, and small
+    assert not matters([0, -90.0, None, None, 1, None])
     line = {"points": [[i, v, v, v, 5] for i, v in enumerate([-30.0, 0.0, -25.0, -50.0, -26.0, -24.0, -50.0])]}
     assert peak(line)[0] == 3 and extent(line) == (2, 4)
+
+
+@pytest.mark.parametrize("samples", [5, 12, 30])
+def test_noise_is_not_called_a_finding(samples):
+    """15 paths and 36 layers of which none changes anything: an interval for each would let most paths matter."""
+    rng, called, runs = np.random.default_rng(samples), 0, 20
+    for _ in range(runs):
+        values = np.cumsum(rng.normal(size=(samples, 15, 36)), 2) * 4
+        rows = [
+            row(f"s{s}", f"p{k}->last", layer, float(max(values[s, k, layer], -99.0)))
+            for s in range(samples)
+            for k in range(15)
+            for layer in range(36)
+        ]
+        sentence = flow_sentence(flow_data(table_from_rows(rows), [])[0])
+        called += "cutting" in sentence
+        assert ("too few" in sentence) == (samples == 5) and "no path mattered" not in sentence
+    assert called <= 4  # of 20 at 5 %: five or more come once in 400
+
+
+def test_questions_on_one_video_count_as_one_sample(tmp_path):
+    rows = [row(f"{v}-{q}", change=-20.0 + v + q) for v in range(7) for q in range(3)]
+    records = [
+        dict(id=f"{v}-{q}", media={f"/clips/{v}.mp4": [1, 2, "1-0123456789abcdef"]}) for v in range(7) for q in range(3)
+    ]
+    alone, together = (flow_data(table_from_rows(rows), known)[0] for known in ([], records))
+    alone, together = (lines_of(entry)[0]["points"][0] for entry in (alone, together))
+    assert alone[1] == together[1] and alone[5] == pytest.approx(1 / 4096) and together[5] == pytest.approx(1 / 64)
+    assert together[3] - together[2] > alone[3] - alone[2]
+
+
+def test_a_sentence_says_how_sure_it_is(folders):
+    color = {part["title"]: part["lines"] for part in summary(collect(folders))}["Information flow"][0]
+    assert "p < 0.001 after correction for all paths and layers" in color
+    assert "95 % interval" in color
 
 
 class Checker(HTMLParser):
@@ -236,6 +275,27 @@ def test_the_comparison_has_the_same_skeleton_and_style(folders, tmp_path):
     rows = list(csv.reader(io.StringIO((tmp_path / "out" / "comparison.csv").read_text())))
     cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", text)]
     assert cells == [cell for row in rows[1:] for cell in row]
+
+
+def test_runs_over_the_same_samples_are_compared_sample_by_sample(folders, tmp_path):
+    rows = avflow.read(folders[0]).table.to_pylist()
+    for r in rows:
+        if r["knockout"] == "video->last" and r["layer"] == 2:
+            r["change_percent"] -= 3  # small, and in every sample
+    Results.from_rows(rows, {"experiment": "sweep"}).save(tmp_path / "again")
+    made = compare([folders[0], tmp_path / "again"], tmp_path / "out")
+    assert [path.name for path in made[:2]] == ["comparison.csv", "differences.csv"]
+    with open(made[1], newline="") as file:
+        found = {row["path"]: row for row in csv.DictReader(file)}
+    assert list(found) == list(cases.PATHS)
+    row = found.pop("video->last")
+    assert (row["layer"], row["samples"], float(row["p"])) == ("2", "24", pytest.approx(1 / 4096, abs=1e-4))
+    assert float(row["difference"]) == pytest.approx(3) and float(row["low"]) > 2.9
+    assert {(r["difference"], r["p"]) for r in found.values()} == {("0.0", "1.0")}
+    assert "Where two runs differ for sure" in made[-1].read_text()
+    strongest = list(csv.DictReader(io.StringIO(made[0].read_text())))
+    video = next(r for r in strongest if r["path"] == "video->question" and r["task"] == "color")
+    assert float(video["low"]) < float(video["change_percent"]) < float(video["high"]) and float(video["p"]) < 0.001
 
 
 def test_no_cell_of_the_csv_file_is_a_formula(tmp_path):

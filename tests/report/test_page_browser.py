@@ -16,8 +16,8 @@ from avflow.demo.sample_view import answers, sample_view
 from avflow.report.samples import write_sample_views
 from avflow.report.write import report as report_of
 from avflow.report.write import report_together
+from avflow.results.change import mean_change
 from avflow.results.results import read
-from avflow.results.table import mean_change
 from avflow.runtime.generating import Generated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))

@@ -9,7 +9,8 @@ from avflow.errors import InputError
 from avflow.knockouts.presets import PRESETS
 from avflow.plots import information_flow as plots
 from avflow.plots.style import PANELS, distinct_styles, panel_of, path_label, path_style
-from avflow.results.table import mean_change, table_from_rows
+from avflow.results.change import average_change, mean_change
+from avflow.results.table import table_from_rows
 
 PATHS = ["video->question", "audio->question", "question->last"]
 
@@ -53,6 +54,22 @@ def test_flow_draws_the_means_and_the_bands(table):
     figure.canvas.draw()
     legend = ax.get_legend().get_window_extent()
     assert legend.x0 >= ax.get_window_extent().x1  # outside
+
+
+def test_the_axis_says_which_average_it_is(table):
+    _, ax = plots.flow(table, center="ratio_of_means", interval="percentile")
+    assert ax.get_ylabel() == "Change in mean answer probability (%)"
+    want = average_change(table, center="ratio_of_means", interval="percentile")
+    line = lines_of(ax)["video → question"]
+    rows = [r for r in want.to_pylist() if r["knockout"] == PATHS[0]]
+    np.testing.assert_allclose(line.get_ydata(), [r["change"] for r in rows])
+
+
+def test_noise_of_a_hundredth_of_a_percent_does_not_fill_the_axis():
+    rows = [row(f"s{s}", PATHS[0], layer, 0.01 * (-1) ** (s + layer)) for s in range(6) for layer in range(4)]
+    for figure in (plots.flow(table_from_rows(rows))[1], plots.flow_panels(table_from_rows(rows))[1][0]):
+        low, high = figure.get_ylim()
+        assert high - low == pytest.approx(plots.LEAST_SPAN) and low < -2 < 2 < high
 
 
 def test_layers_may_count_from_one(table):

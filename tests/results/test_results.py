@@ -9,8 +9,9 @@ import pytest
 from result_rows import row
 
 from avflow.errors import InputError
+from avflow.results.change import mean_change
 from avflow.results.results import Results, read
-from avflow.results.table import SCHEMA, mean_change, one_width, select, table_from_rows, widths_of
+from avflow.results.table import SCHEMA, one_width, select, table_from_rows, widths_of
 
 
 def test_columns_and_types_are_the_schema_also_where_a_column_is_all_null():
@@ -93,7 +94,8 @@ def test_mean_change_is_the_mean_over_samples():
         [row("a", layer=0, change=-10.0), row("b", layer=0, change=-30.0), row("a", layer=1, change=4.0)]
         + [row("b", layer=1, change=None), row("a", knockout="audio->last", change=1.0)]
     )
-    got = {(r["knockout"], r["layer"]): r for r in mean_change(table, resamples=200).to_pylist()}
+    means = mean_change(table, resamples=200, interval="percentile")
+    got = {(r["knockout"], r["layer"]): r for r in means.to_pylist()}
     assert got["video->question", 0]["mean"] == -20 and got["video->question", 0]["samples"] == 2
     assert got["video->question", 1]["mean"] == 4 and got["video->question", 1]["samples"] == 1
     assert got["video->question", 0]["low"] == -30 and got["video->question", 0]["high"] == -10
@@ -101,19 +103,20 @@ def test_mean_change_is_the_mean_over_samples():
     assert got["video->question", 1]["low"] is None
 
 
-def test_band_is_the_percentile_bootstrap_over_whole_samples():
+def test_a_percentile_band_is_the_bootstrap_over_whole_samples():
     rng = np.random.default_rng(3)
     values = rng.normal(-20, 8, (30, 4))  # [samples, layers]
     table = table_from_rows([row(f"s{s}", layer=c, change=values[s, c]) for s in range(30) for c in range(4)])
-    got = mean_change(table, resamples=500, seed=11)
+    asked = dict(resamples=500, interval="percentile")
+    got = mean_change(table, seed=11, **asked)
     # The definition, a resample at a time, from the same draws.
     draws = np.random.default_rng(11).multinomial(30, np.full(30, 1 / 30), size=500)
     means = np.array([np.repeat(values, counts, axis=0).mean(0) for counts in draws])
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
     np.testing.assert_allclose(got["low"].to_numpy(), low)
     np.testing.assert_allclose(got["high"].to_numpy(), high)
-    assert got.equals(mean_change(table, resamples=500, seed=11))
-    assert not got.equals(mean_change(table, resamples=500, seed=12))
+    assert got.equals(mean_change(table, seed=11, **asked))
+    assert not got.equals(mean_change(table, seed=12, **asked))
     # and near what the normal law gives
     expected = 2 * 1.96 * values.std(0) / np.sqrt(30)
     np.testing.assert_allclose(got["high"].to_numpy() - got["low"].to_numpy(), expected, rtol=0.2)

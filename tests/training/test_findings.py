@@ -16,7 +16,7 @@ import torch
 
 import avflow
 from avflow.experiments.pathways import count_edges
-from avflow.results.table import mean_change
+from avflow.results.change import mean_change
 from avflow.synthetic import LINEUP_TASKS, TASKS, make_items, write_items
 from avflow.weights import NAMES
 

@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from .. import checks
 from ..errors import InputError
+from ..results.change import bootstrap
 from ..results.schemas import PLAN_EVICTION as SCHEMA
-from ..results.table import bootstrap
 from .exact import change_limits, drop_bound, mean_limit
 from .trials import Answered
 

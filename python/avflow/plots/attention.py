@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from .. import checks
 from ..errors import InputError
 from ..experiments.attention_map import AttentionMap
-from ..results.table import bootstrap
+from ..results.change import bootstrap
 from .drawable import heading, table_with
 from .information_flow import STYLE, canvas, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words

@@ -24,12 +24,14 @@ from .. import checks
 from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
-from ..results.table import mean_change, one_width, paths_of, widths_of
+from ..results.change import AXES, Center, Clusters, Interval, average_change
+from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .drawable import heading, table_with
 from .style import PANELS, distinct_styles, panel_of, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
+LEAST_SPAN = 5.0  # of the axis of changes, in its unit
 STYLE: dict[Any, Any] = {  # of matplotlib's rcParams
     "font.family": "sans-serif",
     "font.size": 9,
@@ -65,22 +67,28 @@ def flow(
     first_layer: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
+    center: Center = "mean",
+    interval: Interval = "bootstrap-t",
+    cluster: Clusters | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Mean change of the answer's probability (%) over the window's centre layer, a line and a band per path.
+    """Average change of the answer's probability over the window's centre layer, a line and a band per path.
 
     `paths`: names to draw (default: all that have a value). `select`: correct, wrong or all samples.
     `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
+    `center`, `interval`, `cluster`: of `avflow.results.average_change`; the axis says which average it is.
     """
     check_first_layer(first_layer)
     table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     chosen = _chosen(table, paths)
-    means = mean_change(table.filter(_is_in(table, chosen)), confidence=confidence, seed=seed)
+    how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval, cluster=cluster)
+    means = average_change(table.filter(_is_in(table, chosen)), **how)
     with mpl.rc_context(STYLE):
         figure, ax = canvas(ax, (6.0, 3.1))
         _lines(ax, means, chosen, first_layer)
         _decorate(ax, table.filter(_is_in(table, chosen)), title)
-        ax.set_ylabel("Change in answer probability (%)")
+        ax.set_ylabel(AXES[center])
+        _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4)
     return figure, ax
 
@@ -94,11 +102,15 @@ def flow_panels(
     first_layer: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
+    center: Center = "mean",
+    interval: Interval = "bootstrap-t",
+    cluster: Clusters | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
     check_first_layer(first_layer)
     table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
-    means = mean_change(table, confidence=confidence, seed=seed)
+    how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval, cluster=cluster)
+    means = average_change(table, **how)
     drawn = _chosen(table, None)
     panels = [(name, [p for p in drawn if panel_of(p) == name]) for name in PANELS]
     panels = [(name, members) for name, members in panels if members]
@@ -112,7 +124,8 @@ def flow_panels(
             _decorate(ax, table, None)
             ax.set_title(name, loc="left")
             ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, handlelength=2.4)
-        axes[0].set_ylabel("Change in answer probability (%)")
+        axes[0].set_ylabel(AXES[center])
+        _span(axes[0])
         figure.suptitle(_titled(table, title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure, axes
 
@@ -131,12 +144,12 @@ def heat_map(
     check_first_layer(first_layer)
     table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     chosen = _chosen(table, paths)
-    means = mean_change(table.filter(_is_in(table, chosen)), resamples=1)
+    means = average_change(table.filter(_is_in(table, chosen)), resamples=1)
     layers = np.unique(table["layer"].to_numpy())
     grid = np.full((len(chosen), len(layers)), np.nan)  # [paths, layers]
     for row in means.to_pylist():
-        grid[chosen.index(row["knockout"]), np.searchsorted(layers, row["layer"])] = row["mean"]
-    bound = float(np.nanmax(np.abs(grid))) or 1.0
+        grid[chosen.index(row["knockout"]), np.searchsorted(layers, row["layer"])] = row["change"]
+    bound = max(float(np.nanmax(np.abs(grid))), LEAST_SPAN / 2)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         size = (2.6 + 0.17 * max(len(layers), 14), 1.0 + 0.26 * len(chosen))
         figure, ax = canvas(ax, size)
@@ -190,13 +203,14 @@ def widths(
         figure, ax = canvas(ax, (5.4, 3.0))
         ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
         for n, width in enumerate(there):
-            means = mean_change(one_width(table, width), confidence=confidence, seed=seed)
+            means = average_change(one_width(table, width), confidence=confidence, seed=seed)
             style = {"color": shades[n], "linestyle": dashes[n % len(dashes)]}
             _line(ax, means.sort_by("layer"), first_layer, f"{width} layer{'s' * (width != 1)}", style)
         _decorate(ax, table, title or path_label(path))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.margins(x=0.02)
-        ax.set_ylabel("Change in answer probability (%)")
+        ax.set_ylabel(AXES["mean"])
+        _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4, title="Window")
     return figure, ax
 
@@ -262,12 +276,19 @@ def _lines(ax: Axes, means: pa.Table, paths: Sequence[str], first_layer: int) ->
 
 
 def _line(ax: Axes, rows: pa.Table, first_layer: int, label: str, style: dict) -> None:
-    """A line of means with its band; rows of `mean_change`, by layer."""
+    """A line of averages with its band; rows of `average_change`, by layer."""
     layer = rows["layer"].to_numpy() + first_layer
     low, high = (pc.cast(rows[name], pa.float64()).to_numpy() for name in ("low", "high"))
     ax.fill_between(layer, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
     marker = "o" if len(layer) == 1 else None
-    ax.plot(layer, rows["mean"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+    ax.plot(layer, rows["change"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+
+
+def _span(ax: Axes) -> None:
+    """At least LEAST_SPAN: noise of a hundredth of a percent must not look like an effect."""
+    low, high = ax.get_ylim()
+    if (more := LEAST_SPAN - (high - low)) > 0:
+        ax.set_ylim(low - more / 2, high + more / 2)
 
 
 def _decorate(ax: Axes, table: pa.Table, title: str | None) -> None:

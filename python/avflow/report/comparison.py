@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,12 @@ from ..errors import InputError
 from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
+from ..results.change import difference, mean_change, significance
+from ..results.export import csv_text
 from ..results.results import read
-from ..results.table import mean_change, paths_of
+from ..results.table import paths_of
 from ..results.table import select as select_rows
-from ..runs.records import read_records
+from ..runs.records import read_records, videos_of
 from .html import comparison_page
 from .names import folder_names
 
@@ -42,6 +43,11 @@ class ComparedRun:
     table: pa.Table
     records: list[dict[str, Any]]
     finished: bool
+
+    def clusters(self, table: pa.Table) -> dict[str, str]:
+        """{prompt: the files it asks about, or itself}"""
+        files = videos_of(self.records)
+        return {prompt: files.get(prompt, prompt) for prompt in pc.unique(table["prompt"]).to_pylist()}
 
     @property
     def last_layer(self) -> int:
@@ -68,14 +74,17 @@ def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """One row per run, task ("all" first) and path: how many samples, how many right, where the path is strongest.
 
     accuracy: share of the samples asked for that the clean model answers right, or None where that is not recorded;
-    of one task, of those that were swept. change_percent: mean over samples, at `layer`. depth: layer / last layer.
+    of one task, of those that were swept. change_percent: mean over samples, at `layer`, with its 95 % interval low to
+    high, and p, corrected for all paths and layers of that run and task. depth: layer / last layer.
     """
     out = []
     for run in runs:
         tasks = sorted({t for t in pc.unique(run.table["task"]).to_pylist() if t})
         for task in ["all", *(tasks if len(tasks) > 1 else [])]:
             table = run.table if task == "all" else run.table.filter(pc.equal(run.table["task"], task))
-            means = mean_change(table, resamples=1)
+            cluster = run.clusters(table)
+            means = mean_change(table, cluster=cluster)
+            p = {(r["knockout"], r["layer"]): r["p"] for r in significance(table, cluster=cluster).to_pylist()}
             samples, accuracy = _accuracy(run, table, task)
             for path in paths_of(table):
                 rows = means.filter(pc.equal(means["knockout"], path)).to_pylist()
@@ -91,9 +100,39 @@ def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
                         "layer": top and top["layer"],
                         "depth": top and round(top["layer"] / max(1, run.last_layer), 3),
                         "change_percent": top and round(top["mean"], 4),
+                        "low": _rounded(top and top["low"]),
+                        "high": _rounded(top and top["high"]),
+                        "p": _rounded(top and p[path, top["layer"]]),
                     }
                 )
     return out
+
+
+def difference_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """One row per two runs and path that both have: where they differ most, sample by sample, and how sure that is.
+
+    Only of runs with samples in common. difference: of the first less the second, in percentage points, at `layer` of
+    the first, and of the same relative depth in the second, with a band that holds all layers and paths at once; p,
+    corrected for them.
+    """
+    out = []
+    for a, b in itertools.combinations(runs, 2):
+        try:
+            both = a.clusters(a.table)
+            found = difference(a.table, b.table, depth=a.last_layer != b.last_layer, cluster=both)
+        except InputError:  # nothing in common
+            continue
+        for path in paths_of(found):
+            rows = found.filter(pc.equal(found["knockout"], path)).to_pylist()
+            top = min(rows, key=lambda r: (1.0 if r["p"] is None else r["p"], -abs(r["difference"])))
+            numbers = ("change_a", "change_b", "difference", "low", "high", "p")
+            row = {"run": a.name, "other": b.name, "path": path, "layer": top["layer"], "samples": top["samples"]}
+            out.append(row | {name: _rounded(top[name]) for name in numbers})
+    return out
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _accuracy(run: ComparedRun, table: pa.Table, task: str) -> tuple[int, float | None]:
@@ -136,14 +175,10 @@ def compare_path(
     return cast(Figure, ax.figure), ax
 
 
-def _inert(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text that begins as one has a ' before it. Numbers are as is."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-
-
 @renamed_keyword("which", "select")
 def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "all", title: str = "Runs") -> list[Path]:
-    """Write comparison.csv, comparison.html and a figure per path (PNG and PDF) into `out`; returns the files made.
+    """Write comparison.csv, differences.csv (where runs have samples in common), comparison.html and a figure per path
+    (PNG and PDF) into `out`; returns the files made.
 
     Raises:
         InputError: fewer than two runs, one that cannot be read, or no path with a value in any.
@@ -158,12 +193,12 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
     relative = len({run.last_layer for run in runs}) > 1
     make_folder(out)
     rows = comparison_rows(runs)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
-    write_whole(out / "comparison.csv", readable(text.getvalue()).encode())
-    made, figures = [out / "comparison.csv"], []
+    write_whole(out / "comparison.csv", csv_text(list(rows[0]), (list(row.values()) for row in rows)).encode())
+    made, figures, unlike = [out / "comparison.csv"], [], difference_rows(runs)
+    if unlike:
+        text = csv_text(list(unlike[0]), (list(row.values()) for row in unlike))
+        write_whole(out / "differences.csv", text.encode())
+        made.append(out / "differences.csv")
     with writing(out / "figures"):
         for number, path in enumerate(paths):
             figure, _ = compare_path(runs, path, relative=relative)
@@ -171,5 +206,5 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
             made += files
             figures.append((path, files[0]))
     unfinished = [run.name for run in runs if not run.finished]
-    write_whole(out / "comparison.html", readable(comparison_page(title, rows, figures, unfinished)).encode())
+    write_whole(out / "comparison.html", readable(comparison_page(title, rows, unlike, figures, unfinished)).encode())
     return [*made, out / "comparison.html"]

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..plots.style import PANELS, distinct_styles, panel_of, path_label
-from ..results.table import mean_change, paths_of
+from ..results.change import mean_change, significance
+from ..results.table import paths_of
+from ..runs.records import videos_of
 from .colors import dashes, ink
 
 
@@ -16,23 +18,44 @@ def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, 
     """One entry for all samples (task ""), then one per task where there are several.
 
     Each: task, samples, right and known (answers of the clean run, over the samples of the table), panels: [{title,
-    lines: [{path, label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples] of results.mean_change
-    as they are, percent; low and high None for a lone sample.
+    lines: [{path, label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples, p]: those of
+    results.mean_change as they are, percent, low and high None for a lone sample; and p of results.significance,
+    corrected for all paths and layers, of the tasks' entries for all tasks too; None where it cannot be sure.
+
+    Samples on one file (the questions on one video) are drawn, and flipped, together.
     """
     valued = table.filter(pc.is_valid(table["change_percent"]))
     tasks = [t for t in pc.unique(valued["task"]).to_pylist() if t]
     entries = [("", valued)]
     if len(tasks) > 1:
         entries += [(task, valued.filter(pc.equal(valued["task"], task))) for task in tasks]
-    return [_entry(task, rows, records) for task, rows in entries if rows.num_rows]
+    media = videos_of(records)
+    cluster = {prompt: media.get(prompt, prompt) for prompt in pc.unique(valued["prompt"]).to_pylist()}
+    p = _p_values(valued, cluster, by_task=False) | (_p_values(valued, cluster, by_task=True) if tasks[1:] else {})
+    return [_entry(task, rows, records, cluster, p) for task, rows in entries if rows.num_rows]
 
 
-def _entry(task: str, rows: pa.Table, records: list[dict[str, Any]]) -> dict[str, Any]:
+def _p_values(table: pa.Table, cluster: dict[str, str], by_task: bool) -> dict[tuple[str, str, int], float | None]:
+    """{(task, path, layer): p}"""
+    if not table.num_rows:
+        return {}
+    found = significance(table, by_task=by_task, cluster=cluster).to_pylist()
+    return {(row["task"], row["knockout"], row["layer"]): row["p"] for row in found}
+
+
+def _entry(
+    task: str,
+    rows: pa.Table,
+    records: list[dict[str, Any]],
+    cluster: dict[str, str],
+    p: dict[tuple[str, str, int], float | None],
+) -> dict[str, Any]:
     ids = set(pc.unique(rows["prompt"]).to_pylist())
     known = [r["correct"] for r in records if r["id"] in ids and r.get("correct") is not None]
     points: dict[str, list[list]] = {}
-    for row in mean_change(rows).to_pylist():
+    for row in mean_change(rows, cluster=cluster).to_pylist():
         point = [row["layer"], row["mean"], row["low"], row["high"], row["samples"]]
+        point.append(p[task, row["knockout"], row["layer"]])
         points.setdefault(row["knockout"], []).append(point)
     paths = [path for path in paths_of(rows) if path in points]
     panels = []

@@ -47,17 +47,31 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
 
 
 def comparison_page(
-    title: str, rows: Sequence[dict[str, Any]], figures: Sequence[tuple[str, Path]], unfinished: Sequence[str] = ()
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    unlike: Sequence[dict[str, Any]],
+    figures: Sequence[tuple[str, Path]],
+    unfinished: Sequence[str] = (),
 ) -> str:
-    """comparison.html. rows: of comparison_rows. figures: (path's name, PNG file). unfinished: names of such runs."""
+    """comparison.html. rows: of comparison_rows. unlike: of difference_rows. figures: (path's name, PNG file).
+    unfinished: names of such runs.
+    """
     return _render(
         "comparison.html.j2",
         title=title,
         unfinished=unfinished,
         figures=[(name, base64.b64encode(png.read_bytes()).decode()) for name, png in figures],
-        head=[key.replace("_", " ") for key in rows[0]],
-        rows=[["" if value is None else str(value) for value in row.values()] for row in rows],
+        strongest=_table(rows),
+        differences=_table(unlike),
     )
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
+    """Head and cells; None where there is no row."""
+    if not rows:
+        return None
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    return [key.replace("_", " ") for key in rows[0]], cells
 
 
 def embedded(value: Any) -> str:

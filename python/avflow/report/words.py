@@ -1,8 +1,8 @@
 """What a report's numbers say, in sentences made from them alone.
 
-A path counts as one that matters if its strongest layer changes the answer's probability by at least LEAST percent and
-the interval there leaves out zero. The strongest of many (path, layer) pairs looks larger than it is; the sentences
-give the number of samples.
+A path counts as one that matters if in one of its layers the answer's probability changes by at least LEAST percent
+and p there, corrected for all paths, layers, tasks and sweeps of the page, is below 0.05. The sentences give the number
+of samples. The strongest of many (path, layer) pairs still looks somewhat larger than it is.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import Any
 from .flow import lines_of
 
 LEAST = 5.0  # percent of the clean probability
-FEW = 10  # samples; fewer than this, and the sentence says so
+SURE = 0.05  # largest p of a finding
+FEW = 10  # prompts of a plan; fewer than this, and the sentence says so
 MEDIA = ("video", "audio", "image", "candidate", "reference")
 
 
@@ -23,7 +24,8 @@ def summary(found: dict[str, Any], base: int = 0) -> list[dict[str, Any]]:
         title = "Information flow" if len(found["sweeps"]) == 1 else f"Information flow, {sweep['name']}"
         entries = sweep["flow"][1:] or sweep["flow"]
         if entries:
-            parts.append({"title": title, "lines": [flow_sentence(entry, base) for entry in entries]})
+            looks = sum(bool(other["flow"]) for other in found["sweeps"])
+            parts.append({"title": title, "lines": [flow_sentence(entry, base, looks) for entry in entries]})
     if "share" in found:
         parts.append({"title": "Attention", "lines": [share_sentence(found["share"][0], base)]})
     if "lens" in found:
@@ -40,15 +42,31 @@ def peak(line: dict[str, Any]) -> list:
     return max(line["points"], key=lambda point: abs(point[1]))
 
 
-def matters(point: list) -> bool:
-    """Is the change at this point large, and its interval on one side of zero?"""
-    _, mean, low, high, _ = point
-    return abs(mean) >= LEAST and low is not None and low * high > 0
+def matters(point: list, looks: int = 1) -> bool:
+    """Is the change at this point large, and sure after correction for all that was looked at?
+
+    looks: how many sweeps the page tells of (Bonferroni); within one, p is corrected already.
+    """
+    p = point[5]
+    return abs(point[1]) >= LEAST and p is not None and p * looks < SURE
 
 
-def extent(line: dict[str, Any]) -> tuple[int, int]:
-    """First and last layer of the stretch round the peak where the change is at least half of it."""
-    points, top = line["points"], peak(line)
+def sure_peak(line: dict[str, Any], looks: int = 1) -> list | None:
+    """The point of a line's strongest change that matters; None where none does."""
+    sure = [point for point in line["points"] if matters(point, looks)]
+    return max(sure, key=lambda point: abs(point[1])) if sure else None
+
+
+def absent(line: dict[str, Any]) -> bool:
+    """Is every change of a line small, its interval included? Without one, a small change shows nothing."""
+    return all(
+        point[2] is not None and max(abs(point[1]), abs(point[2]), abs(point[3])) < LEAST for point in line["points"]
+    )
+
+
+def extent(line: dict[str, Any], top: list | None = None) -> tuple[int, int]:
+    """First and last layer of the stretch round a point (None: the peak) where the change is at least half of it."""
+    points, top = line["points"], peak(line) if top is None else top
     first = last = points.index(top)
     strong = [point[1] * top[1] > 0 and abs(point[1]) >= abs(top[1]) / 2 for point in points]
     while first > 0 and strong[first - 1]:
@@ -58,40 +76,40 @@ def extent(line: dict[str, Any]) -> tuple[int, int]:
     return points[first][0], points[last][0]
 
 
-def flow_sentence(entry: dict[str, Any], base: int = 0) -> str:
-    """Which paths mattered for one task, where, and which media did not."""
+def flow_sentence(entry: dict[str, Any], base: int = 0, looks: int = 1) -> str:
+    """Which paths mattered for one task, where, and which media did not. looks: as of `matters`."""
     lines = sorted(lines_of(entry), key=lambda line: -abs(peak(line)[1]))
     right = f", {entry['right']} answered right" if entry["known"] else ""
     head = f"{entry['task'] or 'All samples'} ({_samples(entry['samples'])}{right}): "
-    strong = [line for line in lines if matters(peak(line))]
+    few = _untested(entry["samples"]) if all(p[5] is None for line in lines for p in line["points"]) else ""
+    found = [(line, point) for line in lines if (point := sure_peak(line, looks))]
+    strong = sorted(found, key=lambda pair: -abs(pair[1][1]))
     if not strong:
         top = lines[0]
-        sure = "no path mattered" if abs(peak(top)[1]) < LEAST else "no path is sure to have mattered"
-        text = f"{sure}; the largest change is {_change(peak(top)[1])}, {top['label']}"
-        return head + text + _few(entry["samples"]) + "."
-    text = f"cutting {strong[0]['label']} {_strongest_change(strong[0], base)}"
-    others = [f"{line['label']} ({_change(peak(line)[1])}, {_layers(line, base)})" for line in strong[1:4]]
+        sure = "no path mattered" if all(map(absent, lines)) else "no path is sure to have mattered"
+        return head + f"{sure}; the largest change is {_change(peak(top)[1])}, {top['label']}" + few + "."
+    text = f"cutting {strong[0][0]['label']} {_strongest_change(*strong[0], base)}"
+    others = [f"{line['label']} ({_change(top[1])}, {_layers(line, top, base)})" for line, top in strong[1:4]]
     if others:
         text += "; then " + ", ".join(others)
     if len(strong) > 4:
         text += f" and {len(strong) - 4} more"
-    silent = _silent(lines)
-    if silent:
+    if silent := _silent(lines, looks):
         text += "; " + ", ".join(silent)
-    return head + text + _few(entry["samples"]) + "."
+    return head + text + "."
 
 
-def _silent(lines: list[dict[str, Any]]) -> list[str]:
+def _silent(lines: list[dict[str, Any]], looks: int) -> list[str]:
     """The media whose paths into text all do not matter."""
     out = []
     for medium in MEDIA:
         own = [line for line in lines if line["path"].startswith(medium) and "->" in line["path"]]
-        if own and not any(matters(peak(line)) for line in own):
+        if own and not any(sure_peak(line, looks) for line in own):
             most = max(abs(peak(line)[1]) for line in own)
-            if most < LEAST:
+            if all(map(absent, own)):
                 out.append(f"no path out of {medium} mattered (at most {most:.1f} %)")
             else:
-                out.append(f"none out of {medium} is sure to have mattered (up to {most:.1f} %, intervals with zero)")
+                out.append(f"none out of {medium} is sure to have mattered (up to {most:.1f} %)")
     return out
 
 
@@ -160,18 +178,20 @@ def answer_sentence(samples: list[dict[str, Any]]) -> str | None:
     return f"{same} of {len(both)} generated answers are word for word the same with the schedule as without."
 
 
-def _strongest_change(line: dict[str, Any], base: int) -> str:
-    layer, mean, low, high, _ = peak(line)
-    verb = "lowers" if mean < 0 else "raises"
-    ends = sorted((abs(low), abs(high)))
+def _strongest_change(line: dict[str, Any], top: list, base: int) -> str:
+    layer, mean, low, high, _, p = top
+    verb, sign = ("lowers", -1) if mean < 0 else ("raises", 1)
+    ends = sorted((sign * low, sign * high))
+    sure = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return (
         f"{verb} the answer's probability most, by {abs(mean):.1f} % at layer {layer + base} (95 % interval "
-        f"{ends[0]:.1f} to {ends[1]:.1f}; half of that or more in {_layers(line, base)})"
+        f"{ends[0]:.1f} to {ends[1]:.1f}, {sure} after correction for all paths and layers; half of that or more in "
+        f"{_layers(line, top, base)})".replace("interval -", "interval −")
     )
 
 
-def _layers(line: dict[str, Any], base: int) -> str:
-    first, last = extent(line)
+def _layers(line: dict[str, Any], top: list, base: int) -> str:
+    first, last = extent(line, top)
     return f"layer {first + base}" if first == last else f"layers {first + base}–{last + base}"
 
 
@@ -181,6 +201,10 @@ def _change(value: float) -> str:
 
 def _samples(n: int) -> str:
     return f"{n} sample{'s' if n != 1 else ''}"
+
+
+def _untested(n: int) -> str:
+    return " (one sample shows nothing)" if n == 1 else f" ({n} samples are too few for a finding)"
 
 
 def _few(n: int) -> str:

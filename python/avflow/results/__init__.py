@@ -1,10 +1,25 @@
-"""Tables of results: their columns, their files, means over samples; `Results` and `read`."""
+"""Tables of results: their columns, their files, averages over samples, what is sure of them; `Results`, `read`."""
 
 from ..moved import old_names
+from .change import average_change, bootstrap, difference, mean_change, path, significance
 from .results import Results, read
 from .schemas import register
-from .table import bootstrap, mean_change, one_width, paths_of, select, widths_of
+from .table import one_width, paths_of, select, widths_of
 
-__all__ = ["Results", "bootstrap", "mean_change", "one_width", "paths_of", "read", "register", "select", "widths_of"]
+__all__ = [
+    "Results",
+    "average_change",
+    "bootstrap",
+    "difference",
+    "mean_change",
+    "one_width",
+    "path",
+    "paths_of",
+    "read",
+    "register",
+    "select",
+    "significance",
+    "widths_of",
+]
 
 __getattr__ = old_names(__name__)

@@ -14,8 +14,10 @@ from .. import checks
 from ..deprecated import renamed_keyword
 from ..documents import parse_yaml, read_text
 from ..errors import InputError
+from .change import Center, average_change, mean_change, significance
+from .export import strongest_latex, write_csv
 from .schemas import SCHEMAS, SWEEP, column_now, experiment_name, schema_of
-from .table import checked, mean_change, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
+from .table import checked, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +113,34 @@ class Results:
     def mean_change(self, *, select: str = "all", **options: Any) -> pa.Table:
         """Of a sweep: see `avflow.results.mean_change`."""
         return mean_change(self.table, select=select, **options)
+
+    def average_change(self, *, select: str = "all", **options: Any) -> pa.Table:
+        """Of a sweep: see `avflow.results.average_change`."""
+        return average_change(self.table, select=select, **options)
+
+    def significance(self, *, select: str = "all", **options: Any) -> pa.Table:
+        """Of a sweep: see `avflow.results.significance`."""
+        return significance(self.table, select=select, **options)
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Writes the table as CSV, whole or not at all; text that a spreadsheet would run begins with a '.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        return write_csv(self.table, checks.path("the CSV file", path))
+
+    def to_latex(self, *, select: str = "all", center: Center = "mean", **options: Any) -> str:
+        """Of a sweep: a table (booktabs) with a row per path: its strongest layer, the change there with its interval,
+        and p corrected for all paths and layers. The caption's words say which average and interval they are.
+
+        Args:
+            center, options: as of `average_change`, which gives the numbers.
+
+        Raises:
+            InputError: as `average_change`; no row has a value.
+        """
+        return strongest_latex(self.table, select=select, center=center, **options)
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.table.__arrow_c_stream__(requested_schema)

@@ -1,4 +1,4 @@
-"""The result table: its columns, its file, and the mean change per path and layer."""
+"""The result table: its columns, its file, and what to take of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -163,78 +162,3 @@ def one_width(table: pa.Table, width: int | None = None) -> pa.Table:
     if width not in there:
         raise InputError(f"no window of {width} layers in the table: it has {there}")
     return table.filter(pc.equal(table["window"], width))
-
-
-@renamed_keyword("which", "select")
-def mean_change(
-    table: Any,
-    *,
-    select: str = "all",
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> pa.Table:
-    """Mean of change_percent over samples, per knockout and layer, with a percentile-bootstrap band.
-
-    Samples are resampled whole (all layers of a sample together, the same draws for every knockout over the same
-    samples), so bands are comparable along a line. Rows without a value are left out.
-    Columns: knockout, layer, mean, low, high (percent), samples. low and high are null where there are fewer than
-    two samples: one sample has no band.
-
-    Args:
-        table: `Results` or its table. select: correct, wrong or all samples.
-
-    Raises:
-        InputError: several widths of window, or a value out of range.
-    """
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}: give at least 1 (2000 is usual)")
-    table = one_width(_selected(table, select))
-    out: dict[str, list] = {name: [] for name in ("knockout", "layer", "mean", "low", "high", "samples")}
-    for knockout in paths_of(table):
-        rows = table.filter(pc.equal(table["knockout"], knockout))
-        layers, values = _by_sample_and_layer(rows)
-        mean, low, high, samples = bootstrap(values, confidence, resamples, seed)
-        for column in np.flatnonzero(samples):
-            banded = samples[column] > 1
-            out["knockout"].append(knockout)
-            out["layer"].append(int(layers[column]))
-            out["mean"].append(float(mean[column]))
-            out["low"].append(float(low[column]) if banded else None)
-            out["high"].append(float(high[column]) if banded else None)
-            out["samples"].append(int(samples[column]))
-    types = [pa.string(), pa.int32(), pa.float64(), pa.float64(), pa.float64(), pa.int32()]
-    return pa.table([pa.array(v, t) for v, t in zip(out.values(), types, strict=True)], names=list(out))
-
-
-def _by_sample_and_layer(rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Layers [columns], and change_percent [samples, columns] with NaN where there is no value."""
-    prompts = rows["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
-    layers, column = np.unique(rows["layer"].to_numpy(), return_inverse=True)
-    values = np.full((prompts.max(initial=-1) + 1, len(layers)), np.nan)
-    values[prompts, column] = rows["change_percent"].to_numpy()
-    values[~np.isfinite(values)] = np.nan  # a clean probability of 0 has no relative change
-    return layers, values
-
-
-def bootstrap(values: np.ndarray, confidence: float, resamples: int, seed: int) -> tuple[np.ndarray, ...]:
-    """values [samples, columns] -> mean, low, high, samples, each [columns]."""
-    there = ~np.isnan(values)
-    samples = there.sum(0)
-    filled = np.where(there, values, 0.0)
-    with np.errstate(invalid="ignore"):
-        mean = filled.sum(0) / samples
-    n = len(values)
-    low, high = np.full((2, values.shape[1]), np.nan)
-    full = samples > 0
-    if n < 2 or not full.any():
-        return mean, low, high, samples
-    # How often each sample is drawn, [resamples, samples]: two matrix products then give every resampled mean.
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        means = (draws @ filled) / (draws @ there.astype(np.float64))  # NaN: a draw of no sample with a value
-    tail = 50 * (1 - confidence)
-    low[full], high[full] = np.nanpercentile(means[:, full], [tail, 100 - tail], axis=0)
-    return mean, low, high, samples

@@ -70,6 +70,27 @@ def _is_state(value: Any) -> bool:
     )
 
 
+def videos_of(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """{sample: the files it was asked about, as one label}, of the records that know: the clusters of a run's samples.
+
+    Two samples belong together where all their files are the same.
+    """
+    return {r["id"]: "\n".join(sorted(r["media"])) for r in records if r.get("media")}
+
+
+def videos(folder: str | Path) -> dict[str, str]:
+    """{sample: label of its files} of a run folder, for `cluster=` of `avflow.results.average_change` and others; a
+    sample without files is its own.
+
+    Raises:
+        InputError: the folder holds no records.
+    """
+    records = read_records(folder)
+    if not records:
+        raise InputError(f"{folder} has no samples.jsonl: pass the folder of a run")
+    return {r["id"]: r["id"] for r in records} | videos_of(records)
+
+
 def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
 

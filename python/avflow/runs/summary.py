@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..results.table import mean_change, one_width, paths_of, widths_of
+from ..results.change import mean_change
+from ..results.table import one_width, paths_of, widths_of
 from .records import STATUSES
 
 

@@ -18,6 +18,10 @@ function draw(name, attributes = {}, ...children) {
 }
 
 // The same number of digits as the tables: two after the point, more for what would read as zero.
+function pText(p) {
+  return p === null || p === undefined ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3);
+}
+
 function numberText(value, sign = true) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);

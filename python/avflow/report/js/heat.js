@@ -35,7 +35,7 @@ function heatMap(holder, lines, base, label) {
     const box = { x: left + j * cell, y: top + i * row, width: cell, height: row, visibility: "visible" };
     for (const [key, value] of Object.entries(box)) frame.setAttribute(key, value);
     const rows = point ? [[null, "mean change", `${numberText(point[1])} %`, ""],
-      [null, "interval", point[2] === null ? "–" : `${numberText(point[2])} … ${numberText(point[3])} %`, ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
+      [null, "interval", point[2] === null ? "–" : `${numberText(point[2])} … ${numberText(point[3])} %`, ""], [null, "p, corrected", pText(point[5]), ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
     tip.show(box.x + cell / 2, box.y + row, width, ...tipTable(`${lines[i].label}, layer ${layers[j] + base}`, rows));
   }
   const hide = () => { frame.setAttribute("visibility", "hidden"); tip.hide(); };

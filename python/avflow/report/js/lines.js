@@ -1,5 +1,5 @@
 // A line chart: a line and a band per series over the layers; pointer or arrow keys read the values at a layer.
-// options: lines [{label, color, dashes, points: [[layer, mean, low, high, samples?]]}], base, y [low, high], ylabel, label,
+// options: lines [{label, color, dashes, points: [[layer, mean, low, high, samples?, p?]]}], base, y [low, high], ylabel, label,
 // percent (factor 100), zero (draw the line y = 0), flat {value, label} (a level), marks [[layer, value, color]], height, form.
 function lineChart(holder, options) {
   const { lines, base, ylabel, label, marks = [], factor = 1, height = 260, form = numberText } = options;
@@ -53,7 +53,7 @@ function lineChart(holder, options) {
       .sort((a, b) => b[1][1] - a[1][1])
       .map(([line, p]) => [swatch(line), line.label, form(factor * p[1]),
         p[2] === null || p[2] === undefined ? "" : `${form(factor * p[2])} … ${form(factor * p[3])}`]);
-    const samples = lines.map((line) => line.points.find((p) => p[0] === layer)).find((p) => p && p.length === 5);
+    const samples = lines.map((line) => line.points.find((p) => p[0] === layer)).find((p) => p && p.length > 4);
     const count = samples ? `, ${samples[4]} sample${samples[4] === 1 ? "" : "s"}` : "";
     tip.show(x(layer), pixel, width, ...tipTable(`Layer ${layer + base}${count}`, rows));
   }
