@@ -253,6 +253,17 @@ def parse_layers(text: str) -> list[int] | None:
     return sorted(found)
 
 
+def parse_cells(texts: list[str]) -> list[tuple[str, int]]:
+    """Knockouts and centres of "video->question@10,audio->last@3". Raises InputError."""
+    cells = []
+    for part in split_texts(texts):
+        name, at, centre = part.rpartition("@")
+        if not at or not re.fullmatch("[0-9]{1,9}", centre.strip()):
+            raise InputError(f"cells hold {shown(part)}: write a path and the window's centre, video->question@10")
+        cells.append((name.strip(), int(centre)))
+    return cells
+
+
 def split_texts(texts: list[str]) -> list[str]:
     parts = [part.strip() for text in texts for part in text.split(",")]
     if not all(parts):

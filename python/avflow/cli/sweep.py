@@ -19,6 +19,7 @@ from .options import (
     exit_by,
     given,
     over_samples,
+    parse_cells,
     parse_layers,
     parse_widths,
     print_estimates,
@@ -56,6 +57,18 @@ def sweep(
         str | None, typer.Option(help="Samples by the clean answer: correct, wrong or all.", show_default="correct")
     ] = None,
     semantics: Annotated[str | None, typer.Option(help="renormalize or zero.", show_default="renormalize")] = None,
+    cells: Annotated[
+        list[str] | None,
+        typer.Option(help='Single cells instead of --knockouts and --layers: "video->question@10,audio->last@3".'),
+    ] = None,
+    correct_by: Annotated[
+        str | None,
+        typer.Option(
+            help="A correct answer: its letter leads the options, or the most probable token of the whole vocabulary "
+            "is the answer (as the studies select).",
+            show_default="options",
+        ),
+    ] = None,
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
 ) -> None:
@@ -71,6 +84,8 @@ def sweep(
             layers=layers,
             select=select,
             semantics=semantics,
+            cells=cells,
+            correct_by=correct_by,
             memory=memory,
         )
         job = SweepJob(model, samples, **request, **over.of_job())
@@ -87,6 +102,7 @@ def sweep(
 def sweep_options(**options: Any) -> dict[str, Any]:
     """The options of a SweepRequest that were given, read; its own defaults serve for the others. Raises InputError."""
     read: dict[str, Callable[[Any], Any]] = {"knockouts": split_texts, "window": parse_widths, "layers": parse_layers}
+    read["cells"] = parse_cells
     return {name: read[name](value) if name in read else value for name, value in given(**options).items()}
 
 

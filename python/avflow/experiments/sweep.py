@@ -54,38 +54,37 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
         return texts.setdefault(token, model.text([token]))
 
     rows = []
-    for k, knockout in enumerate(plan.request.knockouts):
-        status = plan.status[prompt][k]
-        for centre, layers, width in plan.windows:
-            job, shown = plan.job(prompt, k, layers), status
-            if status == "ok" and not layers:
-                shown = "no layer in the window"
-            cut = runner.cut[job] if job else clean
-            logp = None if status.startswith("no token") else sum(cut.logp)
-            rows.append(
-                {
-                    "prompt": p.id,
-                    "task": p.task,
-                    "knockout": knockout.name,
-                    "layer": centre,
-                    "window": width,
-                    "first_layer": min(layers, default=None),
-                    "last_layer": max(layers, default=None),
-                    "answer": answer,
-                    "p_clean": math.exp(logp_clean),
-                    "p_knockout": None if logp is None else math.exp(logp),
-                    "logp_clean": logp_clean,
-                    "logp_knockout": logp,
-                    # from the logarithms: right also where both probabilities underflow
-                    "change_percent": None if logp is None else 100 * math.expm1(min(logp - logp_clean, 700.0)),
-                    "top_clean": text(clean.top[0]),
-                    "top_knockout": None if logp is None else text(cut.top[0]),
-                    "correct": correct,
-                    "correct_knockout": None if logp is None else runner.correct(prompt, job),
-                    "status": shown,
-                    "kernel": kernel,
-                }
-            )
+    for k, (centre, layers, width) in plan.cells:
+        knockout, status = plan.request.knockouts[k], plan.status[prompt][k]
+        job, shown = plan.job(prompt, k, layers), status
+        if status == "ok" and not layers:
+            shown = "no layer in the window"
+        cut = runner.cut[job] if job else clean
+        logp = None if status.startswith("no token") else sum(cut.logp)
+        rows.append(
+            {
+                "prompt": p.id,
+                "task": p.task,
+                "knockout": knockout.name,
+                "layer": centre,
+                "window": width,
+                "first_layer": min(layers, default=None),
+                "last_layer": max(layers, default=None),
+                "answer": answer,
+                "p_clean": math.exp(logp_clean),
+                "p_knockout": None if logp is None else math.exp(logp),
+                "logp_clean": logp_clean,
+                "logp_knockout": logp,
+                # from the logarithms: right also where both probabilities underflow
+                "change_percent": None if logp is None else 100 * math.expm1(min(logp - logp_clean, 700.0)),
+                "top_clean": text(clean.top[0]),
+                "top_knockout": None if logp is None else text(cut.top[0]),
+                "correct": correct,
+                "correct_knockout": None if logp is None else runner.correct(prompt, job),
+                "status": shown,
+                "kernel": kernel,
+            }
+        )
     return rows
 
 
@@ -104,7 +103,7 @@ def _sweep(
     model: Model, batch: Sequence[Captured], request: SweepRequest, began: float, tick: Callable[[float], None] | None
 ) -> list[SweepRows]:
     plan = Plan(model, [c.prompt for c in batch], request)
-    runner = Runner(plan, batch, tick)
+    runner = Runner(plan, batch, tick, correct_by=request.correct_by)
     walks = plan.layouts
     if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
         runner.run(plan.layouts[0].clean_only())
@@ -209,6 +208,8 @@ def sweep(
     check: str | int | None = None,
     decode_threads: int = 0,
     on_error: str = "raise",
+    cells: Any = SweepRequest.cells,
+    correct_by: str = SweepRequest.correct_by,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -232,7 +233,7 @@ def sweep(
         InputError: a value out of range, layers, heads or groups that the model does not have, no prompts, two of one
             id, too little memory. NumericError: NaN or infinity in the run.
     """
-    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory)
+    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by)
     request.windows(model)
     given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error)
     parts: list[SweepRows] = []

@@ -8,19 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..checks import MOST_LAYERS, choice, members, shown
+from ..checks import MOST_LAYERS, choice, integer, members, shown
 from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import WindowStyle, layer_list, window
 from ..models.base import Model, check_model
 from ..models.compat import check_layers
+from ..prompts.correct import CORRECT_BY
 from ..prompts.prompt import Prompt
 from ..walk.jobs import Job, first_cut_row
 from ..walk.memory import parse_bytes
 from ..walk.packing import Walks
 
 SELECT = ("correct", "wrong", "all")
+MOST_CELLS = 100_000
 
 
 class Window(NamedTuple):
@@ -43,6 +45,11 @@ class SweepRequest:
         select: prompts to sweep: those the clean model answers "correct"ly, "wrong"ly, or "all".
         semantics: "renormalize" (score -inf before the softmax) or "zero" (weight zeroed after it).
         memory: budget for the packed rows, "8GB" or bytes; None: from what is free.
+        cells: instead of every knockout at every layer, these alone: [("video->question", 10), ("audio->last", 3)],
+            knockouts and centres; each in every width. Leave `knockouts` and `layers` out.
+        correct_by: what counts as a correct answer, and is selected by: "options", the answer's letter leads the
+            options' letters (without options: all its tokens lead); "vocabulary", the studies' rule: the model's most
+            probable token is the answer, whatever its case.
 
     Raises:
         InputError: a value out of range; the message names it.
@@ -55,8 +62,12 @@ class SweepRequest:
     select: str = "correct"
     semantics: Semantics = "renormalize"
     memory: int | str | None = None
+    cells: Any = None
+    correct_by: str = "options"
 
     def __post_init__(self) -> None:
+        if self.cells is not None:
+            self._take_cells()
         self.knockouts: list[Knockout] = as_knockouts(self.knockouts)
         widths = [self.window] if isinstance(self.window, int) else members(self.window, MOST_LAYERS)
         if not widths:
@@ -69,9 +80,38 @@ class SweepRequest:
         if len(set(self.widths)) < len(self.widths):
             raise InputError(f"window = {shown(self.window)}: a width is given twice")
         choice("select", self.select, SELECT)
+        choice("correct_by", self.correct_by, CORRECT_BY)
         choice("semantics", self.semantics, SEMANTICS)
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
+
+    def _take_cells(self) -> None:
+        """`cells` as [(Knockout, centre)], and `knockouts` as those that they name."""
+        given = members(self.cells, MOST_CELLS)
+        if not given or len(given) > MOST_CELLS:
+            raise InputError(
+                f"cells = {shown(self.cells)}: pass 1 .. {MOST_CELLS} pairs (knockout, centre of the window)"
+            )
+        cells: list[tuple[Knockout, int]] = []
+        for cell in given:
+            pair = members(cell, 2)
+            if pair is None or len(pair) != 2:
+                raise InputError(f'cells holds {shown(cell)}: pass pairs such as ("video->question", 10)')
+            named = as_knockouts(pair[0])
+            if len(named) != 1:
+                raise InputError(
+                    f"cells holds {shown(cell)}: {shown(pair[0])} is a preset; name one knockout in each cell"
+                )
+            cells.append((named[0], integer("cells: the centre", pair[1], high=MOST_LAYERS)))
+        if len({(k.name, c) for k, c in cells}) < len(cells):
+            raise InputError(f"cells = {shown(self.cells)}: a cell is given twice")
+        alone = {k.name: k for k, _ in cells}
+        default = isinstance(self.knockouts, str) and self.knockouts == SweepRequest.knockouts
+        if not default and [k.name for k in as_knockouts(self.knockouts)] != list(alone):
+            raise InputError("knockouts and cells are both given: cells name their knockouts themselves")
+        if self.layers is not None:
+            raise InputError("layers and cells are both given: cells name their layers themselves")
+        self.cells, self.knockouts = cells, list(alone.values())
 
     @property
     def memory_bytes(self) -> int | None:
@@ -87,9 +127,19 @@ class SweepRequest:
             "knockouts": [k.name for k in self.knockouts],
             "window": self.window,
             "style": self.style,
-            "layers": layer_list(self.layers, model.n_layers),
+            "layers": layer_list(self._layers, model.n_layers),
             "semantics": self.semantics,
+            **self.unusual(),
         }
+
+    def unusual(self) -> dict[str, Any]:
+        """`cells` and `correct_by` where they are asked for, as JSON can hold them."""
+        found: dict[str, Any] = {}
+        if self.cells is not None:
+            found["cells"] = [[knockout.name, centre] for knockout, centre in self.cells]
+        if self.correct_by != "options":
+            found["correct_by"] = self.correct_by
+        return found
 
     def windows(self, model: Model) -> list[Window]:
         """Every window, after a check against the model.
@@ -104,8 +154,24 @@ class SweepRequest:
             knockout.check_heads(model.n_heads)
             for source, target in knockout.edges:
                 model.groups.expand(source), model.groups.expand(target)
-        centres = layer_list(self.layers, model.n_layers)
+        centres = layer_list(self._layers, model.n_layers)
         return [Window(c, window(c, w, self.style, model.n_layers), w) for w in self.widths for c in centres]
+
+    @property
+    def _layers(self) -> Any:
+        """The windows' centres, as `layer_list` takes them."""
+        return self.layers if self.cells is None else [centre for _, centre in self.cells]
+
+    def pairs(self, model: Model) -> list[tuple[int, Window]]:
+        """What is measured: number of the knockout, and its window; by knockout. Raises as `windows`."""
+        windows = self.windows(model)
+        asked = None if self.cells is None else {(knockout.name, centre) for knockout, centre in self.cells}
+        return [
+            (number, one)
+            for number, knockout in enumerate(self.knockouts)
+            for one in windows
+            if asked is None or (knockout.name, one.centre) in asked
+        ]
 
 
 class Plan(Walks):
@@ -113,7 +179,7 @@ class Plan(Walks):
 
     def __init__(self, model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> None:
         self.request = request
-        self.windows = request.windows(model)
+        self.cells = request.pairs(model)
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
         self.status: list[list[str]] = []
         self.starts: list[list[int | None]] = []
@@ -126,7 +192,7 @@ class Plan(Walks):
             pairs = zip(self.knockouts, starts, strict=True)
             self.starts.append(starts)
             self.status.append(["ok" if start is not None else self._why_none(present, k) for k, start in pairs])
-            jobs = (self.job(prompt, k, layers) for k in range(len(self.knockouts)) for _, layers, _ in self.windows)
+            jobs = (self.job(prompt, k, layers) for k, (_, layers, _) in self.cells)
             yield from (job for job in jobs if job)
 
     def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:

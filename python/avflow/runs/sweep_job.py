@@ -43,6 +43,7 @@ class SweepJob(SweepRequest, RunJob):
             "layers": "all" if self.layers is None else self.layers,
             "select": self.select,
             "semantics": self.semantics,
+            **self.unusual(),
         }
 
     def check(self, model: Model) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import NumericError
-from ..prompts.correct import is_correct
+from ..prompts.correct import is_correct, says_answer
 from .capture import Captured
 from .jobs import Columns, Eviction, Job
 from .layout import Layout
@@ -37,8 +37,15 @@ def predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, 
 class Runner:
     """The answers of the clean runs, by prompt, and of every job."""
 
-    def __init__(self, plan: Walks, batch: Sequence[Captured], tick: Callable[[float], None] | None = None) -> None:
-        self.plan, self.batch = plan, batch
+    def __init__(
+        self,
+        plan: Walks,
+        batch: Sequence[Captured],
+        tick: Callable[[float], None] | None = None,
+        correct_by: str = "options",
+    ) -> None:
+        """correct_by: the rule of `prompts.correct`."""
+        self.plan, self.batch, self.correct_by = plan, batch, correct_by
         self.on_layer = None if tick is None else lambda rows: tick(rows / plan.cost["rows"])
         self.clean: list[Answer] = []  # per prompt
         self.cut: dict[Job | Eviction, Answer] = {}
@@ -80,6 +87,8 @@ class Runner:
     def correct(self, prompt: int, job: Job | Eviction | None = None) -> bool:
         """Whether the prompt is answered correctly in a job's run, None: in the clean one."""
         p, answer = self.plan.prompts[prompt], self.clean[prompt] if job is None else self.cut[job]
+        if self.correct_by == "vocabulary":
+            return says_answer(p, answer.top, self.plan.model.text)
         return is_correct(p, answer.option, answer.top)
 
     def wanted(self, select: str) -> list[int]:
