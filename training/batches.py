@@ -11,7 +11,7 @@ from lineups import LineupBatches
 from torch.utils.data import DataLoader, Dataset
 
 from avflow.media.images import TorchVideos
-from avflow.models.chat import user_lines
+from avflow.models.wording import Wording
 from avflow.prompts.sample import LETTERS, Sample
 from avflow.synthetic import TASKS, Question, ask, frames_read, make_scene, waveform
 from avflow.synthetic import picture as pictures
@@ -25,7 +25,7 @@ LATE = ("number",)  # tasks that join later in the run
 def block_text(question: Question, options: bool, before: str = "") -> str:
     """What follows the media in the prompt of this question; without options, an open-ended question."""
     sample = Sample("x", question.text, list(question.options) if options else None, question.answer, video="x.mp4")
-    text = "".join(line for line, _, _ in user_lines(sample, TEXTS["instruction"]))
+    text = "".join(line for line, _, _ in Wording(TEXTS["system"], TEXTS["instruction"]).user_lines(sample))
     return f"{before}{text}<|im_end|>\n<|im_start|>assistant\n"
 
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from .models.batch import Batch as Batch
     from .models.loading import load as load
     from .models.loading import wrap as wrap
+    from .models.wording import PromptStyle as PromptStyle
     from .planning.plan_eviction import PlannedSchedule as PlannedSchedule
     from .planning.plan_eviction import plan_eviction as plan_eviction
     from .prompts.prompt import Prompt as Prompt
@@ -88,6 +89,7 @@ _EXPORTS = {
     "Sample": "prompts.sample",
     "Step": "eviction.schedule",
     "SweepRequest": "experiments.sweep_plan",
+    "PromptStyle": "models.wording",
     "TopK": "eviction.policies",
     "UnsupportedModelError": "errors",
     "View": "eviction.policies",

@@ -10,7 +10,13 @@ from avflow.errors import InputError
 from avflow.prompts.correct import says_answer
 from avflow.runs.loop import run
 
-CELLS = [("video->question", 3), ("question->last", 0), ("cross:video", 2), ("question->last", 3), ("video->question", 1)]
+CELLS = [
+    ("video->question", 3),
+    ("question->last", 0),
+    ("cross:video", 2),
+    ("question->last", 3),
+    ("video->question", 1),
+]
 ASKED = dict(window=[1, 2], select="all")
 
 

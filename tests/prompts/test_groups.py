@@ -11,12 +11,19 @@ from avflow.prompts.groups import ALIASES, BASE_GROUPS, GroupTable
 
 def test_base_groups_and_aliases():
     table = GroupTable()
-    assert table.names == list(BASE_GROUPS) and len(table) == 13
+    assert table.names == list(BASE_GROUPS) and len(table) == 14
     assert table.members("question") == ("question_text", "option_correct", "option_incorrect")
     assert table.members("options") == ("option_correct", "option_incorrect")
     assert table.members("candidates") == ("candidate_correct", "candidate_incorrect")
     assert table.members("media") == ("video", "audio", "image")
-    assert set(table.members("text")) == {"system", *table.members("question"), "template", "last", "answer"}
+    assert set(table.members("text")) == {
+        "system",
+        *table.members("question"),
+        "instruction",
+        "template",
+        "last",
+        "answer",
+    }
     assert table.members("all") == BASE_GROUPS
     assert table.members("video + media") == ("video", "audio", "image")
     assert set().union(*ALIASES.values()) <= set(BASE_GROUPS)
@@ -26,7 +33,7 @@ def test_words_and_ids():
     table = GroupTable()
     assert table.expand("video") == 1 << table["video"]
     assert table.expand("video+last") == 1 << table["video"] | 1 << table["last"]
-    assert table.expand("all") == (1 << 13) - 1
+    assert table.expand("all") == (1 << 14) - 1
     ids = table.ids(["last", "video", "video"])
     assert ids.dtype == np.int32 and ids.tolist() == [table["last"], table["video"], table["video"]]
     assert table.ids([]).tolist() == []
@@ -34,9 +41,9 @@ def test_words_and_ids():
 
 def test_user_groups():
     table = GroupTable()
-    assert table.add("speech") == 13 and table.add("speech") == 13 and table.add("video") == table["video"]
+    assert table.add("speech") == 14 and table.add("speech") == 14 and table.add("video") == table["video"]
     assert "speech" in table.members("all") and "speech" not in table.members("media")
-    for number in range(50):
+    for number in range(49):
         table.add(f"g{number}")
     assert table.expand("all") == 2**64 - 1
     with pytest.raises(avflow.InputError, match="64 groups are the most"):

@@ -78,6 +78,24 @@ class SampleOptions:
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
     timing: Timing = "player"
+    system: Annotated[str | None, typer.Option(help="The system text.", show_default="the model's own")] = None
+    instruction: Annotated[
+        str | None, typer.Option(help='The line after the options; "" for none.', show_default="the model's own")
+    ] = None
+    question_first: Annotated[bool, typer.Option("--question-first", help="The text before the media.")] = False
+    prompt_style: Annotated[str | None, typer.Option(help="A study's wording by its name: map_the_flow.")] = None
+    option_form: Annotated[
+        str | None, typer.Option(help='Of every option: "({letter}) {text}".', show_default="{letter}. {text}")
+    ] = None
+    instruction_first: Annotated[
+        bool, typer.Option("--instruction-first", help="The instruction before the question.")
+    ] = False
+    separate_instruction: Annotated[
+        bool, typer.Option("--separate-instruction", help="The instruction is a group of its own, not question_text.")
+    ] = False
+    answer_prefix: Annotated[
+        str | None, typer.Option(help='What the answer begins with: "Best option:(".', show_default="nothing")
+    ] = None
     check: Check = None
     debug: Debug = False
 
@@ -94,10 +112,25 @@ class SampleOptions:
             workers=self.workers,
             ray=self.ray,
             decode_threads=self.decode_threads,
-            media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing),
+            media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing) | self.wording(),
             compare=parse_check(self.check),
             restart=self.restart,
         )
+
+    def wording(self) -> dict[str, Any]:
+        """The options of model.prepare about the prompt's text that were given. Raises InputError."""
+        style: Any = given(
+            option=self.option_form,
+            instruction_first=self.instruction_first,
+            separate_instruction=self.separate_instruction,
+            answer_prefix=self.answer_prefix,
+        )
+        if self.prompt_style is not None and style:
+            raise InputError(
+                f"--prompt-style {self.prompt_style} says how the whole prompt is worded: leave it out, or the others"
+            )
+        texts = given(system=self.system, instruction=self.instruction, question_first=self.question_first)
+        return texts | given(prompt_style=style or None if self.prompt_style is None else self.prompt_style)
 
 
 class Command(TyperCommand):

@@ -21,6 +21,7 @@ from ..prompts import labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import LETTERS
 from .base import Family
+from .wording import PromptStyle, Wording, option_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 Limits = tuple[int | None, int | None]  # min and max pixels; None: the default
 _TOKENIZING = threading.Lock()  # fast tokenizers set their padding on every call, and fail where two threads call one
-INSTRUCTION = "Answer with the option's letter from the given choices directly."
 
 
 @dataclass
@@ -73,15 +73,6 @@ class Text:
 Part = Text | str  # a text, or a medium's kind: "image", "video", "audio"
 
 
-@dataclass(frozen=True)
-class Wording:
-    """The text around media and question. `question_first`: the question stands before the media."""
-
-    system: str
-    instruction: str = INSTRUCTION
-    question_first: bool = False
-
-
 class ChatFamily(Family):
     """A family whose prompts are a system turn and a user turn with media, question and options."""
 
@@ -100,7 +91,7 @@ class ChatFamily(Family):
 
         encode: rendered chat text, one placeholder per medium -> keyword arguments of the model's forward.
         """
-        text: list[Part] = [Text(*line) for line in user_lines(sample, wording.instruction)]
+        text: list[Part] = [Text(*line) for line in wording.user_lines(sample)]
         kinds: list[Part] = list(media.kinds)
         parts = text + kinds if wording.question_first else kinds + text
         with _TOKENIZING:
@@ -120,7 +111,7 @@ class ChatFamily(Family):
         item = sample.interleaved
         if item is None:
             raise InputError(f"sample {sample.id!r} is no interleaved item: it has no candidates and no reference")
-        parts, roles = _item_parts(sample, item, wording.instruction)
+        parts, roles = _item_parts(sample, item, wording)
         with _TOKENIZING:
             return self._prompt(model, sample, parts, roles, wording, encode)
 
@@ -135,9 +126,11 @@ class ChatFamily(Family):
     ) -> Prompt:
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
-        for text in (wording.system, wording.instruction, sample.question, *(sample.options or ()), sample.answer):
+        own = (wording.system, wording.instruction, wording.style.option, wording.style.answer_prefix)
+        for text in (*own, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
         text, spans = _render(model.processor, wording.system, parts)
+        text += wording.style.answer_prefix
         inputs = encode(text)
         ids = inputs["input_ids"][0]  # [N]
         for name in ("pixel_values", "pixel_values_videos", "input_features", "audio_features"):
@@ -204,14 +197,6 @@ class ChatFamily(Family):
             groups[at], items[at] = group, item
         groups[-1], items[-1] = "last", -1
         return groups, items
-
-
-def wording(model: Model, published: str, system: str | None, instruction: str | None, question_first: bool) -> Wording:
-    """The caller's texts; for None what the checkpoint's config.json has in `prompt_texts`, else the published ones."""
-    texts = {"system": published, "instruction": INSTRUCTION} | (getattr(model.hf.config, "prompt_texts", None) or {})
-    given = {"system": system, "instruction": instruction}
-    texts |= {name: text for name, text in given.items() if text is not None}
-    return Wording(**texts, question_first=question_first)
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
@@ -347,37 +332,28 @@ def _check_text_length(model: Model, n: int) -> None:
         )
 
 
-def user_lines(sample: Sample, instruction: str) -> list[tuple[str, str, int]]:
-    """(text, group, item) of question, options, instruction; a line's end belongs to the line."""
-    lines = [(sample.question, "question_text", -1)]
-    for number, option in enumerate(sample.options or ()):
-        lines.append((f"{LETTERS[number]}. {option}", _option_group(sample, number), number))
-    if sample.options and instruction:
-        lines.append((instruction, "question_text", -1))
-    return [(text + "\n" * (n + 1 < len(lines)), group, item) for n, (text, group, item) in enumerate(lines)]
-
-
-def _option_group(sample: Sample, number: int) -> str:
-    return "option_correct" if number == sample.answer_index else "option_incorrect"
-
-
-def _item_parts(sample: Sample, item: Interleaved, instruction: str) -> tuple[list[Part], list[tuple[str, int]]]:
+def _item_parts(sample: Sample, item: Interleaved, wording: Wording) -> tuple[list[Part], list[tuple[str, int]]]:
     """What an interleaved item's user turn is made of, and what each of its media is."""
-    kind = item.kind
+    kind, instruction = item.kind, wording.instruction
+    if wording.style.instruction_first or wording.style.option != PromptStyle.option:
+        raise InputError(
+            f"sample {sample.id!r}: an interleaved item ends in its letters and the instruction: its style has neither "
+            "instruction_first nor an option's form"
+        )
     parts: list[Part] = []
     roles: list[tuple[str, int]] = []
     for number in range(len(item.candidates)):
         parts += [Text(f"{chr(10) * bool(number)}Candidate {LETTERS[number]}: ", "template"), kind]
-        roles.append((_option_group(sample, number).replace("option", "candidate"), number))
+        roles.append((option_group(sample, number).replace("option", "candidate"), number))
     parts += [Text("\n", "template"), Text(f"{sample.question}\n", "question_text")]
     parts.append("image" if kind == "audio" else "audio")
     roles.append(("reference", 0))
     parts.append(Text("\n", "template"))
     last = len(item.candidates) - 1
     for number, letter in enumerate(LETTERS[: len(item.candidates)]):
-        parts.append(Text(letter + "\n" * (number < last or bool(instruction)), _option_group(sample, number), number))
+        parts.append(Text(letter + "\n" * (number < last or bool(instruction)), option_group(sample, number), number))
     if instruction:
-        parts.append(Text(instruction, "question_text"))
+        parts.append(Text(instruction, wording.instruction_group))
     return parts, roles
 
 

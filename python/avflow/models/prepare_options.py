@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import checks
 from ..media.timing import TIMINGS
+from .wording import PromptStyle
 
 _MOST = 2**31 - 1  # frames and pixels are counted in int32 by the models' processors
 
@@ -26,3 +27,5 @@ def check_prepare_options(options: Mapping[str, Any]) -> None:
             checks.choice(name, value, TIMINGS)
         elif name in ("system", "instruction"):
             checks.text(name, value)
+        elif name == "prompt_style":
+            PromptStyle.of(value)

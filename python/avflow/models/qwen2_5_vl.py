@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from .checkpoints import processor_folder
 from .complete_load import load_complete
 from .qwen2_5_omni import processor as processing
 from .registry import register
+from .wording import INSTRUCTION, PromptStyle, Wording
 
 if TYPE_CHECKING:
     from ..media.timing import Timing
@@ -60,7 +62,8 @@ class Qwen25VL(chat.ChatFamily):
         use_audio_in_video: bool | None = None,
         question_first: bool = False,
         system: str = SYSTEM,
-        instruction: str = chat.INSTRUCTION,
+        instruction: str = INSTRUCTION,
+        prompt_style: PromptStyle | Mapping[str, Any] | str | None = None,
         strict_media: bool = False,
         timing: Timing = "player",
     ) -> Prompt:
@@ -96,7 +99,8 @@ class Qwen25VL(chat.ChatFamily):
             inputs["position_ids"] = self.position_ids(model, inputs)[0]
             return inputs
 
-        return self.lay_out(model, sample, media, chat.Wording(system, instruction, question_first), encode)
+        wording = Wording(system, instruction, question_first, PromptStyle.of(prompt_style))
+        return self.lay_out(model, sample, media, wording, encode)
 
     def position_ids(self, model: Model, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """Position ids and rope deltas by the rule that the checkpoints were published with (transformers 4.49).

@@ -34,6 +34,7 @@ GROUP_STYLE = {
     "candidate_incorrect": (SKY, ""),
     "reference": (VERMILLION, ""),
     "question_text": (GREEN, ""),
+    "instruction": (GREEN, "//"),
     "option_correct": (ORANGE, ""),
     "option_incorrect": ("#F3D9A4", "//"),
     "last": (PURPLE, ""),

@@ -25,6 +25,7 @@ BASE_GROUPS = (
     "template",
     "last",
     "answer",
+    "instruction",
 )
 
 # `all` is every group of the table, also those that a user added.
@@ -33,7 +34,16 @@ ALIASES = {
     "question": ("question_text", "option_correct", "option_incorrect"),
     "candidates": ("candidate_correct", "candidate_incorrect"),
     "media": ("video", "audio", "image"),
-    "text": ("system", "question_text", "option_correct", "option_incorrect", "template", "last", "answer"),
+    "text": (
+        "system",
+        "question_text",
+        "option_correct",
+        "option_incorrect",
+        "instruction",
+        "template",
+        "last",
+        "answer",
+    ),
 }
 
 MAX_GROUPS = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +21,7 @@ from .. import chat, towers
 from ..checkpoints import hub_options, processor_folder
 from ..complete_load import load_complete
 from ..registry import register
+from ..wording import PromptStyle, Wording, worded
 from . import positions as omni_positions
 from . import processor as processing
 
@@ -73,6 +75,7 @@ class Qwen25Omni(chat.ChatFamily):
         question_first: bool = False,
         system: str | None = None,
         instruction: str | None = None,
+        prompt_style: PromptStyle | Mapping[str, Any] | str | None = None,
         strict_media: bool = False,
         timing: Timing = "player",
     ) -> Prompt:
@@ -92,6 +95,8 @@ class Qwen25Omni(chat.ChatFamily):
             system: the system text. None: what the checkpoint was trained with, if its config.json says so in
                 `prompt_texts`, else the published model's.
             instruction: the line after the options; "" for none. Open-ended questions have none. None: as for system.
+            prompt_style: how options are written, where the instruction stands, what the answer begins with: an
+                avflow.PromptStyle, its fields, or its name, such as "map_the_flow".
             strict_media: refuse a video whose sound is of another length (by more than 0.5 s and 5 %), and sound of
                 more than the model hears (300 s). Else, as published, missing sound is silence, and what is too long
                 is heard after the last frame, up to 300 s; `prompt.media["notes"]` tells of it.
@@ -108,7 +113,8 @@ class Qwen25Omni(chat.ChatFamily):
                 sound of another length. InputError: text that holds one of the model's special tokens, limits that
                 make no sense.
         """
-        wording = chat.wording(model, SYSTEM, system, instruction, question_first)
+        trained = getattr(model.hf.config, "prompt_texts", None)
+        wording = worded(trained, SYSTEM, system, instruction, question_first, prompt_style)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
         if (item := sample.interleaved) is not None:
@@ -132,7 +138,7 @@ class Qwen25Omni(chat.ChatFamily):
         return self.lay_out(model, sample, media, wording, encode)
 
     def _items(
-        self, model: Model, sample: Sample, item: Interleaved, wording: chat.Wording, limits: chat.Limits, strict: bool
+        self, model: Model, sample: Sample, item: Interleaved, wording: Wording, limits: chat.Limits, strict: bool
     ) -> Prompt:
         """An interleaved item: images and sounds, whichever is the reference."""
         files = [*item.candidates, item.reference]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from ...prompts.prompt import Prompt
 from .. import chat, towers
 from ..checkpoints import processor_folder
 from ..registry import register
+from ..wording import PromptStyle, worded
 from . import processor as processing
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         question_first: bool = False,
         system: str | None = None,
         instruction: str | None = None,
+        prompt_style: PromptStyle | Mapping[str, Any] | str | None = None,
         strict_media: bool = False,
         timing: Timing = "player",
     ) -> Prompt:
@@ -86,6 +88,8 @@ class VideoSalmonn2Plus(chat.ChatFamily):
             system: the system text. None: what the checkpoint was trained with, if its config.json says so in
                 `prompt_texts`, else the published one.
             instruction: the line after the options; "" for none. Open-ended questions have none. None: as for system.
+            prompt_style: how options are written, where the instruction stands, what the answer begins with: an
+                avflow.PromptStyle, its fields, or its name, such as "map_the_flow".
             strict_media: refuse a video and a sound of different lengths (by more than 0.5 s and 5 %). Else sound that
                 is too short for the published layout to exist is lengthened with silence, and longer sound follows
                 the last step, as published; `prompt.media["notes"]` tells of the first.
@@ -105,7 +109,8 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         self._check_processor(model)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         limits = (min_pixels, max_pixels)
-        wording = chat.wording(model, SYSTEM, system, instruction, question_first)
+        trained = getattr(model.hf.config, "prompt_texts", None)
+        wording = worded(trained, SYSTEM, system, instruction, question_first, prompt_style)
         given = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         sampling: dict[str, Any] = processing.SAMPLING | (model.hf.config.video_sampling or {})
         sampling |= {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,138 @@
+"""How a prompt's text is worded: by a study's name, or piece by piece; what its tokens are; in commands."""
+
+import pytest
+from clips import Clip
+from command import avflow_, one_line_error
+from demo_folder import clip_file, demo, model
+from prompt_reading import runs
+
+import avflow
+from avflow.errors import InputError
+from avflow.runs.folder import read_config
+
+ASK = dict(id="0", question="Which color?", options=["red", "green"], answer="green")
+
+
+def texts(prompt):
+    """(group, its text), run by run, without the media."""
+    ids, at, out = prompt.input_ids.tolist(), 0, []
+    for group, _, count in runs(prompt.groups, prompt.items):
+        if group not in ("video", "audio", "image", "system"):
+            out.append((group, model().processor.tokenizer.decode(ids[at : at + count])))
+        at += count
+    return out
+
+
+def prepared(**options):
+    return model().prepare(avflow.Sample(video=str(clip_file(Clip())), **ASK), **options)
+
+
+def test_map_the_flow():
+    prompt = prepared(prompt_style="map_the_flow")
+    found = texts(prompt)
+    assert ("option_incorrect", "(A) red\n") in found and ("option_correct", "(B) green\n") in found
+    assert ("instruction", "Answer with the option's letter from the given choices directly.") in found
+    assert not any(group == "question_text" and "Answer with" in text for group, text in found)
+    assert found[-2][0] == "template" and found[-2][1].endswith("assistant\nBest option:")
+    assert found[-1] == ("last", "(")  # the answer's letter follows it
+    assert model().processor.tokenizer.decode(prompt.answer_ids) == "B"
+
+
+def test_the_default_is_as_before_and_every_piece_by_itself():
+    plain = prepared()
+    assert texts(plain) == texts(prepared(prompt_style=avflow.PromptStyle())) == texts(prepared(prompt_style={}))
+    first = texts(prepared(prompt_style={"instruction_first": True}))
+    assert (
+        "question_text",
+        "Answer with the option's letter from the given choices directly.\nWhich color?\n",
+    ) in first
+    assert first[-3][0] == "option_correct" and first[-3][1] == "B. green"
+    own = prepared(prompt_style={"separate_instruction": True})
+    assert own.input_ids.tolist() == plain.input_ids.tolist()
+    changed = [(a, b) for a, b in zip(plain.groups, own.groups, strict=True) if a != b]
+    assert set(changed) == {("question_text", "instruction")} and len(changed) == 13
+    assert ("option_incorrect", "A) red;\n") in texts(prepared(prompt_style={"option": "{letter}) {text};"}))
+
+
+def test_cutting_the_question_leaves_a_separate_instruction():
+    own, plain = prepared(prompt_style={"separate_instruction": True}), prepared()
+    changes = [
+        avflow.sweep(model(), prompt, ["question->last", "instruction->last"], layers=[6], select="all").table
+        for prompt in (own, plain)
+    ]
+    separate, together = (table.to_pylist() for table in changes)
+    assert separate[1]["status"] == "ok" and together[1]["status"] == "no token: instruction"
+    assert separate[0]["p_clean"] == pytest.approx(together[0]["p_clean"], rel=1e-5)
+    assert separate[0]["logp_knockout"] != pytest.approx(together[0]["logp_knockout"], abs=1e-4)
+    text = avflow.sweep(model(), own, "text->last", layers=[6], select="all").table.to_pylist()
+    alias = avflow.sweep(model(), plain, "text->last", layers=[6], select="all").table.to_pylist()
+    assert text[0]["logp_knockout"] == pytest.approx(alias[0]["logp_knockout"], abs=1e-5)
+
+
+def test_a_begun_answer_is_generated_on_and_evicted_as_any_prompt():
+    prompt = prepared(prompt_style={"answer_prefix": "Best option:("})
+    with avflow.evict(model(), {"video": 5, "audio": 5}, groups=prompt):
+        out = model().hf.generate(**prompt.model_inputs, max_new_tokens=2, do_sample=False)
+    assert out.shape[1] == len(prompt) + 2
+    row = avflow.sweep(model(), prompt, "video->last", layers=[6], select="all").table.to_pylist()[0]
+    assert 0 < row["p_clean"] < 1 and row["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        ("flow", "pass one of avflow, map_the_flow"),
+        (3, "prompt_style = 3"),
+        ({"options": "x"}, "prompt_style has no 'options'"),
+        ({"option": "{letter}"}, "write {letter} and {text} once"),
+        ({"instruction_first": "yes"}, "instruction_first"),
+        ({"answer_prefix": "<|im_end|>"}, "special token"),
+    ],
+)
+def test_what_makes_no_sense(style, message):
+    with pytest.raises(InputError, match=message):
+        prepared(prompt_style=style)
+
+
+def test_interleaved_items_take_a_prefix_and_a_separate_instruction_alone(tmp_path):
+    from avflow.synthetic import make_items, write_items
+
+    lineup = write_items(make_items("heldout", 1, seed=5, tasks=["find_image"]), tmp_path)
+    sample = avflow.Sample.read_jsonl(lineup)[0]
+    prompt = model().prepare(sample, prompt_style={"separate_instruction": True, "answer_prefix": "("})
+    assert "instruction" in prompt.groups and prompt.groups[-1] == "last"
+    with pytest.raises(InputError, match="interleaved item"):
+        model().prepare(sample, prompt_style={"instruction_first": True})
+
+
+def test_in_a_command_and_in_its_config(tmp_path, monkeypatch):
+    monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: model())
+    given = ["--knockouts", "question->last", "--layers", "6", "--select", "all", "--limit", "1"]
+    worded = [
+        "--system",
+        "Be brief.",
+        "--question-first",
+        "--option-form",
+        "({letter}) {text}",
+        "--separate-instruction",
+    ]
+    run = avflow_("sweep", "m", demo()["samples"], "--out", tmp_path / "run", *given, *worded)
+    assert run.exit_code == 0, run.output
+    config = read_config(tmp_path / "run")
+    assert config["system"] == "Be brief." and config["question_first"] is True
+    assert config["prompt_style"] == {"option": "({letter}) {text}", "separate_instruction": True}
+    other = avflow_("sweep", "m", demo()["samples"], "--out", tmp_path / "run", *given, *worded[:-1])
+    assert "prompt_style" in one_line_error(other)
+    both = avflow_(
+        "sweep", "m", demo()["samples"], "--out", tmp_path / "x", *given, "--prompt-style", "map_the_flow", *worded
+    )
+    assert "says how the whole prompt is worded" in one_line_error(both)
+    named = avflow_("sweep", "m", demo()["samples"], "--out", tmp_path / "y", *given, "--prompt-style", "map_the_flow")
+    assert named.exit_code == 0 and read_config(tmp_path / "y")["prompt_style"] == "map_the_flow"
+
+
+def test_the_other_families_take_styles_too():
+    prompt = model("video_salmonn2_plus").prepare(
+        avflow.Sample(video=str(clip_file(Clip())), **ASK), prompt_style="map_the_flow"
+    )
+    assert "instruction" in prompt.groups and prompt.groups[-1] == "last"
