@@ -235,6 +235,7 @@ def test_prompts_that_tell_nothing():
         {"video": 1, "question": 3},
         {"media": 2},
         [Step("video", 0, EveryNth(2)), Step("audio", 2, TopK(share=0.5)), Step("audio", 3)],
+        [Step("video", 0, until=2), Step("audio", 1, TopK(share=0.3), until=4), Step("video", 3, EveryNth(2))],
     ],
 )
 def test_cost_is_what_the_cache_holds(steps):

@@ -34,6 +34,8 @@ class EvictionRequest:
             for step in schedule.steps:
                 if not isinstance(step.keep, KeepNone):
                     raise InputError(f"{step.keep}: walks measure groups that leave whole (KeepNone)")
+                if step.until is not None:
+                    raise InputError(f"{step}: walks measure groups that leave for good (until=None)")
 
     def plan(self, model: Model, prompts: Sequence[Prompt]) -> EvictionWalks:
         return EvictionWalks(model, prompts, self)
