@@ -15,7 +15,7 @@ import pytest
 import torch
 from evict_cases import NEVER, Case, model
 
-from avflow import EveryNth, KeepAll, KeepNone, Step
+from avflow import EveryNth, KeepAll, KeepNone, Model, Step
 from avflow.models.compat import cache_in, find_text_model
 
 
@@ -40,14 +40,18 @@ class Fate:
             self.rests[layer] = self.resting(layer) | leave
 
 
+def _model(name: str | Model) -> Model:
+    return model(name) if isinstance(name, str) else name
+
+
 @contextmanager
-def resting(name: str, fate: Fate, extra: int = 8, prompts: Sequence[int] = (), times: int = 1):
-    """The model `name` of evict_cases as `fate` has it. extra: tokens that follow.
+def resting(name: str | Model, fate: Fate, extra: int = 8, prompts: Sequence[int] = (), times: int = 1):
+    """The model, by its name in evict_cases or itself, as `fate` has it. extra: tokens that follow.
 
     prompts: decode="drop": ends of prompts; what left for good is hidden in all layers from rows after it.
     times: copies of every sequence in the batch, as beams have them.
     """
-    hf = model(name).hf
+    hf = _model(name).hf
     layers = list(find_text_model(hf).layers)
     n = fate.gone.shape[1] + extra
     i, j = torch.arange(n)[:, None], torch.arange(n)[None, :]
@@ -86,7 +90,7 @@ def resting(name: str, fate: Fate, extra: int = 8, prompts: Sequence[int] = (), 
             handle.remove()
 
 
-def _attention(name: str, case: Case, fate: Fate, layer: int) -> torch.Tensor:
+def _attention(name: str | Model, case: Case, fate: Fate, layer: int) -> torch.Tensor:
     """Weights of one layer, averaged over heads: [batch, N, N]."""
     seen, attend = [], oracle.dense_attention
 
@@ -98,11 +102,11 @@ def _attention(name: str, case: Case, fate: Fate, layer: int) -> torch.Tensor:
 
     with pytest.MonkeyPatch.context() as patch, resting(name, fate, 0):
         patch.setattr(oracle, "dense_attention", watch)
-        model(name).hf(**case.inputs)
+        _model(name).hf(**case.inputs)
     return seen[layer]
 
 
-def fate_of(name: str, case: Case, steps: Sequence[Step]) -> Fate:
+def fate_of(name: str | Model, case: Case, steps: Sequence[Step]) -> Fate:
     """What a schedule does to every token, step by step; where a policy asks for scores, from dense runs."""
     fate = Fate(torch.full((len(case.groups), case.n), NEVER))
     real = case.inputs["attention_mask"].bool()
@@ -120,7 +124,7 @@ def fate_of(name: str, case: Case, steps: Sequence[Step]) -> Fate:
     return fate
 
 
-def _lowest(name: str, case: Case, fate: Fate, step: Step, inside: torch.Tensor) -> torch.Tensor:
+def _lowest(name: str | Model, case: Case, fate: Fate, step: Step, inside: torch.Tensor) -> torch.Tensor:
     """Of a TopK step, those of the tokens `inside` that it takes."""
     layer = step.after + (step.keep.scored_in == "next")
     weight = _attention(name, case, fate, layer)
