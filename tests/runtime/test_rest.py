@@ -121,25 +121,28 @@ def test_by_attention(steps, sequences):
     check(*both("deep", case, RANKED[steps]))
 
 
-def test_turns():
+@pytest.mark.parametrize("decode", ["keep", "drop"])
+def test_turns(decode):
     """The next turn's media rest too; later turns see the first one's in the layers in which they were."""
     one = prompt("deep")
     ids = [31, 41, 59, 26, 53]
     steps = [Step("video", 1, until=3), Step("audio", 2)]
     cache, theirs_cache = DynamicCache(), DynamicCache()
-    with evicting("deep", one, steps):
+    with evicting("deep", one, steps, decode):
         first = generate("deep", one, **{CACHE: cache})
     said = first.sequences.shape[1] - one.n
     names = [one.groups[0] + ["answer"] * said + ["video", "video", "audio", "question_text", "last"]]
     whole = torch.cat([first.sequences, torch.tensor([ids])], 1)
     two = Case({"input_ids": whole, "attention_mask": torch.ones_like(whole)}, names, [[-1] * whole.shape[1]])
-    with evicting("deep", two, steps):
+    with evicting("deep", two, steps, decode):
         ours = generate("deep", two, **{CACHE: cache})
-    with resting("deep", fate_of("deep", two, steps)):
+    with resting("deep", fate_of("deep", two, steps), prompts=[one.n, two.n] if decode == "drop" else ()):
         generate("deep", one, **{CACHE: theirs_cache})
         theirs = generate("deep", two, **{CACHE: theirs_cache})
     check(ours, theirs)
-    assert lengths(cache) == lengths(cache_of(ours))
+    other = [Step("video", 1, until=4), Step("audio", 2)]
+    with evicting("deep", two, other, decode), pytest.raises(avflow.InputError, match="video after 1 until 3"):
+        model("deep").hf(whole[:, -1:], **{CACHE: cache})
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
