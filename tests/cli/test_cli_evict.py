@@ -18,6 +18,7 @@ import avflow.models
 from avflow.eviction.recipes import fastv, pyramiddrop, vtw
 from avflow.eviction.schedule import EvictionSchedule
 from avflow.planning.choice import SCHEMA
+from avflow.plots.eviction import eviction_lines
 from avflow.runs import plan_job, plan_run
 from avflow.runtime import generating
 from avflow.runtime.generating import check_open, generate, open_sample
@@ -112,6 +113,25 @@ def test_measured_once_chosen_often(samples, tmp_path, monkeypatch):
     told = one_line_error(plan(samples, out, "--run", run, "--layers", "0-3"))
     assert "another configuration" in told and "layers" in told
     assert yaml.safe_load((run / "config.yaml").read_text())["evict"] == ["video", "audio"]
+
+
+def test_a_plan_of_rests(samples, tmp_path):
+    """Another measurement than that of leaving: its folder is another one; schedule, output and figure say so."""
+    out, run = tmp_path / "s.json", tmp_path / "run"
+    result = plan(samples, out, "--run", run, "--max-drop", 0.9, "--rest-until", 5)
+    assert result.exit_code == 0, result.output
+    schedule = EvictionSchedule.load(out)
+    assert schedule.steps and all(step.until == 5 for step in schedule.steps)
+    assert json.loads(out.read_text())["version"] == 2
+    for step in schedule.steps:
+        assert re.search(rf"^{step.group} +rests in layers {step.after + 1} .. 5$", result.stdout, re.M)
+    table = pq.read_table(run / "plan.parquet")
+    assert sorted(set(table["layer"].to_pylist())) == [0, 1, 2, 3, 4]
+    figure, axes = eviction_lines(table, {"video": 1}, until=5)
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "nothing rests" in told and any(text.endswith("rests 2 to 5") for text in told)
+    told = one_line_error(plan(samples, out, "--run", run, "--max-drop", 0.9))
+    assert "another configuration" in told and "until" in told
 
 
 def test_a_failing_sample_is_left_out_and_told(samples, tmp_path):

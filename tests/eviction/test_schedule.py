@@ -37,10 +37,30 @@ def test_file(tmp_path):
     assert (value["format"], value["version"]) == ("avflow-eviction-schedule", 1)
 
 
+def test_a_file_with_a_rest_is_of_a_version_that_older_avflows_refuse(tmp_path):
+    """They would let the group leave for good."""
+    schedule = EvictionSchedule([Step("audio", 3), Step("video", 2, TopK(share=0.5), until=8)])
+    schedule.save(tmp_path / "s.json")
+    value = json.loads((tmp_path / "s.json").read_text())
+    assert value["version"] == 2
+    assert [step.get("until") for step in value["steps"]] == [8, None] and "until" not in value["steps"][1]
+    assert EvictionSchedule.load(tmp_path / "s.json") == schedule
+
+
+def test_layers_at_which_rows_leave_or_come_back():
+    schedule = EvictionSchedule([Step("video", 2, until=8), Step("audio", 3, until=5), Step("system", 8)])
+    assert schedule.layers == (2, 3, 8) and schedule.ends == (2, 3, 5, 8)
+    assert [str(step) for step in schedule.steps] == [
+        "video after 2 until 8",
+        "audio after 3 until 5",
+        "system after 8",
+    ]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 2}, "version 2, this avflow reads up to 1"),
+        ({"version": 3}, "version 3, this avflow reads up to 2"),
         ({"version": "1"}, "version is '1'"),
         ({"format": "other"}, "is no eviction schedule"),
         ({"steps": [{"group": "video"}]}, "a step needs group, after and keep"),
@@ -49,6 +69,7 @@ def test_file(tmp_path):
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "rate": 2}}]}, "no field 'rate'"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "EveryNth"}}]}, "EveryNth"),
         ({"steps": [{"group": "video", "after": -1, "keep": {"policy": "KeepNone"}}]}, "Step.after = -1"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "until": 1}]}, "Step.until = 1"),
         ({"steps": 5}, "is broken"),
         ({"model": [1]}, "model must be an object"),
     ],
@@ -89,6 +110,9 @@ def test_bad_steps():
         (lambda: Step("video", True), "Step.after = True"),
         (lambda: Step("video", 1.5), "Step.after = 1.5"),
         (lambda: Step("video", 1, 0.5), "Step.keep = 0.5"),
+        (lambda: Step("video", 4, until=4), "'video': Step.until = 4: pass the last layer without them, above 4"),
+        (lambda: Step("video", 4, until=True), "Step.until = True"),
+        (lambda: Step("video", 4, until=5.0), "Step.until = 5.0"),
         (lambda: EvictionSchedule(["video"]), "schedule step 'video'"),
         (lambda: EvictionSchedule.preset("omni"), "schedule preset 'omni'"),
     ]:
@@ -100,6 +124,10 @@ def test_bad_steps():
     "steps, message",
     [
         ({"video": 3}, "leaves after layer 3: the model has layers 0 .. 3, .* is 2"),
+        ([Step("video", 0, until=3)], r"rests until layer 3: .* is 2. .* is to leave: Step\('video', 0\)"),
+        ([Step("video", 0, until=1), Step("video", 1)], "'video' rests from layer 1 to 1 .*, .* after layer 1"),
+        ([Step("video", 1), Step("audio+video", 1, until=2)], "'video' rests from layer 2 to 2"),
+        ([Step("video", 0, until=2), Step("media", 1, TopK(count=1), until=2)], r"\(media after 1 until 2\)"),
         ({"vidoe": 1}, "no group or alias is called 'vidoe'"),
         ({"last": 1}, "'last', which must stay"),
         ({"all": 1}, "must stay"),
@@ -109,6 +137,12 @@ def test_bad_steps():
 def test_check(qwen3, steps, message):
     with pytest.raises(avflow.InputError, match=message):
         EvictionSchedule(steps).check(qwen3)
+
+
+def test_steps_that_only_touch(qwen3):
+    EvictionSchedule([Step("video", 0, until=1), Step("video", 2)]).check(qwen3)
+    EvictionSchedule([Step("video", 0, until=1), Step("audio", 1, until=2)]).check(qwen3)
+    EvictionSchedule([Step("video", 0, TopK(share=0.5)), Step("video", 1, until=2)]).check(qwen3)
 
 
 def test_check_of_the_model(qwen3):

@@ -69,9 +69,14 @@ def vl(seed: int = 0):
     return hf
 
 
+def deep():
+    """Seven layers, so that something can rest for some of them."""
+    return tiny.decoder("qwen3", layers=7)
+
+
 @lru_cache
 def model(name: str) -> avflow.Model:
-    make = {"omni": tiny.thinker, "salmonn": tiny_salmonn.thinker, "vl": vl}
+    make = {"omni": tiny.thinker, "salmonn": tiny_salmonn.thinker, "vl": vl, "deep": deep}
     return avflow.wrap(make[name]() if name in make else tiny.decoder(name))
 
 

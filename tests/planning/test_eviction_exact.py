@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import oracle
 import pytest
+import rest_oracle
 import tiny
 import tiny_salmonn
+import torch
+from evict_cases import Case
 
 import avflow
 from avflow.eviction.schedule import EvictionSchedule, Step
@@ -83,6 +88,58 @@ def test_groups_that_leave_one_after_the_other(omni, layout):
 def test_answers_of_several_tokens(omni, answer):
     prompt = tiny.av_prompt("interleaved", seconds=3, answer_ids=answer)
     assert check(omni, [prompt], [*single(["video", "question"], 4), *JOINT]) > 1e-2
+
+
+RESTS = [
+    EvictionSchedule([Step(group, after, until=until)])
+    for group in ("video", "audio", "media", "question_text")
+    for after in range(4)
+    for until in range(after + 1, 5)
+]
+RESTS_TOGETHER = [
+    EvictionSchedule([Step("video", 0, until=2), Step("audio", 1, until=4)]),
+    EvictionSchedule([Step("audio", 0, until=3), Step("video", 3)]),
+    EvictionSchedule([Step("video", 0, until=1), Step("video", 3)]),
+    EvictionSchedule([Step("video", 0, until=1), Step("video", 2, until=3), Step("question_text", 4)]),
+    EvictionSchedule([Step("audio", 0), Step("media", 2, until=4)]),  # the audio does not come back
+    EvictionSchedule([Step("question_text", 1, until=2), Step("video", 2, until=4), Step("system", 0, until=4)]),
+    EvictionSchedule({"video": 0}),  # shares rows with those that rest from there on
+    EvictionSchedule({}),
+]
+
+
+@functools.cache
+def deep():
+    return avflow.wrap(tiny.thinker(layers=6))
+
+
+def bypassed_logp(prompt, schedule) -> float:
+    """Log-probability of the answer by the oracle of resting, all its tokens."""
+    extra = torch.tensor(prompt.answer_ids[:-1], dtype=torch.long)
+    ids = torch.cat([prompt.input_ids, extra])[None]
+    inputs = dict(prompt.model_inputs) | {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    groups = [[*prompt.groups, *["answer"] * len(extra)]]
+    case = Case(inputs, groups, [[-1] * len(groups[0])])
+    with rest_oracle.resting(deep(), rest_oracle.fate_of(deep(), case, schedule.steps), 0):
+        logits = deep().hf(**inputs, use_cache=False).logits[0, len(prompt) - 1 :].float()
+    target = torch.tensor(prompt.answer_ids)
+    return float(torch.log_softmax(logits, -1)[torch.arange(len(target)), target].sum())
+
+
+@pytest.mark.parametrize("layout", ["interleaved", "separate", "question_first"])
+@pytest.mark.parametrize("schedules", [RESTS, RESTS_TOGETHER], ids=["alone", "together"])
+def test_groups_that_rest(layout, schedules):
+    """All schedules in one walk, and in several of few jobs: each is the run whose rows bypass the layers."""
+    prompts = [tiny.av_prompt(layout, seconds=2, seed=s, id=str(s), answer_ids=(7, 9)[: s + 1]) for s in range(2)]
+    request = EvictionRequest(schedules)
+    apart = EvictionRequest(schedules, memory=3_000_000)
+    assert len(apart.plan(deep(), prompts[:1]).layouts) > 1
+    whole, parts = try_schedules(deep(), prompts, request), try_schedules(deep(), prompts[:1], apart)
+    for prompt, found in zip([*prompts, prompts[0]], [*whole, *parts], strict=True):
+        for schedule, logp in zip(schedules, found.logp, strict=True):
+            where = f"{prompt.id} {[str(s) for s in schedule.steps]}"
+            assert logp == pytest.approx(bypassed_logp(prompt, schedule), abs=1e-4), where
+    assert np.abs(whole[0].logp - whole[0].logp_clean).max() > 1e-2
 
 
 def test_several_prompts_in_one_walk_and_one_prompt_in_several(omni):

@@ -137,6 +137,44 @@ def test_strict_takes_no_earlier_layer():
     assert planned(0.3, strict=True).steps == ()
 
 
+def test_groups_that_rest(tmp_path):
+    """Measured, chosen and judged as what leaves is; the table is what single runs say."""
+    plan = avflow.plan_eviction(model(), prompts()[:4], GROUPS[:2], max_accuracy_drop=0.5, until=3, **ON_ALL)
+    table = plan.plan.table.to_pylist()
+    assert [(r["group"], r["layer"]) for r in table] == [
+        (group, layer) for group in ["video", "audio", "video+audio"] for layer in range(3)
+    ]
+    for row in table:
+        step = Step(row["group"], row["layer"], until=3)
+        runs = []
+        for prompt in prompts()[:4]:
+            with avflow.evict(model(), [step], groups=prompt.groups):
+                runs.append(own_run(model(), prompt))
+        assert row["accuracy"] == np.mean([r.correct for r in runs])
+        assert row["p"] == pytest.approx(np.mean([np.exp(r.logp) for r in runs]), rel=1e-3)
+    assert plan.steps and all(step.until == 3 for step in plan.steps) and plan.figures["until"] == 3
+    costs = [eviction_cost(model(), plan, p) for p in prompts()[:4]]
+    saved = 1 - sum(c["kv_bytes"] for c in costs) / sum(c["clean_kv_bytes"] for c in costs)
+    assert plan.figures["kv_saved"] == pytest.approx(saved) and saved > 0
+    plan.save(tmp_path / "s.json")
+    assert avflow.EvictionSchedule.load(tmp_path / "s.json").steps == plan.steps
+    assert "until" not in planned(0.25).figures
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        (dict(until=0), "until = 0: pass the last layer without the groups"),
+        (dict(until=5), "rests until layer 5: .* is 4"),
+        (dict(until=3, layers=[1, 3]), "layers hold 3, and until = 3: a rest begins below its last layer"),
+        (dict(until=3, groups=["video", "media"]), "'video' rests from layer 1 to 3"),
+    ],
+)
+def test_rests_that_cannot_be_planned(how, message):
+    with pytest.raises(InputError, match=message):
+        avflow.plan_eviction(model(), prompts()[:1], **{"groups": ["video"], **how})
+
+
 def test_some_layers_one_group_no_joint_rows():
     schedule = avflow.plan_eviction(model(), prompts()[:2], "video", max_accuracy_drop=0.9, layers=[1, 3], **ON_ALL)
     assert schedule.plan.table["layer"].to_pylist() == [1, 3] and layers_of(schedule) == {"video": 1}
@@ -235,6 +273,7 @@ def test_prompts_that_tell_nothing():
         {"video": 1, "question": 3},
         {"media": 2},
         [Step("video", 0, EveryNth(2)), Step("audio", 2, TopK(share=0.5)), Step("audio", 3)],
+        [Step("video", 0, until=2), Step("audio", 1, TopK(share=0.3), until=4), Step("video", 3, EveryNth(2))],
     ],
 )
 def test_cost_is_what_the_cache_holds(steps):

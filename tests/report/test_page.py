@@ -77,6 +77,10 @@ def test_sentences_name_the_effect_that_is_there_and_no_other(folders):
     assert pitch.startswith("pitch (12 samples, 11 answered right): no path mattered") and "too few" not in pitch
     assert "leads from layer 4 on" in parts["Answer lens"][0]
     assert "video after layer 3, audio after layer 3 can leave" in parts["Eviction"][0].lower()
+    found["plan"]["figures"]["until"] = 4
+    rests = next(part for part in summary(found, base=1) if part["title"] == "Eviction")["lines"][0]
+    assert "audio after layer 4 can rest until layer 5 with" in rests
+    del found["plan"]["figures"]["until"]
     assert "31 %" in parts["Eviction"][1] and "40 %" in parts["Eviction"][1]
     assert "at layer 4" in summary(found, base=1)[0]["lines"][0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from evict_cases import MODELS, SCHEDULE, batch, check, cuts_of, dense, evicting, generate, leaves, model, prompt
+from rest_oracle import fate_of, resting
 from test_evict_turns import plus
 from transformers import CompileConfig, DynamicCache, StaticCache
 
@@ -51,6 +52,19 @@ def test_decode(fresh, name, sequences):
         theirs = generate(name, case)
     check(ours, theirs, generate(name, case))
     check(again, theirs)
+
+
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_groups_that_rest(fresh, sequences):
+    """Layers that hold fewer keys lie between layers that hold all."""
+    case = prompt("omni") if sequences == 1 else batch([prompt("omni", 1, 1), prompt("omni", 2, 3)])
+    steps = [avflow.Step("video", 0, until=2), avflow.Step("audio", 0, until=1), avflow.Step("question", 2)]
+    with evicting("omni", case, steps):
+        ours = generate("omni", case, cache_implementation="static", compile_config=compiled())
+    assert len(GRAPHS) == 1
+    with resting("omni", fate_of("omni", case, steps)):
+        theirs = generate("omni", case)
+    check(ours, theirs, generate("omni", case))
 
 
 @pytest.mark.parametrize("uncompiled", [False, True])

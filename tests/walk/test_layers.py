@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from pathlib import Path
 
@@ -99,6 +100,44 @@ def test_rows_join_before_their_layer_with_their_own_tables(qwen3, start):
 
 
 @torch.no_grad()
+def test_what_was_saved_comes_back_as_it_was(qwen3, start):
+    """Rows 1 and 4 as they were before layer 1, and row 0 as it is, join before layer 3; then nothing saved is held."""
+    hidden, (cos, sin) = start
+    none, back = torch.empty(0, dtype=torch.long), torch.tensor([ROWS + 1, 0, ROWS])
+    tables = tuple(torch.cat([t, t[:, [4, 0, 1]]], 1) for t in (cos, sin))
+    given, states, held = [], [], []
+    shape = (1, 2, hidden.shape[-1])
+
+    class Watched(Plain):
+        def __init__(self, layer):
+            super().__init__([], layer)
+
+        def __call__(self, *args):
+            held.append(sum(type(t) is torch.Tensor and t.shape == shape for t in gc.get_objects()))
+            return super().__call__(*args)
+
+    handles = [
+        layer.register_forward_pre_hook(lambda _m, args, kw: given.append(args[0]), with_kwargs=True)
+        for layer in qwen3.layers
+    ]
+    run_layers(
+        qwen3,
+        hidden,
+        tables,
+        Watched,
+        joins=[none, none, none, back],
+        saves=[none, torch.tensor([1, 4]), none, none],
+        reads={3},
+        after=lambda layer, rows: states.append(rows),
+    )
+    for handle in handles:
+        handle.remove()
+    expected = torch.stack([states[0][0, 4], states[2][0, 0], states[0][0, 1]])
+    assert torch.equal(given[3][0, ROWS:], expected) and torch.equal(given[3][:, :ROWS], states[2])
+    assert held == [0, 1, 1, 0]
+
+
+@torch.no_grad()
 def test_layers_that_return_tuples(qwen3, start, monkeypatch):
     wanted = run_layers(qwen3, *start, lambda layer: Plain([], layer))
     for layer in qwen3.layers:
@@ -117,6 +156,8 @@ def test_rows_are_freed_once_others_replace_them(qwen3, start):
             return super().__call__(*args)
 
     joins = [torch.tensor([layer]) for layer in range(LAYERS)]
+    joins[2] = torch.tensor([ROWS + 2])  # what was saved before layer 0, where ROWS and two more rows are there
+    saves = [torch.tensor([3]), *[torch.empty(0, dtype=torch.long)] * (LAYERS - 1)]
     hidden, (cos, sin) = start
     tables = tuple(torch.cat([t, t[:, :LAYERS]], 1) for t in (cos, sin))
     run_layers(
@@ -125,6 +166,8 @@ def test_rows_are_freed_once_others_replace_them(qwen3, start):
         tables,
         lambda layer: Watched([], layer),
         joins=joins,
+        saves=saves,
+        reads={2},
         after=lambda layer, rows: before.append(weakref.ref(rows)),
     )
     assert len(before) == LAYERS

@@ -120,7 +120,7 @@ def test_splitting_keeps_every_job_once_and_within_the_limit(case, max_rows):
 
 @st.composite
 def eviction_sets(draw):
-    """Prompts of groups 0..3, the last token in a group 4 that never leaves; some knockouts ride along."""
+    """Prompts of groups 0..3, the last token in a group 4 that never leaves; some rest; some knockouts ride along."""
     n_layers = draw(st.integers(2, 6))
     groups = draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=7), min_size=1, max_size=3))
     groups = [np.array([*g, 4], np.int32) for g in groups]
@@ -129,7 +129,13 @@ def eviction_sets(draw):
         prompt = draw(st.integers(0, len(groups) - 1))
         there = st.sampled_from(sorted({1 << int(g) for g in groups[prompt] if g < 4}))
         leave = draw(st.dictionaries(st.integers(0, n_layers - 2), there, min_size=1, max_size=3))
-        jobs.append(Eviction.of(prompt, leave))
+        rest = []
+        for word in draw(st.sets(there)):  # from draw to draw other layers; what has left by then stays away
+            spans = draw(st.lists(st.integers(0, n_layers - 2), max_size=4, unique=True).map(sorted))
+            rest += [(after, until, word) for after, until in zip(spans[::2], spans[1::2], strict=False)]
+            leave = {after: other for after, other in leave.items() if other != word or after > max([-1, *spans])}
+        if leave or rest:
+            jobs.append(Eviction.of(prompt, leave, rest))
     for _ in range(draw(st.integers(0, 3))):
         layers = draw(st.sets(st.integers(0, n_layers - 1), min_size=1))
         jobs.append(Job.of(0, 0, 0, frozenset(layers)))
@@ -143,9 +149,10 @@ def dense_eviction(job, group, n_layers):
         gone = 0
         for after, word in job.steps:
             gone = word if layer > after else gone
-        states = {o: s for o, s in states.items() if not gone >> int(group[o]) & 1}
-        states = {o: hash((s, tuple(v for k, v in states.items() if k <= o))) for o, s in states.items()}
-    return states
+        there = {o: s for o, s in states.items() if not gone >> int(group[o]) & 1}
+        # Those that are away keep what they were: they may come back.
+        states |= {o: hash((s, tuple(v for k, v in there.items() if k <= o))) for o, s in there.items()}
+    return {o: states[o] for o in there}
 
 
 @settings(max_examples=200, deadline=None)
@@ -155,8 +162,11 @@ def test_every_eviction_ends_with_rows_that_saw_what_was_kept(case):
     lengths = [len(g) for g in groups]
     layout = build_layout(lengths, jobs, n_layers, groups)
     states = [hash((p, order)) for p, n in enumerate(lengths) for order in range(n)]
+    saved = []
     for layer in range(n_layers):
-        states += [states[i] for i in layout.joins[layer]]
+        saved += [states[i] for i in layout.saves[layer]]
+        source = states + (saved if layer in layout.reads else [])
+        states += [source[i] for i in layout.joins[layer]]
         before, states = states, []
         for row, own in enumerate(before):
             stream = layout.stream[row]
@@ -189,6 +199,21 @@ def test_an_eviction_costs_the_rows_after_its_first_token():
     group[-1] = 5
     layout = build_layout([1150], [one, other], 4, [group])
     assert layout.rows == [1150, 1150, 1200, 1201] and layout.ratio == pytest.approx(4701 / 4600)
+
+
+def test_a_rest_costs_the_rows_of_its_layers_and_all_of_them_after_it():
+    """100 text, 1000 media, 50 text rows; the media rest in layers 2 and 3 of 6 and come back beside the 50."""
+    group = np.repeat([0, 1, 2], [100, 1000, 50]).astype(np.int32)
+    rest, gone = Eviction.of(0, {}, [(1, 3, 2)]), Eviction.of(0, {1: 2})
+    layout = build_layout([1150], [rest], 6, [group])
+    assert layout.rows == [1150, 1150, 1200, 1200, 2250, 2250] and layout.reads == {4}
+    assert [len(rows) for rows in layout.saves] == [0, 0, 1000, 0, 0, 0]
+    assert layout.rows[-1] == 1150 + job_rows(rest, [1150], [group])
+    # An eviction after the same layer is the same stream for as long as it lasts; two rests save their rows once.
+    longer = Eviction.of(0, {}, [(1, 4, 2)])
+    layout = build_layout([1150], [rest, gone, longer], 6, [group])
+    assert layout.rows == [1150, 1150, 1200, 1200, 2250, 3300]
+    assert [len(rows) for rows in layout.saves] == [0, 0, 1000, 0, 0, 0] and layout.reads == {4, 5}
 
 
 def test_nested_windows_share_rows():

@@ -66,6 +66,12 @@ def plan(
     layers: Annotated[
         str | None, typer.Option(help='Layers after which to leave: "all", "0-11", "3,5,7-9".', show_default="all")
     ] = None,
+    rest_until: Annotated[
+        int | None,
+        typer.Option(
+            help="Groups rest until this layer and come back in the next.", show_default="they leave for good"
+        ),
+    ] = None,
     confidence: Annotated[
         float | None, typer.Option(help="Of the bound, the margin and the intervals.", show_default="0.95")
     ] = None,
@@ -94,6 +100,7 @@ def plan(
                 confidence=confidence,
                 seed=seed,
                 memory=memory,
+                until=rest_until,
             )
         )
         job = PlanJob(model, samples, request, **over.of_job())
@@ -115,7 +122,8 @@ def _draw(folder: Path, schedule: Any) -> list[Path]:
     from ..plots import information_flow as plots
     from ..plots.eviction import eviction_lines
 
-    figure, _ = eviction_lines(schedule.plan.table, {step.group: step.after for step in schedule.steps})
+    chosen = {step.group: step.after for step in schedule.steps}
+    figure, _ = eviction_lines(schedule.plan.table, chosen, until=schedule.figures.get("until"))
     with writing(folder / "figures"):
         return plots.save(figure, folder / "figures" / "plan")
 
@@ -123,7 +131,10 @@ def _draw(folder: Path, schedule: Any) -> list[Path]:
 def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> None:
     schedule, found = outcome.schedule, outcome.schedule.figures
     for step in schedule.steps:
-        typer.echo(f"{step.group:<24} leaves after layer {step.after}")
+        when = f"leaves after layer {step.after}"
+        if step.until is not None:
+            when = f"rests in layers {step.after + 1} .. {step.until}"
+        typer.echo(f"{step.group:<24} {when}")
     if not schedule.steps:
         typer.echo("nothing can leave within the tolerance: --max-drop allows more")
     else:

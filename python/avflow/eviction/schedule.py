@@ -16,7 +16,7 @@ from ..prompts.groups import GroupTable
 from . import policies
 from .policies import SCORED_IN, KeepNone, Policy
 
-FORMAT, VERSION = "avflow-eviction-schedule", 1
+FORMAT, VERSION = "avflow-eviction-schedule", 2
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
 LABELLINGS = ("prompt", "ids")
 
@@ -42,20 +42,24 @@ class Scheduled(Protocol):
 
 @dataclass(frozen=True)
 class Step:
-    """A group's tokens leave after a layer, but for those that `keep` selects.
+    """A group's tokens leave after a layer, but for those that `keep` selects; or rest for some layers.
 
     Args:
         group: a group, an alias, or a sum such as "video+audio".
         after: the last layer (0-based) that sees them.
         keep: which of them stay; default none.
+        until: the last layer that does not see them. They come back in the next one as they left: with the hidden
+            states that layer `after` gave them, at their own places. None: they do not come back.
 
     Raises:
-        InputError: an empty group, a layer below 0, a `keep` without `select` or with another `scored_in`.
+        InputError: an empty group, a layer below 0, a `keep` without `select` or with another `scored_in`, an `until`
+            that is not above `after`.
     """
 
     group: str
     after: int
     keep: Policy = field(default_factory=KeepNone)
+    until: int | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or not self.group.strip():
@@ -69,6 +73,16 @@ class Step:
                 f"Step.keep = {checks.shown(self.keep)} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
             )
         checks.choice(f"{type(self.keep).__name__}.scored_in", getattr(self.keep, "scored_in", "this"), SCORED_IN)
+        if self.until is not None:
+            mend = f"pass the last layer without them, above {self.after}, or None where they do not come back"
+            until = checks.integer(f"group {self.group!r}: Step.until =", self.until, low=self.after + 1, mend=mend)
+            object.__setattr__(self, "until", until)
+
+    def __str__(self) -> str:
+        """For messages: what happens and when."""
+        if self.until is None:
+            return f"{self.group} after {self.after}"
+        return f"{self.group} after {self.after} until {self.until}"
 
 
 @dataclass(frozen=True, init=False)
@@ -128,6 +142,11 @@ class EvictionSchedule:
         """The layers after which something leaves, ascending."""
         return tuple(sorted({s.after for s in self.steps}))
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The layers after which something leaves or comes back, ascending."""
+        return ends_of(self.steps)
+
     @staticmethod
     def facts(model: Scheduled) -> dict[str, Any]:
         """What a schedule says of its model."""
@@ -153,12 +172,33 @@ class EvictionSchedule:
                     f"group {step.group!r} leaves after layer {checks.shown(step.after)}: the model has layers 0 .. "
                     f"{model.n_layers - 1}, and the last after which leaving saves anything is {model.n_layers - 2}"
                 )
+            if step.until is not None and step.until > model.n_layers - 2:
+                raise InputError(
+                    f"group {step.group!r} rests until layer {checks.shown(step.until)}: the model has layers 0 .. "
+                    f"{model.n_layers - 1}, and the last until which it can rest is {model.n_layers - 2}. To rest "
+                    f"through the last layer is to leave: Step({step.group!r}, {step.after})"
+                )
             stays = [name for name in model.groups.members(step.group) if name in STAY]
             if stays:
                 raise InputError(
                     f"group {step.group!r} holds {stays[0]!r}, which must stay: without it there is no answer. Name "
                     "the groups that may leave"
                 )
+        self._check_rests(model.groups)
+
+    def _check_rests(self, groups: GroupTable) -> None:
+        """Raises InputError where a step takes tokens of a group that rests: some of them would not be there."""
+        for number, rest in enumerate(self.steps):
+            if rest.until is None:
+                continue
+            for other in self.steps[:number] + self.steps[number + 1 :]:
+                both = sorted(set(groups.members(rest.group)) & set(groups.members(other.group)))
+                if both and rest.after <= other.after <= rest.until:
+                    raise InputError(
+                        f"{both[0]!r} rests from layer {rest.after + 1} to {rest.until} ({rest}), and another step is "
+                        f"to take it after layer {other.after} ({other}): let it begin after layer {rest.until + 1} or "
+                        f"later, or end the rest before layer {other.after}"
+                    )
 
     def check_told(self, model: Scheduled) -> None:
         """For labels that are read off the ids: raises InputError where those do not tell what the schedule names."""
@@ -182,8 +222,8 @@ class EvictionSchedule:
         """
         value = {
             "format": FORMAT,
-            "version": VERSION,
-            "steps": [{"group": s.group, "after": s.after, "keep": policies.to_json(s.keep)} for s in self.steps],
+            "version": _version(self.steps),
+            "steps": [_step_to_json(step) for step in self.steps],
             "model": self.model,
             "data": self.data,
             "figures": self.figures,
@@ -220,7 +260,7 @@ class EvictionSchedule:
         if not isinstance(value.get("steps"), list):
             raise InputError(f"schedule {path} is broken: its steps are {checks.shown(value.get('steps'))}, not a list")
         try:
-            steps = [Step(s["group"], s["after"], policies.from_json(s["keep"])) for s in value["steps"]]
+            steps = [_step_from_json(step) for step in value["steps"]]
             more = {name: value.get(name) for name in ("model", "data", "figures")}
         except (KeyError, TypeError) as error:
             raise InputError(f"schedule {path} is broken: a step needs group, after and keep ({error!r})") from error
@@ -240,3 +280,23 @@ class EvictionSchedule:
             raise InputError(f"schedule preset {checks.shown(name)}: pass one of {', '.join(PRESETS)}")
         steps, model = PRESETS[name]
         return cls(steps, model=dict(model), labelling="prompt")
+
+
+def ends_of(steps: Iterable[Step]) -> tuple[int, ...]:
+    """The layers after which something leaves or comes back, ascending."""
+    given = tuple(steps)
+    return tuple(sorted({s.after for s in given} | {s.until for s in given if s.until is not None}))
+
+
+def _version(steps: Iterable[Step]) -> int:
+    """1 where no step holds what avflow 0.1 would not know: it would run something else, and refuses version 2."""
+    return VERSION if any(step.until is not None for step in steps) else 1
+
+
+def _step_to_json(step: Step) -> dict[str, Any]:
+    value = {"group": step.group, "after": step.after, "keep": policies.to_json(step.keep)}
+    return value if step.until is None else {**value, "until": step.until}
+
+
+def _step_from_json(value: Any) -> Step:
+    return Step(value["group"], value["after"], policies.from_json(value["keep"]), value.get("until"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import pyarrow as pa
 from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError, warn_user
-from ..eviction.schedule import EvictionSchedule
+from ..eviction.schedule import EvictionSchedule, Step
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking
@@ -70,7 +70,7 @@ class PlannedSchedule(EvictionSchedule):
         """
         if self.plan is None:
             raise InputError("the schedule has no plan, a file does not keep it: take it from avflow.plan_eviction")
-        steps = {step.group: step.after for step in self.steps}
+        steps = {step.group: step.after for step in self.steps}  # until when they rest stands in the figures
         meta = {"experiment": "plan_eviction", "schedule": steps, "data": self.data, "figures": self.figures}
         meta["check"] = self.plan.check
         return Results(self.plan.table, meta)
@@ -97,6 +97,8 @@ class PlanRequest:
         joint: also measure all groups leaving together after every layer; None: where there are several.
         layers: layers after which they may leave, 0-based; None: all but the last.
         memory: budget for the packed rows of a walk, "8GB" or bytes; None: from what is free.
+        until: groups rest until this layer and come back in the next, as `Step` says; None: they leave for good. The
+            layers after which they may rest are those below it.
 
     Raises:
         InputError: a value out of range; the message names it.
@@ -112,6 +114,7 @@ class PlanRequest:
     memory: int | str | None = None
     holdout: float = 0.5
     margin: float | None = 0.01
+    until: int | None = None
 
     def __post_init__(self) -> None:
         self.groups = checks.texts("groups", self.groups)
@@ -128,6 +131,9 @@ class PlanRequest:
         self.confidence, self.margin = self.tolerance.confidence, self.tolerance.margin
         mend = "pass a share of the prompts, from 0 to 0.9, such as 0.5"
         self.holdout = checks.number("holdout =", self.holdout, high=0.9, mend=mend)
+        if self.until is not None:
+            mend = "pass the last layer without the groups, from 1 on, or None where they leave for good"
+            self.until = checks.integer("until =", self.until, low=1, mend=mend)
 
     @property
     def memory_bytes(self) -> int | None:
@@ -138,7 +144,15 @@ class PlanRequest:
         """The candidate layers, ascending."""
         if model.n_layers < 2:
             raise InputError("the model has one layer: there is none after which leaving saves anything")
-        return layer_list(list(range(model.n_layers - 1)) if self.layers is None else self.layers, model.n_layers)
+        end = model.n_layers - 1 if self.until is None else min(self.until, model.n_layers - 1)
+        found = layer_list(list(range(end)) if self.layers is None else self.layers, model.n_layers)
+        if self.until is not None and found[-1] >= self.until:
+            raise InputError(f"layers hold {found[-1]}, and until = {self.until}: a rest begins below its last layer")
+        return found
+
+    def schedule(self, chosen: Mapping[str, int]) -> EvictionSchedule:
+        """{group: last layer that sees it} as a schedule."""
+        return EvictionSchedule([Step(group, after, until=self.until) for group, after in chosen.items()])
 
     def grid(self, model: Model) -> list[tuple[str, int]]:
         """(group, layer) of every measurement."""
@@ -153,8 +167,9 @@ class PlanRequest:
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
         check_model(model)
-        request = EvictionRequest([EvictionSchedule({g: layer}) for g, layer in self.grid(model)], self.memory_bytes)
+        request = EvictionRequest([self.schedule({g: layer}) for g, layer in self.grid(model)], self.memory_bytes)
         request.check(model)
+        self.schedule(dict.fromkeys(self.groups, 0)).check(model)  # two that share tokens cannot both rest
         return request
 
 
@@ -179,6 +194,7 @@ def plan_eviction(
     check: str | int | None = None,
     holdout: float = 0.5,
     margin: float | None = 0.01,
+    until: int | None = None,
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 
@@ -199,6 +215,7 @@ def plan_eviction(
         prompts: as of `avflow.sweep`. They are gone through some three times; samples are prepared anew.
         progress: show a progress bar.
         check: as of `avflow.sweep`.
+        until: measure rests until this layer, not evictions for good.
         The others: see PlanRequest.
 
     Returns:
@@ -208,7 +225,7 @@ def plan_eviction(
     Raises:
         InputError: no prompts, none answered correctly, a prompt without a token of a group, groups that must stay.
     """
-    limits = (max_accuracy_drop, strict, joint, layers, confidence, seed, memory, holdout, margin)
+    limits = (max_accuracy_drop, strict, joint, layers, confidence, seed, memory, holdout, margin, until)
     request = PlanRequest(groups, *limits)
     given = as_prompts(model, prompts, again=True)
     walks = request.walks(model)
@@ -243,7 +260,7 @@ def choose(
     for look, chosen in enumerate(_holding(model, request, rungs, again, plan, len(seen.ids), progress), start=1):
         doubt = (1 - request.confidence) / (look * (look + 1))  # 1/2 + 1/6 + 1/12 + ... = 1: of all looks together
         with Progress(int(judges.sum()), unit="prompt", quiet=not progress, doing="judge") as bar:
-            pairs = run_both(model, EvictionSchedule(chosen), _those(prepare, trials.ids, judges), bar)
+            pairs = run_both(model, request.schedule(chosen), _those(prepare, trials.ids, judges), bar)
         fine, moved = verdict(tolerance, pairs, 1 - doubt)
         plan.tried.append({"schedule": chosen, "change": moved, "by": "evict", "holds": fine})
         if fine:
@@ -283,7 +300,7 @@ def _holding(
     """The joint schedules that hold in a walk, in the order of the rungs. prepare: gives `count` prompts."""
     for at in range(0, len(rungs), RUNGS):
         part = rungs[at : at + RUNGS]
-        walks = EvictionRequest([EvictionSchedule(rung) for rung in part], request.memory_bytes)
+        walks = EvictionRequest([request.schedule(rung) for rung in part], request.memory_bytes)
         with Progress(count, unit="prompt", quiet=not progress, doing="together") as bar:
             trials = Trials.of(list(_try_all(model, prepare(), walks, bar)))
         fine = request.tolerance.holds(trials.clean, trials.correct, trials.fall)
@@ -322,10 +339,11 @@ def _schedule(
         "holdout": request.holdout,
         "seed": request.seed,
         "accuracy_clean": float(trials.clean.mean()),
+        **({} if request.until is None else {"until": request.until}),
         **judged,
     }
     if judged:
         figures["not_shown"] = what_is_not_shown(figures, bool(held))
         if figures["not_shown"] is not None:
             warn_user(figures["not_shown"])
-    return PlannedSchedule(EvictionSchedule(chosen).steps, EvictionSchedule.facts(model), data, figures, "prompt", plan)
+    return PlannedSchedule(request.schedule(chosen).steps, EvictionSchedule.facts(model), data, figures, "prompt", plan)

@@ -22,9 +22,11 @@ def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, ite
     A policy that chooses by scores is asked with scores of 0: its count is right if it does not depend on them.
     """
     kept = np.arange(len(group))
+    back: dict[int, list[np.ndarray]] = {}  # by the last layer of a rest: who comes back
     counts = np.empty(model.n_layers, np.int64)
     for layer in range(model.n_layers):
         counts[layer] = len(kept)
+        kept = np.sort(np.concatenate([kept, *back.pop(layer, [])]))
         for step in schedule.steps:
             if step.after == layer:
                 mask = model.groups.expand(step.group)
@@ -32,7 +34,10 @@ def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, ite
                 nothing = np.zeros(len(own), np.float32)
                 total = int(members(mask, group).sum())
                 view = View(item[kept[own]], kept[own].astype(np.int32), partial(_same, nothing), total)
-                kept = np.delete(kept, own[~step.keep.select(view)])
+                taken = own[~step.keep.select(view)]
+                if step.until is not None:
+                    back.setdefault(step.until, []).append(kept[taken])
+                kept = np.delete(kept, taken)
     return counts
 
 

@@ -49,18 +49,21 @@ class EvictionWalks(Walks):
         super().__init__(model, prompts, memory=request.memory)
 
     def _make_jobs(self) -> Iterator[Eviction]:
-        leave = [self._leave(schedule) for schedule in self.schedules]
         for number, columns in enumerate(self.columns):
             self._check_present(number, np.bincount(columns.group, minlength=64).astype(bool))
-            self.jobs_by_schedule.append([Eviction.of(number, one) if one else None for one in leave])
+            self.jobs_by_schedule.append([self._job(number, schedule) for schedule in self.schedules])
             yield from (job for job in self.jobs_by_schedule[-1] if job)
 
-    def _leave(self, schedule: EvictionSchedule) -> dict[int, int]:
-        """{layer: word of the groups that leave after it}."""
-        words: dict[int, int] = {}
+    def _job(self, number: int, schedule: EvictionSchedule) -> Eviction | None:
+        leave: dict[int, int] = {}
+        rest: list[tuple[int, int, int]] = []
         for step in schedule.steps:
-            words[step.after] = words.get(step.after, 0) | self.model.groups.expand(step.group)
-        return words
+            word = self.model.groups.expand(step.group)
+            if step.until is None:
+                leave[step.after] = leave.get(step.after, 0) | word
+            else:
+                rest.append((step.after, step.until, word))
+        return Eviction.of(number, leave, rest) if schedule.steps else None
 
     def _check_present(self, number: int, present: np.ndarray) -> None:
         """present: bool [64]. A group without a token would look as if dropping it were harmless."""

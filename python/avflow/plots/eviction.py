@@ -48,6 +48,7 @@ def eviction_lines(
     *,
     title: str | None = None,
     first_layer: int = 0,
+    until: int | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """Accuracy (left) and mean probability of the right answer (right), a line and a band per group.
 
@@ -56,13 +57,14 @@ def eviction_lines(
     Args:
         table: as results.schemas.PLAN_EVICTION says. schedule: {group: layer} that was chosen, marked on the lines.
         first_layer: the number the axis gives to the first layer, 0 or 1.
+        until: the table is of groups that rest until this layer, 0-based; None: of groups that leave.
     """
     check_first_layer(first_layer)
     table = table_with(table, PLAN_EVICTION.names, "plan_eviction (schedule.plan.table)")
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
     chosen = dict(schedule or {})
-    groups = list(dict.fromkeys(table["group"].to_pylist()))
+    groups, verb = list(dict.fromkeys(table["group"].to_pylist())), "leaves" if until is None else "rests"
     if strangers := [g for g in chosen if g not in groups]:
         raise InputError(f"the schedule has the group {strangers[0]!r}, the table {', '.join(groups)}")
     with mpl.rc_context(STYLE):
@@ -75,7 +77,10 @@ def eviction_lines(
             clean = value["accuracy_clean"]
             band = clean + value["change_low"], clean + value["change_high"]
             at = value["layer"] + first_layer
-            label = words(group) + (f", leaves after {chosen[group] + first_layer}" if group in chosen else "")
+            label = words(group)
+            if group in chosen:
+                when = chosen[group] + first_layer
+                label += f", leaves after {when}" if until is None else f", rests {when + 1} to {until + first_layer}"
             _line(left, at, 100 * value["accuracy"], [100 * b for b in band], look, label)
             _line(right, at, value["p"], (value["p_low"], value["p_high"]), look, label)
             if group in chosen:
@@ -84,7 +89,9 @@ def eviction_lines(
                 left.plot(at[here], 100 * value["accuracy"][here], linestyle="none", **mark)
                 right.plot(at[here], value["p"][here], linestyle="none", **mark)
         for ax, name, scale in ((left, "accuracy_clean", 100), (right, "p_clean", 1)):
-            ax.axhline(scale * table[name][0].as_py(), color="#7F7F7F", linewidth=1.0, zorder=1, label="nothing leaves")
+            ax.axhline(
+                scale * table[name][0].as_py(), color="#7F7F7F", linewidth=1.0, zorder=1, label=f"nothing {verb}"
+            )
             ax.set_xlabel("Last layer that sees the group")
             ax.tick_params(length=2.5)
             ax.margins(x=0.03)
@@ -93,7 +100,8 @@ def eviction_lines(
         right.set_ylabel("Probability of the right answer")
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, handlelength=2.6)
-        titled = heading(title, "What dropping tokens does", table["prompts"][0].as_py())
+        does = "What dropping tokens does" if until is None else f"Tokens that rest until layer {until + first_layer}"
+        titled = heading(title, does, table["prompts"][0].as_py())
         figure.suptitle(titled, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure, [left, right]
 

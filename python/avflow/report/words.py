@@ -152,14 +152,16 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
     if not plan["schedule"]:
         return [f"No group can leave within the tolerance of {allowed} ({_samples(n)})."]
     labels = {line["group"]: line["label"] for line in plan["lines"]}
+    until = figures.get("until")
     leave = ", ".join(f"{labels[g]} after layer {layer + base}" for g, layer in plan["schedule"].items())
+    does = "leave" if until is None else f"rest until layer {until + base}"
     interval, judged = figures["accuracy_change_interval"], figures.get("prompts", n)  # absent in plans of before 0.2
     spread = "" if interval is None else f", interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"
     if "accuracy_drop_bound" in figures:
         bound, sure = 100 * figures["accuracy_drop_bound"], 100 * figures["confidence"]
         spread += f"; below {bound:.1f} points on others like them, with {sure:.4g} % confidence"
     return [
-        f"{leave[0].upper()}{leave[1:]} can leave with a drop in accuracy of no more than {allowed} on "
+        f"{leave[0].upper()}{leave[1:]} can {does} with a drop in accuracy of no more than {allowed} on "
         f"{'these' if judged == n else 'the held-out'} {_samples(judged)}: {100 * figures['accuracy_clean']:.1f} % "
         f"before, {100 * figures['accuracy_kept']:.1f} % after"
         f"{spread}{_few(judged)}.",

@@ -49,6 +49,7 @@ class PlanJob(RunJob):
             "evict": list(self.request.groups),
             "joint": self.request.joint is not False,
             "layers": "all" if self.request.layers is None else list(self.request.layers),
+            **({} if self.request.until is None else {"until": self.request.until}),
         }
 
     def check(self, model: Model) -> None:

@@ -15,7 +15,7 @@ import torch
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import InputError
-from ..eviction.schedule import Step
+from ..eviction.schedule import Step, ends_of
 from ..knockouts.knockout import Semantics
 
 # Attribute of a cache object. No table beside it (a WeakKeyDictionary) would do: copy.deepcopy of a cache, which is how
@@ -29,9 +29,10 @@ class Conversation:
     """The tokens of a batch of sequences. The cache carries it, so several conversations can share one model.
 
     Attributes:
-        steps: of the schedule under which the cache was filled; () without one. ends: layers after which tokens leave.
+        steps: of the schedule under which the cache was filled; () without one.
+        ends: layers after which tokens leave or come back.
         group, item, real, gone: [batch, base], of the first `base` logical columns: group id, item, False for padding,
-            the layer after which the token left (NEVER if it stays).
+            the layer after which the token left (NEVER if it stays, or comes back).
         columns: per segment int32 [batch, physical], the logical column of each key; -1 is padding. In increasing
             order, and as many for every sequence: those with fewer keys are padded.
         tail: answer tokens after those. Decoding counts them, and writes nothing.
@@ -41,7 +42,7 @@ class Conversation:
 
     def __init__(self, batch: int, steps: Sequence[Step], answer: int) -> None:
         self.steps = tuple(steps)
-        self.ends = tuple(sorted({step.after for step in self.steps}))
+        self.ends = ends_of(self.steps)
         self.answer = answer
         self.group = np.zeros((batch, 0), np.int32)
         self.item = np.zeros((batch, 0), np.int32)

@@ -32,6 +32,8 @@ def evict(
 
     After the layer that a step names, the rows of its group are gone: later layers compute and cache only the others,
     at their original positions. That equals, exactly, a knockout of the group to all others in all later layers.
+    Where a step has `until`, the rows come back in the layer after it with the hidden states that they left with: they
+    pass by the layers between, and no other row sees them there.
 
     Args:
         schedule: an EvictionSchedule, or what it is made of.
@@ -39,7 +41,7 @@ def evict(
             that these passed; exact in the sense above. "drop": once the prompt is read, their keys and values are
             freed in all layers. That saves memory in the early layers too, and changes the numbers: for the answer's
             tokens after the first, and for later turns, it is as if the group were cut in every layer. The first
-            token of the answer is the same either way.
+            token of the answer is the same either way. What rests and comes back is not freed.
         groups, items: as for `avflow.knockout`; groups may be a Prompt or a Batch of the model too, which has both.
             Default: the model family labels the prompt from its ids, which tell media from text, and no part of the
             user's text from the next: a schedule that names such a part ("question_text", "options") is refused,

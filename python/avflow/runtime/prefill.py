@@ -22,6 +22,7 @@ from .boundary import gather_hidden, take
 from .cache import check_cache, drop, is_static, take_back
 from .conversation import Conversation, remember
 from .next_layer import queries_and_keys
+from .resting import Resting, followed_by, merged
 from .scores import Scored
 from .state import Interventions
 
@@ -79,10 +80,12 @@ class Prefill:
         self.gather_all = gather_all
         self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
-        # they are int64 [batch, m] (None: all of them); what the decoder passes to every layer, gathered.
+        # they are, those that come back counted after them, int64 [batch, m] (None: all of them); what the decoder
+        # passes to every layer, gathered.
         self.rows: list[np.ndarray] = []
         self.index: list[torch.Tensor | None] = []
         self.gathered: dict[tuple[int, str], torch.Tensor] = {}
+        self.resting: list[Resting] = []
         self.problems: dict[Any, AttentionProblem] = {}
         self.scored: dict[ScoredIn, Scored] = {}  # of the layer after which rows leave, of the one they would enter
         self.entering: Callable[[], Scored]  # makes the latter; set on the way into a layer
@@ -131,31 +134,38 @@ class Prefill:
             if step.keep.by == "question" and any(not asking[b].any() for b in leaving):
                 raise InputError(f"{step.keep}: the prompt has no token of 'question': use by='last'")
 
+    def _back(self, segment: int) -> list[Resting]:
+        """What comes back as a segment begins."""
+        return [rest for rest in self.resting if rest.ends == segment]
+
     def _leave(self, segment: int) -> None:
-        """Decides which rows go on into segment + 1."""
+        """Decides which rows go on into segment + 1, after those that come back have."""
         state, rows, end = self.state, self.rows[segment], self.state.ends[segment]
+        back, source = self._back(segment + 1), None
+        if back:
+            rows, source = merged(rows, back)
         columns = np.maximum(rows, 0)
         sequence = np.arange(state.batch)[:, None]
         real = (rows >= 0) & state.real[sequence, columns]  # [batch, m]
-        stay = real.copy()
+        stay, gone = real.copy(), np.zeros_like(real)
         for step in state.steps:
-            if step.after != end:
-                continue
-            for b in range(state.batch):
-                at = self._candidates(step, b, np.where(stay, rows, -1))
-                if not len(at):
-                    continue
-                total = len(self._candidates(step, b, self.rows[0]))
-                view = View(state.item[b, rows[b, at]], rows[b, at], self._scores(step, b, at), total)
-                kept = np.asarray(step.keep.select(view))
-                if kept.dtype != bool or kept.shape != at.shape:
-                    raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
-                stay[b, at[~kept]] = False
+            if step.after == end:
+                taken = self._taken(step, np.where(stay, rows, -1), source)
+                stay &= ~taken
+                if step.until is None:
+                    gone |= taken
+                elif taken.any():
+                    places = np.broadcast_to(np.arange(rows.shape[1]), rows.shape) if source is None else source
+                    ends = state.ends.index(step.until) + 1
+                    parts = [[values[b, taken[b]] for b in range(state.batch)] for values in (rows, places)]
+                    self.resting.append(Resting(segment + 1, ends, *parts))
         self._check_end(real, stay, rows, end)
         state.gone = state.gone.copy()
         for b in range(state.batch):
-            state.gone[b, rows[b, real[b] & ~stay[b]]] = end
-        if np.array_equal(stay, real) and not self.gather_all:  # nothing leaves, padding goes on too
+            state.gone[b, rows[b, gone[b]]] = end
+        if not back and np.array_equal(stay, real) and not self.gather_all:  # nothing leaves, padding goes on too
+            if segment in self.blank:
+                self.blank.append(segment + 1)
             return self._enter(segment + 1, rows, None)
         most = int(stay.sum(1).max())
         if not most:  # of a chunk; transformers' layers need a row: one of padding runs along, and is taken back
@@ -166,10 +176,30 @@ class Prefill:
             at = np.flatnonzero(stay[b])
             index[b, most - len(at) :] = at
         kept = np.where(index >= 0, rows[sequence, np.maximum(index, 0)], -1)
+        if source is not None:
+            index = np.where(index >= 0, source[sequence, np.maximum(index, 0)], -1)
         self._enter(segment + 1, kept, torch.from_numpy(index))
 
-    def _scores(self, step: Step, b: int, at: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
-        """For the step's policy: the attention that the rows `at` of sequence b receive in the layer it names."""
+    def _taken(self, step: Step, rows: np.ndarray, source: np.ndarray | None) -> np.ndarray:
+        """Which of the rows int [batch, m] a step takes: bool [batch, m]. source: of `merged`, where some are back."""
+        taken = np.zeros(rows.shape, bool)
+        for b in range(self.state.batch):
+            at = self._candidates(step, b, rows)
+            if not len(at):
+                continue
+            total = len(self._candidates(step, b, self.rows[0]))
+            scores = self._scores(step, b, at, at if source is None else source[b, at])
+            kept = np.asarray(step.keep.select(View(self.state.item[b, rows[b, at]], rows[b, at], scores, total)))
+            if kept.dtype != bool or kept.shape != at.shape:
+                raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
+            taken[b, at[~kept]] = True
+        return taken
+
+    def _scores(self, step: Step, b: int, at: np.ndarray, before: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
+        """For the step's policy: the attention that some rows of sequence b receive in the layer it names.
+
+        at: the rows' places where some are back; before: their places in the layer that has run, which had those not.
+        """
         where = scored_in(step.keep)
 
         def scores(by: ScoredBy) -> np.ndarray:
@@ -179,7 +209,7 @@ class Prefill:
                 )
             if where == "next" and where not in self.scored:
                 self.scored[where] = self.entering()
-            return self.scored[where](b, at, by)
+            return self.scored[where](b, at if where == "next" else before, by)
 
         return scores
 
@@ -191,9 +221,9 @@ class Prefill:
             last = np.flatnonzero(real[b])[-1:]
             if len(last) and not stay[b, last[0]]:
                 name = self.interventions.model.groups.names[self.state.group[b, rows[b, last[0]]]]
-                rest = "nothing remains" if not stay[b].any() else "no answer could be predicted"
+                why = "nothing remains" if not stay[b].any() else "no answer could be predicted"
                 raise InputError(
-                    f"the prompt's last token is of group {name!r}, which leaves after layer {end}: {rest}. End the "
+                    f"the prompt's last token is of group {name!r}, which leaves after layer {end}: {why}. End the "
                     "prompt with a token that stays, such as the group 'last'"
                 )
 
@@ -214,26 +244,44 @@ class Prefill:
             self.scored.clear()
             del self.entering  # it holds hidden states
         kwargs = dict(kwargs)
-        index = self.index[segment]
-        if first and index is not None:
-            hidden = args[0] if args else kwargs["hidden_states"]
-            hidden = gather_hidden(self.interventions.norms.get(layer), hidden, index)  # [batch, m, D]
-            if args:
-                args = (hidden, *args[1:])
-            else:
-                kwargs["hidden_states"] = hidden
+        if first:
+            args, kwargs = self._carried(segment, layer, args, kwargs)
         kwargs["attention_mask"] = None  # the problem says who sees whom
-        self._gather_positions(segment, kwargs)
+        self._gather_positions(segment, self.rows[segment], kwargs)
         return args, kwargs
 
+    def _carried(
+        self, segment: int, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a segment's first layer, with the hidden states of the rows that go on."""
+        index = self.index[segment]
+        if index is None:
+            return args, kwargs
+        hidden = _hidden(args, kwargs)
+        for rest in self.resting:
+            if rest.begins == segment:
+                rest.save(hidden)
+        back = self._back(segment)
+        if back:
+            hidden = followed_by(hidden, back)
+            self.resting = [rest for rest in self.resting if rest not in back]  # they hold hidden states
+        hidden = gather_hidden(self.interventions.norms.get(layer), hidden, index)  # [batch, m, D]
+        return _with_hidden(hidden, args, kwargs)
+
     def _would_enter(self, module: DecoderLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Scored:
-        """The attention of a layer if all rows that are there before it entered it."""
+        """The attention of a layer if all rows that are there before it, or come back, entered it."""
         layer, state = module.self_attn.layer_idx, self.state
         segment = state.segment(layer)
-        self._gather_positions(segment - 1, kwargs)
+        rows, back, place = self.rows[segment - 1], self._back(segment), segment - 1
+        if back:
+            rows, source = merged(rows, back)
+            hidden = gather_hidden(None, followed_by(_hidden(args, kwargs), back), torch.from_numpy(source))
+            args, kwargs = _with_hidden(hidden, args, kwargs)
+            place = -segment  # no segment has these rows
+        self._gather_positions(place, rows, kwargs)
         q, k, scale = queries_and_keys(module, args, kwargs)
         batch, m, heads, d = q.shape
-        held, rows = state.columns[segment], self.rows[segment - 1]
+        held = state.columns[segment]
         if held.shape[1]:  # keys of earlier tokens
             before = self.cache.layers[layer].keys[:, :, : held.shape[1]].transpose(1, 2)
             k = torch.cat([before.to(k.device), k], 1)
@@ -242,26 +290,24 @@ class Prefill:
         question = self.interventions.model.groups.expand("question")
         return Scored(q.reshape(batch * m, heads, d), k, None, problem, scale, question, self.prompt_end, semantics)
 
-    def _gather_positions(self, segment: int, kwargs: dict[str, Any]) -> None:
-        """Positions among a layer's arguments, for the rows of a segment."""
+    def _gather_positions(self, place: int, rows: np.ndarray, kwargs: dict[str, Any]) -> None:
+        """Positions among a layer's arguments, for the rows int [batch, m]. place: a number of theirs."""
         for name, dim in (("position_embeddings", -2), ("position_ids", -1)):
             value = kwargs.get(name)
             if isinstance(value, tuple):
-                kwargs[name] = tuple(self._gather(segment, f"{name}{i}", part, dim) for i, part in enumerate(value))
+                parts = enumerate(value)
+                kwargs[name] = tuple(self._gather(place, rows, f"{name}{i}", part, dim) for i, part in parts)
             elif value is not None:
-                kwargs[name] = self._gather(segment, name, value, dim)
+                kwargs[name] = self._gather(place, rows, name, value, dim)
 
-    def _gather(self, segment: int, name: str, value: torch.Tensor, dim: int) -> torch.Tensor:
-        """What belongs to the first segment's rows [..., n (, d)], for the rows of this one."""
-        if segment == 0 or all(index is None for index in self.index[1 : segment + 1]):
+    def _gather(self, place: int, rows: np.ndarray, name: str, value: torch.Tensor, dim: int) -> torch.Tensor:
+        """What belongs to the first segment's rows [..., n (, d)], for these rows."""
+        if rows is self.rows[0]:
             return value
-        if (segment, name) not in self.gathered:
-            value = self._gather(segment - 1, name, value, dim)
-            index = self.index[segment]
-            if index is not None:
-                value = take(value, index.clamp(min=0), value.dim() + dim)
-            self.gathered[segment, name] = value
-        return self.gathered[segment, name]
+        if (place, name) not in self.gathered:
+            index = np.maximum(rows - (len(self.state) - self.new), 0).astype(np.int64)
+            self.gathered[place, name] = take(value, torch.from_numpy(index), value.dim() + dim)
+        return self.gathered[place, name]
 
     # --- attention ----------------------------------------------------------------------------------------------------
 
@@ -305,3 +351,14 @@ class Prefill:
         if self.interventions.decode == "drop" and self.ends_prompt:
             drop(cache, self.state)
         remember(cache, self.state)
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    """Among a layer's arguments: [batch, m, D]."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _with_hidden(
+    hidden: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})

@@ -35,7 +35,7 @@ class Interventions:
 
     Attributes:
         rules: the cuts in force. schedule: that of the open `avflow.evict` block, or None; decode: its argument.
-        norms: by number, of the layers before which rows leave: what stands for the layer's first norm.
+        norms: by number, of the layers before which rows leave or come back: what stands for the layer's first norm.
         version: differs after every change of the cuts; what was prepared for another version holds no longer.
     """
 
@@ -97,7 +97,7 @@ class Interventions:
         """
         if self.schedule is not None:
             raise InputError("avflow.evict within avflow.evict: put all steps into one schedule")
-        norms = {end + 1: boundary_norm(self.model.layers[end + 1]) for end in schedule.layers}
+        norms = {end + 1: boundary_norm(self.model.layers[end + 1]) for end in schedule.ends}
         with undoing() as undo:
             undo.append(self._drop_schedule)
             self.norms = {layer: norm for layer, norm in norms.items() if norm is not None}

@@ -168,7 +168,7 @@ class Tracker:
                 "it)"
             )
         if state.steps != self.interventions.steps:
-            been = [f"{step.group} after {step.after}" for step in state.steps]
+            been = [str(step) for step in state.steps]
             raise InputError(
                 f"the cache was filled {'with the schedule ' + ', '.join(been) if been else 'without eviction'}: go on "
                 "with it in the same way, or start from a new cache"

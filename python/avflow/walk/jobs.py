@@ -83,33 +83,41 @@ class Job:
         return cls(prompt, knockout, start, sum(1 << layer for layer in layers))
 
 
-def kept_orders(gone: int, group: np.ndarray) -> tuple[int, np.ndarray]:
-    """The first token of the groups in the word `gone`, and the tokens after it that stay, int64 [kept].
+def kept_orders(gone: int, group: np.ndarray, first: int) -> tuple[int, np.ndarray]:
+    """The rows of a stream without the groups in the word `gone`: where it starts, and its tokens, int64 [kept].
 
-    These are the rows of a stream without those groups. They see the clean rows before that first token, none of which
-    is gone, and each other: so the stream needs no cut.
+    It starts with the first of those groups' tokens, or before it, with the token `first` that is no longer as in the
+    clean run. Its rows see the clean rows before its start, none of which is gone, and each other: so it needs no cut.
     """
     left = members(gone, group)
-    start = int(left.argmax())
+    start = min(first, int(left.argmax())) if left.any() else first
     return start, start + np.flatnonzero(~left[start:])
 
 
 @dataclass(frozen=True)
 class Eviction:
-    """Groups leave one prompt, in one step or in several."""
+    """Groups leave one prompt, in one step or in several; some come back, as they were when they left."""
 
     prompt: int
-    steps: tuple[
-        tuple[int, int], ...
-    ]  # (last layer that sees them, word of all groups gone by then), layers increasing
+    steps: tuple[tuple[int, int], ...]  # (layer, word of all groups that are not there from the next on), increasing
 
     @classmethod
-    def of(cls, prompt: int, leave: Mapping[int, int]) -> Eviction:
-        """leave: {last layer that sees them: word of the groups that leave after it}."""
+    def of(cls, prompt: int, leave: Mapping[int, int], rest: Sequence[tuple[int, int, int]] = ()) -> Eviction:
+        """
+        Args:
+            leave: {last layer that sees them: word of the groups that leave after it}.
+            rest: (last layer that sees them, last layer that does not, word) of groups that come back.
+        """
         steps, gone = [], 0
-        for after in sorted(leave):
-            gone |= leave[after]
-            steps.append((after, gone))
+        back: dict[int, int] = {}
+        for end in sorted({*leave, *(after for after, _, _ in rest), *(until for _, until, _ in rest)}):
+            gone &= ~back.get(end, 0)
+            for after, until, word in rest:
+                if after == end:
+                    back[until] = back.get(until, 0) | (word & ~gone)  # what has left stays away
+                    gone |= word
+            gone |= leave.get(end, 0)
+            steps.append((end, gone))
         return cls(prompt, tuple(steps))
 
 
@@ -117,4 +125,8 @@ def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.nd
     """Rows that a job needs beside the clean ones when it shares none of them."""
     if isinstance(job, Job):
         return lengths[job.prompt] - job.start
-    return sum(len(kept_orders(gone, groups[job.prompt])[1]) for _, gone in job.steps)
+    count, first = 0, lengths[job.prompt]
+    for _, gone in job.steps:
+        first, orders = kept_orders(gone, groups[job.prompt], first)
+        count += len(orders)
+    return count

@@ -5,7 +5,7 @@ A caller says what each layer's attention does (`call`), which rows join before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ def run_layers(
     call: Callable[[int], AttentionCall],
     count: int | None = None,
     joins: Sequence[torch.Tensor] | None = None,
+    saves: Sequence[torch.Tensor] | None = None,
+    reads: Collection[int] = (),
     after: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Runs the first `count` layers (None: all) and returns the hidden states [1, rows, D] after the last of them.
@@ -41,17 +43,26 @@ def run_layers(
         hidden: [1, rows, D], as `layer_input` or `capture` gives them.
         tables: of all rows, those included that join later; a layer takes the first ones.
         call: layer -> what does that layer's attention. Asked for once a layer, right before it runs.
-        joins: per layer int64 [n], rows that are copied to the end before it; None: none in any.
+        joins: per layer int64 [n], rows that are copied to the end before it; None: none in any. In the layers `reads`
+            numbers from the row count on are what was saved.
+        saves: per layer int64 [n], rows that are saved before it, for later joins; None: none in any.
         after: called after every layer as (layer, hidden [1, rows, D]).
 
     Raises:
         UnsupportedModelError: a layer's attention did not go through its call; the message names what replaced it.
     """
     cos, sin = tables
+    saved: list[torch.Tensor] = []  # [1, n, D] each
     with attention_name(model.text_model, register()):
         for index, layer in enumerate(islice(model.layers, count)):
+            if saves is not None and len(saves[index]):
+                saved.append(hidden.index_select(1, saves[index]))
             if joins is not None and len(joins[index]):
-                hidden = torch.cat([hidden, hidden.index_select(1, joins[index])], 1)
+                source = torch.cat([hidden, *saved], 1) if index in reads else hidden
+                hidden = torch.cat([hidden, source.index_select(1, joins[index])], 1)
+                del source  # memory: no row is held twice while the layer runs
+            if saved and index >= max(reads, default=-1):
+                saved.clear()
             n = hidden.shape[1]
             counted = _Counted(call(index))
             try:

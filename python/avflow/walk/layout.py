@@ -3,7 +3,7 @@
 A job is one knockout in one set of layers, or one eviction, on one prompt. Jobs walk the layers together, and share
 rows for as long as they do not differ: two knockouts are one *stream* while the same layers were active in both;
 where they first differ, one keeps the rows and the other starts from a copy of them. Two evictions are one stream while
-the same tokens have left after the same layers. A job that has not begun is the clean stream.
+the same tokens have left, and come back, after the same layers. A job that has not begun is the clean stream.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from .jobs import Eviction, Job, job_rows, kept_orders
+from .jobs import Eviction, Job, job_rows, kept_orders, members
 
 
 @dataclass
 class Layout:
-    """The rows of one walk. Rows are only ever appended, so layer l works on the first `rows[l]` of the columns."""
+    """The rows of one walk. Rows are only ever appended, so layer l works on the first `rows[l]` of the columns.
+
+    Tokens that rest have no row meanwhile. Their hidden states are saved as they leave; those saved before a layer or
+    in it are numbered through, and a join copies them by their number, counted on from the rows that are there.
+    """
 
     order: np.ndarray  # int32 [rows at the end]
     token: np.ndarray  # int64 [rows at the end], index into the prompts' tokens laid end to end
@@ -28,7 +32,9 @@ class Layout:
     start: np.ndarray  # int32 [streams]
     first_row: np.ndarray  # int64 [streams]
     rows: list[int]  # rows at each layer
-    joins: list[np.ndarray]  # per layer: rows to copy to the end before it, int64
+    joins: list[np.ndarray]  # per layer: rows, or what was saved, to copy to the end before it, int64
+    saves: list[np.ndarray]  # per layer: rows to save before it, int64
+    reads: frozenset[int]  # layers whose joins copy what was saved
     active: list[dict[int, tuple[int, ...]]]  # per layer: knockout -> streams in which it is in force
     stream_of: dict[Job | Eviction, int]
 
@@ -56,14 +62,29 @@ class _Rows:
         self.parent, self.start = [-1] * len(lengths), [0] * len(lengths)
         self.first_row = self.offsets[:-1].tolist()
         self.orders = [np.arange(n) for n in lengths]  # by stream
-        self.here: list[np.ndarray] = []  # rows that are copied to the end before the layer at hand
+        self.before, self.saved = self.total, 0  # rows of the layer before; what was saved up to now
+        # Before the layer at hand: rows that are copied to the end, -1 - number for what was saved; rows to save.
+        self.here: list[np.ndarray] = []
+        self.saving: list[np.ndarray] = []
 
-    def join(self, prompt: int, start: int, orders: np.ndarray, source: int) -> int:
-        """A new stream of these rows, copied from the stream `source`, or from the clean one before its start."""
+    def find(self, prompt: int, orders: np.ndarray, source: int) -> np.ndarray:
+        """Rows of tokens in the stream `source`, or in the clean one before its start: int64."""
         old, clean = self.orders[source], orders < self.start[source]
-        self.here.append(
-            np.where(clean, self.offsets[prompt] + orders, self.first_row[source] + np.searchsorted(old, orders))
-        )
+        return np.where(clean, self.offsets[prompt] + orders, self.first_row[source] + np.searchsorted(old, orders))
+
+    def save(self, prompt: int, orders: np.ndarray, source: int) -> np.ndarray:
+        """Saves what these tokens are in the stream `source`: the numbers, int64."""
+        self.saving.append(self.find(prompt, orders, source))
+        self.saved += len(orders)
+        return np.arange(self.saved - len(orders), self.saved)
+
+    def join(self, prompt: int, start: int, orders: np.ndarray, source: int, saved: np.ndarray | None = None) -> int:
+        """A new stream of these rows, copied from the stream `source`, or from the clean one before its start.
+
+        saved: int64 [orders], the number under which a token was saved, which is taken then; -1 for others.
+        """
+        rows = self.find(prompt, orders, source)
+        self.here.append(rows if saved is None else np.where(saved >= 0, -1 - saved, rows))
         self.parent.append(prompt)
         self.start.append(start)
         self.first_row.append(self.total)
@@ -71,11 +92,13 @@ class _Rows:
         self.total += len(orders)
         return len(self.parent) - 1
 
-    def next_layer(self) -> np.ndarray:
-        """What joined since the last call, int64."""
-        rows = np.concatenate(self.here) if self.here else np.empty(0, np.int64)
-        self.here = []
-        return rows
+    def next_layer(self) -> tuple[np.ndarray, np.ndarray, bool]:
+        """What joined and what was saved since the last call, int64, as `Layout` has them; if saved states joined."""
+        joins, saves = (np.concatenate(part) if part else np.empty(0, np.int64) for part in (self.here, self.saving))
+        reads = bool((joins < 0).any())
+        joins = np.where(joins < 0, self.before - 1 - joins, joins)
+        self.here, self.saving, self.before = [], [], self.total
+        return joins, saves, reads
 
 
 class _Knockouts:
@@ -123,15 +146,38 @@ class _Evictions:
     def __init__(self, jobs: Sequence[Eviction], rows: _Rows, groups: Sequence[np.ndarray]) -> None:
         self.jobs, self.rows, self.groups = jobs, rows, groups
         self.streams: dict[Eviction, int] = {}
+        self.saved: dict[Eviction, np.ndarray] = {}  # of each stream the tokens that rest: their numbers, -1: others
 
     def enter(self, layer: int) -> None:
         for job in self.jobs:
             for count, (after, gone) in enumerate(job.steps):
                 done = Eviction(job.prompt, job.steps[: count + 1])
                 if after == layer - 1 and done not in self.streams:
-                    source = self.streams.get(Eviction(job.prompt, job.steps[:count]), job.prompt)
-                    start, orders = kept_orders(gone, self.groups[job.prompt])
-                    self.streams[done] = self.rows.join(job.prompt, start, orders, source)
+                    self._join(Eviction(job.prompt, job.steps[:count]), done, gone)
+
+    def _join(self, before: Eviction, done: Eviction, gone: int) -> None:
+        """The stream of `done`, whose last step makes it differ from that of `before`."""
+        prompt, group = done.prompt, self.groups[done.prompt]
+        source = self.streams.get(before, prompt)
+        saved = self.saved.get(before, np.full(len(group), -1, np.int64)).copy()
+        leaving = np.flatnonzero(members(self._coming_back(before, done), group))
+        if len(leaving):
+            saved[leaving] = self.rows.save(prompt, leaving, source)
+        start, orders = kept_orders(gone, group, self.rows.start[source] if before in self.streams else len(group))
+        self.streams[done] = self.rows.join(prompt, start, orders, source, saved[orders])
+        saved[orders] = -1
+        self.saved[done] = saved
+
+    def _coming_back(self, before: Eviction, done: Eviction) -> int:
+        """Word of the groups that leave with the last step of `done` and come back in some job."""
+        count = len(done.steps)
+        already, gone = (one.steps[-1][1] if one.steps else 0 for one in (before, done))
+        forever = gone
+        for job in self.jobs:
+            if job.prompt == done.prompt and job.steps[:count] == done.steps:
+                for _, word in job.steps[count:]:
+                    forever &= word
+        return gone & ~already & ~forever
 
     @property
     def stream_of(self) -> dict[Eviction, int]:
@@ -155,11 +201,16 @@ def build_layout(
     made = _Rows(lengths)
     knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made)
     evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups)
-    rows, joins, active = [], [], []
+    rows, joins, saves, active = [], [], [], []
+    reads = set()
     for layer in range(n_layers):
         active.append(knockouts.enter(layer))
         evictions.enter(layer)
-        joins.append(made.next_layer())
+        joined, saved, read = made.next_layer()
+        joins.append(joined)
+        saves.append(saved)
+        if read:
+            reads.add(layer)
         rows.append(made.total)
     prompt = [s if p < 0 else p for s, p in enumerate(made.parent)]
     counts = [len(orders) for orders in made.orders]
@@ -173,6 +224,8 @@ def build_layout(
         first_row=np.array(made.first_row, np.int64),
         rows=rows,
         joins=joins,
+        saves=saves,
+        reads=frozenset(reads),
         active=active,
         stream_of=knockouts.stream_of | evictions.stream_of,
     )

@@ -128,9 +128,10 @@ def run_walk(
         UnsupportedModelError: the clean run is not the model's own (`walk.proof`).
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
-    lists = [layout.token, predict, targets, *layout.joins, *([] if options is None else [options.ravel()])]
-    token, rows, own, *joins = upload_lists(lists, model.device)
-    choices = None if options is None else joins.pop().view(options.shape)
+    lists = [layout.token, predict, targets, *([] if options is None else [options.ravel()])]
+    token, rows, own, *more = upload_lists([*lists, *layout.joins, *layout.saves], model.device)
+    choices = None if options is None else more.pop(0).view(options.shape)
+    joins, saves = more[: model.n_layers], more[model.n_layers :]
     cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
     sin = torch.cat([c.sin for c in batch], -2).index_select(-2, token)
     problems = Problems(model, batch, layout, knockouts)
@@ -150,7 +151,9 @@ def run_walk(
         warn_of_hooks(model, "a sweep")
     with in_eval_mode(model):  # the output matrix too: an adapter's dropout would make each run differ
         with attributes(row_wise(model, rows)):
-            hidden = run_layers(model, _clean_rows(batch), (cos, sin), call, joins=joins, after=after)
+            hidden = run_layers(
+                model, _clean_rows(batch), (cos, sin), call, None, joins, saves, layout.reads, after=after
+            )
         logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
         if not bool(finite.all()):
             c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
