@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 import avflow
-from avflow import EveryNth, EvictionSchedule, KeepAll, KeepNone, Step, TopK
+from avflow import Changed, EveryNth, EvictionSchedule, KeepAll, KeepNone, Step, TopK
 
 
 def test_steps_are_sorted_and_equal_in_both_forms():
@@ -38,9 +38,24 @@ def test_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "steps, version",
+    [
+        ([Step("video", 0, TopK(share=0.5, scored_in="next", of="prompt")), Step("audio", 2)], 1),
+        ([Step("video", 3), Step("audio", -1)], 2),
+        ([Step("video", 3, Changed(0.25))], 2),
+    ],
+)
+def test_a_file_that_older_versions_would_misread_is_of_version_2(tmp_path, steps, version):
+    path = tmp_path / "s.json"
+    EvictionSchedule(steps).save(path)
+    assert json.loads(path.read_text())["version"] == version
+    assert EvictionSchedule.load(path) == EvictionSchedule(steps)
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 2}, "version 2, this avflow reads up to 1"),
+        ({"version": 3}, "version 3, this avflow reads up to 2"),
         ({"version": "1"}, "version is '1'"),
         ({"format": "other"}, "is no eviction schedule"),
         ({"steps": [{"group": "video"}]}, "a step needs group, after and keep"),
@@ -48,7 +63,7 @@ def test_file(tmp_path):
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "share": 2}}]}, "TopK.share = 2"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "rate": 2}}]}, "no field 'rate'"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "EveryNth"}}]}, "EveryNth"),
-        ({"steps": [{"group": "video", "after": -1, "keep": {"policy": "KeepNone"}}]}, "Step.after = -1"),
+        ({"steps": [{"group": "video", "after": -2, "keep": {"policy": "KeepNone"}}]}, "Step.after = -2"),
         ({"steps": 5}, "is broken"),
         ({"model": [1]}, "model must be an object"),
     ],
@@ -89,6 +104,8 @@ def test_bad_steps():
         (lambda: Step("video", True), "Step.after = True"),
         (lambda: Step("video", 1.5), "Step.after = 1.5"),
         (lambda: Step("video", 1, 0.5), "Step.keep = 0.5"),
+        (lambda: Step("video", -2), "Step.after = -2 .* or -1"),
+        (lambda: Step("video", -1, TopK(count=2)), "Step.after = -1 .* no layer has run by then"),
         (lambda: EvictionSchedule(["video"]), "schedule step 'video'"),
         (lambda: EvictionSchedule.preset("omni"), "schedule preset 'omni'"),
     ]:

@@ -16,9 +16,10 @@ from ..prompts.groups import GroupTable
 from . import policies
 from .policies import SCORED_IN, KeepNone, Policy
 
-FORMAT, VERSION = "avflow-eviction-schedule", 1
+FORMAT, VERSION = "avflow-eviction-schedule", 2
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
 LABELLINGS = ("prompt", "ids")
+BEFORE = -1  # as `after`: before layer 0, so that no layer sees them
 
 _OMNI_3B = {"model_type": "qwen2_5_omni_thinker", "layers": 36, "hidden": 2048}
 # The schedules of the study on Qwen2.5-Omni-3B.
@@ -26,6 +27,11 @@ PRESETS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "omni_3b_av_video": ({"video": 26, "audio": 26, "question_text": 29}, _OMNI_3B),
     "omni_3b_interleaved": ({"candidates": 25, "question_text": 29, "reference": 31}, _OMNI_3B),
 }
+
+
+def when(after: int) -> str:
+    """For messages: "after layer 3", "before layer 0"."""
+    return "before layer 0" if after == BEFORE else f"after layer {checks.shown(after)}"
 
 
 class Scheduled(Protocol):
@@ -46,11 +52,12 @@ class Step:
 
     Args:
         group: a group, an alias, or a sum such as "video+audio".
-        after: the last layer (0-based) that sees them.
+        after: the last layer (0-based) that sees them; -1: none does, they leave before layer 0.
         keep: which of them stay; default none.
 
     Raises:
-        InputError: an empty group, a layer below 0, a `keep` without `select` or with another `scored_in`.
+        InputError: an empty group, a layer below -1, a `keep` without `select` or with another `scored_in`; after = -1
+            with a policy that ranks by the attention of that layer.
     """
 
     group: str
@@ -61,14 +68,25 @@ class Step:
         if not isinstance(self.group, str) or not self.group.strip():
             shown = checks.shown(self.group)
             raise InputError(f'Step.group = {shown}: pass a group, an alias or a sum such as "video+audio"')
-        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < 0:
+        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < BEFORE:
             shown = checks.shown(self.after)
-            raise InputError(f"Step.after = {shown} (group {self.group!r}): pass a layer, an integer from 0 on")
+            raise InputError(f"Step.after = {shown} (group {self.group!r}): pass a layer, an integer from 0 on, or -1")
         if not callable(getattr(self.keep, "select", None)) or isinstance(self.keep, type):
             raise InputError(
                 f"Step.keep = {checks.shown(self.keep)} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
             )
-        checks.choice(f"{type(self.keep).__name__}.scored_in", getattr(self.keep, "scored_in", "this"), SCORED_IN)
+        where = getattr(self.keep, "scored_in", "this")
+        checks.choice(f"{type(self.keep).__name__}.scored_in", where, SCORED_IN)
+        if self.after == BEFORE and where == "this" and getattr(self.keep, "uses_scores", False):
+            raise InputError(
+                f"Step.after = -1 (group {self.group!r}) with {self.keep}: no layer has run by then whose attention "
+                "could rank them: scored_in='next' ranks by that of layer 0"
+            )
+
+    @property
+    def when(self) -> str:
+        """For messages: "after layer 3", "before layer 0"."""
+        return when(self.after)
 
 
 @dataclass(frozen=True, init=False)
@@ -125,7 +143,7 @@ class EvictionSchedule:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers after which something leaves, ascending."""
+        """The layers after which something leaves, ascending; -1: before layer 0."""
         return tuple(sorted({s.after for s in self.steps}))
 
     @staticmethod
@@ -150,7 +168,7 @@ class EvictionSchedule:
         for step in self.steps:
             if step.after > model.n_layers - 2:
                 raise InputError(
-                    f"group {step.group!r} leaves after layer {checks.shown(step.after)}: the model has layers 0 .. "
+                    f"group {step.group!r} leaves {step.when}: the model has layers 0 .. "
                     f"{model.n_layers - 1}, and the last after which leaving saves anything is {model.n_layers - 2}"
                 )
             stays = [name for name in model.groups.members(step.group) if name in STAY]
@@ -168,11 +186,17 @@ class EvictionSchedule:
             hidden = [name for name in model.groups.members(step.group) if name not in model.family.told_by_ids]
             if hidden:
                 raise InputError(
-                    f"the schedule drops {step.group!r} after layer {step.after}, and token ids alone do not tell "
+                    f"the schedule drops {step.group!r} {step.when}, and token ids alone do not tell "
                     f"{hidden[0]!r}: all of the user's text would count as question_text and leave, answer options "
                     "too. Pass groups=prompt with what model.prepare(sample) or model.prepare_batch(samples) gave, or "
                     'groups="ids" if all of the user\'s text may leave'
                 )
+
+    @property
+    def _version(self) -> int:
+        """Of its file: 1 where every avflow reads the steps as they are meant, so that others refuse the rest."""
+        new = any(step.after == BEFORE or policies.needs_version_2(step.keep) for step in self.steps)
+        return VERSION if new else 1
 
     def save(self, path: str | Path) -> None:
         """Writes a JSON file, whole or not at all.
@@ -182,7 +206,7 @@ class EvictionSchedule:
         """
         value = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self._version,
             "steps": [{"group": s.group, "after": s.after, "keep": policies.to_json(s.keep)} for s in self.steps],
             "model": self.model,
             "data": self.data,

@@ -95,7 +95,7 @@ class PlanRequest:
         holdout: share of the prompts, of every task, on which the schedule is judged and not chosen; 0: judged on all,
             which are those that it was chosen on, and flatter it.
         joint: also measure all groups leaving together after every layer; None: where there are several.
-        layers: layers after which they may leave, 0-based; None: all but the last.
+        layers: layers after which they may leave, 0-based, and -1 for before layer 0; None: 0 and on, but the last.
         memory: budget for the packed rows of a walk, "8GB" or bytes; None: from what is free.
 
     Raises:
@@ -138,7 +138,7 @@ class PlanRequest:
         """The candidate layers, ascending."""
         if model.n_layers < 2:
             raise InputError("the model has one layer: there is none after which leaving saves anything")
-        return layer_list(list(range(model.n_layers - 1)) if self.layers is None else self.layers, model.n_layers)
+        return layer_list(list(range(model.n_layers - 1)) if self.layers is None else self.layers, model.n_layers, -1)
 
     def grid(self, model: Model) -> list[tuple[str, int]]:
         """(group, layer) of every measurement."""

@@ -75,7 +75,7 @@ def eviction_lines(
             clean = value["accuracy_clean"]
             band = clean + value["change_low"], clean + value["change_high"]
             at = value["layer"] + first_layer
-            label = words(group) + (f", leaves after {chosen[group] + first_layer}" if group in chosen else "")
+            label = words(group) + (f", leaves {_when(chosen[group], first_layer)}" if group in chosen else "")
             _line(left, at, 100 * value["accuracy"], [100 * b for b in band], look, label)
             _line(right, at, value["p"], (value["p_low"], value["p_high"]), look, label)
             if group in chosen:
@@ -96,6 +96,10 @@ def eviction_lines(
         titled = heading(title, "What dropping tokens does", table["prompts"][0].as_py())
         figure.suptitle(titled, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure, [left, right]
+
+
+def _when(after: int, first_layer: int) -> str:
+    return f"before {first_layer}" if after < 0 else f"after {after + first_layer}"
 
 
 def _line(

@@ -128,6 +128,6 @@ def check_present(model: Model, steps: Iterable[Step], group: np.ndarray) -> Non
     for step in steps:
         if not model.groups.table(model.groups.expand(step.group))[group].any():
             raise InputError(
-                f"the schedule drops {step.group!r} after layer {step.after}, but the prompt has no such token: "
+                f"the schedule drops {step.group!r} {step.when}, but the prompt has no such token: "
                 "leave the step out, or look at the labels (groups=)"
             )

@@ -13,13 +13,15 @@ import torch
 from avflow_ext import AttentionProblem
 
 from ..errors import InputError
-from ..eviction.policies import ScoredBy, ScoredIn, TopK, View, scored_in
-from ..eviction.schedule import Step
+from ..eviction.policies import Changed, ScoredBy, ScoredIn, TopK, scored_in, waits
+from ..eviction.schedule import BEFORE, Step, when
+from ..eviction.views import Labels, views
 from ..models.attention import attention
 from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
+from ..uploads import upload
 from .boundary import gather_hidden, take
-from .cache import check_cache, drop, is_static, take_back
+from .cache import check_cache, count_missing, drop, is_static, take_back
 from .conversation import Conversation, remember
 from .next_layer import queries_and_keys
 from .scores import Scored
@@ -86,13 +88,17 @@ class Prefill:
         self.problems: dict[Any, AttentionProblem] = {}
         self.scored: dict[ScoredIn, Scored] = {}  # of the layer after which rows leave, of the one they would enter
         self.entering: Callable[[], Scored]  # makes the latter; set on the way into a layer
+        self.hidden: torch.Tensor | None = None  # [batch, m, D] of the rows that may leave; likewise
         self.blank: list[int] = []  # segments that run on a row of padding only
 
     def begin(self, mask: Any) -> None:
         """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
         state, past = self.state, len(self.state) - self.new
-        if self.interventions.decode == "drop" and self.cache is not None:
-            check_cache(self.cache)
+        if self.cache is not None:
+            if BEFORE in state.ends:
+                check_cache(self.cache, "a step before layer 0 cannot count tokens that no layer holds")
+            elif self.interventions.decode == "drop":
+                check_cache(self.cache, "decode='drop' frees nothing")
         seen = padding(mask, self.interventions.block)
         if seen is not None:
             new = seen[:, past : len(state)].numpy()
@@ -101,8 +107,8 @@ class Prefill:
         self._enter(0, rows, None)
         self._check_scores()
         for segment in range(len(state.ends)):
-            if any(s.after == state.ends[segment] and scored_in(s.keep) for s in state.steps):
-                break  # these wait for the layer's attention
+            if any(s.after == state.ends[segment] and waits(s.keep) for s in state.steps):
+                break  # until the layer has run
             self._leave(segment)
 
     def _enter(self, segment: int, rows: np.ndarray, index: torch.Tensor | None) -> None:
@@ -121,11 +127,14 @@ class Prefill:
     def _check_scores(self) -> None:
         table = self.interventions.model.groups.table(self.interventions.model.groups.expand("question"))
         for step in self.state.steps:
-            if not isinstance(step.keep, TopK):
+            if not isinstance(step.keep, (TopK, Changed)):
                 continue
             leaving = [b for b in range(self.state.batch) if len(self._candidates(step, b, self.rows[0]))]
             if leaving and not self.ends_prompt:
-                raise InputError(f"{step.keep} needs the attention of the prompt's end: read the prompt in one forward")
+                what = "the attention of the prompt's end" if isinstance(step.keep, TopK) else "every frame"
+                raise InputError(f"{step.keep} needs {what}: read the prompt in one forward")
+            if isinstance(step.keep, Changed):
+                continue
             new = slice(len(self.state) - self.new, None)
             asking = (table[self.state.group] & self.state.real)[:, new]
             if step.keep.by == "question" and any(not asking[b].any() for b in leaving):
@@ -145,12 +154,14 @@ class Prefill:
                 at = self._candidates(step, b, np.where(stay, rows, -1))
                 if not len(at):
                     continue
-                total = len(self._candidates(step, b, self.rows[0]))
-                view = View(state.item[b, rows[b, at]], rows[b, at], self._scores(step, b, at), total)
-                kept = np.asarray(step.keep.select(view))
-                if kept.dtype != bool or kept.shape != at.shape:
-                    raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
-                stay[b, at[~kept]] = False
+                whole = self.rows[0][b, self._candidates(step, b, self.rows[0])]
+                labels = Labels(self.interventions.model.groups, state.group[b], state.item[b])
+                scores, embeddings = self._scores(step, b, at), partial(self._embeddings, step, b, at)
+                for part, view in views(labels, rows[b, at], whole, scores, embeddings):
+                    kept = np.asarray(step.keep.select(view))
+                    if kept.dtype != bool or kept.shape != part.shape:
+                        raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(part)}]")
+                    stay[b, at[part[~kept]]] = False
         self._check_end(real, stay, rows, end)
         state.gone = state.gone.copy()
         for b in range(state.batch):
@@ -179,9 +190,20 @@ class Prefill:
                 )
             if where == "next" and where not in self.scored:
                 self.scored[where] = self.entering()
+            if where not in self.scored:
+                raise InputError(
+                    f"{step.keep} asks for scores before layer 0, and no layer has run by then: with "
+                    "scored_in = 'next' they are those of layer 0"
+                )
             return self.scored[where](b, at, by)
 
         return scores
+
+    def _embeddings(self, step: Step, b: int, at: np.ndarray) -> torch.Tensor:
+        """For the step's policy: float32 [len(at), D], rows of sequence b as the next layer is given them."""
+        if self.hidden is None:
+            raise InputError(f"{step.keep} asks for embeddings: say uses_embeddings = True in its class")
+        return self.hidden[b, upload(torch.from_numpy(at), self.hidden.device)].float()
 
     def _check_end(self, real: np.ndarray, stay: np.ndarray, rows: np.ndarray, end: int) -> None:
         """What predicts the next token must not leave."""
@@ -193,7 +215,7 @@ class Prefill:
                 name = self.interventions.model.groups.names[self.state.group[b, rows[b, last[0]]]]
                 rest = "nothing remains" if not stay[b].any() else "no answer could be predicted"
                 raise InputError(
-                    f"the prompt's last token is of group {name!r}, which leaves after layer {end}: {rest}. End the "
+                    f"the prompt's last token is of group {name!r}, which leaves {when(end)}: {rest}. End the "
                     "prompt with a token that stays, such as the group 'last'"
                 )
 
@@ -210,8 +232,10 @@ class Prefill:
             refuse_other_layer_arguments(module, args, kwargs)  # they would stand at rows that are gone
         if first and len(self.rows) == segment:
             self.entering = partial(self._would_enter, module, args, dict(kwargs))
+            self.hidden = args[0] if args else kwargs["hidden_states"]
             self._leave(segment - 1)
             self.scored.clear()
+            self.hidden = None
             del self.entering  # it holds hidden states
         kwargs = dict(kwargs)
         index = self.index[segment]
@@ -304,4 +328,6 @@ class Prefill:
                 take_back(layer)
         if self.interventions.decode == "drop" and self.ends_prompt:
             drop(cache, self.state)
+        elif BEFORE in self.state.ends:
+            count_missing(cache, self.state)
         remember(cache, self.state)

@@ -101,7 +101,7 @@ class Eviction:
     prompt: int
     steps: tuple[
         tuple[int, int], ...
-    ]  # (last layer that sees them, word of all groups gone by then), layers increasing
+    ]  # (last layer that sees them, -1 for none; word of all groups gone by then), layers increasing
 
     @classmethod
     def of(cls, prompt: int, leave: Mapping[int, int]) -> Eviction:
