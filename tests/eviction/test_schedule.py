@@ -43,6 +43,7 @@ def test_file(tmp_path):
         ([Step("video", 0, TopK(share=0.5, scored_in="next", of="prompt")), Step("audio", 2)], 1),
         ([Step("video", 3), Step("audio", -1)], 2),
         ([Step("video", 3, Changed(0.25))], 2),
+        ([Step("video+audio", 3, TopK(share=0.5), per="second"), Step("video", 5, per=2.5)], 2),
     ],
 )
 def test_a_file_that_older_versions_would_misread_is_of_version_2(tmp_path, steps, version):
@@ -64,6 +65,7 @@ def test_a_file_that_older_versions_would_misread_is_of_version_2(tmp_path, step
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "rate": 2}}]}, "no field 'rate'"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "EveryNth"}}]}, "EveryNth"),
         ({"steps": [{"group": "video", "after": -2, "keep": {"policy": "KeepNone"}}]}, "Step.after = -2"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "per": "day"}]}, "Step.per .*'day'"),
         ({"steps": 5}, "is broken"),
         ({"model": [1]}, "model must be an object"),
     ],

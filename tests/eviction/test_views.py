@@ -8,12 +8,16 @@ import torch
 
 from avflow.errors import InputError
 from avflow.eviction.policies import Changed, View
+from avflow.eviction.schedule import Step
 from avflow.eviction.views import Labels, views
 from avflow.prompts.groups import GroupTable
 
 #        two videos of two frames, the first with sound between its frames, a mark between the videos
 NAMES = ["system", *["video"] * 4, "audio", "audio", *["video"] * 4, "template", *["video"] * 4, "audio", "last"]
 ITEMS = [-1, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, -1, 2, 2, 3, 3, 1, -1]
+
+
+STEP = Step("video", 0)
 
 
 def labels() -> Labels:
@@ -29,14 +33,16 @@ def test_media_and_places():
 
 def test_a_view_tells_of_its_own_tokens():
     columns = np.array([2, 5, 9, 14], np.int32)
-    ((part, view),) = views(labels(), columns, np.arange(1, 17), lambda by: np.arange(4), lambda: torch.ones(4, 2))
+    ((part, view),) = views(
+        STEP, labels(), columns, np.arange(1, 17), lambda by: np.arange(4), lambda: torch.ones(4, 2)
+    )
     assert part.tolist() == [0, 1, 2, 3] and view.total == 16 and view.orders.tolist() == columns.tolist()
     assert view.items.tolist() == [0, 0, 1, 3] and view.media().tolist() == [0, 0, 0, 1]
     assert view.groups().tolist() == ["video", "audio", "video", "video"] and view.places().tolist() == [1, 0, 2, 0]
 
 
 def changed(share: float, x: torch.Tensor, columns: np.ndarray) -> list[int]:
-    ((_, view),) = views(labels(), columns, columns, lambda by: np.zeros(0), lambda: x[columns])
+    ((_, view),) = views(STEP, labels(), columns, columns, lambda by: np.zeros(0), lambda: x[columns])
     return columns[Changed(share).select(view)].tolist()
 
 

@@ -30,14 +30,15 @@ def _not_given() -> Any:
 
 @dataclass(frozen=True)
 class View:
-    """The tokens of one sequence that are about to leave, as a policy sees them.
+    """The tokens of one sequence that are about to leave, as a policy sees them. With `per`, those of one part.
 
     Attributes:
         items: int32 [n], frame, audio segment or option number; -1 for none. orders: int32 [n], place in the sequence.
         scores: called with "last" or "question", float32 [n]: the attention that the sequence's last token, or its
             question on average, pays to each token in the layer after which they leave (or would in the next one, for
             a policy that says `scored_in = "next"`), averaged over heads.
-        total: the group's tokens in the prompt, also those that left before; None: n, none did.
+        total: the group's tokens in the prompt (in this part of it), also those that left before; None: n, none did.
+        times: float64 [n], seconds from the begin of the token's medium, NaN where none is known; None: of no token.
         embeddings: called, float32 [n, D] on the model's device: the tokens as the next layer is given them. Before
             layer 0 (`after` = -1) that is the decoder's input: of video and sound the encoders' features, projected;
             after a later layer its hidden states. For a policy that has scores, or says `uses_embeddings = True`.
@@ -52,6 +53,7 @@ class View:
     orders: np.ndarray
     scores: Callable[[ScoredBy], np.ndarray]
     total: int | None = None
+    times: np.ndarray | None = None
     embeddings: Callable[[], torch.Tensor] = _not_given
     groups: Callable[[], np.ndarray] = _not_given
     media: Callable[[], np.ndarray] = _not_given
@@ -66,7 +68,7 @@ class Policy(Protocol):
     """
 
     def select(self, view: View) -> np.ndarray:
-        """Which of the view's n tokens stay: bool [n]. Called once per sequence of the batch."""
+        """Which of the view's n tokens stay: bool [n]. Called once per sequence of the batch, and part of its step."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from .. import checks
 from ..documents import parse_json, read_text
@@ -19,6 +19,7 @@ from .policies import SCORED_IN, KeepNone, Policy
 FORMAT, VERSION = "avflow-eviction-schedule", 2
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
 LABELLINGS = ("prompt", "ids")
+Per = Literal["item", "second"] | float | None
 BEFORE = -1  # as `after`: before layer 0, so that no layer sees them
 
 _OMNI_3B = {"model_type": "qwen2_5_omni_thinker", "layers": 36, "hidden": 2048}
@@ -54,15 +55,19 @@ class Step:
         group: a group, an alias, or a sum such as "video+audio".
         after: the last layer (0-based) that sees them; -1: none does, they leave before layer 0.
         keep: which of them stay; default none.
+        per: asks the policy for each part of the tokens alone, so that each has its own budget: "item", for each frame,
+            segment or option of each group; "second", or a number of seconds, for each stretch of time, all groups of
+            the step together (then tokens need times: see Prompt.times). None: once for all of a sequence.
 
     Raises:
-        InputError: an empty group, a layer below -1, a `keep` without `select` or with another `scored_in`; after = -1
-            with a policy that ranks by the attention of that layer.
+        InputError: an empty group, a layer below -1, another `per`, a `keep` without `select` or with another
+            `scored_in`; after = -1 with a policy that ranks by the attention of that layer.
     """
 
     group: str
     after: int
     keep: Policy = field(default_factory=KeepNone)
+    per: Per = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or not self.group.strip():
@@ -83,10 +88,29 @@ class Step:
                 "could rank them: scored_in='next' ranks by that of layer 0"
             )
 
+        if self.per is not None and not (isinstance(self.per, str) and self.per in ("item", "second")):
+            what = f"Step.per (group {self.group!r}) ="
+            mend = 'pass "item", "second", a number of seconds above 0, or None'
+            object.__setattr__(self, "per", checks.number(what, self.per, above=True, mend=mend))
+
     @property
     def when(self) -> str:
         """For messages: "after layer 3", "before layer 0"."""
         return when(self.after)
+
+
+def _since_version_2(step: Step) -> bool:
+    return step.after == BEFORE or step.per is not None or policies.needs_version_2(step.keep)
+
+
+def _step_to_json(step: Step) -> dict[str, Any]:
+    found = {"group": step.group, "after": step.after, "keep": policies.to_json(step.keep)}
+    return found if step.per is None else found | {"per": step.per}
+
+
+def _step_from_json(value: Any) -> Step:
+    """Raises KeyError, TypeError where it is no step; InputError where its values are wrong."""
+    return Step(value["group"], value["after"], policies.from_json(value["keep"]), per=value.get("per"))
 
 
 @dataclass(frozen=True, init=False)
@@ -195,8 +219,7 @@ class EvictionSchedule:
     @property
     def _version(self) -> int:
         """Of its file: 1 where every avflow reads the steps as they are meant, so that others refuse the rest."""
-        new = any(step.after == BEFORE or policies.needs_version_2(step.keep) for step in self.steps)
-        return VERSION if new else 1
+        return VERSION if any(map(_since_version_2, self.steps)) else 1
 
     def save(self, path: str | Path) -> None:
         """Writes a JSON file, whole or not at all.
@@ -207,7 +230,7 @@ class EvictionSchedule:
         value = {
             "format": FORMAT,
             "version": self._version,
-            "steps": [{"group": s.group, "after": s.after, "keep": policies.to_json(s.keep)} for s in self.steps],
+            "steps": [_step_to_json(step) for step in self.steps],
             "model": self.model,
             "data": self.data,
             "figures": self.figures,
@@ -244,7 +267,7 @@ class EvictionSchedule:
         if not isinstance(value.get("steps"), list):
             raise InputError(f"schedule {path} is broken: its steps are {checks.shown(value.get('steps'))}, not a list")
         try:
-            steps = [Step(s["group"], s["after"], policies.from_json(s["keep"])) for s in value["steps"]]
+            steps = [_step_from_json(step) for step in value["steps"]]
             more = {name: value.get(name) for name in ("model", "data", "figures")}
         except (KeyError, TypeError) as error:
             raise InputError(f"schedule {path} is broken: a step needs group, after and keep ({error!r})") from error

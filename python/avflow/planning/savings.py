@@ -17,14 +17,20 @@ from ..walk.cost import linear_flops
 from ..walk.jobs import members
 
 
-def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Tokens that each layer works on, int64 [layers], for a prompt's labels, int32 [n] each.
+def kept_counts(
+    model: Model,
+    schedule: EvictionSchedule,
+    group: np.ndarray,
+    item: np.ndarray,
+    time: np.ndarray | None = None,
+) -> np.ndarray:
+    """Tokens that each layer works on, int64 [layers], for a prompt's labels, int32 [n] each, and seconds, float64 [n].
 
     A policy that chooses by scores or embeddings is asked with scores of 0 and embeddings [n, 1] of 1: its count is
     right if it does not depend on them.
     """
     kept = np.arange(len(group), dtype=np.int32)
-    labels = Labels(model.groups, group, item)
+    labels = Labels(model.groups, group, item, time)
     counts = np.empty(model.n_layers, np.int64)
     for layer in range(BEFORE, model.n_layers):
         if layer > BEFORE:
@@ -38,7 +44,7 @@ def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, ite
                 scores, embeddings = partial(_no_scores, len(own)), partial(torch.ones, len(own), 1)
                 leave = [
                     own[part[~step.keep.select(view)]]
-                    for part, view in views(labels, kept[own], np.flatnonzero(inside), scores, embeddings)
+                    for part, view in views(step, labels, kept[own], np.flatnonzero(inside), scores, embeddings)
                 ]
                 kept = np.delete(kept, np.concatenate(leave))
     return counts
@@ -58,7 +64,8 @@ def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> d
         flops_saved, kv_saved: shares, 0..1.
     """
     group, item = model.groups.ids(prompt.groups), np.array(prompt.items, np.int32)
-    counts = kept_counts(model, schedule, group, item)
+    time = None if prompt.times is None else np.array(prompt.times, np.float64)
+    counts = kept_counts(model, schedule, group, item, time)
     clean = np.full_like(counts, len(group))
     row, edge = linear_flops(model.layers[0]), 4 * model.n_heads * model.head_dim
     head = 2 * model.config.hidden_size * model.vocab

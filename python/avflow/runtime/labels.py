@@ -76,6 +76,13 @@ def given_labels(model: Model, groups: Labels, items: Sequence[Any] | None) -> t
     return group, item
 
 
+def given_times(groups: Labels) -> np.ndarray | None:
+    """float64 [1 or batch, N], seconds, NaN where a token has none: where a Prompt or a Batch tells them."""
+    if not isinstance(groups, (Prompt, Batch)) or groups.times is None:
+        return None
+    return np.atleast_2d(np.array(groups.times, np.float64))  # None becomes NaN
+
+
 def given_ids(groups: Labels) -> torch.Tensor | None:
     """int64 [1 or batch, N], on the CPU: the tokens that the labels are of, where a Prompt or a Batch tells them."""
     if isinstance(groups, Batch):

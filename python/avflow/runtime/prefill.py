@@ -64,10 +64,12 @@ class Prefill:
         ends_prompt: bool,
         prompt_end: int | None = None,
         gather_all: bool = False,
+        times: np.ndarray | None = None,
     ) -> None:
         """ends_prompt: the prompt ends among the new tokens. prompt_end: how many columns it has; None: all of them.
 
-        gather_all: rows are gathered where all of them go on, too, as they are where some leave.
+        gather_all: rows are gathered where all of them go on, too, as they are where some leave. times: float64
+        [1 or batch, N], seconds of the conversation's first N columns, NaN where there is none.
         """
         self.interventions, self.cache, self.state, self.new, self.ends_prompt = (
             interventions,
@@ -78,7 +80,7 @@ class Prefill:
         )
         # Without a cache, or with proposed tokens to check, answer tokens are read with the prompt: they score nothing.
         self.prompt_end = len(state) if prompt_end is None else prompt_end
-        self.gather_all = gather_all
+        self.gather_all, self.times = gather_all, times
         self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
         # they are int64 [batch, m] (None: all of them); what the decoder passes to every layer, gathered.
@@ -155,9 +157,8 @@ class Prefill:
                 if not len(at):
                     continue
                 whole = self.rows[0][b, self._candidates(step, b, self.rows[0])]
-                labels = Labels(self.interventions.model.groups, state.group[b], state.item[b])
                 scores, embeddings = self._scores(step, b, at), partial(self._embeddings, step, b, at)
-                for part, view in views(labels, rows[b, at], whole, scores, embeddings):
+                for part, view in views(step, self._labels(b), rows[b, at], whole, scores, embeddings):
                     kept = np.asarray(step.keep.select(view))
                     if kept.dtype != bool or kept.shape != part.shape:
                         raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(part)}]")
@@ -178,6 +179,15 @@ class Prefill:
             index[b, most - len(at) :] = at
         kept = np.where(index >= 0, rows[sequence, np.maximum(index, 0)], -1)
         self._enter(segment + 1, kept, torch.from_numpy(index))
+
+    def _labels(self, b: int) -> Labels:
+        """Of sequence b."""
+        state, time = self.state, None
+        if self.times is not None:
+            mine = self.times[b * len(self.times) // state.batch]  # beams repeat rows
+            time = np.full(state.group.shape[1], np.nan)
+            time[: len(mine)] = mine[: len(time)]
+        return Labels(self.interventions.model.groups, state.group[b], state.item[b], time)
 
     def _scores(self, step: Step, b: int, at: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
         """For the step's policy: the attention that the rows `at` of sequence b receive in the layer it names."""
