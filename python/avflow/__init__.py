@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .errors import NumericError as NumericError
     from .errors import RunError as RunError
     from .errors import UnsupportedModelError as UnsupportedModelError
+    from .eviction.policies import Changed as Changed
     from .eviction.policies import EveryNth as EveryNth
     from .eviction.policies import KeepAll as KeepAll
     from .eviction.policies import KeepNone as KeepNone
@@ -71,6 +72,7 @@ _EXPORTS = {
     "AvflowError": "errors",
     "AvflowWarning": "errors",
     "Batch": "models.batch",
+    "Changed": "eviction.policies",
     "EveryNth": "eviction.policies",
     "EvictionSchedule": "eviction.schedule",
     "Family": "models.base",

@@ -464,7 +464,8 @@ def test_help_imports_nothing_heavy():
     "text, layers", [("all", None), ("0-3", [0, 1, 2, 3]), ("5", [5]), ("3, 5,7-8,5", [3, 5, 7, 8])]
 )
 def test_layers(text, layers):
-    assert parse_layers(text) == layers
+    assert parse_layers(text) == parse_layers(text, before=True) == layers
+    assert parse_layers("-1, 3-4", before=True) == [-1, 3, 4]
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-", "-1", "5-2", "1,,2", "1.5"])

@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 import avflow
-from avflow import EveryNth, EvictionSchedule, KeepAll, KeepNone, Step, TopK
+from avflow import Changed, EveryNth, EvictionSchedule, KeepAll, KeepNone, Step, TopK
 
 
 def test_steps_are_sorted_and_equal_in_both_forms():
@@ -58,6 +58,22 @@ def test_layers_at_which_rows_leave_or_come_back():
 
 
 @pytest.mark.parametrize(
+    "steps, version",
+    [
+        ([Step("video", 0, TopK(share=0.5, scored_in="next", of="prompt")), Step("audio", 2)], 1),
+        ([Step("video", 3), Step("audio", -1)], 2),
+        ([Step("video", 3, Changed(0.25))], 2),
+        ([Step("video+audio", 3, TopK(share=0.5), per="second"), Step("video", 5, per=2.5)], 2),
+    ],
+)
+def test_a_file_that_older_versions_would_misread_is_of_version_2(tmp_path, steps, version):
+    path = tmp_path / "s.json"
+    EvictionSchedule(steps).save(path)
+    assert json.loads(path.read_text())["version"] == version
+    assert EvictionSchedule.load(path) == EvictionSchedule(steps)
+
+
+@pytest.mark.parametrize(
     "change, message",
     [
         ({"version": 3}, "version 3, this avflow reads up to 2"),
@@ -68,8 +84,9 @@ def test_layers_at_which_rows_leave_or_come_back():
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "share": 2}}]}, "TopK.share = 2"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "TopK", "rate": 2}}]}, "no field 'rate'"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "EveryNth"}}]}, "EveryNth"),
-        ({"steps": [{"group": "video", "after": -1, "keep": {"policy": "KeepNone"}}]}, "Step.after = -1"),
+        ({"steps": [{"group": "video", "after": -2, "keep": {"policy": "KeepNone"}}]}, "Step.after = -2"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "until": 1}]}, "Step.until = 1"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "per": "day"}]}, "Step.per .*'day'"),
         ({"steps": 5}, "is broken"),
         ({"model": [1]}, "model must be an object"),
     ],
@@ -113,6 +130,8 @@ def test_bad_steps():
         (lambda: Step("video", 4, until=4), "'video': Step.until = 4: pass the last layer without them, above 4"),
         (lambda: Step("video", 4, until=True), "Step.until = True"),
         (lambda: Step("video", 4, until=5.0), "Step.until = 5.0"),
+        (lambda: Step("video", -2), "Step.after = -2 .* or -1"),
+        (lambda: Step("video", -1, TopK(count=2)), "Step.after = -1 .* no layer has run by then"),
         (lambda: EvictionSchedule(["video"]), "schedule step 'video'"),
         (lambda: EvictionSchedule.preset("omni"), "schedule preset 'omni'"),
     ]:

@@ -89,6 +89,21 @@ def pyramiddrop(hf, case: Case, layers, ratios, group: str) -> torch.Tensor:
     return gone
 
 
+def evs(hf, case: Case, q: float) -> torch.Tensor:
+    """Of each video's embeddings [T, h w, D], the flat top max(h w, int(T h w (1 - q))): 255 in the first frame, else
+    1 - cosine similarity to the frame before."""
+    members = _members(case, "video")
+    _, hidden, _ = _into(hf, case, torch.full(members.shape, NEVER), 0)
+    gone = torch.where(members, -1, NEVER)
+    for b, (t, h, w) in enumerate(case.inputs["video_grid_thw"].tolist()):  # one video a sequence
+        at, cells = members[b].nonzero()[:, 0], h * w // 4
+        x = hidden[b, at].view(t, cells, -1)
+        unlike = torch.cat([torch.full((1, cells), 255.0), 1 - torch.cosine_similarity(x[1:], x[:-1], -1)])
+        stay = unlike.flatten().argsort(descending=True, stable=True)[: max(cells, int(t * cells * (1 - q)))]
+        gone[b, at[stay]] = NEVER
+    return gone
+
+
 def vtw(hf, case: Case, k: int, group: str) -> torch.Tensor:
     """Nothing of it enters layer k."""
     members = _members(case, group)

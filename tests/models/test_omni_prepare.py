@@ -82,6 +82,44 @@ def test_separate_items_video_then_sound(tmp_path):
     assert torch.isfinite(forward(prompt)).all()
 
 
+@pytest.mark.parametrize("own_sound", [True, False])
+@pytest.mark.parametrize("timing", ["player", "published"])
+def test_times_are_those_that_the_positions_say(tmp_path, own_sound, timing):
+    """25 positions a second, from the begin of each medium; what the model is told lasts longer is later."""
+    wav = {} if own_sound else {"audio": str(write_wav(Clip(seconds=5), tmp_path / "a.wav"))}
+    prompt = model().prepare(sample(video=str(clip_file(Clip(seconds=3))), **wav), fps=3, timing=timing)
+    owner = next(m for m in model().hf.modules() if hasattr(m, "get_rope_index"))
+    inputs = prompt.model_inputs
+    sounds = inputs["feature_attention_mask"].sum(1)
+    place = owner.get_rope_index(
+        inputs["input_ids"],
+        None,
+        inputs["video_grid_thw"],
+        inputs["attention_mask"],
+        inputs["use_audio_in_video"],
+        sounds,
+        inputs["video_second_per_grid"],
+    )[0][0, 0]
+    for kind in ("video", "audio"):
+        at = [i for i, g in enumerate(prompt.groups) if g == kind]
+        assert [int(25 * prompt.times[i] + 1e-4) for i in at] == (place[at] - place[at[0]]).tolist()
+    untimed = [g for g, t in zip(prompt.groups, prompt.times, strict=True) if t is None]
+    assert "video" not in untimed and "audio" not in untimed and "last" in untimed
+    batch = model().prepare_batch([prompt.sample, prompt.sample], fps=3, timing=timing)
+    assert batch.times == [prompt.times, prompt.times]
+
+
+def test_what_has_no_time(tmp_path):
+    assert model().prepare(sample(image=str(write_png(CLIP, tmp_path / "a.png")))).times is None
+    mixed = model().prepare_batch(
+        [sample(image=str(write_png(CLIP, tmp_path / "a.png"))), sample(use_audio_in_video=False)]
+    )
+    assert set(mixed.times[0]) == {None} and {0.0, 1.0, 2.0, 3.0} < set(mixed.times[1])
+    assert [len(row) for row in mixed.times] == [len(mixed.groups[0])] * 2
+    images = model().prepare_batch([sample(image=str(write_png(CLIP, tmp_path / "a.png")))])
+    assert images.times is None
+
+
 def test_one_medium_alone(tmp_path):
     wav, png = write_wav(CLIP, tmp_path / "a.wav"), write_png(CLIP, tmp_path / "a.png")
     silent = model().prepare(sample(video=str(clip_file(CLIP)), use_audio_in_video=False))

@@ -232,3 +232,10 @@ def test_a_video_of_an_odd_shape(tmp_path):
     prompt = model().prepare(sample(video=str(path)), fps=2.0)
     t, h, w = prompt.model_inputs["video_grid_thw"][0].tolist()
     assert prompt.groups.count("video") == t * h * w // 4 and prompt.media["frames"] == 6
+
+
+def test_times_are_the_frames():
+    prompt = model().prepare(sample(), fps=4)
+    times = [t for t, g in zip(prompt.times, prompt.groups, strict=True) if g == "video"]
+    assert times == [0.5 * (n // 12) for n in range(8 * 12)]
+    assert {t for t, g in zip(prompt.times, prompt.groups, strict=True) if g != "video"} == {None}

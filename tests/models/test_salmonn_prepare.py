@@ -19,6 +19,7 @@ from avflow.errors import InputError, MediaError, UnsupportedModelError
 from avflow.knockouts.presets import as_knockouts
 from avflow.media.audio import read_audio
 from avflow.models.video_salmonn2_plus import VideoSalmonn2PlusConfig, VideoSalmonn2PlusForConditionalGeneration
+from avflow.models.video_salmonn2_plus.positions import rope_index
 from avflow.prompts import labels
 from avflow.prompts.sample import Sample
 from avflow.synthetic.files import SAMPLE_RATE
@@ -376,3 +377,21 @@ def test_a_checkpoint_may_name_its_position_layout(short_pieces):
     ]
     assert [config.position_layout for config in layouts] == ["trained", "released"]
     assert VideoSalmonn2PlusConfig.from_published(published).position_layout == "released"
+
+
+def test_times_are_those_that_the_trained_positions_say():
+    """Two positions a second, of video and sound alike."""
+    prompt = model().prepare(sample(), fps=4)
+    inputs, config = prompt.model_inputs, model().hf.config
+    place = rope_index(
+        prompt.input_ids[None],
+        config,
+        video_grid_thw=inputs["video_grid_thw"],
+        video_second_per_grid=inputs["video_second_per_grid"],
+        layout="trained",
+    )[0][0, 0]
+    media = [i for i, g in enumerate(prompt.groups) if g in ("video", "audio")]
+    assert [int(2 * prompt.times[i] + 1e-4) for i in media] == (place[media] - place[media[0]]).tolist()
+    assert {prompt.times[i] for i in media if prompt.groups[i] == "video"} == {0.5 * k for k in range(8)}
+    assert max(prompt.times[i] for i in media) == 29.5  # the sound's padding goes on
+    assert prompt.times[0] is None and prompt.times[-1] is None

@@ -36,7 +36,7 @@ def evicted_logp(hf, prompt, schedule) -> tuple[float, int]:
 
 
 def single(groups, n_layers) -> list[EvictionSchedule]:
-    return [EvictionSchedule({g: after}) for g in groups for after in range(n_layers - 1)]
+    return [EvictionSchedule({g: after}) for g in groups for after in range(-1, n_layers - 1)]
 
 
 def check(model, prompts, schedules) -> float:
@@ -73,6 +73,7 @@ JOINT = [
     EvictionSchedule({"video": 0, "audio": 1, "question_text": 2}),
     EvictionSchedule({"question_text": 0, "audio": 1, "video": 2}),  # what stands first leaves last
     EvictionSchedule({"audio": 0, "video": 1}),
+    EvictionSchedule({"audio": -1, "question_text": 0, "video": 2}),
     EvictionSchedule({"video": 0, "audio": 0}),
     EvictionSchedule({"media": 1, "video": 2}),  # nothing is left of it to leave
     EvictionSchedule([Step("video", 0), Step("question", 2), Step("system", 1)]),

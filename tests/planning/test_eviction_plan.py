@@ -12,7 +12,7 @@ import torch
 
 import avflow
 from avflow.errors import InputError
-from avflow.eviction.policies import EveryNth, TopK
+from avflow.eviction.policies import Changed, EveryNth, TopK
 from avflow.eviction.schedule import EvictionSchedule, Step
 from avflow.planning.choice import change
 from avflow.planning.plan_eviction import PlanRequest, choose
@@ -78,6 +78,19 @@ def test_each_group_takes_the_earliest_safe_layer(drop):
         fine = [r["change"] >= -drop for r in table if r["group"] == group]
         safe = [x for x in range(5) if all(fine[x:])]
         assert planned(drop).plan.alone.get(group) == (safe[0] if safe else None)
+
+
+def test_before_layer_0_where_it_is_asked_for():
+    """Measured in the walk as in the model itself; taken where nothing is lost by it."""
+    schedule = avflow.plan_eviction(model(), prompts()[:4], "video", max_accuracy_drop=0.9, layers=[-1, 2], **ON_ALL)
+    table = schedule.plan.table.to_pylist()
+    assert [r["layer"] for r in table] == [-1, 2] and layers_of(schedule) == {"video": -1}
+    with avflow.evict(model(), schedule, groups=prompts()[0].groups):
+        alone = own_run(model(), prompts()[0])
+    found = try_schedules(model(), prompts()[:1], EvictionRequest([schedule]))[0]
+    assert alone.logp == pytest.approx(found.logp[0], abs=1e-4)
+    assert schedule.figures["kv_saved"] == pytest.approx(schedule.figures["flops_saved"], abs=0.1)
+    assert planned(0.0).plan.table["layer"].to_pylist()[0] == 0  # not unasked
 
 
 def test_groups_that_harm_only_together_are_moved_later():
@@ -272,6 +285,9 @@ def test_prompts_that_tell_nothing():
         {"video": 0},
         {"video": 1, "question": 3},
         {"media": 2},
+        {"media": -1},
+        [Step("video", -1, Changed(0.5)), Step("audio", 2)],
+        [Step("audio", -1, TopK(share=0.3, scored_in="next"))],
         [Step("video", 0, EveryNth(2)), Step("audio", 2, TopK(share=0.5)), Step("audio", 3)],
         [Step("video", 0, until=2), Step("audio", 1, TopK(share=0.3), until=4), Step("video", 3, EveryNth(2))],
     ],

@@ -62,10 +62,12 @@ NEXT = [
     Step("audio+video", 1, TopK(share=0.5)),
     Step("audio+video", 2, TopK(count=5, by="question", scored_in="next")),
 ]
+BEFORE = [Step("video", -1, TopK(share=0.6, scored_in="next")), Step("audio+video", 1, TopK(share=0.5))]
+RULES = {"fastv": FASTV, "pyramid": PYRAMID, "asked": ASKED, "next": NEXT, "before": BEFORE}
 
 
 @pytest.mark.parametrize("name", ["omni", "vl", "qwen2", "qwen3"])
-@pytest.mark.parametrize("steps", [FASTV, PYRAMID, ASKED, NEXT], ids=["fastv", "pyramid", "asked", "next"])
+@pytest.mark.parametrize("steps", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("sequences", [1, 2])
 def test_top_k(name, steps, sequences):
     case = prompt(name) if sequences == 1 else batch([prompt(name, 1, 1), prompt(name, 2, 3)])

@@ -54,7 +54,23 @@ TRAINED = {
         lambda hf, case: published.pyramiddrop(hf, case, (3, 6, 9), (0.5, 0.25, 0.125), "video"),
     ),
     "vtw": (recipes.vtw(8, "media"), lambda hf, case: published.vtw(hf, case, 8, "media")),
+    "evs": (recipes.evs(0.7), lambda hf, case: published.evs(hf, case, 0.7)),
 }
+
+
+@pytest.mark.parametrize("q", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("name", ["omni", "salmonn", "vl"])
+@pytest.mark.parametrize("sequences", [1, 2])
+def test_efficient_video_sampling(name, sequences, q):
+    case = prompt(name, 1, 4) if sequences == 1 else batch([prompt(name, 1, 2), prompt(name, 2, 4)])
+    gone = published.evs(model(name).hf, case, q)
+    with evicting(name, case, recipes.evs(q)):
+        ours = generate(name, case)
+    assert left(ours).tolist() == gone.tolist()
+    assert (gone == -1).any()
+    with dense(name, cuts_of(gone, 8)):
+        theirs = generate(name, case)
+    check(ours, theirs, generate(name, case))
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,11 @@ def plan(
         typer.Option(help="Share that the answer's probability may lose beyond --max-drop.", show_default="0.01"),
     ] = None,
     layers: Annotated[
-        str | None, typer.Option(help='Layers after which to leave: "all", "0-11", "3,5,7-9".', show_default="all")
+        str | None,
+        typer.Option(
+            help='Layers after which to leave: "all", "0-11", "3,5,7-9"; -1 is before layer 0 (--layers=-1,0-11).',
+            show_default="all",
+        ),
     ] = None,
     rest_until: Annotated[
         int | None,
@@ -96,7 +100,7 @@ def plan(
                 strict=strict,
                 holdout=holdout,
                 margin=margin,
-                layers=None if layers is None else parse_layers(layers),
+                layers=None if layers is None else parse_layers(layers, before=True),
                 confidence=confidence,
                 seed=seed,
                 memory=memory,

@@ -269,12 +269,18 @@ def parse_widths(text: str) -> int | list[int]:
     return int(parts[0]) if len(parts) == 1 else [int(part) for part in parts]
 
 
-def parse_layers(text: str) -> list[int] | None:
-    """Layers of "0-11" or "3,5,7-9", ends included, without repeats; None for "all". Raises InputError."""
+def parse_layers(text: str, before: bool = False) -> list[int] | None:
+    """Layers of "0-11" or "3,5,7-9", ends included, without repeats; None for "all". Raises InputError.
+
+    before: "-1" is one too, for before layer 0.
+    """
     if text.strip() == "all":
         return None
     found: set[int] = set()
     for part in text.split(","):
+        if before and part.strip() == "-1":
+            found.add(-1)
+            continue
         match = re.fullmatch(r"\s*([0-9]+)\s*(?:-\s*([0-9]+)\s*)?", part)
         long = match and max(len(match[1]), len(match[2] or "")) > 9  # digits
         first, last = (int(match[1]), int(match[2] or match[1])) if match and not long else (1, 0)

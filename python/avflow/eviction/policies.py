@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 from .. import checks
 from ..errors import InputError
@@ -23,32 +24,51 @@ SCORED_IN: tuple[ScoredIn, ...] = ("this", "next")
 ROUNDINGS: tuple[Rounding, ...] = ("ceil", "floor", "round")
 
 
+def _not_given() -> Any:
+    raise InputError("this View was made without that")
+
+
 @dataclass(frozen=True)
 class View:
-    """The tokens of one sequence that are about to leave, as a policy sees them.
+    """The tokens of one sequence that are about to leave, as a policy sees them. With `per`, those of one part.
 
     Attributes:
         items: int32 [n], frame, audio segment or option number; -1 for none. orders: int32 [n], place in the sequence.
         scores: called with "last" or "question", float32 [n]: the attention that the sequence's last token, or its
             question on average, pays to each token in the layer after which they leave (or would in the next one, for
             a policy that says `scored_in = "next"`), averaged over heads.
-        total: the group's tokens in the prompt, also those that left before; None: n, none did.
+        total: the group's tokens in the prompt (in this part of it), also those that left before; None: n, none did.
+        times: float64 [n], seconds from the begin of the token's medium, NaN where none is known; None: of no token.
+        embeddings: called, float32 [n, D] on the model's device: the tokens as the next layer is given them. Before
+            layer 0 (`after` = -1) that is the decoder's input: of video and sound the encoders' features, projected;
+            after a later layer its hidden states. For a policy that has scores, or says `uses_embeddings = True`.
+        groups: called, str [n], the group of each token.
+        media: called, int32 [n], the number of the medium: a run of video, audio and image tokens without text or a
+            mark in between. Counts from 0 in the prompt; -1 for other tokens.
+        places: called, int32 [n], the token's place within its item: of a frame, row by row. Counts those too that
+            left before.
     """
 
     items: np.ndarray
     orders: np.ndarray
     scores: Callable[[ScoredBy], np.ndarray]
     total: int | None = None
+    times: np.ndarray | None = None
+    embeddings: Callable[[], torch.Tensor] = _not_given
+    groups: Callable[[], np.ndarray] = _not_given
+    media: Callable[[], np.ndarray] = _not_given
+    places: Callable[[], np.ndarray] = _not_given
 
 
 class Policy(Protocol):
     """A rule. With a class attribute `uses_scores = False` the attention op is not asked for what scores need.
 
-    With `scored_in = "next"` scores are those of the layer that the rows are about to enter.
+    With `scored_in = "next"` scores are those of the layer that the rows are about to enter. A rule without scores that
+    looks at embeddings says `uses_embeddings = True`: else it is asked before the first layer runs.
     """
 
     def select(self, view: View) -> np.ndarray:
-        """Which of the view's n tokens stay: bool [n]. Called once per sequence of the batch."""
+        """Which of the view's n tokens stay: bool [n]. Called once per sequence of the batch, and part of its step."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,15 @@ class KeepAll:
         return np.ones(len(view.orders), bool)
 
 
+def refuse_no_item(view: View, policy: Policy) -> None:
+    """Raises InputError where a token has no item."""
+    if (view.items < 0).any():
+        raise InputError(
+            f"{policy}: token {view.orders[view.items < 0][0]} has no item: pass video_grid_thw to "
+            "the model, or groups= and items= of model.prepare(sample)"
+        )
+
+
 @dataclass(frozen=True)
 class EveryNth:
     """Of the items (frames, audio segments), number 0, n, 2n, ... stay, with all their tokens.
@@ -87,11 +116,7 @@ class EveryNth:
         object.__setattr__(self, "n", n)
 
     def select(self, view: View) -> np.ndarray:
-        if (view.items < 0).any():
-            raise InputError(
-                f"EveryNth({self.n}): token {view.orders[view.items < 0][0]} has no item: pass video_grid_thw to "
-                "the model, or groups= and items= of model.prepare(sample)"
-            )
+        refuse_no_item(view, self)
         return view.items % self.n == 0
 
 
@@ -152,12 +177,76 @@ class TopK:
         return int(self.share * n) if self.rounding == "floor" else round(self.share * n)
 
 
+@dataclass(frozen=True)
+class Changed:
+    """The tokens stay that differ most from the same place of the frame before, a share of each video; its first frame
+    stays whole.
+
+    The difference is 1 - cosine similarity of their embeddings; the earlier among equals. A token without one at its
+    place in the frame before, as in the first frame, goes before all others.
+
+    Args:
+        share: of each medium's tokens, above 0 and up to 1: int(share n) of n stay, at least its first frame.
+
+    Raises:
+        InputError: a share out of range; in `select`, tokens that have no item.
+    """
+
+    share: float
+    uses_scores = False
+    uses_embeddings = True
+
+    def __post_init__(self) -> None:
+        mend = "pass a share above 0 and up to 1"
+        share = checks.number("Changed.share =", self.share, above=True, high=1.0, mend=mend)
+        object.__setattr__(self, "share", share)
+
+    def select(self, view: View) -> np.ndarray:
+        refuse_no_item(view, self)
+        kinds = np.unique(view.groups(), return_inverse=True)[1]
+        media = view.media() * (kinds.max(initial=0) + 1) + kinds  # sound within a video is another medium
+        changed = self._changed(view, media)
+        stay = np.zeros(len(changed), bool)
+        for number in np.unique(media):
+            own = np.flatnonzero(media == number)
+            first = int((view.items[own] == view.items[own[0]]).sum())
+            count = max(first, int(self.share * len(own)))  # as published: not rounded, 0.29 of 100 is 28
+            stay[own[np.argsort(-changed[own], kind="stable")[:count]]] = True
+        return stay
+
+    def _changed(self, view: View, media: np.ndarray) -> np.ndarray:
+        """float32 [n]: 1 - cosine similarity to the token before, infinity where there is none."""
+        place = np.stack([view.items, view.places(), media]).astype(np.int64)
+        order = np.lexsort(place)  # by medium, place, and then frame
+        step = np.diff(place[:, order])
+        follows = (step[0] == 1) & (step[1:] == 0).all(0)
+        now, before = (torch.from_numpy(part[follows]) for part in (order[1:], order[:-1]))
+        x = view.embeddings()
+        likeness = torch.cosine_similarity(x[now.to(x.device)], x[before.to(x.device)], -1)
+        changed = np.full(len(order), np.inf, np.float32)
+        changed[now.numpy()] = (1 - likeness).cpu().numpy()
+        return changed
+
+
 def scored_in(policy: Policy) -> ScoredIn | None:
     """The layer whose attention a policy asks for; None where it asks for none."""
     return getattr(policy, "scored_in", "this") if getattr(policy, "uses_scores", True) else None
 
 
-POLICIES = {cls.__name__: cls for cls in (KeepNone, KeepAll, EveryNth, TopK)}
+def waits(policy: Policy) -> bool:
+    """Whether a policy is asked once the layer has run, for what it made of the tokens."""
+    return scored_in(policy) is not None or getattr(policy, "uses_embeddings", False) is True
+
+
+POLICIES = {cls.__name__: cls for cls in (KeepNone, KeepAll, EveryNth, TopK, Changed)}
+
+
+_SINCE_VERSION_2: tuple[type, ...] = (Changed,)
+
+
+def needs_version_2(policy: Policy) -> bool:
+    """Whether a schedule's file with this policy is of version 2."""
+    return type(policy) in _SINCE_VERSION_2
 
 
 def to_json(policy: Policy) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from .. import checks
 from ..errors import InputError
-from .policies import TopK
-from .schedule import EvictionSchedule, Step
+from .policies import Changed, TopK
+from .schedule import BEFORE, EvictionSchedule, Step
 
 
 def fastv(k: int = 2, ratio: float = 0.5, group: str = "video") -> EvictionSchedule:
@@ -74,3 +74,23 @@ def vtw(k: int = 15, group: str = "video") -> EvictionSchedule:
         InputError: a value out of range.
     """
     return EvictionSchedule([Step(group, checks.integer("vtw: k =", k, low=1) - 1)])
+
+
+def evs(q: float = 0.5, group: str = "video") -> EvictionSchedule:
+    """Efficient Video Sampling (arXiv 2510.14624): before layer 0 those leave that repeat the frame before.
+
+    Ranked over the whole video by 1 - cosine similarity to the same place of the frame before, of what the vision
+    encoder gives the decoder.
+
+    Args:
+        q: the code's pruning rate, the share that leaves; from 0 on, below 1. int(n (1 - q)) of n tokens stay, and no
+            fewer than the first frame has.
+        group: a group, an alias or a sum, of tokens whose items are frames of one grid.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    q = checks.number("evs: q =", q, low=0.0, high=1.0)
+    if q == 1:
+        raise InputError("evs: q = 1: then nothing is asked to stay; pass a share below 1, such as 0.5")
+    return EvictionSchedule([Step(group, BEFORE, Changed(1 - q))])

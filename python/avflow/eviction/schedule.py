@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from .. import checks
 from ..documents import parse_json, read_text
@@ -19,6 +19,8 @@ from .policies import SCORED_IN, KeepNone, Policy
 FORMAT, VERSION = "avflow-eviction-schedule", 2
 STAY = ("last", "answer")  # what predicts the answer, and the answer itself
 LABELLINGS = ("prompt", "ids")
+Per = Literal["item", "second"] | float | None
+BEFORE = -1  # as `after`: before layer 0, so that no layer sees them
 
 _OMNI_3B = {"model_type": "qwen2_5_omni_thinker", "layers": 36, "hidden": 2048}
 # The schedules of the study on Qwen2.5-Omni-3B.
@@ -26,6 +28,11 @@ PRESETS: dict[str, tuple[dict[str, int], dict[str, Any]]] = {
     "omni_3b_av_video": ({"video": 26, "audio": 26, "question_text": 29}, _OMNI_3B),
     "omni_3b_interleaved": ({"candidates": 25, "question_text": 29, "reference": 31}, _OMNI_3B),
 }
+
+
+def when(after: int) -> str:
+    """For messages: "after layer 3", "before layer 0"."""
+    return "before layer 0" if after == BEFORE else f"after layer {checks.shown(after)}"
 
 
 class Scheduled(Protocol):
@@ -46,43 +53,61 @@ class Step:
 
     Args:
         group: a group, an alias, or a sum such as "video+audio".
-        after: the last layer (0-based) that sees them.
+        after: the last layer (0-based) that sees them; -1: none does, they leave before layer 0.
         keep: which of them stay; default none.
         until: the last layer that does not see them. They come back in the next one as they left: with the hidden
             states that layer `after` gave them, at their own places. None: they do not come back.
+        per: asks the policy for each part of the tokens alone, so that each has its own budget: "item", for each frame,
+            segment or option of each group; "second", or a number of seconds, for each stretch of time, all groups of
+            the step together (then tokens need times: see Prompt.times). None: once for all of a sequence.
 
     Raises:
-        InputError: an empty group, a layer below 0, a `keep` without `select` or with another `scored_in`, an `until`
-            that is not above `after`.
+        InputError: an empty group, a layer below -1, an `until` that is not above `after`, another `per`, a `keep`
+            without `select` or with another `scored_in`; after = -1 with a policy that ranks by the attention of that
+            layer.
     """
 
     group: str
     after: int
     keep: Policy = field(default_factory=KeepNone)
     until: int | None = None
+    per: Per = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.group, str) or not self.group.strip():
             shown = checks.shown(self.group)
             raise InputError(f'Step.group = {shown}: pass a group, an alias or a sum such as "video+audio"')
-        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < 0:
+        if isinstance(self.after, bool) or not isinstance(self.after, int) or self.after < BEFORE:
             shown = checks.shown(self.after)
-            raise InputError(f"Step.after = {shown} (group {self.group!r}): pass a layer, an integer from 0 on")
+            raise InputError(f"Step.after = {shown} (group {self.group!r}): pass a layer, an integer from 0 on, or -1")
         if not callable(getattr(self.keep, "select", None)) or isinstance(self.keep, type):
             raise InputError(
                 f"Step.keep = {checks.shown(self.keep)} (group {self.group!r}): pass a policy, such as TopK(share=0.5)"
             )
-        checks.choice(f"{type(self.keep).__name__}.scored_in", getattr(self.keep, "scored_in", "this"), SCORED_IN)
+        where = getattr(self.keep, "scored_in", "this")
+        checks.choice(f"{type(self.keep).__name__}.scored_in", where, SCORED_IN)
+        if self.after == BEFORE and where == "this" and getattr(self.keep, "uses_scores", False):
+            raise InputError(
+                f"Step.after = -1 (group {self.group!r}) with {self.keep}: no layer has run by then whose attention "
+                "could rank them: scored_in='next' ranks by that of layer 0"
+            )
         if self.until is not None:
             mend = f"pass the last layer without them, above {self.after}, or None where they do not come back"
             until = checks.integer(f"group {self.group!r}: Step.until =", self.until, low=self.after + 1, mend=mend)
             object.__setattr__(self, "until", until)
+        if self.per is not None and not (isinstance(self.per, str) and self.per in ("item", "second")):
+            what = f"Step.per (group {self.group!r}) ="
+            mend = 'pass "item", "second", a number of seconds above 0, or None'
+            object.__setattr__(self, "per", checks.number(what, self.per, above=True, mend=mend))
+
+    @property
+    def when(self) -> str:
+        """For messages: "after layer 3", "before layer 0"."""
+        return when(self.after)
 
     def __str__(self) -> str:
         """For messages: what happens and when."""
-        if self.until is None:
-            return f"{self.group} after {self.after}"
-        return f"{self.group} after {self.after} until {self.until}"
+        return f"{self.group} after {self.after}" + ("" if self.until is None else f" until {self.until}")
 
 
 @dataclass(frozen=True, init=False)
@@ -139,7 +164,7 @@ class EvictionSchedule:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers after which something leaves, ascending."""
+        """The layers after which something leaves, ascending; -1: before layer 0."""
         return tuple(sorted({s.after for s in self.steps}))
 
     @property
@@ -169,7 +194,7 @@ class EvictionSchedule:
         for step in self.steps:
             if step.after > model.n_layers - 2:
                 raise InputError(
-                    f"group {step.group!r} leaves after layer {checks.shown(step.after)}: the model has layers 0 .. "
+                    f"group {step.group!r} leaves {step.when}: the model has layers 0 .. "
                     f"{model.n_layers - 1}, and the last after which leaving saves anything is {model.n_layers - 2}"
                 )
             if step.until is not None and step.until > model.n_layers - 2:
@@ -208,11 +233,16 @@ class EvictionSchedule:
             hidden = [name for name in model.groups.members(step.group) if name not in model.family.told_by_ids]
             if hidden:
                 raise InputError(
-                    f"the schedule drops {step.group!r} after layer {step.after}, and token ids alone do not tell "
+                    f"the schedule drops {step.group!r} {step.when}, and token ids alone do not tell "
                     f"{hidden[0]!r}: all of the user's text would count as question_text and leave, answer options "
                     "too. Pass groups=prompt with what model.prepare(sample) or model.prepare_batch(samples) gave, or "
                     'groups="ids" if all of the user\'s text may leave'
                 )
+
+    @property
+    def _version(self) -> int:
+        """Of its file: 1 where every avflow reads the steps as they are meant, so that others refuse the rest."""
+        return VERSION if any(map(_since_version_2, self.steps)) else 1
 
     def save(self, path: str | Path) -> None:
         """Writes a JSON file, whole or not at all.
@@ -222,7 +252,7 @@ class EvictionSchedule:
         """
         value = {
             "format": FORMAT,
-            "version": _version(self.steps),
+            "version": self._version,
             "steps": [_step_to_json(step) for step in self.steps],
             "model": self.model,
             "data": self.data,
@@ -288,15 +318,17 @@ def ends_of(steps: Iterable[Step]) -> tuple[int, ...]:
     return tuple(sorted({s.after for s in given} | {s.until for s in given if s.until is not None}))
 
 
-def _version(steps: Iterable[Step]) -> int:
-    """1 where no step holds what avflow 0.1 would not know: it would run something else, and refuses version 2."""
-    return VERSION if any(step.until is not None for step in steps) else 1
+def _since_version_2(step: Step) -> bool:
+    return step.after == BEFORE or step.until is not None or step.per is not None or policies.needs_version_2(step.keep)
 
 
 def _step_to_json(step: Step) -> dict[str, Any]:
-    value = {"group": step.group, "after": step.after, "keep": policies.to_json(step.keep)}
-    return value if step.until is None else {**value, "until": step.until}
+    found = {"group": step.group, "after": step.after, "keep": policies.to_json(step.keep)}
+    more = {"until": step.until, "per": step.per}
+    return found | {name: value for name, value in more.items() if value is not None}
 
 
 def _step_from_json(value: Any) -> Step:
-    return Step(value["group"], value["after"], policies.from_json(value["keep"]), value.get("until"))
+    """Raises KeyError, TypeError where it is no step; InputError where its values are wrong."""
+    keep = policies.from_json(value["keep"])
+    return Step(value["group"], value["after"], keep, until=value.get("until"), per=value.get("per"))

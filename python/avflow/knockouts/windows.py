@@ -35,8 +35,10 @@ def window(layer: int, width: int, style: WindowStyle, n_layers: int) -> frozens
     return centre if style == "center" else frozenset(range(n_layers)) - centre
 
 
-def layer_list(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
+def layer_list(layers: int | Iterable[int] | None, n_layers: int, first: int = 0) -> list[int]:
     """`layers` (None for all, an int, or ints) as a sorted list without repeats.
+
+    first: the lowest that will do, -1 where something may be done before layer 0.
 
     Raises:
         InputError: a value that is no layer of the model; the message names it.
@@ -51,7 +53,7 @@ def layer_list(layers: int | Iterable[int] | None, n_layers: int) -> list[int]:
         raise InputError(f"layers holds {shown(wrong[0])}: pass integers")
     if len(values) > MOST_LAYERS:
         raise InputError(f"layers holds more than {MOST_LAYERS}: the model has layers 0 .. {n_layers - 1}")
-    outside = sorted({v for v in values if not 0 <= v < n_layers})
+    outside = sorted({v for v in values if not first <= v < n_layers})
     if outside:
         raise InputError(f"layers {shown(outside)} are out of range: the model has layers 0 .. {n_layers - 1}")
     if not values:

@@ -28,13 +28,14 @@ class Batch:
             attention_mask int64 [B, N], media of all prompts one after the other.
         groups, items: [B][N], names and numbers of the columns, padding included; `avflow.evict` and `avflow.knockout`
             take the batch itself as `groups=`.
-        prompts: the B prompts.
+        prompts: the B prompts. times: [B][N], as of a Prompt; None where no prompt has any.
     """
 
     model_inputs: dict[str, Any] = field(repr=False)
     groups: list[list[str]] = field(repr=False)
     items: list[list[int]] = field(repr=False)
     prompts: tuple[Prompt, ...]
+    times: list[list[float | None]] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -68,7 +69,18 @@ def batch_prompts(prompts: Sequence[Prompt], pad_id: int, device: torch.device) 
         groups=[[PADDING] * gap + list(prompt.groups) for gap, prompt in zip(gaps, prompts, strict=True)],
         items=[[-1] * gap + list(prompt.items) for gap, prompt in zip(gaps, prompts, strict=True)],
         prompts=tuple(prompts),
+        times=_times(prompts, gaps),
     )
+
+
+def _times(prompts: Sequence[Prompt], gaps: Sequence[int]) -> list[list[float | None]] | None:
+    if all(prompt.times is None for prompt in prompts):
+        return None
+    rows: list[list[float | None]] = []
+    for gap, prompt in zip(gaps, prompts, strict=True):
+        rows.append([None] * (gap if prompt.times is not None else gap + len(prompt)))
+        rows[-1] += prompt.times or []
+    return rows
 
 
 Having = list[tuple["Prompt", Any]]  # prompts with an argument, and its value; the others have none of its media

@@ -84,6 +84,13 @@ class ChatFamily(Family):
         """Group and item of every media token of `ids`: {position: (group, item)}; grid: video_grid_thw, if known."""
         raise NotImplementedError
 
+    def media_times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> dict[int, float]:
+        """Seconds from the begin of its medium, of the media tokens of `ids` that have a time: {position: seconds}.
+
+        inputs: of the model's forward, which tell how long a video's step lasts.
+        """
+        return {}
+
     def lay_out(
         self, model: Model, sample: Sample, media: Media, wording: Wording, encode: Callable[[str], dict[str, Any]]
     ) -> Prompt:
@@ -137,6 +144,7 @@ class ChatFamily(Family):
             if name in inputs:
                 inputs[name] = inputs[name].to(model.dtype)
         groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"), roles)
+        times = None if roles is not None else self._times(model, ids.tolist(), inputs)  # candidates have no one clock
         _check_length(model, len(ids), sample)
         answer_ids, option_ids = _answer(tokenizer, sample)
         return Prompt(
@@ -150,7 +158,13 @@ class ChatFamily(Family):
             option_ids=option_ids,
             model_inputs=inputs,
             sample=sample,
+            times=times,
         )
+
+    def _times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> list[float | None] | None:
+        """Of every token; None where none has a time."""
+        found = self.media_times(model, ids, inputs)
+        return [found.get(at) for at in range(len(ids))] if found else None
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
         return labels.count_videos(torch.as_tensor(input_ids).reshape(-1).tolist(), self.media_ids(model))
@@ -197,6 +211,11 @@ class ChatFamily(Family):
             groups[at], items[at] = group, item
         groups[-1], items[-1] = "last", -1
         return groups, items
+
+
+def step_seconds(inputs: dict[str, Any], name: str) -> list[float] | None:
+    """Of each video, seconds of a temporal patch, as the forward's argument `name` tells them to the model."""
+    return None if inputs.get(name) is None else [float(seconds) for seconds in inputs[name]]
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:

@@ -139,6 +139,13 @@ class Qwen25VL(chat.ChatFamily):
         patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)
         return labels.label_media(ids, self.media_ids(model), patch_tokens, 1)
 
+    def media_times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> dict[int, float]:
+        patch_tokens = labels.patch_tokens(
+            inputs.get("video_grid_thw"), model.hf.config.vision_config.spatial_merge_size
+        )
+        steps = chat.step_seconds(inputs, "second_per_grid_ts")
+        return labels.time_media(ids, self.media_ids(model), patch_tokens, steps, 0.0)  # it hears nothing
+
 
 def _read(
     model: Model, sample: Sample, sampling: tuple[float, int, int], limits: chat.Limits, timing: Timing

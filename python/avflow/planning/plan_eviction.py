@@ -15,7 +15,7 @@ import pyarrow as pa
 from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError, warn_user
-from ..eviction.schedule import EvictionSchedule, Step
+from ..eviction.schedule import BEFORE, EvictionSchedule, Step
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking
@@ -95,7 +95,7 @@ class PlanRequest:
         holdout: share of the prompts, of every task, on which the schedule is judged and not chosen; 0: judged on all,
             which are those that it was chosen on, and flatter it.
         joint: also measure all groups leaving together after every layer; None: where there are several.
-        layers: layers after which they may leave, 0-based; None: all but the last.
+        layers: layers after which they may leave, 0-based, and -1 for before layer 0; None: 0 and on, but the last.
         memory: budget for the packed rows of a walk, "8GB" or bytes; None: from what is free.
         until: groups rest until this layer and come back in the next, as `Step` says; None: they leave for good. The
             layers after which they may rest are those below it.
@@ -145,7 +145,7 @@ class PlanRequest:
         if model.n_layers < 2:
             raise InputError("the model has one layer: there is none after which leaving saves anything")
         end = model.n_layers - 1 if self.until is None else min(self.until, model.n_layers - 1)
-        found = layer_list(list(range(end)) if self.layers is None else self.layers, model.n_layers)
+        found = layer_list(list(range(end)) if self.layers is None else self.layers, model.n_layers, BEFORE)
         if self.until is not None and found[-1] >= self.until:
             raise InputError(f"layers hold {found[-1]}, and until = {self.until}: a rest begins below its last layer")
         return found

@@ -8,42 +8,56 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..eviction.policies import ScoredBy, View
-from ..eviction.schedule import EvictionSchedule
+from ..eviction.policies import ScoredBy
+from ..eviction.schedule import BEFORE, EvictionSchedule
+from ..eviction.views import Labels, views
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..walk.cost import linear_flops
 from ..walk.jobs import members
 
 
-def kept_counts(model: Model, schedule: EvictionSchedule, group: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Tokens that each layer works on, int64 [layers], for a prompt's labels, int32 [n] each.
+def kept_counts(
+    model: Model,
+    schedule: EvictionSchedule,
+    group: np.ndarray,
+    item: np.ndarray,
+    time: np.ndarray | None = None,
+) -> np.ndarray:
+    """Tokens that each layer works on, int64 [layers], for a prompt's labels, int32 [n] each, and seconds, float64 [n].
 
-    A policy that chooses by scores is asked with scores of 0: its count is right if it does not depend on them.
+    A policy that chooses by scores or embeddings is asked with scores of 0 and embeddings [n, 1] of 1: its count is
+    right if it does not depend on them.
     """
-    kept = np.arange(len(group))
+    kept = np.arange(len(group), dtype=np.int32)
+    labels = Labels(model.groups, group, item, time)
     back: dict[int, list[np.ndarray]] = {}  # by the last layer of a rest: who comes back
     counts = np.empty(model.n_layers, np.int64)
-    for layer in range(model.n_layers):
-        counts[layer] = len(kept)
+    for layer in range(BEFORE, model.n_layers):
+        if layer > BEFORE:
+            counts[layer] = len(kept)
         kept = np.sort(np.concatenate([kept, *back.pop(layer, [])]))
         for step in schedule.steps:
             if step.after == layer:
-                mask = model.groups.expand(step.group)
-                own = np.flatnonzero(members(mask, group[kept]))
-                nothing = np.zeros(len(own), np.float32)
-                total = int(members(mask, group).sum())
-                view = View(item[kept[own]], kept[own].astype(np.int32), partial(_same, nothing), total)
-                taken = own[~step.keep.select(view)]
+                inside = members(model.groups.expand(step.group), group)
+                own = np.flatnonzero(inside[kept])
+                if not len(own):
+                    continue
+                scores, embeddings = partial(_no_scores, len(own)), partial(torch.ones, len(own), 1)
+                leave = [
+                    own[part[~step.keep.select(view)]]
+                    for part, view in views(step, labels, kept[own], np.flatnonzero(inside), scores, embeddings)
+                ]
+                taken = np.concatenate(leave)
                 if step.until is not None:
                     back.setdefault(step.until, []).append(kept[taken])
                 kept = np.delete(kept, taken)
     return counts
 
 
-def _same(scores: np.ndarray, by: ScoredBy) -> np.ndarray:
-    """These scores, whatever they are asked by."""
-    return scores
+def _no_scores(n: int, by: ScoredBy) -> np.ndarray:
+    """float32 [n] of 0, whatever they are asked by."""
+    return np.zeros(n, np.float32)
 
 
 def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> dict[str, Any]:
@@ -55,7 +69,8 @@ def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> d
         flops_saved, kv_saved: shares, 0..1.
     """
     group, item = model.groups.ids(prompt.groups), np.array(prompt.items, np.int32)
-    counts = kept_counts(model, schedule, group, item)
+    time = None if prompt.times is None else np.array(prompt.times, np.float64)
+    counts = kept_counts(model, schedule, group, item, time)
     clean = np.full_like(counts, len(group))
     row, edge = linear_flops(model.layers[0]), 4 * model.n_heads * model.head_dim
     head = 2 * model.config.hidden_size * model.vocab

@@ -79,8 +79,9 @@ def eviction_lines(
             at = value["layer"] + first_layer
             label = words(group)
             if group in chosen:
-                when = chosen[group] + first_layer
-                label += f", leaves after {when}" if until is None else f", rests {when + 1} to {until + first_layer}"
+                when = _when(chosen[group], first_layer)
+                rests = f"rests {chosen[group] + first_layer + 1} to {(until or 0) + first_layer}"
+                label += f", leaves {when}" if until is None else f", {rests}"
             _line(left, at, 100 * value["accuracy"], [100 * b for b in band], look, label)
             _line(right, at, value["p"], (value["p_low"], value["p_high"]), look, label)
             if group in chosen:
@@ -104,6 +105,10 @@ def eviction_lines(
         titled = heading(title, does, table["prompts"][0].as_py())
         figure.suptitle(titled, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure, [left, right]
+
+
+def _when(after: int, first_layer: int) -> str:
+    return f"before {first_layer}" if after < 0 else f"after {after + first_layer}"
 
 
 def _line(

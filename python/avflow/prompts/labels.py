@@ -141,6 +141,35 @@ def label_media(
     return labels
 
 
+def time_media(
+    ids: Sequence[int],
+    media: MediaIds,
+    patch_tokens: Sequence[int] | None,
+    step_seconds: Sequence[float] | None,
+    sound_seconds: float,
+) -> dict[int, float]:
+    """Seconds from the begin of its medium, of every video and sound token: {position: seconds}.
+
+    Args:
+        patch_tokens: as of `label_media`. step_seconds: per video, of a temporal patch. With one of them None video
+            tokens have no time. sound_seconds: of a token.
+    """
+    times: dict[int, float] = {}
+    videos = 0
+    for block in _runs(ids, {media.video, media.audio}):
+        at_video = at_sound = 0
+        for position in block:
+            if ids[position] == media.audio:
+                times[position] = at_sound * sound_seconds
+                at_sound += 1
+            else:
+                if patch_tokens is not None and step_seconds is not None:
+                    times[position] = at_video // patch_tokens[videos] * step_seconds[videos]
+                at_video += 1
+        videos += at_video > 0
+    return times
+
+
 def count_videos(ids: Sequence[int], media: MediaIds) -> int:
     """How many videos the ids hold."""
     blocks = _runs(ids, {media.video, media.audio, media.image})

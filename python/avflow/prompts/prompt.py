@@ -66,12 +66,15 @@ class Prompt:
             answer's id has the highest logit among them; without it, where every answer token is the most probable one.
         model_inputs: keyword tensors for hf.forward, as `model.prepare` sets them.
         sample: where the prompt comes from.
+        times: N numbers, seconds from the begin of the token's medium, None where it has none; or None: of no token.
+            `avflow.Step(per="second")` goes by them. Sound in a file of its own begins with the video.
         media: what `model.prepare` found out about the sample's media; empty where it did not make the prompt.
 
     Two prompts are equal where all of that is, but for `media`.
 
     Raises:
-        InputError: lengths that differ, embeddings that are not finite, no single "last" at the end, no answer.
+        InputError: lengths that differ, embeddings that are not finite, times that are no numbers from 0 on, no single
+            "last" at the end, no answer.
     """
 
     inputs_embeds: torch.Tensor | None
@@ -87,6 +90,7 @@ class Prompt:
     model_inputs: dict[str, Any] | None = field(default=None, repr=False)
     sample: Sample | None = field(default=None, repr=False)
     media: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    times: list[float | None] | None = field(default=None, repr=False)
 
     def __init__(
         self,
@@ -103,6 +107,7 @@ class Prompt:
         model_inputs: dict[str, Any] | None = None,
         sample: Sample | None = None,
         media: Mapping[str, Any] | None = None,
+        times: Sequence[float | None] | None = None,
     ) -> None:
         number = isinstance(id, int) and not isinstance(id, bool)
         self.id = str(checks.integer("a prompt's id", id, low=-(2**63))) if number else checks.text("a prompt's id", id)
@@ -123,6 +128,7 @@ class Prompt:
             raise self._say(f"{n} tokens, but groups has {len(groups)} names: pass one per token")
         self.position_ids = self._positions(position_ids, n)
         self._put_labels(groups, items)
+        self.times = self._times(times, n)
         self._put_answer(answer_ids, option_ids)
 
     def __len__(self) -> int:
@@ -181,6 +187,13 @@ class Prompt:
         last = [i for i, g in enumerate(self.groups) if g == "last"]
         if last != [n - 1]:
             raise self._say(f'the group "last" must be the final token ({n - 1}) and no other, it is at {last}')
+
+    def _times(self, times: Any, n: int) -> list[float | None] | None:
+        given = None if times is None else checks.members(times, n)
+        if times is not None and (given is None or len(given) != n):
+            raise self._say(f"times is {checks.shown(times)}: pass {n} numbers of seconds, None for tokens without")
+        name = f"prompt {self.id!r}: a token's time ="
+        return None if given is None else [None if t is None else checks.number(name, t, low=0.0) for t in given]
 
     def _put_answer(self, answer_ids: Integers, option_ids: Integers | None) -> None:
         self.answer_ids, self.option_ids = _int_list(f"prompt {self.id!r}: answer_ids", answer_ids), None

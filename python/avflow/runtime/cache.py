@@ -1,4 +1,7 @@
-"""Takes keys and values out of a cache: with decode="drop", all that left, once the prompt has been read."""
+"""Takes keys and values out of a cache: with decode="drop", all that left, once the prompt has been read.
+
+And counts for transformers the tokens that its first layer does not hold.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +27,23 @@ def _short_layer() -> type:
     from transformers.cache_utils import DynamicLayer  # late: `import avflow` does without transformers
 
     class ShortLayer(DynamicLayer):
+        keys: torch.Tensor
+        values: torch.Tensor
+
         def __init__(self, keys: torch.Tensor, values: torch.Tensor, missing: int) -> None:
             super().__init__()
             self.lazy_initialization(keys, values)
             self.keys, self.values, self.missing = keys, values, missing
 
         def get_seq_length(self) -> int:
-            held = super().get_seq_length()
-            return held + self.missing if held else 0
+            return super().get_seq_length() + self.missing
+
+        def crop(self, tokens_to_remove: int) -> None:
+            if tokens_to_remove < 0:  # of what it holds, whatever its length says
+                self.keys = self.keys[..., :tokens_to_remove, :]
+                self.values = self.values[..., :tokens_to_remove, :]
+            else:
+                super().crop(tokens_to_remove)
 
         def reset(self) -> None:
             self.missing = 0
@@ -40,14 +52,14 @@ def _short_layer() -> type:
     return ShortLayer
 
 
-def check_cache(cache: Any) -> None:
-    """Raises InputError where the cache's memory is not ours to free."""
+def check_cache(cache: Any, what: str) -> None:
+    """Raises InputError where the cache's memory is not ours to free, or to leave tokens out of. what: asks for it."""
     from transformers.cache_utils import DynamicLayer
 
     for layer in getattr(cache, "layers", ()):
         if type(layer) not in (DynamicLayer, _short_layer()):
             raise InputError(
-                f"decode='drop' frees nothing in a {type(layer).__name__}: use a DynamicCache, or decode='keep'"
+                f"{what} in a {type(layer).__name__}: use a DynamicCache, or decode='keep' and no step before layer 0"
             )
 
 
@@ -92,5 +104,10 @@ def drop(cache: Any, state: Conversation) -> None:
                 there[segment, device] = upload(keep, device)
             keep = there[segment, device]
             layer.keys, layer.values = compact(layer.keys, keep), compact(layer.values, keep)
-    missing = len(state) - state.columns[0].shape[1]
-    layers[0] = _short_layer()(layers[0].keys, layers[0].values, missing)
+    count_missing(cache, state)
+
+
+def count_missing(cache: Any, state: Conversation) -> None:
+    """Makes the cache's length that of all tokens read, also those that its first layer does not hold."""
+    first = cache.layers[0]
+    cache.layers[0] = _short_layer()(first.keys, first.values, len(state) - state.physical(0))

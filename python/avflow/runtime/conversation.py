@@ -30,7 +30,8 @@ class Conversation:
 
     Attributes:
         steps: of the schedule under which the cache was filled; () without one.
-        ends: layers after which tokens leave or come back.
+        ends: layers after which tokens leave or come back; -1, before layer 0: then no layer belongs to the first
+            segment, whose tokens nothing caches.
         group, item, real, gone: [batch, base], of the first `base` logical columns: group id, item, False for padding,
             the layer after which the token left (NEVER if it stays, or comes back).
         columns: per segment int32 [batch, physical], the logical column of each key; -1 is padding. In increasing

@@ -76,6 +76,13 @@ def given_labels(model: Model, groups: Labels, items: Sequence[Any] | None) -> t
     return group, item
 
 
+def given_times(groups: Labels) -> np.ndarray | None:
+    """float64 [1 or batch, N], seconds, NaN where a token has none: where a Prompt or a Batch tells them."""
+    if not isinstance(groups, (Prompt, Batch)) or groups.times is None:
+        return None
+    return np.atleast_2d(np.array(groups.times, np.float64))  # None becomes NaN
+
+
 def given_ids(groups: Labels) -> torch.Tensor | None:
     """int64 [1 or batch, N], on the CPU: the tokens that the labels are of, where a Prompt or a Batch tells them."""
     if isinstance(groups, Batch):
@@ -128,6 +135,6 @@ def check_present(model: Model, steps: Iterable[Step], group: np.ndarray) -> Non
     for step in steps:
         if not model.groups.table(model.groups.expand(step.group))[group].any():
             raise InputError(
-                f"the schedule drops {step.group!r} after layer {step.after}, but the prompt has no such token: "
+                f"the schedule drops {step.group!r} {step.when}, but the prompt has no such token: "
                 "leave the step out, or look at the labels (groups=)"
             )

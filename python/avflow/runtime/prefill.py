@@ -13,13 +13,15 @@ import torch
 from avflow_ext import AttentionProblem
 
 from ..errors import InputError
-from ..eviction.policies import ScoredBy, ScoredIn, TopK, View, scored_in
-from ..eviction.schedule import Step
+from ..eviction.policies import Changed, ScoredBy, ScoredIn, TopK, scored_in, waits
+from ..eviction.schedule import BEFORE, Step, when
+from ..eviction.views import Labels, views
 from ..models.attention import attention
 from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
+from ..uploads import upload
 from .boundary import gather_hidden, take
-from .cache import check_cache, drop, is_static, take_back
+from .cache import check_cache, count_missing, drop, is_static, take_back
 from .conversation import Conversation, remember
 from .next_layer import queries_and_keys
 from .resting import Resting, followed_by, merged
@@ -63,10 +65,12 @@ class Prefill:
         ends_prompt: bool,
         prompt_end: int | None = None,
         gather_all: bool = False,
+        times: np.ndarray | None = None,
     ) -> None:
         """ends_prompt: the prompt ends among the new tokens. prompt_end: how many columns it has; None: all of them.
 
-        gather_all: rows are gathered where all of them go on, too, as they are where some leave.
+        gather_all: rows are gathered where all of them go on, too, as they are where some leave. times: float64
+        [1 or batch, N], seconds of the conversation's first N columns, NaN where there is none.
         """
         self.interventions, self.cache, self.state, self.new, self.ends_prompt = (
             interventions,
@@ -77,7 +81,7 @@ class Prefill:
         )
         # Without a cache, or with proposed tokens to check, answer tokens are read with the prompt: they score nothing.
         self.prompt_end = len(state) if prompt_end is None else prompt_end
-        self.gather_all = gather_all
+        self.gather_all, self.times = gather_all, times
         self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
         # they are, those that come back counted after them, int64 [batch, m] (None: all of them); what the decoder
@@ -89,13 +93,17 @@ class Prefill:
         self.problems: dict[Any, AttentionProblem] = {}
         self.scored: dict[ScoredIn, Scored] = {}  # of the layer after which rows leave, of the one they would enter
         self.entering: Callable[[], Scored]  # makes the latter; set on the way into a layer
+        self.hidden: torch.Tensor | None = None  # [batch, m, D] of the rows that may leave; likewise
         self.blank: list[int] = []  # segments that run on a row of padding only
 
     def begin(self, mask: Any) -> None:
         """Before the first layer. Whatever can be refused is refused here, while the cache is as it was."""
         state, past = self.state, len(self.state) - self.new
-        if self.interventions.decode == "drop" and self.cache is not None:
-            check_cache(self.cache)
+        if self.cache is not None:
+            if BEFORE in state.ends:
+                check_cache(self.cache, "a step before layer 0 cannot count tokens that no layer holds")
+            elif self.interventions.decode == "drop":
+                check_cache(self.cache, "decode='drop' frees nothing")
         seen = padding(mask, self.interventions.block)
         if seen is not None:
             new = seen[:, past : len(state)].numpy()
@@ -104,8 +112,8 @@ class Prefill:
         self._enter(0, rows, None)
         self._check_scores()
         for segment in range(len(state.ends)):
-            if any(s.after == state.ends[segment] and scored_in(s.keep) for s in state.steps):
-                break  # these wait for the layer's attention
+            if any(s.after == state.ends[segment] and waits(s.keep) for s in state.steps):
+                break  # until the layer has run
             self._leave(segment)
 
     def _enter(self, segment: int, rows: np.ndarray, index: torch.Tensor | None) -> None:
@@ -124,11 +132,14 @@ class Prefill:
     def _check_scores(self) -> None:
         table = self.interventions.model.groups.table(self.interventions.model.groups.expand("question"))
         for step in self.state.steps:
-            if not isinstance(step.keep, TopK):
+            if not isinstance(step.keep, (TopK, Changed)):
                 continue
             leaving = [b for b in range(self.state.batch) if len(self._candidates(step, b, self.rows[0]))]
             if leaving and not self.ends_prompt:
-                raise InputError(f"{step.keep} needs the attention of the prompt's end: read the prompt in one forward")
+                what = "the attention of the prompt's end" if isinstance(step.keep, TopK) else "every frame"
+                raise InputError(f"{step.keep} needs {what}: read the prompt in one forward")
+            if isinstance(step.keep, Changed):
+                continue
             new = slice(len(self.state) - self.new, None)
             asking = (table[self.state.group] & self.state.real)[:, new]
             if step.keep.by == "question" and any(not asking[b].any() for b in leaving):
@@ -187,13 +198,24 @@ class Prefill:
             at = self._candidates(step, b, rows)
             if not len(at):
                 continue
-            total = len(self._candidates(step, b, self.rows[0]))
-            scores = self._scores(step, b, at, at if source is None else source[b, at])
-            kept = np.asarray(step.keep.select(View(self.state.item[b, rows[b, at]], rows[b, at], scores, total)))
-            if kept.dtype != bool or kept.shape != at.shape:
-                raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(at)}]")
-            taken[b, at[~kept]] = True
+            whole = self.rows[0][b, self._candidates(step, b, self.rows[0])]
+            before = at if source is None else source[b, at]
+            scores, embeddings = self._scores(step, b, at, before), partial(self._embeddings, step, b, before)
+            for part, view in views(step, self._labels(b), rows[b, at], whole, scores, embeddings):
+                kept = np.asarray(step.keep.select(view))
+                if kept.dtype != bool or kept.shape != part.shape:
+                    raise InputError(f"{step.keep} returned {kept.dtype} {kept.shape}: return bool [{len(part)}]")
+                taken[b, at[part[~kept]]] = True
         return taken
+
+    def _labels(self, b: int) -> Labels:
+        """Of sequence b."""
+        state, time = self.state, None
+        if self.times is not None:
+            mine = self.times[b * len(self.times) // state.batch]  # beams repeat rows
+            time = np.full(state.group.shape[1], np.nan)
+            time[: len(mine)] = mine[: len(time)]
+        return Labels(self.interventions.model.groups, state.group[b], state.item[b], time)
 
     def _scores(self, step: Step, b: int, at: np.ndarray, before: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
         """For the step's policy: the attention that some rows of sequence b receive in the layer it names.
@@ -209,9 +231,25 @@ class Prefill:
                 )
             if where == "next" and where not in self.scored:
                 self.scored[where] = self.entering()
+            if where not in self.scored:
+                raise InputError(
+                    f"{step.keep} asks for scores before layer 0, and no layer has run by then: with "
+                    "scored_in = 'next' they are those of layer 0"
+                )
             return self.scored[where](b, at if where == "next" else before, by)
 
         return scores
+
+    def _embeddings(self, step: Step, b: int, at: np.ndarray) -> torch.Tensor:
+        """For the step's policy: float32 [len(at), D], rows of sequence b as the next layer is given them.
+
+        at: places among the rows of the layer that has run, followed by those that come back.
+        """
+        if self.hidden is None:
+            raise InputError(f"{step.keep} asks for embeddings: say uses_embeddings = True in its class")
+        back = self._back(len(self.rows))
+        hidden = followed_by(self.hidden, back) if back else self.hidden
+        return hidden[b, upload(torch.from_numpy(at), hidden.device)].float()
 
     def _check_end(self, real: np.ndarray, stay: np.ndarray, rows: np.ndarray, end: int) -> None:
         """What predicts the next token must not leave."""
@@ -223,7 +261,7 @@ class Prefill:
                 name = self.interventions.model.groups.names[self.state.group[b, rows[b, last[0]]]]
                 why = "nothing remains" if not stay[b].any() else "no answer could be predicted"
                 raise InputError(
-                    f"the prompt's last token is of group {name!r}, which leaves after layer {end}: {why}. End the "
+                    f"the prompt's last token is of group {name!r}, which leaves {when(end)}: {why}. End the "
                     "prompt with a token that stays, such as the group 'last'"
                 )
 
@@ -240,8 +278,10 @@ class Prefill:
             refuse_other_layer_arguments(module, args, kwargs)  # they would stand at rows that are gone
         if first and len(self.rows) == segment:
             self.entering = partial(self._would_enter, module, args, dict(kwargs))
+            self.hidden = _hidden(args, kwargs)
             self._leave(segment - 1)
             self.scored.clear()
+            self.hidden = None
             del self.entering  # it holds hidden states
         kwargs = dict(kwargs)
         if first:
@@ -350,6 +390,8 @@ class Prefill:
                 take_back(layer)
         if self.interventions.decode == "drop" and self.ends_prompt:
             drop(cache, self.state)
+        elif BEFORE in self.state.ends:
+            count_missing(cache, self.state)
         remember(cache, self.state)
 
 

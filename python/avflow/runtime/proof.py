@@ -101,7 +101,7 @@ class BlockProof:
         """The batch as it is, by the block's own path; where a cache is filled, its last column as a step on it."""
         neutral, evicts = Interventions(self.model), self.interventions.schedule is not None
         if evicts:
-            steps = [dataclasses.replace(step, keep=KeepAll()) for step in self.interventions.steps]
+            steps = [dataclasses.replace(step, keep=KeepAll(), per=None) for step in self.interventions.steps]
             neutral.schedule, neutral.norms = EvictionSchedule(steps), self.interventions.norms
         count = self.new - self.stepped
         state = Conversation(self.state.batch, neutral.steps, self.model.groups["answer"])

@@ -39,7 +39,7 @@ from ..models.undoing import undoing, without_hook
 from .cache import is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
-from .labels import Labels, check_ids, check_items, check_present, given_ids, given_labels, labels_from_ids
+from .labels import Labels, check_ids, check_items, check_present, given_ids, given_labels, given_times, labels_from_ids
 from .prefill import Prefill, padding
 from .proof import BlockProof
 from .state import Interventions
@@ -70,6 +70,7 @@ class Tracker:
         self.interventions = Interventions(model)
         self.given: tuple[np.ndarray, np.ndarray] | None = None
         self.given_ids: torch.Tensor | None = None  # that `given` are the labels of, where the user told
+        self.given_times: np.ndarray | None = None  # float64 [1 or batch, N], likewise
         self.prompt: _Prompt | None = None  # within generate
         self.next: Prefill | Decoding | None = None  # labelled, and not yet taken up by the decoder
         self.running: Prefill | Decoding | None = None
@@ -80,13 +81,17 @@ class Tracker:
         self.modules = list(model.hf.modules())
 
     @contextmanager
-    def given_within(self, labels: tuple[np.ndarray, np.ndarray], ids: torch.Tensor | None) -> Iterator[None]:
+    def given_within(
+        self, labels: tuple[np.ndarray, np.ndarray], ids: torch.Tensor | None, times: np.ndarray | None
+    ) -> Iterator[None]:
         """Labels that the user gave, for as long as the block lasts; those of the block around it are the same."""
         with undoing() as undo:
             undo.append(partial(setattr, self, "given", self.given))
             undo.append(partial(setattr, self, "given_ids", self.given_ids))
+            undo.append(partial(setattr, self, "given_times", self.given_times))
             self.given = labels
             self.given_ids = self.given_ids if ids is None else ids
+            self.given_times = self.given_times if times is None else times
             yield
 
     def rope_owners(self) -> list[nn.Module]:
@@ -223,7 +228,8 @@ class Tracker:
                 "with the prompt, before what left is freed: use decode='keep'"
             )
         count = None if self.prompt is None else self.prompt.count
-        self.next = Prefill(self.interventions, cache, state.extended(group, item, ids), new, ends, count)
+        state = state.extended(group, item, ids)
+        self.next = Prefill(self.interventions, cache, state, new, ends, count, times=self.given_times)
         return None
 
     def _check_windows(self, cache: Any) -> None:
@@ -372,5 +378,5 @@ def tracking(model: Model, groups: Labels, items: Sequence[Any] | None) -> Itera
         raise InputError("groups= and items= differ from those of the block around: pass them once")
     # No ExitStack: it drops a context before it leaves it, and an interrupt in between would leave hooks in the model.
     with _hooks(tracker) if model.tracker is None else nullcontext():
-        with nullcontext() if given is None else tracker.given_within(given, given_ids(groups)):
+        with nullcontext() if given is None else tracker.given_within(given, given_ids(groups), given_times(groups)):
             yield tracker

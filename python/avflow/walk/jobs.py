@@ -99,7 +99,8 @@ class Eviction:
     """Groups leave one prompt, in one step or in several; some come back, as they were when they left."""
 
     prompt: int
-    steps: tuple[tuple[int, int], ...]  # (layer, word of all groups that are not there from the next on), increasing
+    # (last layer that sees them, -1 for none; word of all groups that are not there from the next on), increasing
+    steps: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, prompt: int, leave: Mapping[int, int], rest: Sequence[tuple[int, int, int]] = ()) -> Eviction:

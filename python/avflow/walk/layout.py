@@ -195,7 +195,7 @@ def build_layout(
     Args:
         lengths: tokens of each prompt; its clean stream has the prompt's number.
         jobs: distinct jobs. A knockout has at least one active layer; an eviction's groups have a token, its layers lie
-            in 0 .. n_layers - 2.
+            in -1 (before layer 0) .. n_layers - 2.
         groups: group of every token, int32 [n] for each prompt; evictions need it.
     """
     made = _Rows(lengths)

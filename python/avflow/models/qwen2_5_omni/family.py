@@ -178,6 +178,12 @@ class Qwen25Omni(chat.ChatFamily):
         segment = int(config.position_id_per_seconds * config.seconds_per_chunk)
         return labels.label_media(ids, self.media_ids(model), patch_tokens, segment)
 
+    def media_times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> dict[int, float]:
+        config, grid = model.hf.config, inputs.get("video_grid_thw")
+        patch_tokens = labels.patch_tokens(grid, config.vision_config.spatial_merge_size)
+        steps, token = chat.step_seconds(inputs, "video_second_per_grid"), 1 / config.position_id_per_seconds
+        return labels.time_media(ids, self.media_ids(model), patch_tokens, steps, token)
+
 
 def _read(
     model: Model,

@@ -161,6 +161,13 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         patch_tokens = labels.patch_tokens(grid, model.hf.config.vision_config.spatial_merge_size)
         return labels.label_media(ids, self.media_ids(model), patch_tokens, SEGMENT, audio_by_step=True)
 
+    def media_times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> dict[int, float]:
+        patch_tokens = labels.patch_tokens(
+            inputs.get("video_grid_thw"), model.hf.config.vision_config.spatial_merge_size
+        )
+        steps = chat.step_seconds(inputs, "video_second_per_grid")
+        return labels.time_media(ids, self.media_ids(model), patch_tokens, steps, 1 / processing.TOKENS_PER_SECOND)
+
 
 def _read(
     model: Model,
