@@ -26,7 +26,7 @@ from ..runtime.serving import Turns, summary
 
 def read_some(source: str, limit: int | None) -> list[Sample]:
     """The first so many samples of a file. Raises InputError as `avflow.data.read`."""
-    return choose(read(source if is_hub(source) else Path(source)).samples, limit=limit)
+    return choose(read(source if is_hub(source) else Path(source), answers=False).samples, limit=limit)
 
 
 def bench_file(
