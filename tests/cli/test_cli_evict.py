@@ -174,9 +174,33 @@ def test_dry_run_runs_no_layer_and_writes_nothing(samples, tmp_path, monkeypatch
     assert all(1 < float(line[-1]) < 8 for line in lines[1:5])
 
 
+def test_a_plan_of_questions_alone(samples, tmp_path):
+    """No answers in the file; another tolerance chooses from the same rows; the page's words are of nats."""
+    records = [{k: v for k, v in r.items() if k != "answer"} for r in right_samples()]
+    asked, out = write(tmp_path / "asked.jsonl", records), tmp_path / "s.json"
+    assert "without the answer" in one_line_error(plan(asked, out))
+    result = plan(asked, out, "--max-kl", 0.5, "--max-drop", 0.9)
+    assert result.exit_code == 0, result.output
+    prompts = avflow.Sample.read_jsonl(asked, answers=False)
+    same = avflow.plan_eviction(model(), prompts, ["video", "audio"], max_kl=0.5, max_accuracy_drop=0.9)
+    schedule = EvictionSchedule.load(out)
+    assert schedule.steps == same.steps and schedule.steps and schedule.figures["measure"] == "kl"
+    assert schedule.figures["kl_mean"] == pytest.approx(same.figures["kl_mean"], rel=1e-6)
+    assert "within 0.5 nats" in result.stdout and "KL          mean 0." in result.stdout
+    run = tmp_path / "s"
+    assert yaml.safe_load((run / "config.yaml").read_text())["measure"] == "kl"
+    before = pq.read_table(run / "rows.parquet")
+    assert plan(asked, out, "--max-kl", 0.2, "--max-drop", 0.9).exit_code == 0
+    assert pq.read_table(run / "rows.parquet").equals(before) and EvictionSchedule.load(out).figures["max_kl"] == 0.2
+    assert "another configuration" in one_line_error(plan(samples, out, "--run", run))
+    assert avflow_("report", run).exit_code == 0 and "nats" in (run / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     "more, told",
     [
+        (("--max-kl", 0), "max_kl = 0.0: pass nats above 0"),
+        (("--max-kl", 0.1, "--groups", "option_correct"), "which option is right nobody knows"),
         (("--groups", "video,,audio"), "an empty one"),
         (("--groups", "smell"), "smell"),
         (("--groups", "last"), "must stay"),

@@ -62,6 +62,18 @@ def rows(folder):
     return pq.read_table(Path(folder) / "rows.parquet").replace_schema_metadata(None)
 
 
+@pytest.mark.parametrize("slots", [{"workers": 2}])
+def test_a_plan_without_answers_on_workers(slots, tmp_path):
+    path = tiny_job.write(tmp_path / "samples.jsonl", ["s1", "s22", "s333"])
+    found = []
+    for name, more in (("one", {}), ("two", slots)):
+        request = PlanRequest(["video", "audio"], max_accuracy_drop=0.9, max_kl=0.5, holdout=0)
+        job = tiny_job.TinyPlan("tiny", path, request, **more)
+        found.append(run_plan(job, tmp_path / name, tmp_path / f"{name}.json", quiet=True))
+    assert rows(tmp_path / "two").equals(rows(tmp_path / "one"))
+    assert found[0].schedule.steps == found[1].schedule.steps and found[0].schedule.figures["measure"] == "kl"
+
+
 @pytest.mark.parametrize("kind", ["share", "text", "plan"])
 def test_two_workers_give_the_rows_of_one(kind, tmp_path):
     path = tiny_job.write(tmp_path / "samples.jsonl", ["s1", RIGHT, "broken", "s22", "s333"])

@@ -59,6 +59,10 @@ def plan(
     holdout: Annotated[
         float | None, typer.Option(help="Share of the samples to judge on, not to choose on.", show_default="0.5")
     ] = None,
+    max_kl: Annotated[
+        float | None,
+        typer.Option(help="Without answers: next-token KL in nats; --max-drop: the share that may be further off."),
+    ] = None,
     margin: Annotated[
         float | None,
         typer.Option(help="Share that the answer's probability may lose beyond --max-drop.", show_default="0.01"),
@@ -100,6 +104,7 @@ def plan(
                 strict=strict,
                 holdout=holdout,
                 margin=margin,
+                max_kl=max_kl,
                 layers=None if layers is None else parse_layers(layers, before=True),
                 confidence=confidence,
                 seed=seed,
@@ -127,7 +132,8 @@ def _draw(folder: Path, schedule: Any) -> list[Path]:
     from ..plots.eviction import eviction_lines
 
     chosen = {step.group: step.after for step in schedule.steps}
-    figure, _ = eviction_lines(schedule.plan.table, chosen, until=schedule.figures.get("until"))
+    figures = schedule.figures
+    figure, _ = eviction_lines(schedule.plan.table, chosen, until=figures.get("until"), measure=figures["measure"])
     with writing(folder / "figures"):
         return plots.save(figure, folder / "figures" / "plan")
 
@@ -144,8 +150,9 @@ def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> N
     else:
         low, high = found["accuracy_change_interval"]
         held = "held-out samples" if schedule.data["held_out"] else "samples, those that it was chosen on"
+        share = "accuracy   " if found["measure"] == "answers" else f"within {found['max_kl']:g} nats"
         typer.echo(
-            f"accuracy    {100 * found['accuracy_clean']:.1f} % -> {100 * found['accuracy_kept']:.1f} %, "
+            f"{share} {100 * found['accuracy_clean']:.1f} % -> {100 * found['accuracy_kept']:.1f} %, "
             f"change {100 * found['accuracy_change']:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f}) points on "
             f"{found['prompts']} {held}"
         )
@@ -153,6 +160,11 @@ def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> N
             f"drop        below {100 * found['accuracy_drop_bound']:.1f} points with {100 * found['confidence']:.4g} % "
             "confidence"
         )
+        if "kl_mean" in found:
+            typer.echo(
+                f"KL          mean {found['kl_mean']:.4f}, median {found['kl_median']:.4f}, largest "
+                f"{found['kl_largest']:.4f} nats; same first token {100 * found['same_first_token']:.1f} %"
+            )
         if worst := found["worst_task"]:
             task = found["tasks"][worst]
             typer.echo(

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import InputError
 from ..streams import tolerant_streams
 from . import evict as cli_evict
 from . import look as cli_look
 from . import sweep as cli_sweep
-from .options import Checkpoint, Command, Debug, Device, Dtype, cli_errors, exit_by, state
+from .options import Checkpoint, Command, Debug, Device, Dtype, cli_errors, exit_by, given, one_line, state
 from .sweep import draw, print_sweep
 
 app = typer.Typer(
@@ -137,25 +138,55 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 @app.command(cls=Command)
 def bench(
     checkpoint: Checkpoint = "tiny-omni",
-    tokens: Annotated[int, typer.Option(help="Of the prompt.")] = 4096,
-    rounds: Annotated[int, typer.Option(help="Turns of each candidate; the best counts.")] = 3,
+    tokens: Annotated[int | None, typer.Option(help="Of a random prompt.", show_default="4096")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(help="Turns of each candidate; the best counts.", show_default="3")
+    ] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="One's own prompts instead: a samples file; --evict says what leaves.")
+    ] = None,
+    evict: Annotated[str | None, typer.Option(help="A schedule's file, or a preset; with --samples.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Length of an answer, at most; with --samples.", show_default="32")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Samples a call; with --samples.", show_default="1")] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     out: Annotated[Path | None, typer.Option(help="Also write the figures there, as JSON.")] = None,
     debug: Debug = False,
 ) -> None:
-    """What a sweep and an eviction take here, beside transformers' own forward of the same model."""
+    """What a sweep and an eviction take here; with --samples, what a schedule saves on prompts of one's own."""
     with cli_errors():
         from .. import load
         from ..files import write_whole
-        from .bench import bench as measure
-        from .bench import check, lines
+        from . import bench as random_words
 
-        check(tokens, rounds)
-        found = measure(load(checkpoint, device=device, dtype=dtype), tokens, rounds)
-        typer.echo("\n".join(lines(found)))
+        own = given(evict=evict, limit=limit, max_new_tokens=max_new_tokens, batch=batch)
+        if samples is not None:
+            from .bench_samples import bench_file
+
+            if random := given(tokens=tokens, rounds=rounds):
+                raise InputError(f"--{next(iter(random))} is about a random prompt: leave --samples out, or it")
+            if evict is None:
+                raise InputError("--samples without a schedule: name its file, or a preset, with --evict")
+            loading = dict(device=device, dtype=dtype)
+            found = bench_file(lambda: load(checkpoint, **loading), samples, evict, limit, max_new_tokens, batch)
+        elif own:
+            name = next(iter(own)).replace("_", "-")
+            raise InputError(f"--{name} is about prompts of your own: name their file with --samples")
+        else:
+            tokens, rounds = 4096 if tokens is None else tokens, 3 if rounds is None else rounds
+            random_words.check(tokens, rounds)
+            found = random_words.bench(load(checkpoint, device=device, dtype=dtype), tokens, rounds)
+            typer.echo("\n".join(random_words.lines(found)))
         if out is not None:
             write_whole(out, (json.dumps(found, indent=1) + "\n").encode())
+        for name, why in found.get("failed", {}).items():
+            typer.echo(f"failed: {name}: {one_line(why)}", err=True)
+        if failed := found.get("failed"):
+            typer.echo(f"error: {len(failed)} of {len(failed) + found['prompts']} samples failed", err=True)
+            raise typer.Exit(1)
 
 
 cli_sweep.add_to(app)

@@ -26,21 +26,26 @@ class Dataset:
 
 
 def read(
-    source: str | Path, mapping: str | Path | DataMapping | None = None, media: str | Path | None = None
+    source: str | Path,
+    mapping: str | Path | DataMapping | None = None,
+    media: str | Path | None = None,
+    answers: bool = True,
 ) -> Dataset:
     """Samples of a file (.jsonl, .json, .csv, .tsv, .parquet), of a folder of such files, or of "hf:owner/name".
 
     Args:
         mapping: a name of MAPPINGS, a YAML or JSON file, or a DataMapping. None: columns called as a Sample's fields.
         media: folder that paths are relative to. None: the folder of the file; the current one for the hub.
+        answers: False: rows may lack one, see `Sample.open`.
 
     Raises:
         InputError: no such file, mapping or column, a row that makes no sample, two samples with one id; with the row.
     """
     path = checks.path("samples", source)
     if mapping is None and path.suffix.lower() == ".jsonl" and media is None:
-        return Dataset(Sample.read_jsonl(path))
+        return Dataset(Sample.read_jsonl(path, answers))
     chosen = mapping_of("avflow" if mapping is None else mapping)
+    chosen = chosen if answers else chosen.without_answers()
     if media is not None:
         folder = checks.path("media", media).absolute()
     else:
@@ -50,7 +55,7 @@ def read(
     seen: dict[str, str] = {}
     for where, row in read_rows(source, chosen):
         try:
-            sample = chosen.sample(row, folder)
+            sample = chosen.sample(row, folder, answers)
         except LeftOut as reason:
             left_out[str(reason)] += 1
             continue

@@ -140,8 +140,16 @@ class DataMapping:
                 found |= _names(text)
         return found
 
-    def sample(self, row: Mapping[str, Any], media: Path) -> Sample:
+    def without_answers(self) -> DataMapping:
+        """The same, whether or not there is a column of answers."""
+        holes = "{" in self.answer
+        optional = self.answer if holes or self.answer.endswith("?") else f"{self.answer}?"
+        return dataclasses.replace(self, answer=optional)
+
+    def sample(self, row: Mapping[str, Any], media: Path, answers: bool = True) -> Sample:
         """The row as a Sample; its paths stand in the folder `media`.
+
+        answers: False: a row without an answer is `Sample.open`.
 
         Raises:
             InputError: a column is missing, or what it holds makes no sample. LeftOut: a row of another kind.
@@ -158,6 +166,10 @@ class DataMapping:
         for name in ("start", "end"):
             if template := getattr(self, name):
                 values[name] = _seconds(get.text(template), name)
+        known = answers or not _is_missing(answer)
+        if self.images and not known:
+            values |= _interleaved(get, self, media)
+            return Sample.open(**values)
         if self.images:
             values |= _interleaved(get, self, media)
             number = _ordinal(options, answer, len(values["candidates"]))
@@ -165,6 +177,8 @@ class DataMapping:
         if self.candidates:
             files = _files(get.several(self.candidates))
             values["candidates"] = [_path("a candidate", c, media) for c in files] or None
+        if not known:
+            return Sample.open(**values, options=options)
         if self.first_answer is not None:
             answer = _numbered(answer, self.first_answer, len(options or values.get("candidates") or ()))
         return Sample(**values, options=options, answer=answer)

@@ -35,8 +35,10 @@ class Prompts:
         failed: of the last pass, {id: reason} of samples that could not be prepared, where `record` asks for it.
     """
 
-    def __init__(self, model: Preparing, given: Iterable[Any], threads: int = 0, record: bool = False) -> None:
-        self.model, self.given, self.threads, self.record = model, given, threads, record
+    def __init__(
+        self, model: Preparing, given: Iterable[Any], threads: int = 0, record: bool = False, answers: bool = True
+    ) -> None:
+        self.model, self.given, self.threads, self.record, self.answers = model, given, threads, record, answers
         self.count = _length(given)
         self.failed: dict[str, str] = {}
 
@@ -44,18 +46,23 @@ class Prompts:
         """What was given, after a check.
 
         Raises:
-            InputError: none at all, something that is no prompt and no sample, or two of one id.
+            InputError: none at all, something that is no prompt and no sample, two of one id, or one without the
+                answer that is asked for.
         """
         seen: set[str] = set()
         for one in self.given:
             _check(one, seen)
+            if self.answers and isinstance(one, Prompt):
+                one.check_answered()
             yield one
         if not seen:
             raise InputError(f"no prompts are given ({shown(self.given)} is empty): {_MEND}")
 
     def only(self, ids: Collection[str]) -> Prompts:
         """Those of these ids; the others are not prepared."""
-        return Prompts(self.model, [one for one in self.given if one.id in ids], self.threads, self.record)
+        return Prompts(
+            self.model, [one for one in self.given if one.id in ids], self.threads, self.record, self.answers
+        )
 
     def __iter__(self) -> Iterator[Prompt]:
         self.failed = {}
@@ -84,7 +91,9 @@ def reason(error: Exception) -> str:
     return " ".join(f"{name}{error}".split())
 
 
-def as_prompts(model: Preparing, given: Any, again: bool = False, threads: int = 0, on_error: str = "raise") -> Prompts:
+def as_prompts(
+    model: Preparing, given: Any, again: bool = False, threads: int = 0, on_error: str = "raise", answers: bool = True
+) -> Prompts:
     """Prompts from a Prompt or a Sample, from several of them (any iterable), or from a samples file.
 
     Args:
@@ -92,6 +101,7 @@ def as_prompts(model: Preparing, given: Any, again: bool = False, threads: int =
             gives is taken one by one, and none is kept.
         again: several passes will be made: what an iterator gives is kept (samples are light, media are read later).
         threads: so many samples are prepared ahead of their turn; 0: none.
+        answers: False: prompts, and the samples of a file, need none.
         on_error: "raise", or "record": a sample that cannot be prepared is left out, its reason is in `failed`.
 
     Raises:
@@ -100,18 +110,18 @@ def as_prompts(model: Preparing, given: Any, again: bool = False, threads: int =
     """
     integer("decode_threads", threads, high=MOST_THREADS)
     record = choice("on_error", on_error, ON_ERROR) == "record"
-    prompts = Prompts(model, _several(given), threads, record)
+    prompts = Prompts(model, _several(given, answers), threads, record, answers)
     if again and not isinstance(prompts.given, Sequence):
-        prompts = Prompts(model, list(prompts.given), threads, record)
+        prompts = Prompts(model, list(prompts.given), threads, record, answers)
     if isinstance(prompts.given, Sequence):
         for _ in prompts.unprepared():
             pass
     return prompts
 
 
-def as_prompt(model: Preparing, given: Any) -> Prompt:
+def as_prompt(model: Preparing, given: Any, answers: bool = True) -> Prompt:
     """The one prompt that is given: as `as_prompts`, but for several of them an InputError too."""
-    prompts = as_prompts(model, given)
+    prompts = as_prompts(model, given, answers=answers)
     found: list[Prompt | Sample] = []
     for one in prompts.unprepared():
         found.append(one)
@@ -121,13 +131,13 @@ def as_prompt(model: Preparing, given: Any) -> Prompt:
     return found[0] if isinstance(found[0], Prompt) else model.prepare(found[0])
 
 
-def _several(given: Any) -> Iterable[Any]:
+def _several(given: Any, answers: bool = True) -> Iterable[Any]:
     if isinstance(given, (Prompt, Sample)):
         return [given]
     if isinstance(given, (str, Path)):
         if not is_hub(given) and not path("prompts", given).exists():
             raise InputError(f"no samples at {str(given)!r}: no such file or folder; {_MEND}")
-        return read(given).samples
+        return read(given, answers=answers).samples
     if isinstance(given, Dataset):
         return given.samples
     if given is None or isinstance(given, (Mapping, bytes)) or not _goes_through(given):

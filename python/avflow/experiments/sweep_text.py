@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..checks import MOST_TOKENS, integer
 from ..data.prepare import PromptSource, as_prompts
-from ..errors import InputError
 from ..knockouts.knockout import Knockout, Semantics
 from ..knockouts.windows import WindowStyle
 from ..models.base import Model
@@ -18,18 +16,12 @@ from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import SWEEP_TEXT as SCHEMA
-from ..walk.capture import Captured, capture, columns_of
-from ..walk.decode import StreamKeys, decode
-from ..walk.jobs import Columns, Eviction, Job, first_cut_row
-from ..walk.layout import build_layout, split_jobs
-from ..walk.memory import available_bytes, fixed_bytes, row_bytes
-from ..walk.proof import is_due, prove_text
-from ..walk.walk import run_walk
+from ..walk.capture import columns_of
+from ..walk.jobs import Columns, Job, first_cut_row
+from ..walk.texts import GreedyTexts
 from .sweep_plan import SweepRequest, Window
 
 __all__ = ["SCHEMA", "separate", "sweep_text"]
-
-COMPARED = 32  # generated tokens, at most, that are compared with the model's own forward
 
 
 def sweep_text(
@@ -114,46 +106,9 @@ class _Texts:
             n,
         )
         self.jobs, owners = separate(longer, model, request.knockouts, windows)
-        captured = _prompt_alone(capture(model, prompt), n)
-        self.answers: dict[Job | Eviction, list[int]] = {}
-        memory = request.memory_bytes
-        budget = available_bytes(model.device) if memory is None else memory
-        e = torch.finfo(model.dtype).bits // 8
-        kept = 2 * e * model.n_kv_heads * model.head_dim * model.n_layers  # bytes of a row's keys and values
-        most = (budget - fixed_bytes(model, n)) // (row_bytes(model) + kept)
-        if memory is not None and most < 2 * n:
-            need = fixed_bytes(model, n) + 2 * n * (row_bytes(model) + kept)
-            raise InputError(f"memory = {budget} bytes is too little for prompt {prompt.id!r}: pass {need} or more")
-        for jobs in split_jobs([n + count], list(self.jobs.values()), max(1, most)):
-            self._run(captured, jobs, owners, count, request.semantics)
-
-    def _run(
-        self, captured: Captured, jobs: list[Job], owners: list[Knockout], count: int, semantics: Semantics
-    ) -> None:
-        model = self.model
-        layout = build_layout([len(captured)], jobs, model.n_layers)
-        cuts = [
-            [c for k, streams in active.items() for c in owners[k].cuts(model.groups, streams)]
-            for active in layout.active
-        ]
-        held = StreamKeys(model, captured, layout, cuts, max(count - 1, 1))
-        rows = np.flatnonzero(layout.order == len(captured) - 1)  # the last token of every stream that has it
-        targets = np.full(len(rows), self.prompt.answer_ids[0])
-        predicted = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
-        tops: dict[int, int] = dict(zip(layout.stream[rows].tolist(), predicted.top.tolist(), strict=True))
-        first = [tops.get(stream, tops[0]) for stream in range(len(layout.parent))]
-        seen: list[torch.Tensor] = []  # logits [vocab] of the clean run, token by token after the first
-        due = is_due(model, captured, "text")
-
-        def see(logits: torch.Tensor) -> None:
-            if len(seen) < COMPARED:
-                seen.append(logits[0].float())
-
-        made = decode(model, captured, held, first, count, semantics, see if due else None)
-        self.clean = made[0]
-        if after := seen[: len(made[0]) - 1]:  # other streams may go on longer
-            prove_text(model, captured, made[0], torch.stack(after))
-        self.answers |= {job: made[stream] for job, stream in layout.stream_of.items()}
+        jobs, memory = list(self.jobs.values()), request.memory_bytes
+        texts = GreedyTexts(model, prompt, jobs, owners, count, request.semantics, memory)
+        self.clean, self.answers = texts.clean, texts.answers
 
     def row(self, knockout: Knockout, window: Window) -> tuple:
         inside = window.layers
@@ -175,11 +130,3 @@ class _Texts:
             cut != self.clean,
             status,
         )
-
-
-def _prompt_alone(captured: Captured, n: int) -> Captured:
-    """Without the answer tokens that a sweep would teacher-force."""
-    columns = Columns(captured.columns.group[:n], captured.columns.item[:n], n)
-    positions = None if captured.positions is None else captured.positions[..., :n]
-    tables = (captured.cos[..., :n, :], captured.sin[..., :n, :])
-    return Captured(captured.prompt, columns, captured.hidden[:, :n], *tables, positions, captured.after, captured.nth)

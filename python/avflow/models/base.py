@@ -12,6 +12,7 @@ from torch import nn
 from ..checks import each, shown
 from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
+from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 from .batch import Batch, batch_prompts
 from .compat import find_text_model
@@ -21,7 +22,6 @@ from .prepare_options import check_prepare_options
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
-    from ..prompts.prompt import Prompt
     from .compat import GenerativeModel
 
 
@@ -193,11 +193,11 @@ class Model:
             )
         return self.family.prepare(self, sample, **options)
 
-    def prepare_batch(self, samples: Iterable[Sample], **options: Any) -> Batch:
+    def prepare_batch(self, samples: Iterable[Sample | Prompt], **options: Any) -> Batch:
         """Several samples as one batch, left-padded, for `hf` and `hf.generate`; `avflow.evict(groups=batch)` takes it.
 
         Args:
-            samples: at least one. options: as of `prepare`.
+            samples: at least one; a prompt of `prepare` stands for its sample. options: as of `prepare`.
 
         Raises:
             InputError: as `prepare`; no sample; samples that one forward cannot read together.
@@ -205,7 +205,7 @@ class Model:
         given = each(samples)
         if given is None:
             raise InputError(f"samples = {shown(samples)}: pass a list of avflow.Sample")
-        prompts = [self.prepare(sample, **options) for sample in given]
+        prompts = [one if isinstance(one, Prompt) else self.prepare(one, **options) for one in given]
         return batch_prompts(prompts, self._pad_id(), self.device)
 
     def _pad_id(self) -> int:

@@ -8,7 +8,7 @@ prompts: so the answer's probability, which moves first, has to stay as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,11 @@ from ..errors import InputError
 from ..results.change import bootstrap
 from ..results.schemas import PLAN_EVICTION as SCHEMA
 from .exact import change_limits, drop_bound, mean_limit
+from .measure import Measure
 from .trials import Answered
 
 RESAMPLES = 2000
+ANSWERS = Measure()
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Tolerance:
         strict: the exact bound on the drop must be within it, not only the drop that was seen.
         confidence: of the bound, of the margin's limit, and of the intervals. seed: of the resamples and the hold-out.
         margin: the answer's probability may fall by no more than max_accuracy_drop + margin: the upper limit,
-            one-sided, of its mean fall over prompts. None: whatever it does.
+            one-sided, of its mean fall over prompts. None: whatever it does. In a label-free plan it is the mean KL
+            whose limit has to be within max_kl, and with a metric the mean fall of the score.
+        max_kl: of a label-free plan, nats; see measure.Measure.
 
     Raises:
         InputError: a value out of range.
@@ -43,6 +47,7 @@ class Tolerance:
     confidence: float = 0.95
     seed: int = 0
     margin: float | None = 0.01
+    max_kl: float | None = None
 
     def __post_init__(self) -> None:
         drop = self.max_accuracy_drop
@@ -77,13 +82,13 @@ class Tolerance:
 
         Args:
             clean: bool [prompts], right in the clean run. correct: bool [prompts, columns], in the others.
-            fall: float64 [prompts, columns], the clean run's probability of the answer less the others'; None: no
-                margin is asked for.
+            fall: float64 [prompts, columns], as `Trials.fall`; None: no margin is asked for.
         """
         drop = drop_bound(clean, correct, self.confidence) if self.strict else -change(clean, correct).mean(0)
         fine = drop <= self.max_accuracy_drop + 1e-12
         if fall is not None and self.margin is not None:
-            fine &= mean_limit(fall, self.confidence) <= self.max_accuracy_drop + self.margin + 1e-12
+            allowed = self.max_accuracy_drop + self.margin if self.max_kl is None else self.max_kl
+            fine &= mean_limit(fall, self.confidence) <= allowed + 1e-12
         return fine
 
 
@@ -100,33 +105,50 @@ class Trials:
     tasks: list[str]
     tokens: np.ndarray  # int64 [prompts]
     logp_clean: np.ndarray  # float64 [prompts]
-    clean: np.ndarray  # bool [prompts], answered correctly
+    clean: np.ndarray  # bool [prompts], answered correctly; float64 scores with a metric
     logp: np.ndarray  # float64 [prompts, schedules]
-    correct: np.ndarray  # bool [prompts, schedules]
+    correct: np.ndarray  # bool or float64 [prompts, schedules]
+    measure: Measure = ANSWERS
 
     @classmethod
-    def of(cls, answered: Sequence[Answered]) -> Trials:
+    def of(cls, answered: Sequence[Answered], measure: Measure = ANSWERS) -> Trials:
+        logp = np.stack([a.logp for a in answered])
+        clean, correct = np.array([a.correct_clean for a in answered]), np.stack([a.correct for a in answered])
+        if measure.max_kl is not None:  # the trials know which tokens are the same; the tolerance says how near will do
+            clean = np.ones(len(answered), bool)
+            correct = np.array([a.logp_clean for a in answered])[:, None] - logp <= measure.max_kl
         return cls(
             ids=[a.prompt for a in answered],
             tasks=[a.task for a in answered],
             tokens=np.array([a.tokens for a in answered], np.int64),
             logp_clean=np.array([a.logp_clean for a in answered]),
-            clean=np.array([a.correct_clean for a in answered], bool),
-            logp=np.stack([a.logp for a in answered]),
-            correct=np.stack([a.correct for a in answered]),
+            clean=clean,
+            logp=logp,
+            correct=correct,
+            measure=measure,
         )
 
     def take(self, which: np.ndarray) -> Trials:
         """Those of some prompts. which: bool [prompts]."""
         at = np.flatnonzero(which)
-        ids, tasks = [self.ids[i] for i in at], [self.tasks[i] for i in at]
-        arrays = (self.tokens, self.logp_clean, self.clean, self.logp, self.correct)
-        return Trials(ids, tasks, *(array[at] for array in arrays))
+        arrays = ("tokens", "logp_clean", "clean", "logp", "correct")
+        kept = {name: getattr(self, name)[at] for name in arrays}
+        return replace(self, ids=[self.ids[i] for i in at], tasks=[self.tasks[i] for i in at], **kept)
 
     @property
     def fall(self) -> np.ndarray:
-        """float64 [prompts, schedules], the answer's probability in the clean run less that in the others."""
+        """float64 [prompts, schedules]: the answer's probability in the clean run less that in the others; KL in nats;
+        with a metric how much the score fell."""
+        if self.measure.kind == "metric":
+            return -change(self.clean, self.correct)
+        if self.measure.kind == "kl":
+            return self.logp_clean[:, None] - self.logp
         return np.exp(self.logp_clean)[:, None] - np.exp(self.logp)
+
+    @property
+    def loss(self) -> np.ndarray:
+        """float64 [schedules], what the ladder goes by: mean log-probability lost; with a metric the mean fall."""
+        return self.fall.mean(0) if self.measure.kind == "metric" else -self.mean_logp_change
 
     @property
     def mean_logp_change(self) -> np.ndarray:

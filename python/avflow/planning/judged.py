@@ -12,12 +12,16 @@ from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
 from ..models.proof import compared
 from ..progress import Progress
+from ..prompts.divergence import divergence_of
 from ..prompts.prompt import Prompt
 from ..runtime.answering import OwnRun, own_run
 from ..runtime.evict import evict
-from .choice import Tolerance, change
+from ..runtime.generating import generate
+from .choice import ANSWERS, Tolerance, change
 from .exact import change_limits, drop_bound, prompts_needed
+from .measure import Measure
 from .savings import eviction_cost
+from .trials import unanswered
 
 Prepare = Callable[[], Iterator[Prompt]]
 
@@ -30,31 +34,56 @@ class Pair:
     clean: OwnRun
     kept: OwnRun
     cost: dict[str, Any]
+    scores: tuple[float, float] | None = None  # of the two, by a measure that looks at no answer
+    kl: float | None = None  # nats, in a label-free plan
+    same_token: bool | None = None  # in it, whether the most probable next token is the same
 
 
-def run_both(model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: Progress) -> list[Pair]:
+def run_both(
+    model: Model, schedule: EvictionSchedule, prepare: Prepare, bar: Progress, measure: Measure = ANSWERS
+) -> list[Pair]:
     """The two take turns in going first: neither has the warmer caches."""
     pairs = []
-    for number, prompt in enumerate(prepare()):
+    for number, given in enumerate(prepare()):
+        prompt = unanswered(given) if measure.kind == "kl" or not given.answer_ids else given
+        keep = measure.kind == "kl"
         found: dict[bool, OwnRun] = {}
         for evicted in (False, True) if number % 2 else (True, False):
             if evicted:
                 groups = [*prompt.groups, *["answer"] * (len(prompt.answer_ids) - 1)]
                 with evict(model, schedule, groups=groups):
                     before = compared(model)
-                    found[evicted] = own_run(model, prompt)
+                    found[evicted] = own_run(model, prompt, keep)
                     if compared(model) > before:  # its time held the comparison's
-                        found[evicted] = own_run(model, prompt)
+                        found[evicted] = own_run(model, prompt, keep)
             else:
-                found[evicted] = own_run(model, prompt)
-        pairs.append(Pair(prompt.task, found[False], found[True], eviction_cost(model, schedule, prompt)))
+                found[evicted] = own_run(model, prompt, keep)
+        pair = Pair(prompt.task, found[False], found[True], eviction_cost(model, schedule, prompt))
+        _put_scores(model, schedule, given, pair, measure)
+        pairs.append(pair)
         bar.finish()
     return pairs
 
 
+def _put_scores(model: Model, schedule: EvictionSchedule, prompt: Prompt, pair: Pair, measure: Measure) -> None:
+    """The pair's scores by the measure; the runs lose the logits that it looked at."""
+    clean, kept = pair.clean, pair.kept
+    if measure.max_kl is not None:
+        assert clean.first is not None and kept.first is not None  # kept for this
+        kl, entropy = (float(v) for v in divergence_of(clean.first[None], kept.first[None]))
+        pair.kl, pair.same_token = kl, bool(clean.first.argmax() == kept.first.argmax())
+        pair.scores = True, kl <= measure.max_kl
+        clean.logp, kept.logp, clean.first, kept.first = -entropy, -entropy - kl, None, None
+    elif measure.metric is not None:
+        count = measure.max_new_tokens
+        plain, evicted = (generate(model, prompt, one, max_new_tokens=count).text for one in (None, schedule))
+        pair.scores = measure.score(prompt, plain), measure.score(prompt, evicted)
+
+
 def _answers(pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
-    """Right in the clean run, bool [pairs], and with the schedule, bool [pairs, 1]."""
-    return np.array([p.clean.correct for p in pairs], bool), np.array([[p.kept.correct] for p in pairs], bool)
+    """Right in the clean run, bool [pairs], and with the schedule, bool [pairs, 1]; scores are float64."""
+    scores = [p.scores or (p.clean.correct, p.kept.correct) for p in pairs]
+    return np.array([clean for clean, _ in scores]), np.array([[kept] for _, kept in scores])
 
 
 def verdict(tolerance: Tolerance, pairs: Sequence[Pair], confidence: float) -> tuple[bool, float]:
@@ -75,7 +104,8 @@ def figures_of(pairs: Sequence[Pair], doubt: float) -> dict[str, Any]:
         prompts: how many. accuracy_clean, accuracy_kept, accuracy_change: shares. accuracy_change_interval: exact,
         paired. accuracy_drop_bound: the drop is below it, but for the doubt.
         tasks: {task: {"prompts", "accuracy_clean", "accuracy_kept", "accuracy_drop_bound"}}. worst_task: the one that
-        loses most, None where there are no tasks. The others: as their names say, shares, bytes a prompt, ratios.
+        loses most, None where there are no tasks. Of a label-free plan kl_mean, kl_median, kl_largest, nats, and
+        same_first_token, a share. The others: as their names say, shares, bytes a prompt, ratios.
     """
     clean, kept, costs = [p.clean for p in pairs], [p.kept for p in pairs], [p.cost for p in pairs]
     low, high = (float(v[0]) for v in change_limits(*_answers(pairs), 1 - doubt))
@@ -89,6 +119,7 @@ def figures_of(pairs: Sequence[Pair], doubt: float) -> dict[str, Any]:
         **_accuracy(pairs, doubt),
         "accuracy_change": float(change(*_answers(pairs)).mean()),
         "accuracy_change_interval": [low, high],
+        **_far([p.kl for p in pairs if p.kl is not None], [p.same_token is True for p in pairs]),
         "tasks": tasks,
         "worst_task": max(tasks, key=lambda t: (_drop(tasks[t]), tasks[t]["accuracy_drop_bound"]), default=None),
         "mean_logp_change": (total(kept, "logp") - total(clean, "logp")) / len(pairs),
@@ -99,6 +130,13 @@ def figures_of(pairs: Sequence[Pair], doubt: float) -> dict[str, Any]:
         "prefill_time_ratio": total(kept, "prefill_seconds") / total(clean, "prefill_seconds"),
         "decoder_time_ratio": total(kept, "decoder_seconds") / total(clean, "decoder_seconds"),
     }
+
+
+def _far(kl: Sequence[float], same: Sequence[bool]) -> dict[str, float]:
+    if not kl:
+        return {}
+    found = {"kl_mean": float(np.mean(kl)), "kl_median": float(np.median(kl)), "kl_largest": max(kl)}
+    return found | {"same_first_token": float(np.mean(same))}
 
 
 def _accuracy(pairs: Sequence[Pair], doubt: float) -> dict[str, Any]:
@@ -127,6 +165,13 @@ def what_is_not_shown(figures: dict[str, Any], held_out: bool) -> str | None:
     if bound <= allowed:
         return None
     needed = prompts_needed(allowed, 1 - (1 - sure) / 2)
+    if figures.get("measure") == "kl":
+        enough = "no number of prompts shows that none is" if needed is None else f"that takes {needed} or more"
+        return (
+            f"{n} held-out prompts are too few to show that at most {100 * allowed:g} % are further than "
+            f"{figures['max_kl']:g} nats from the plain model: with {100 * sure:.4g} % confidence it is less than "
+            f"{100 * bound:.1f} % ({enough})"
+        )
     enough = "no number of prompts shows a drop of 0" if needed is None else f"that takes {needed} of them or more"
     return (
         f"{n} held-out prompts are too few to show a drop of at most {100 * allowed:g} points: with {100 * sure:.4g} % "

@@ -28,6 +28,8 @@ from ..walk.packing import packs
 from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .holdout import held_out
 from .judged import Prepare, figures_of, run_both, verdict, what_is_not_shown
+from .measure import Measure, Metric
+from .texts import score_schedules
 from .trials import Answered, EvictionRequest, try_schedules
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class PlanRequest:
         memory: budget for the packed rows of a walk, "8GB" or bytes; None: from what is free.
         until: groups rest until this layer and come back in the next, as `Step` says; None: they leave for good. The
             layers after which they may rest are those below it.
+        max_kl: nats; a label-free plan, see measure.Measure. metric, max_new_tokens: a measure of one's own, likewise.
 
     Raises:
         InputError: a value out of range; the message names it.
@@ -115,8 +118,13 @@ class PlanRequest:
     holdout: float = 0.5
     margin: float | None = 0.01
     until: int | None = None
+    max_kl: float | None = None
+    metric: Metric | None = None
+    max_new_tokens: int = 32
 
     def __post_init__(self) -> None:
+        self.measure = Measure(self.max_kl, self.metric, self.max_new_tokens)
+        self.max_kl, self.max_new_tokens = self.measure.max_kl, self.measure.max_new_tokens
         self.groups = checks.texts("groups", self.groups)
         if self.joint is not None:
             checks.flag("joint =", self.joint)
@@ -127,7 +135,8 @@ class PlanRequest:
             raise InputError(f"group {twice[0]!r} is given twice")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
-        self.tolerance = Tolerance(self.max_accuracy_drop, self.strict, self.confidence, self.seed, self.margin)
+        limits = (self.max_accuracy_drop, self.strict, self.confidence, self.seed, self.margin)
+        self.tolerance = Tolerance(*limits, max_kl=self.max_kl)
         self.confidence, self.margin = self.tolerance.confidence, self.tolerance.margin
         mend = "pass a share of the prompts, from 0 to 0.9, such as 0.5"
         self.holdout = checks.number("holdout =", self.holdout, high=0.9, mend=mend)
@@ -167,13 +176,24 @@ class PlanRequest:
             UnsupportedModelError: a decoder that is not plain causal attention.
         """
         check_model(model)
-        request = EvictionRequest([self.schedule({g: layer}) for g, layer in self.grid(model)], self.memory_bytes)
+        request = self.trial([self.schedule({g: layer}) for g, layer in self.grid(model)])
         request.check(model)
         self.schedule(dict.fromkeys(self.groups, 0)).check(model)  # two that share tokens cannot both rest
         return request
 
+    def trial(self, schedules: Sequence[EvictionSchedule]) -> EvictionRequest:
+        """These schedules, by the plan's measure."""
+        return EvictionRequest(schedules, self.memory_bytes, divergence=self.measure.kind != "answers")
 
-def _try_all(model: Model, prompts: Iterable[Prompt], request: EvictionRequest, bar: Progress) -> Iterator[Answered]:
+
+def _try_all(
+    model: Model, prompts: Iterable[Prompt], request: EvictionRequest, measure: Measure, bar: Progress
+) -> Iterator[Answered]:
+    if measure.kind == "metric":
+        for prompt in prompts:
+            yield score_schedules(model, prompt, request, measure, bar.begin(1))
+            bar.finish()
+        return
     for pack in packs(model, prompts, request):
         yield from try_schedules(model, pack, request, bar.begin(len(pack)))
         bar.finish(len(pack))
@@ -195,6 +215,9 @@ def plan_eviction(
     holdout: float = 0.5,
     margin: float | None = 0.01,
     until: int | None = None,
+    max_kl: float | None = None,
+    metric: Metric | None = None,
+    max_new_tokens: int = 32,
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 
@@ -211,6 +234,15 @@ def plan_eviction(
 
     A warning says so where the prompts are too few for the drop asked, or where none could be held out.
 
+    Without answers, `max_kl=` (nats): prompts alone are asked for, and a prompt counts as right where KL(plain || with
+    the schedule) of the next token's distribution, at the answer's first token, is at most that. `max_accuracy_drop` is
+    the share of prompts that may be further off, and `accuracy_drop_bound` its exact limit; of the mean KL, which has
+    no largest value, nothing can be promised. Step 2's margin is the limit of the mean KL, within `max_kl`.
+
+    With `metric=`, a function (prompt, text) -> 0 .. 1, what counts is that of the greedy answer. "Accuracy" is its
+    mean, and the bound is Hoeffding's for what lies in 0 .. 1 (exact.mean_limits), of the mean fall; the margin is for
+    that fall.
+
     Args:
         prompts: as of `avflow.sweep`. They are gone through some three times; samples are prepared anew.
         progress: show a progress bar.
@@ -226,12 +258,12 @@ def plan_eviction(
         InputError: no prompts, none answered correctly, a prompt without a token of a group, groups that must stay.
     """
     limits = (max_accuracy_drop, strict, joint, layers, confidence, seed, memory, holdout, margin, until)
-    request = PlanRequest(groups, *limits)
-    given = as_prompts(model, prompts, again=True)
+    request = PlanRequest(groups, *limits, max_kl, metric, max_new_tokens)
+    given = as_prompts(model, prompts, again=True, answers=request.measure.kind == "answers")
     walks = request.walks(model)
     with checking(model, check):
         with Progress(given.count, unit="prompt", quiet=not progress, doing="measure") as bar:
-            answered = list(_try_all(model, given, walks, bar))
+            answered = list(_try_all(model, given, walks, request.measure, bar))
         return choose(model, request, answered, lambda ids: iter(given.only(ids)), progress)
 
 
@@ -243,13 +275,13 @@ def choose(
     Args:
         answered: what step 1 measured, by request.walks(model). prepare: gives those of some ids again.
     """
-    trials = _checked(answered)
+    trials = _checked(answered, request.measure)
     grid, tolerance = request.grid(model), request.tolerance
     candidates = request.layer_list(model)
     apart = held_out(trials.ids, trials.tasks, trials.clean.tolist(), request.holdout, request.seed)
     seen = trials.take(~apart)
     holds = dict(zip(grid, tolerance.holds(seen.clean, seen.correct, seen.fall), strict=True))
-    lost = dict(zip(grid, -seen.mean_logp_change, strict=True))
+    lost = dict(zip(grid, seen.loss, strict=True))
     first = {g: earliest(candidates, np.array([holds[g, layer] for layer in candidates])) for g in request.groups}
     alone = {g: layer for g, layer in first.items() if layer is not None}
     loss = {g: {layer: float(lost[g, layer]) for layer in candidates} for g in alone}
@@ -260,7 +292,7 @@ def choose(
     for look, chosen in enumerate(_holding(model, request, rungs, again, plan, len(seen.ids), progress), start=1):
         doubt = (1 - request.confidence) / (look * (look + 1))  # 1/2 + 1/6 + 1/12 + ... = 1: of all looks together
         with Progress(int(judges.sum()), unit="prompt", quiet=not progress, doing="judge") as bar:
-            pairs = run_both(model, request.schedule(chosen), _those(prepare, trials.ids, judges), bar)
+            pairs = run_both(model, request.schedule(chosen), _those(prepare, trials.ids, judges), bar, request.measure)
         fine, moved = verdict(tolerance, pairs, 1 - doubt)
         plan.tried.append({"schedule": chosen, "change": moved, "by": "evict", "holds": fine})
         if fine:
@@ -273,13 +305,18 @@ def _those(prepare: PrepareThose, ids: Sequence[str], which: np.ndarray) -> Prep
     return partial(prepare, {name for name, own in zip(ids, which.tolist(), strict=True) if own})
 
 
-def _checked(answered: Sequence[Answered]) -> Trials:
+def _checked(answered: Sequence[Answered], measure: Measure) -> Trials:
     if not answered:
         raise InputError("no prompts: pass at least one, and some tens for an accuracy that means something")
     twice = [name for name, count in Counter(a.prompt for a in answered).items() if count > 1]
     if twice:
         raise InputError(f"two prompts have the id {twice[0]!r}: give each its own")
-    trials = Trials.of(answered)
+    trials = Trials.of(answered, measure)
+    if not trials.clean.any() and measure.kind == "metric":
+        raise InputError(
+            f"the metric gives 0 for every answer of the plain model ({len(trials.ids)} prompts), so no eviction can "
+            "do harm, and nothing can be chosen: check the metric, or max_new_tokens"
+        )
     if not trials.clean.any():
         raise InputError(
             f"the model answers none of the {len(trials.ids)} prompts correctly (accuracy 0), so no eviction can do "
@@ -300,9 +337,10 @@ def _holding(
     """The joint schedules that hold in a walk, in the order of the rungs. prepare: gives `count` prompts."""
     for at in range(0, len(rungs), RUNGS):
         part = rungs[at : at + RUNGS]
-        walks = EvictionRequest([request.schedule(rung) for rung in part], request.memory_bytes)
+        walks = request.trial([request.schedule(rung) for rung in part])
         with Progress(count, unit="prompt", quiet=not progress, doing="together") as bar:
-            trials = Trials.of(list(_try_all(model, prepare(), walks, bar)))
+            found = list(_try_all(model, prepare(), walks, request.measure, bar))
+        trials = Trials.of(found, request.measure)
         fine = request.tolerance.holds(trials.clean, trials.correct, trials.fall)
         drops = change(trials.clean, trials.correct).mean(0)
         for rung, holds, drop in zip(part, fine.tolist(), drops.tolist(), strict=True):
@@ -331,7 +369,12 @@ def _schedule(
         "tasks": sorted({task for task in trials.tasks if task}),
         "mean_tokens": float(trials.tokens.mean()),
     }
+    kind = request.measure.kind
+    more = {"max_kl": request.max_kl} if kind == "kl" else {}
+    more |= {"max_new_tokens": request.max_new_tokens} if kind == "metric" else {}
     figures: dict[str, Any] = {
+        "measure": kind,
+        **more,
         "max_accuracy_drop": request.max_accuracy_drop,
         "strict": request.strict,
         "confidence": request.confidence,

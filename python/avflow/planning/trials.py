@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
 from ..models.compat import check_layers
 from ..prompts.prompt import Prompt
+from ..runtime.generating import check_open
 from ..walk.answers import Runner
 from ..walk.capture import capture
 from ..walk.jobs import Eviction
@@ -21,22 +22,29 @@ from ..walk.packing import Walks
 
 @dataclass
 class EvictionRequest:
-    """The schedules to try. memory: bytes for the packed rows of a walk; None: from what is free."""
+    """The schedules to try.
+
+    memory: bytes for the packed rows of a walk; None: from what is free. divergence: what is measured is how far the
+    next token's distribution goes from the clean run's, and no answer is looked at.
+    """
 
     schedules: Sequence[EvictionSchedule]
     memory: int | None = None
+    divergence: bool = False
 
     def check(self, model: Model) -> None:
         """Raises InputError for a schedule that the model, or a walk, cannot run."""
         check_layers(model.text_model)
         for schedule in self.schedules:
             schedule.check(model)
+            if self.divergence:
+                check_open(model, schedule)
             for step in schedule.steps:
                 if not isinstance(step.keep, KeepNone):
                     raise InputError(f"{step.keep}: walks measure groups that leave whole (KeepNone)")
 
     def plan(self, model: Model, prompts: Sequence[Prompt]) -> EvictionWalks:
-        return EvictionWalks(model, prompts, self)
+        return EvictionWalks(model, [unanswered(p) for p in prompts] if self.divergence else prompts, self)
 
 
 class EvictionWalks(Walks):
@@ -85,9 +93,14 @@ class Answered:
     task: str
     tokens: int
     logp_clean: float  # natural log of the answer's probability, all its tokens
-    correct_clean: bool
+    correct_clean: bool | float  # a score of 0 .. 1 where a metric measures
     logp: np.ndarray  # float64 [schedules]
-    correct: np.ndarray  # bool [schedules]
+    correct: np.ndarray  # bool [schedules], or scores, float64
+
+
+def unanswered(prompt: Prompt) -> Prompt:
+    """The prompt with any one token for its answer: what predicts the first one depends on none."""
+    return replace(prompt, answer_ids=[0], option_ids=None)
 
 
 def try_schedules(
@@ -95,18 +108,28 @@ def try_schedules(
 ) -> list[Answered]:
     """Runs every schedule on prompts that share walks.
 
+    With request.divergence the answer is a token that the clean run draws: `logp` is the mean of its log-probability,
+    minus the clean run's entropy, and minus that and KL(clean || with the tokens gone), at the first token of the
+    answer; `correct` where the most probable token is that of the clean run.
+
     tick: called after each layer, with the share of the work that it was.
 
     Raises:
         InputError: a prompt without a token of a group, or schedules that do not fit the model.
     """
     plan = request.plan(model, prompts)
-    runner = Runner(plan, [capture(model, p) for p in prompts], tick)
+    runner = Runner(plan, [capture(model, p) for p in plan.prompts], tick, request.divergence)
     for layout in plan.layouts:
         runner.run(layout)
     out = []
     for number, prompt in enumerate(prompts):
         answers = [runner.clean[number] if job is None else runner.cut[job] for job in plan.jobs_by_schedule[number]]
+        if request.divergence:
+            clean = runner.clean[number]
+            logp = np.array([-clean.entropy - answer.kl for answer in answers], np.float64)
+            same = np.array([answer.top == clean.top for answer in answers], bool)
+            out.append(Answered(prompt.id, prompt.task, len(prompt), -clean.entropy, True, logp, same))
+            continue
         out.append(
             Answered(
                 prompt=prompt.id,

@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..checks import choice
 from ..errors import InputError
 from ..results.schemas import PLAN_EVICTION
 from .drawable import heading, table_with
@@ -25,6 +26,12 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SOURCE_COLORS, VERMIL
 
 _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _MARKERS = "osD^vP*X"  # with the dashes they tell the groups apart without colour
+# What the two panels show, by the plan's measure (planning.measure): a share, and what moves before it does.
+_YLABELS = {
+    "answers": ("Accuracy (%)", "Probability of the right answer"),
+    "kl": ("Prompts within the KL allowed (%)", "exp(mean log p of the next token)"),
+    "metric": ("Mean score (%)", ""),
+}
 _DASHES = ("solid", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (4, 1.5, 1.2, 1.5)), (0, (7, 2, 2, 2)))
 
 
@@ -49,6 +56,7 @@ def eviction_lines(
     title: str | None = None,
     first_layer: int = 0,
     until: int | None = None,
+    measure: str = "answers",
 ) -> tuple[Figure, list[Axes]]:
     """Accuracy (left) and mean probability of the right answer (right), a line and a band per group.
 
@@ -58,8 +66,10 @@ def eviction_lines(
         table: as results.schemas.PLAN_EVICTION says. schedule: {group: layer} that was chosen, marked on the lines.
         first_layer: the number the axis gives to the first layer, 0 or 1.
         until: the table is of groups that rest until this layer, 0-based; None: of groups that leave.
+        measure: of the plan, `schedule.figures["measure"]`: "answers", "kl" or "metric"; words of the axes.
     """
     check_first_layer(first_layer)
+    ylabels = _YLABELS[choice("measure", measure, tuple(_YLABELS))]
     table = table_with(table, PLAN_EVICTION.names, "plan_eviction (schedule.plan.table)")
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")
@@ -90,15 +100,16 @@ def eviction_lines(
                 left.plot(at[here], 100 * value["accuracy"][here], linestyle="none", **mark)
                 right.plot(at[here], value["p"][here], linestyle="none", **mark)
         for ax, name, scale in ((left, "accuracy_clean", 100), (right, "p_clean", 1)):
-            ax.axhline(
-                scale * table[name][0].as_py(), color="#7F7F7F", linewidth=1.0, zorder=1, label=f"nothing {verb}"
-            )
+            if (level := table[name][0].as_py()) is None:  # with a metric no answer is looked at
+                continue
+            ax.axhline(scale * level, color="#7F7F7F", linewidth=1.0, zorder=1, label=f"nothing {verb}")
             ax.set_xlabel("Last layer that sees the group")
             ax.tick_params(length=2.5)
             ax.margins(x=0.03)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        left.set_ylabel("Accuracy (%)")
-        right.set_ylabel("Probability of the right answer")
+        for ax, ylabel in zip((left, right), ylabels, strict=True):
+            ax.set_ylabel(ylabel)
+        right.set_visible(table["p_clean"].null_count == 0)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, handlelength=2.6)
         does = "What dropping tokens does" if until is None else f"Tokens that rest until layer {until + first_layer}"

@@ -57,7 +57,8 @@ class Prompt:
     Args:
         inputs_embeds: [N, hidden], or input_ids: int [N]; one of the two. With `model_inputs` the model embeds itself.
         groups: N group names. The last token, and no other, is "last": it predicts the answer's first token.
-        answer_ids: token ids of the answer; several are teacher-forced, their log-probabilities add up.
+        answer_ids: token ids of the answer; several are teacher-forced, their log-probabilities add up. None: nobody
+            knows it; such a prompt is for `avflow.evict`, `avflow.generate` and a label-free plan, which ask for none.
         position_ids: int [3, N] (temporal, height, width), [N], or None for what the model's own forward gives.
         items: N ints, -1 for none: frame, audio segment or option number. Default: none.
         id, task: names that stand in the result table.
@@ -98,7 +99,7 @@ class Prompt:
         position_ids: torch.Tensor | None = None,
         groups: Sequence[str] = (),
         items: Integers | None = None,
-        answer_ids: Integers = (),
+        answer_ids: Integers | None = (),
         id: str = "",
         task: str = "",
         input_ids: Integers | None = None,
@@ -195,16 +196,26 @@ class Prompt:
         name = f"prompt {self.id!r}: a token's time ="
         return None if given is None else [None if t is None else checks.number(name, t, low=0.0) for t in given]
 
-    def _put_answer(self, answer_ids: Integers, option_ids: Integers | None) -> None:
+    def _put_answer(self, answer_ids: Integers | None, option_ids: Integers | None) -> None:
+        if answer_ids is None:
+            if option_ids is not None:
+                raise self._say("option_ids without an answer: leave them out, or pass answer_ids too")
+            self.answer_ids, self.option_ids = [], None
+            return
         self.answer_ids, self.option_ids = _int_list(f"prompt {self.id!r}: answer_ids", answer_ids), None
         if not self.answer_ids:
-            raise self._say("answer_ids is empty: pass the token ids of the answer")
+            raise self._say("answer_ids is empty: pass the token ids of the answer, or None where nobody knows it")
         if min(self.answer_ids) < 0:
             raise self._say(f"answer_ids holds {min(self.answer_ids)}: token ids count from 0")
         if option_ids is not None:
             self.option_ids = _int_list(f"prompt {self.id!r}: option_ids", option_ids)
             if self.answer_ids[0] not in self.option_ids:
                 raise self._say(f"the answer's token {self.answer_ids[0]} is not among option_ids {self.option_ids}")
+
+    def check_answered(self) -> None:
+        """Raises InputError for a prompt of answer_ids=None."""
+        if not self.answer_ids:
+            raise self._say("it has no answer (answer_ids=None), but its answer is asked for here: pass its token ids")
 
     def check_vocab(self, vocab: int) -> None:
         """Raises InputError where an answer, option or input id lies outside 0 .. vocab - 1."""

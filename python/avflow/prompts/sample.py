@@ -87,6 +87,21 @@ class Sample:
             self.options = self._options()
         self.answer = self._answer()
 
+    @classmethod
+    def open(cls, **fields: Any) -> Sample:
+        """A question whose answer nobody knows, for what looks at no answer: `avflow.generate`, `avflow bench`, a
+        label-free plan. Its first option, or "?", stands in the answer's place.
+
+        Args:
+            fields: of a Sample, `answer` left out.
+
+        Raises:
+            InputError: as of a Sample.
+        """
+        options = fields.get("options")
+        first = LETTERS[0] if options is not None or fields.get("candidates") is not None else "?"
+        return cls(**{**fields, "answer": first})
+
     @property
     def answer_index(self) -> int | None:
         """Number of the correct option, from 0, or None for an open-ended question."""
@@ -112,8 +127,10 @@ class Sample:
         return [path for path in paths if path]
 
     @classmethod
-    def read_jsonl(cls, path: str | Path) -> list[Sample]:
+    def read_jsonl(cls, path: str | Path, answers: bool = True) -> list[Sample]:
         """Samples of a JSONL file, in its order. Relative media paths are relative to the file's folder.
+
+        answers: False: where there is none, the sample is `Sample.open`.
 
         Keys that a Sample has no field for are ignored, so that data sets can carry more than is read here.
 
@@ -128,7 +145,8 @@ class Sample:
             if not line.strip():
                 continue
             try:
-                sample = cls(**_record(line, number, path.parent))
+                values = _record(line, number, path.parent)
+                sample = cls(**values) if answers or values.get("answer") else cls.open(**values)
             except InputError as error:
                 raise InputError(f"{path}, line {number}: {error}") from error
             if sample.id in seen:

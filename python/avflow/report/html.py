@@ -137,7 +137,10 @@ def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
             tiles.append((f"{100 * figures['flops_saved']:.0f} %", "of the prefill's operations saved by the schedule"))
             bytes_ = f"{figures['kv_bytes_clean'] / 1e3:.0f} → {figures['kv_bytes_kept'] / 1e3:.0f} kB"
             tiles.append((f"{100 * figures['kv_saved']:.0f} %", f"of the cache saved, {bytes_} a sample"))
-            tiles.append((f"{100 * figures['accuracy_change']:+.1f}", "points of accuracy with the schedule"))
+            if figures.get("measure") == "kl":
+                tiles.append((f"{figures['kl_median']:.3f}", "nats of KL with the schedule, median"))
+            else:
+                tiles.append((f"{100 * figures['accuracy_change']:+.1f}", "points of accuracy with the schedule"))
         else:
             tiles.append(("none", "of the groups can leave without harm"))
     return tiles

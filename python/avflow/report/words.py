@@ -156,6 +156,21 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
     leave = ", ".join(f"{labels[g]} after layer {layer + base}" for g, layer in plan["schedule"].items())
     does = "leave" if until is None else f"rest until layer {until + base}"
     interval, judged = figures["accuracy_change_interval"], figures.get("prompts", n)  # absent in plans of before 0.2
+    saved = (
+        f"Saved: {100 * figures['flops_saved']:.0f} % of the decoder's operations in prefill and "
+        f"{100 * figures['kv_saved']:.0f} % of the cache; prefill took {figures['prefill_time_ratio']:.2f} of the time "
+        f"with the media's encoders, {figures['decoder_time_ratio']:.2f} without them, on this machine."
+    )
+    if figures.get("measure") == "kl":
+        bound, sure = 100 * figures["accuracy_drop_bound"], 100 * figures["confidence"]
+        return [
+            f"{leave[0].upper()}{leave[1:]} can leave: the next token's distribution is within {figures['max_kl']:g} "
+            f"nats of the plain model's on {100 * figures['accuracy_kept']:.1f} % of "
+            f"{'these' if judged == n else 'the held-out'} {_samples(judged)} (median {figures['kl_median']:.4f}, "
+            f"largest {figures['kl_largest']:.4f}); further off is less than {bound:.1f} % of others like them, with "
+            f"{sure:.4g} % confidence{_few(judged)}. No answers were looked at.",
+            saved,
+        ]
     spread = "" if interval is None else f", interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"
     if "accuracy_drop_bound" in figures:
         bound, sure = 100 * figures["accuracy_drop_bound"], 100 * figures["confidence"]
@@ -165,9 +180,7 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
         f"{'these' if judged == n else 'the held-out'} {_samples(judged)}: {100 * figures['accuracy_clean']:.1f} % "
         f"before, {100 * figures['accuracy_kept']:.1f} % after"
         f"{spread}{_few(judged)}.",
-        f"Saved: {100 * figures['flops_saved']:.0f} % of the decoder's operations in prefill and "
-        f"{100 * figures['kv_saved']:.0f} % of the cache; prefill took {figures['prefill_time_ratio']:.2f} of the time "
-        f"with the media's encoders, {figures['decoder_time_ratio']:.2f} without them, on this machine.",
+        saved,
     ]
 
 

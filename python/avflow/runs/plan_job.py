@@ -29,11 +29,17 @@ class PlanJob(RunJob):
     def __post_init__(self) -> None:
         if not isinstance(self.request, PlanRequest):
             raise InputError(f"request = {shown(self.request)}: pass a PlanRequest")
+        if self.request.metric is not None:
+            raise InputError("a metric is a function: avflow.plan_eviction takes it, a run folder keeps none")
         self.check_counts()
 
     @property
     def experiment(self) -> str:
         return "plan"
+
+    @property
+    def needs_answers(self) -> bool:
+        return self.request.max_kl is None
 
     @property
     def schema(self) -> pa.Schema:
@@ -50,6 +56,7 @@ class PlanJob(RunJob):
             "joint": self.request.joint is not False,
             "layers": "all" if self.request.layers is None else list(self.request.layers),
             **({} if self.request.until is None else {"until": self.request.until}),
+            **({"measure": "kl"} if self.request.max_kl is not None else {}),
         }
 
     def check(self, model: Model) -> None:

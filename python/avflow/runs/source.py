@@ -36,6 +36,11 @@ class Source:
     shuffle_seed: int | None = None
     left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether a sample without an answer is an error."""
+        return True
+
     def source_config(self) -> dict[str, Any]:
         """The first values of config.yaml. Local paths are made absolute: the folder may be resumed from elsewhere."""
         data = {} if self.data is None else {"data": mapping_of(self.data).to_dict()}
@@ -51,7 +56,7 @@ class Source:
     def read_samples(self) -> list[Sample]:
         """The samples asked for. Raises InputError where one is wrong, or two have one id."""
         source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
-        found = read(source, self.data, self.media_root)
+        found = read(source, self.data, self.media_root, answers=self.needs_answers)
         self.left_out = found.left_out
         return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
 

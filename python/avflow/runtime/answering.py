@@ -25,6 +25,7 @@ class OwnRun:
     prefill_seconds: float  # media encoders and decoder
     decoder_seconds: float  # of these, in the decoder
     kv_bytes: int  # keys and values cached after the prefill
+    first: torch.Tensor | None = None  # logits [vocab] that predict the answer's first token, where asked for
 
 
 def cache_bytes(cache: Any) -> int:
@@ -77,8 +78,15 @@ class Clock:
 
 
 @torch.no_grad()
-def own_run(model: Model, prompt: Prompt) -> OwnRun:
-    """Prefills the prompt, then feeds the answer's tokens; within avflow.evict or avflow.knockout, as they make it."""
+def own_run(model: Model, prompt: Prompt, keep_first: bool = False) -> OwnRun:
+    """Prefills the prompt, then feeds the answer's tokens; within avflow.evict or avflow.knockout, as they make it.
+
+    keep_first: the run keeps its `first`.
+
+    Raises:
+        InputError: a prompt without an answer.
+    """
+    prompt.check_answered()
     inputs = forward_inputs(model, prompt)
     n, device = len(prompt), model.device
     with kept_state(model.hf), in_eval_mode(model):
@@ -101,4 +109,6 @@ def own_run(model: Model, prompt: Prompt) -> OwnRun:
     ids = torch.tensor(prompt.answer_ids, device=device)
     own = logits.gather(1, ids[:, None])[:, 0]
     logp = float((own - logits.logsumexp(-1)).double().sum())
-    return OwnRun(logp, answers_correctly(prompt, logits), seconds, clock.decoder, kv_bytes)
+    return OwnRun(
+        logp, answers_correctly(prompt, logits), seconds, clock.decoder, kv_bytes, logits[0] if keep_first else None
+    )

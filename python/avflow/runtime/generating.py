@@ -60,9 +60,7 @@ def open_sample(question: str, options: Sequence[str] | None = None, **media: An
         InputError: no medium, one option only.
     """
     # Sample and Prompt hold the answer that is watched; here none is, and check_open sees that no label depends on it.
-    return Sample(
-        id="question", question=question, options=list(options or ()) or None, answer=(options or "?")[0], **media
-    )
+    return Sample.open(id="question", question=question, options=list(options or ()) or None, **media)
 
 
 def check_open(model: Model, schedule: EvictionSchedule) -> None:
@@ -94,7 +92,7 @@ def generate(
         InputError: none or several prompts, a schedule that does not fit, or that needs to know the right answer.
     """
     check_model(model)
-    prompt = as_prompt(model, prompt)
+    prompt = as_prompt(model, prompt, answers=False)
     choice("decode", decode, DECODE)
     if schedule is not None and not isinstance(schedule, EvictionSchedule):
         schedule = EvictionSchedule(schedule)
@@ -115,10 +113,15 @@ def _generate(model: Model, prompt: Prompt, max_new_tokens: int) -> Generated:
         seconds = clock.read()
     given = len(prompt) if prompt.input_ids is not None else 0  # from embeddings, generate gives the new ids alone
     ids = out.sequences[0, given:].tolist()
-    tokenizer = getattr(model.processor, "tokenizer", model.processor)
-    text = model.text(ids) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=True)
     prefill = clock.first_end
-    return Generated(text.strip(), ids, prefill, seconds - prefill, cache_bytes(cache_of(out)))
+    return Generated(answer_text(model, ids), ids, prefill, seconds - prefill, cache_bytes(cache_of(out)))
+
+
+def answer_text(model: Model, ids: Sequence[int]) -> str:
+    """Generated ids as the text that a user sees: without end tokens and outer spaces."""
+    tokenizer = getattr(model.processor, "tokenizer", model.processor)
+    text = model.text(list(ids)) if tokenizer is None else tokenizer.decode(ids, skip_special_tokens=True)
+    return text.strip()
 
 
 @torch.no_grad()

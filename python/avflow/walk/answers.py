@@ -23,6 +23,8 @@ class Answer:
     logp: list[float]  # per answer token
     top: list[int]
     option: bool
+    kl: float = 0.0  # nats, where asked for: of the next token's distribution, from the clean run's
+    entropy: float = 0.0  # nats, of the clean run's
 
 
 def predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
@@ -43,9 +45,11 @@ class Runner:
         batch: Sequence[Captured],
         tick: Callable[[float], None] | None = None,
         correct_by: str = "options",
+        divergence: bool = False,
     ) -> None:
-        """correct_by: the rule of `prompts.correct`."""
-        self.plan, self.batch, self.correct_by = plan, batch, correct_by
+        """correct_by: the rule of `prompts.correct`. divergence: as of `run_walk`."""
+        self.plan, self.batch = plan, batch
+        self.correct_by, self.divergence = correct_by, divergence
         self.on_layer = None if tick is None else lambda rows: tick(rows / plan.cost["rows"])
         self.clean: list[Answer] = []  # per prompt
         self.cut: dict[Job | Eviction, Answer] = {}
@@ -57,7 +61,7 @@ class Runner:
         targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
         args = (plan.model, self.batch, layout, plan.knockouts, rows, targets, plan.semantics)
         try:
-            predicted = run_walk(*args, on_layer=self.on_layer)
+            predicted = run_walk(*args, on_layer=self.on_layer, divergence=self.divergence)
         except NumericError:
             run_walk(*args, find_nonfinite=True)  # the same walk once more: the error names the layer where it begins
             raise
@@ -66,13 +70,14 @@ class Runner:
     def _collect(self, layout: Layout, which: np.ndarray, predicted: Prediction) -> None:
         answers: list[Answer] = []
         values = zip(which.tolist(), *(column.tolist() for column in predicted.columns), strict=True)
-        for (stream, token), logp, top, option in values:  # by stream, the clean ones first
+        for (stream, token), logp, top, option, *far in values:  # by stream, the clean ones first
             if stream == len(answers):
                 answers.append(self._inherited(answers, int(layout.parent[stream]), stream))
             answer = answers[stream]
             answer.logp[token], answer.top[token] = logp, top
             if token == 0:
                 answer.option = option
+                answer.kl, answer.entropy = far or (0.0, 0.0)
         self.clean = answers[: len(self.plan.prompts)]
         self.cut |= {job: answers[stream] for job, stream in layout.stream_of.items()}
 

@@ -49,7 +49,12 @@ class Captured:
 
 
 def columns_of(model: Model, prompt: Prompt) -> Columns:
-    """Labels of the prompt and of the answer tokens that the walk appends."""
+    """Labels of the prompt and of the answer tokens that the walk appends.
+
+    Raises:
+        InputError: a prompt without an answer.
+    """
+    prompt.check_answered()
     extra = len(prompt.answer_ids) - 1
     group = model.groups.ids([*prompt.groups, *["answer"] * extra])
     item = np.array([*prompt.items, *[-1] * extra], np.int32)

@@ -18,6 +18,7 @@ from ..models.base import Model
 from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode, warn_of_hooks
 from ..prompts.correct import leads_options
+from ..prompts.divergence import divergence_of
 from ..uploads import upload_lists
 from .capture import Captured
 from .chunks import head_chunk
@@ -39,10 +40,13 @@ class Prediction:
     logp: torch.Tensor  # [rows] fp32, natural log of the probability of the answer token that the row predicts
     top: torch.Tensor  # [rows] int64, the most probable token
     option: torch.Tensor  # [rows] bool: the answer's logit is the highest among the prompt's options
+    kl: torch.Tensor | None = None  # [rows] float64, nats: KL(the prompt's clean row || this row); where asked for
+    entropy: torch.Tensor | None = None  # [rows] float64, nats: of the prompt's clean row
 
     @property
     def columns(self) -> tuple[torch.Tensor, ...]:
-        return self.logp, self.top, self.option
+        more = () if self.kl is None or self.entropy is None else (self.kl, self.entropy)
+        return self.logp, self.top, self.option, *more
 
 
 class _LayerCall:
@@ -112,6 +116,7 @@ def run_walk(
     find_nonfinite: bool = False,
     on_layer: Callable[[int], None] | None = None,
     on_keys: OnKeys | None = None,
+    divergence: bool = False,
 ) -> Prediction:
     """Runs all layers once.
 
@@ -121,6 +126,8 @@ def run_walk(
         targets: the token each of them should predict, int64 [P].
         on_layer: called after each layer, with its rows.
         on_keys: called in each layer as (layer, k, v), [rows, kv_heads, d] each.
+        divergence: also how far each row's next-token distribution is from its prompt's clean one; every prompt then
+            has one predicting row a stream, in `predict` too (`answer_ids` of one token).
         find_nonfinite: look for NaN and infinity after every layer; the error then names the layer where they begin.
 
     Raises:
@@ -154,7 +161,8 @@ def run_walk(
             hidden = run_layers(
                 model, _clean_rows(batch), (cos, sin), call, None, joins, saves, layout.reads, after=after
             )
-        logp, top, option, finite = _predict(model, hidden[0].index_select(0, rows), own, choices)
+        of_clean = torch.from_numpy(_prompts_of(layout, predict)).to(hidden.device) if divergence else None
+        logp, top, option, finite, *far = _predict(model, hidden[0].index_select(0, rows), own, choices, of_clean)
         if not bool(finite.all()):
             c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
             raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
@@ -166,7 +174,7 @@ def run_walk(
                 ours = model.logits(hidden.index_select(1, mine))[0]  # [answer tokens, vocab]
                 prove(model, captured, "walk", ours)
     has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
-    return Prediction(logp.float(), top.long(), option.bool() & has)
+    return Prediction(logp.float(), top.long(), option.bool() & has, *far)
 
 
 def _clean_rows(batch: Sequence[Captured]) -> torch.Tensor:
@@ -192,14 +200,27 @@ def _options(batch: Sequence[Captured], layout: Layout, predict: np.ndarray) -> 
     return np.array([[*one, *[one[0]] * (widest - len(one))] for one in ids], np.int64)[_prompts_of(layout, predict)]
 
 
-def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options: torch.Tensor | None) -> torch.Tensor:
+def _predict(
+    model: Model,
+    hidden: torch.Tensor,
+    targets: torch.Tensor,
+    options: torch.Tensor | None,
+    of_clean: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Final norm and output matrix on the predicting rows [P, D], in pieces; log-softmax in fp32.
+
+    of_clean: int64 [P], which of the rows, the clean ones first, is each one's clean row; None: nothing is compared.
 
     Returns:
         float64 [4, P] on the CPU, by one copy at the end: logp, top, whether the answer leads its options, whether all
-        logits are finite. Numbers of fp32 and token ids are exact in it.
+        logits are finite. Numbers of fp32 and token ids are exact in it. With of_clean two more: KL and entropy.
     """
     parts, chunk = [], head_chunk(model)
+    clean = None
+    if of_clean is not None:
+        chunk = max(1, chunk // 4)  # both distributions in float64 beside the logits
+        count = int(of_clean.max()) + 1
+        clean = torch.cat([model.logits(hidden[None, at : at + 1])[0].float() for at in range(count)])
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
         logits = model.logits(hidden[None, part])[0].float()  # [rows, vocab]
@@ -207,5 +228,8 @@ def _predict(model: Model, hidden: torch.Tensor, targets: torch.Tensor, options:
         own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
         logp, top = own - logits.logsumexp(-1), logits.argmax(-1)
         leads = finite if options is None else leads_options(logits, targets[part], options[part])
-        parts.append(torch.stack([t.double() for t in (logp, top, leads, finite)]))
+        found = [logp, top, leads, finite]
+        if clean is not None and of_clean is not None:
+            found += divergence_of(clean.index_select(0, of_clean[part]), logits)
+        parts.append(torch.stack([t.double() for t in found]))
     return torch.cat(parts, 1).cpu()

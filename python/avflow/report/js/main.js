@@ -134,9 +134,10 @@ function planCharts() {
   const marks = (column) => plan.lines.filter((line) => line.leaves !== null)
     .map((line) => [line.leaves, line.points.find((p) => p[0] === line.leaves)[column], line.color]);
   const shared = { base: state.base, xlabel: "last layer that sees the group", form: (v) => numberText(v, false) };
+  const far = plan.figures.measure === "kl"; // a label-free plan: no answer is looked at
   const accuracy = pick(1, 2, 3), p = pick(4, 5, 6);
-  lineChart(place("plan-accuracy"), { ...shared, lines: accuracy, factor: 100, y: spread(accuracy, false, 100), ylabel: "accuracy (%)", flat: plan.accuracy, marks: marks(1), label: "Accuracy after eviction" });
-  lineChart(place("plan-p"), { ...shared, lines: p, y: spread(p, false), ylabel: "probability of the right answer", flat: plan.p, marks: marks(4), label: "Probability of the right answer after eviction" });
+  lineChart(place("plan-accuracy"), { ...shared, lines: accuracy, factor: 100, y: spread(accuracy, false, 100), ylabel: far ? "prompts within the KL allowed (%)" : "accuracy (%)", flat: plan.accuracy, marks: marks(1), label: far ? "Prompts within the KL allowed after eviction" : "Accuracy after eviction" });
+  lineChart(place("plan-p"), { ...shared, lines: p, y: spread(p, false), ylabel: far ? "exp(mean log p of the next token)" : "probability of the right answer", flat: plan.p, marks: marks(4), label: far ? "exp(mean log p of the next token) after eviction" : "Probability of the right answer after eviction" });
   place("plan-legend").replaceChildren(...plan.lines.map((line) => make("li", {}, make("span", { class: "item" }, swatch(line), line.label))));
   const last = Math.max(...plan.lines.flatMap((line) => line.points.map((q) => q[0])));
   scheduleBars(place("schedule"), plan, state.base, data.sweeps?.[0]?.layers || last + 2);
