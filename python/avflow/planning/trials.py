@@ -118,7 +118,7 @@ def try_schedules(
         InputError: a prompt without a token of a group, or schedules that do not fit the model.
     """
     plan = request.plan(model, prompts)
-    runner = Runner(plan, [capture(model, p) for p in plan.prompts], tick, request.divergence)
+    runner = Runner(plan, [capture(model, p) for p in plan.prompts], tick, divergence=request.divergence)
     for layout in plan.layouts:
         runner.run(layout)
     out = []
