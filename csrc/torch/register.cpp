@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
 // reads the copy in `problem_on_device`, which Python uploads once, so that a captured call copies nothing.
 STABLE_TORCH_LIBRARY(avflow, m) {
     m.def(
-        "attention(Tensor q, Tensor k, Tensor v, Tensor problem, float scale, int rows, int groups, bool return_lse,"
+        "attention(Tensor q, Tensor k, Tensor v, Tensor problem, float scale, SymInt rows, int groups, bool return_lse,"
         " Tensor? problem_on_device=None, Tensor? row_order=None) -> (Tensor, Tensor, Tensor)");
     m.def("gather_rms_norm(Tensor x, Tensor weight, float eps, Tensor keep) -> (Tensor, Tensor)");
     m.def("compact(Tensor x, Tensor keep) -> Tensor");
