@@ -116,6 +116,12 @@ def test_module_uses_only_the_stable_abi():
     assert symbols and unstable == []
 
 
+def test_module_needs_no_libgcc_newer_than_the_oldest_supported_compiler():
+    """Where the build's compiler is newer than the machine's: conversions of _Float16 would ask for GCC_12.0.0."""
+    versions = set(re.findall(r"Name: GCC_(\d+)", run("readelf", "-V", compiled_module())))
+    assert versions and max(map(int, versions)) <= 4
+
+
 def test_module_exports_only_its_entry_point():
     symbols = run("nm", "-D", "--defined-only", compiled_module()).split("\n")
     assert [line.split()[-1] for line in symbols if line] == ["PyInit__C"]
