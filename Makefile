@@ -53,7 +53,7 @@ bench: ext
 	$(BIN)/python benchmarks cpu/evict
 
 clean:
-	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist *.egg-info avflow_ext/_C*.so avflow_ext/include avflow_ext/lib avflow_ext/share .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # The environment: torch, the build's tools, then avflow itself with what it needs, as an editable install.
 $(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "avflow.h"
+#include "kernels.h"
 #include "core/mask.h"
 #include "core/slots.h"
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "avflow.h"
+#include "kernels.h"
 #include "core/problem.h"
 
 namespace avflow::cuda {
