@@ -5,9 +5,9 @@
 #include <cmath>
 #include <cstdint>
 
-#include "kernels.h"
 #include "core/mask.h"
 #include "core/slots.h"
+#include "kernels.h"
 
 namespace avflow::cuda {
 
