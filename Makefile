@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but python3 (3.10 to 3.13), pip and a C++20 compiler: they make the venv first.
+# `make demo` and `make test` need nothing but python3 (3.10 to 3.13), pip and GCC 11 or Clang 14: they make the venv first.
 PYTHON ?= python3
 VENV ?= .venv
 # Installed first, so that nothing below chooses another build of torch. 2.13.0 is a small CPU build where one is on offer.
@@ -53,7 +53,7 @@ bench: ext
 	$(BIN)/python benchmarks cpu/evict
 
 clean:
-	rm -rf build dist *.egg-info avflow_ext/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf build dist *.egg-info avflow_ext/_C*.so avflow_ext/include avflow_ext/lib avflow_ext/share .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # The environment: torch, the build's tools, then avflow itself with what it needs, as an editable install.
 $(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py

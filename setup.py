@@ -1,5 +1,6 @@
-"""Builds avflow_ext._C with CMake and ninja; everything else stands in pyproject.toml."""
+"""Builds avflow_ext._C and the libraries beside it with CMake and ninja; everything else stands in pyproject.toml."""
 
+import filecmp
 import os
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+BESIDE = ("include", "lib", "share")  # of avflow_ext/, made by CMakeLists.txt
 sys.path.insert(0, str(ROOT / "tools"))
 from build_backend import TORCH, find_torch  # noqa: E402
 from cuda_toolkit import COMPRESSES_FROM, find_toolkit  # noqa: E402
@@ -27,6 +29,16 @@ def program(name: str, module: str, folder: str) -> str:
         raise SystemExit(f"{name} is needed to build avflow: pip install {name}") from None
 
 
+def replace(source: Path, target: Path) -> None:
+    """In one step, and only where they differ: a process may have the library loaded."""
+    if target.exists() and filecmp.cmp(source, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    new = target.with_name(target.name + ".new")
+    shutil.copy2(source, new)
+    new.replace(target)
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         if not (torch := find_torch()):
@@ -39,6 +51,9 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "AVFLOW_TORCH_DIR": torch,
             "AVFLOW_OUTPUT_DIR": target.parent,
+            "AVFLOW_PYTHON": "ON",
+            "AVFLOW_TORCH": "ON",
+            "AVFLOW_PACKAGE": "ON",
             "AVFLOW_WERROR": "OFF",  # stated, or the cache would keep the last choice of AVFLOW_CMAKE_ARGS
         }
         toolkit = find_toolkit()
@@ -54,9 +69,18 @@ class CMakeBuild(build_ext):
         configure = [cmake, *fresh, "--log-level=NOTICE", "-S", ROOT, "-B", folder, "-G", "Ninja"]
         configure += [f"-D{key}={value}" for key, value in settings.items()]
         configure += shlex.split(os.environ.get("AVFLOW_CMAKE_ARGS", ""))
-        for step in (configure, [cmake, "--build", folder]):
-            if subprocess.run(step).returncode:
+        install = [cmake, "--install", folder, "--prefix", target.parent]
+        for step in (configure, [cmake, "--build", folder], install):
+            if subprocess.run(step, stdout=subprocess.DEVNULL if step is install else None).returncode:
                 raise SystemExit(f"building avflow_ext._C failed, see above: {shlex.join(map(str, step))}")
+
+    def copy_extensions_to_source(self) -> None:
+        """What is built in place or as an editable install: also the folders beside the module."""
+        super().copy_extensions_to_source()
+        for folder in BESIDE:
+            for path in (Path(self.build_lib) / "avflow_ext" / folder).rglob("*"):
+                if path.is_file():
+                    replace(path, ROOT / path.relative_to(self.build_lib))
 
 
 class FreshBuildPy(build_py):

@@ -1,10 +1,35 @@
-"""Loads the compiled module: importing it registers the operators `torch.ops.avflow.*`."""
+"""Loads the compiled module, and the library that registers the operators `torch.ops.avflow.*`."""
 
-import torch  # first: _C links to torch's libraries without a path of its own
+import ctypes
+import os
+from pathlib import Path
 
+import torch  # first: the operators link to torch's libraries without a path of their own
+
+OPERATORS = Path(__file__).parent / "lib" / "libavflow_torch.so"
+
+
+def _loaded() -> bool:
+    """Whether OPERATORS is loaded already; ImportError where another build of them got in first."""
+    if not hasattr(torch.ops.avflow, "attention"):
+        return False
+    try:
+        ctypes.CDLL(str(OPERATORS), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+    except OSError:
+        raise ImportError(
+            "the operators torch.ops.avflow.* are registered already, by another build of avflow in this process: "
+            f"load one of them only; this one's are in {OPERATORS}"
+        ) from None
+    return True
+
+
+_ready = _loaded()
 try:
     from avflow_ext import _C
-except ImportError as error:
+
+    if not _ready:
+        torch.ops.load_library(str(OPERATORS))
+except (ImportError, OSError) as error:
     raise ImportError(
         f"avflow's compiled module cannot be loaded with torch {torch.__version__}: {error}. "
         "Install avflow with `pip install .`, or build it in place with `make ext`."

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <numeric>
 #include <stdexcept>
 #include <string>
@@ -26,6 +27,7 @@ enum class Kind { kSkip, kPartial, kFull };
 
 struct Builder {
     const Layout& in;
+    const Threads* given;
     int32_t key_tiles, row_tiles;
     std::vector<Run> runs;
     std::vector<int32_t> run_begin, cut_begin, cut_ids, span_begin, tile_order;
@@ -37,7 +39,7 @@ struct Builder {
     Header header{};
     Problem problem{};
 
-    explicit Builder(const Layout& layout) : in(layout) {
+    Builder(const Layout& layout, const Threads* threads) : in(layout), given(threads) {
         check_words(words_of(in.rows.size() * sizeof(Token)) + words_of(in.keys.size() * sizeof(Token)));
         key_tiles = static_cast<int32_t>((in.keys.size() + kKeyTile - 1) / kKeyTile);
         row_tiles = static_cast<int32_t>((in.rows.size() + in.tile_rows - 1) / in.tile_rows);
@@ -283,18 +285,32 @@ struct Builder {
         return reads.tiles;
     }
 
+    template <typename Work>
+    static void run_on_own_threads(int64_t parts, const Work& work) {
+        int64_t begun = 1;
+        std::vector<std::jthread> threads;
+        threads.reserve(parts);
+        try {
+            for (; begun < parts; ++begun) threads.emplace_back(std::cref(work), begun);
+        } catch (const std::system_error&) {  // no more threads are allowed: this one does what is left
+        }
+        work(0);
+        for (; begun < parts; ++begun) work(begun);
+    }
+
     // A hundred streams of a long prompt are tens of millions of pairs of tiles in every layer: more than one thread
     // keeps the plan out of a fast device's way. Each takes a stretch of row tiles, so the result is the same.
     void find_spans() {
         const int64_t pairs = static_cast<int64_t>(row_tiles) * key_tiles;
-        const int64_t cores = std::min<int64_t>(std::thread::hardware_concurrency(), kMostThreads);
+        const int64_t cores =
+            given ? given->workers : std::min<int64_t>(std::thread::hardware_concurrency(), kMostThreads);
         const int64_t parts = std::clamp<int64_t>(pairs / kPairsAThread, 1, std::max<int64_t>(cores, 1));
         const RowClasses classes(in, problem, key_summary, first_tile, last_tile, row_tiles);
         std::vector<std::vector<Span>> found(parts);
         std::vector<int64_t> cost(row_tiles, 0);
         std::vector<int32_t> counts(row_tiles, 0);
         std::vector<std::exception_ptr> failed(parts);  // an exception that leaves a thread would end the process
-        const auto work = [&](int64_t part) noexcept {
+        auto work = [&](int64_t part) noexcept {
             try {
                 for (int64_t t = row_tiles * part / parts; t < row_tiles * (part + 1) / parts; ++t) {
                     const size_t before = found[part].size();
@@ -306,16 +322,12 @@ struct Builder {
                 failed[part] = std::current_exception();
             }
         };
-        {
-            int64_t begun = 1;
-            std::vector<std::jthread> threads;
-            threads.reserve(parts);
-            try {
-                for (; begun < parts; ++begun) threads.emplace_back(work, begun);
-            } catch (const std::system_error&) {  // no more threads are allowed: this one does what is left
-            }
-            work(0);
-            for (; begun < parts; ++begun) work(begun);
+        if (given) {
+            using Work = decltype(work);
+            const auto body = [](void* arg, int64_t part) { (*static_cast<Work*>(arg))(part); };
+            given->run(given->context, parts, body, &work);
+        } else {
+            run_on_own_threads(parts, work);
         }
         for (const auto& error : failed) {
             if (error) std::rethrow_exception(error);
@@ -399,6 +411,6 @@ struct Builder {
 
 }  // namespace
 
-std::vector<int32_t> pack(const Layout& layout) { return Builder(layout).run(); }
+std::vector<int32_t> pack(const Layout& layout, const Threads* threads) { return Builder(layout, threads).run(); }
 
 }  // namespace avflow

@@ -23,12 +23,19 @@ struct Layout {
     int64_t most_words = INT32_MAX;       // of the buffer: its offsets are int32
 };
 
+// run(context, n, body, arg) calls body(arg, i) for i = 0 .. n - 1, possibly at once, and returns when all are done.
+struct Threads {
+    void (*run)(void* context, int64_t n, void (*body)(void* arg, int64_t i), void* arg);
+    void* context;
+    int64_t workers;
+};
+
 // Skip iff no row of the tile sees an open key (in "zero" semantics: a seen key); full iff every row sees all 64 keys
 // with nothing cut for any head; partial otherwise. Both are exact but for one case: cuts limited to heads are judged
 // together. Where rows have a range of orders: skip iff so for all of them, full only if so for all of them.
 //
 // Throws std::length_error where the buffer would have more than most_words, std::bad_alloc where memory ends, also in
-// one of its threads.
-std::vector<int32_t> pack(const Layout& layout);
+// one of its threads. Without `threads` it starts its own, as many as pay; the result is the same with any.
+std::vector<int32_t> pack(const Layout& layout, const Threads* threads = nullptr);
 
 }  // namespace avflow

@@ -1,9 +1,9 @@
 // Cuts an attention call into tasks and runs them on the instruction set chosen at run time.
 #include <algorithm>
 
-#include "avflow.h"
 #include "cpu/dispatch.h"
 #include "cpu/tasks.h"
+#include "kernels.h"
 
 namespace avflow::cpu {
 namespace {

@@ -14,9 +14,9 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own _mm512_max_ps warns (GCC bug 105593)
 #endif
 
-#include "avflow.h"
 #include "core/mask.h"
 #include "cpu/tasks.h"
+#include "kernels.h"
 
 namespace avflow::cpu::AVFLOW_ISA {
 namespace {

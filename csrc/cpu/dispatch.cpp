@@ -3,9 +3,20 @@
 
 #include <cstring>
 #include <iterator>
+#ifdef AVFLOW_HAVE_AVX2
+#include <cpuid.h>
+#endif
 
 namespace avflow::cpu {
 namespace {
+
+#ifdef AVFLOW_HAVE_AVX2
+// Clang's __builtin_cpu_supports learned of it late.
+bool has_f16c() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
+}
+#endif
 
 #define AVFLOW_ISA_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, isa::gather_rms_norm
 
@@ -21,7 +32,7 @@ const Isa kIsas[] = {
 #endif
 #ifdef AVFLOW_HAVE_AVX2
     {AVFLOW_ISA_KERNELS(avx2),
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }},
+     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
 #endif
     {AVFLOW_ISA_KERNELS(portable), [] { return true; }},
 };

@@ -5,7 +5,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "avflow.h"
+#include "kernels.h"
 
 namespace avflow::cpu {
 

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "avflow.h"
 #include "cpu/dispatch.h"
+#include "kernels.h"
 
 namespace {
 

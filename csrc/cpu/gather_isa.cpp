@@ -5,8 +5,8 @@
 #include <immintrin.h>
 #endif
 
-#include "avflow.h"
 #include "cpu/dispatch.h"
+#include "kernels.h"
 
 namespace avflow::cpu::AVFLOW_ISA {
 namespace {

@@ -6,18 +6,18 @@ AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int t
     Vec8 r[8], s[8];
     for (int i = 0; i < 8; ++i) std::memcpy(&r[i], rows[i] + at, 32);
     for (int i = 0; i < 4; ++i) {  // pairs of rows, interleaved within each 128-bit half
-        s[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        s[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+        s[2 * i] = AVFLOW_SHUFFLE(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        s[2 * i + 1] = AVFLOW_SHUFFLE(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
     }
     for (int i = 0; i < 2; ++i) {  // quadruples of rows
-        r[4 * i + 0] = __builtin_shufflevector(s[4 * i], s[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-        r[4 * i + 1] = __builtin_shufflevector(s[4 * i], s[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
-        r[4 * i + 2] = __builtin_shufflevector(s[4 * i + 1], s[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
-        r[4 * i + 3] = __builtin_shufflevector(s[4 * i + 1], s[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+        r[4 * i + 0] = AVFLOW_SHUFFLE(s[4 * i], s[4 * i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[4 * i + 1] = AVFLOW_SHUFFLE(s[4 * i], s[4 * i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        r[4 * i + 2] = AVFLOW_SHUFFLE(s[4 * i + 1], s[4 * i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        r[4 * i + 3] = AVFLOW_SHUFFLE(s[4 * i + 1], s[4 * i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
     }
     for (int i = 0; i < 4; ++i) {
-        s[i] = __builtin_shufflevector(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        s[i + 4] = __builtin_shufflevector(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        s[i] = AVFLOW_SHUFFLE(r[i], r[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        s[i + 4] = AVFLOW_SHUFFLE(r[i], r[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
     }
     for (int c = 0; c < 8; ++c) std::memcpy(to + c * to_stride, &s[c], 32);
 }

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "avflow.h"
 #include "core/problem.h"
 #include "core/slots.h"
+#include "kernels.h"
 
 namespace avflow::cpu {
 

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <cstdint>
 
-#include "avflow.h"
 #include "core/mask.h"
 #include "core/slots.h"
+#include "kernels.h"
 
 namespace avflow::cuda {
 

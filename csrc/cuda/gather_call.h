@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "avflow.h"
 #include "core/problem.h"
+#include "kernels.h"
 
 namespace avflow::cuda {
 

@@ -1,4 +1,4 @@
-// The pybind11 side of avflow_ext._C: everything that is not a tensor operator.
+// The module avflow_ext._C: packing, and questions to libavflow. It knows no torch and registers nothing.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -12,14 +12,10 @@
 #include <utility>
 #include <vector>
 
-#ifdef AVFLOW_HAVE_CUDA
-#include <cuda_runtime_api.h>
-#endif
-
-#include "avflow.h"
 #include "core/mask.h"
 #include "core/plan.h"
 #include "cuda/call.h"  // host code: plans for CUDA are made, and emulated, in builds without CUDA too
+#include "kernels.h"
 
 namespace py = pybind11;
 
@@ -144,7 +140,7 @@ py::dict plan_size(const Int32Array& packed) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-    m.doc() = "avflow's compiled kernels. Importing it registers the operators torch.ops.avflow.*";
+    m.doc() = "Packs attention problems and tells what the kernels can do; libavflow_torch.so has the operators.";
 
     py::class_<Cut>(m, "Cut").def(
         py::init([](uint64_t source, uint64_t target, std::optional<std::vector<int32_t>> streams, bool other_items,
@@ -198,12 +194,13 @@ PYBIND11_MODULE(_C, m) {
 #ifdef AVFLOW_HAVE_CUDA
             py::dict found;
             found["archs"] = std::string(avflow_cuda_archs());
-            found["runtime"] = py::make_tuple(CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-            int count = 0;
-            const cudaError_t status = cudaGetDeviceCount(&count);  // 35 where there is no driver, 100 without a device
-            found["devices"] = status == cudaSuccess ? count : 0;
+            const int32_t runtime = avflow_cuda_runtime();
+            found["runtime"] = py::make_tuple(runtime / 1000, runtime % 1000 / 10);
+            int32_t count = 0;
+            const int32_t status = avflow_cuda_device_count(&count);
+            found["devices"] = count;
             found["hopper"] = avflow_hopper_tile_rows(1) > 0;
-            found["error"] = status == cudaSuccess ? py::object(py::none()) : py::str(cudaGetErrorString(status));
+            found["error"] = status == 0 ? py::object(py::none()) : py::str(avflow_cuda_error_text(status));
             return found;
 #else
             return py::none();

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "attention_op.h"
+#include "registration.h"
 #include "stream.h"
 
 namespace {
@@ -46,4 +47,4 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(avflow, CUDA, m) { m.impl("attention", TORCH_BOX(&attention)); }
+void avflow::register_attention_cuda(Library& cuda) { cuda.impl("attention", TORCH_BOX(&attention)); }

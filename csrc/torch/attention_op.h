@@ -6,8 +6,8 @@
 #include <optional>
 #include <tuple>
 
-#include "avflow.h"
 #include "core/problem.h"
+#include "kernels.h"
 #include "tensors.h"
 
 namespace avflow {

@@ -1,5 +1,6 @@
 // The gather operators on the CPU.
 #include "gather_op.h"
+#include "registration.h"
 
 namespace {
 
@@ -35,7 +36,7 @@ Tensor compact(const Tensor& x, const Tensor& keep) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(avflow, CPU, m) {
-    m.impl("gather_rms_norm", TORCH_BOX(&gather_rms_norm));
-    m.impl("compact", TORCH_BOX(&compact));
+void avflow::register_gather_cpu(Library& cpu) {
+    cpu.impl("gather_rms_norm", TORCH_BOX(&gather_rms_norm));
+    cpu.impl("compact", TORCH_BOX(&compact));
 }

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "gather_op.h"
+#include "registration.h"
 #include "stream.h"
 
 namespace {
@@ -30,7 +31,7 @@ Tensor compact(const Tensor& x, const Tensor& keep) {
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(avflow, CUDA, m) {
-    m.impl("gather_rms_norm", TORCH_BOX(&gather_rms_norm));
-    m.impl("compact", TORCH_BOX(&compact));
+void avflow::register_gather_cuda(Library& cuda) {
+    cuda.impl("gather_rms_norm", TORCH_BOX(&gather_rms_norm));
+    cuda.impl("compact", TORCH_BOX(&compact));
 }

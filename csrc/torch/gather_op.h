@@ -4,7 +4,7 @@
 #include <limits>
 #include <tuple>
 
-#include "avflow.h"
+#include "kernels.h"
 #include "tensors.h"
 
 namespace avflow {

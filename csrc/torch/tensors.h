@@ -9,7 +9,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "avflow.h"
+#include "kernels.h"
 
 namespace avflow {
 

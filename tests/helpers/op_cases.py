@@ -84,11 +84,16 @@ HEAD_SHAPES = [(4, 2, 16), (7, 1, 32), (8, 1, 64), (14, 2, 128), (3, 3, 8), (2, 
 
 
 def qkv(problem: AttentionProblem, heads: int, kv_heads: int, d: int, seed: int = 0, dtype=torch.float32):
+    """As `qkv_of`, as many as the problem has."""
+    return qkv_of(problem.n_rows, problem.n_keys, heads, kv_heads, d, dtype, seed)
+
+
+def qkv_of(rows: int, keys: int, heads: int, kv_heads: int, d: int, dtype=torch.float32, seed: int = 0):
     """Random q [rows, heads, d], k and v [keys, kv_heads, d]; scores spread enough for a sharp softmax."""
     g = torch.Generator().manual_seed(seed)
-    q = torch.randn(problem.n_rows, heads, d, generator=g) * 1.5
-    k = torch.randn(problem.n_keys, kv_heads, d, generator=g)
-    v = torch.randn(problem.n_keys, kv_heads, d, generator=g)
+    q = torch.randn(rows, heads, d, generator=g) * 1.5
+    k = torch.randn(keys, kv_heads, d, generator=g)
+    v = torch.randn(keys, kv_heads, d, generator=g)
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 

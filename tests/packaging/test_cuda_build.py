@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from binaries import ALLOWED, compiled_module, run
+from binaries import LIBAVFLOW, dynamic, foreign, library, products
 from op_cases import qkv, rich_problem
 
 from avflow_ext import AttentionProblem, Streams, Tokens, attention, capabilities
@@ -142,9 +142,11 @@ def test_code_for_a_device():
 
 @built_with_cuda
 def test_the_runtime_is_inside():
-    needed = re.findall(r"\(NEEDED\).*\[(.*)\]", run("readelf", "-d", compiled_module()))
-    assert [name for name in needed if not ALLOWED.fullmatch(name)] == []
+    needed = [name for path in products().values() for name in dynamic(path, "NEEDED")]
+    assert foreign(needed) == []
     assert not [name for name in needed if "cuda" in name or "nv" in name]
+    assert Path(library(LIBAVFLOW)).stat().st_size > 2**20  # one copy of the kernels: in the library alone
+    assert all(Path(path).stat().st_size < 2**20 for name, path in products().items() if name != "libavflow")
 
 
 @built_with_cuda

@@ -17,7 +17,7 @@ SCHEDULES = 3  # in step; first warp ahead; last warp ahead
 
 
 class Args(ctypes.Structure):
-    """AvflowAttention of csrc/avflow.h."""
+    """AvflowAttention of csrc/kernels.h."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "lse", "group_mass", "problem", "row_order")]
@@ -30,7 +30,7 @@ class Args(ctypes.Structure):
 
 
 class GatherArgs(ctypes.Structure):
-    """AvflowGatherRmsNorm of csrc/avflow.h."""
+    """AvflowGatherRmsNorm of csrc/kernels.h."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("x", "weight", "keep", "kept", "normed")]
@@ -41,7 +41,7 @@ class GatherArgs(ctypes.Structure):
 
 
 class CompactArgs(ctypes.Structure):
-    """AvflowCompact of csrc/avflow.h."""
+    """AvflowCompact of csrc/kernels.h."""
 
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("x", "keep", "out")]

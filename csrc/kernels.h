@@ -1,11 +1,11 @@
-// The one public header of the compiled part: plain structs and extern "C" functions, no torch, no CUDA types.
+// The kernels as libavflow_torch and _C call them: plain structs and extern "C" functions, no torch, no CUDA types.
+// Nothing is checked here. Private to one version of avflow; include/avflow/avflow.h is for everybody else.
 #pragma once
 
 #include <cstdint>
 
-#ifdef __cplusplus
+#pragma GCC visibility push(default)  // the version script decides what leaves the library (c/libavflow.map.in)
 extern "C" {
-#endif
 
 enum AvflowDtype { AVFLOW_FLOAT32 = 0, AVFLOW_BFLOAT16 = 1, AVFLOW_FLOAT16 = 2 };
 
@@ -92,7 +92,12 @@ int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head);  // 0 where that ker
 int32_t avflow_gather_rms_norm_cuda(const AvflowGatherRmsNorm* call, void* stream);
 int32_t avflow_compact_cuda(const AvflowCompact* call, void* stream);
 const char* avflow_cuda_archs(void);  // compiled in, such as "80,90,100,120"
+// What the runtime that is linked in says; statuses are cudaError_t.
+int32_t avflow_cuda_runtime(void);                 // CUDART_VERSION
+int32_t avflow_cuda_device_count(int32_t* count);  // 35 where there is no driver, 100 without a device
+int32_t avflow_cuda_capability(int32_t device, int32_t* major, int32_t* minor);
+const char* avflow_cuda_error_name(int32_t status);
+const char* avflow_cuda_error_text(int32_t status);
 
-#ifdef __cplusplus
-}
-#endif
+}  // extern "C"
+#pragma GCC visibility pop
