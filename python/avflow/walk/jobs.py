@@ -123,7 +123,10 @@ class Eviction:
 
 
 def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.ndarray] = ()) -> int:
-    """Rows that a job needs beside the clean ones when it shares none of them."""
+    """Rows that a job needs beside the clean ones when it shares none of them.
+
+    What rests needs no more memory than this: its hidden states are held until it has rows, and are less than these.
+    """
     if isinstance(job, Job):
         return lengths[job.prompt] - job.start
     count, first = 0, lengths[job.prompt]
