@@ -71,11 +71,22 @@ def test_changed_where_the_token_before_has_left():
     assert 10 in changed(0.6, x, np.array([1, 2, 3, 7, 8, 9, 10]))
 
 
+def test_changed_over_a_gap():
+    """The frame before is the number before, not the one that is left: across a gap all is new."""
+    table, n = GroupTable(), 6
+    item = np.array([0, 0, 2, 2, 3, 3], np.int32)
+    one = Labels(table, table.ids(["video"] * n), item)
+    x = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 2)
+    ((_, view),) = views(STEP, one, np.arange(n), np.arange(n), lambda by: np.zeros(n), lambda: x)
+    assert np.flatnonzero(Changed(0.7).select(view)).tolist() == [0, 1, 2, 3]
+
+
 def test_sound_within_a_video_is_compared_with_sound():
     x = torch.ones(len(NAMES), 2)
     x[7:11] = torch.tensor([1.0, -1.0])
     both = np.arange(1, 11)
     assert changed(0.7, x, both) == [1, 2, 3, 4, 5, 6, 7]  # 5 of 8; both of the sound's one item
+    assert changed(0.75, x, both) == [1, 2, 3, 4, 5, 6, 7, 8]  # 6 and 2, not 7 of 10
 
 
 @pytest.mark.parametrize("share", [0, -0.5, 1.5, "0.5", None, float("nan"), True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from evict_cases import NEVER, Case, check, cuts_of, dense, generate, model
 import avflow
 from avflow import EvictionSchedule, Step, TopK
 from avflow.models.compat import cache_of
+from avflow.models.proof import compared
 from avflow.planning.savings import kept_counts
 from avflow.runtime.conversation import conversation_of
 
@@ -144,14 +146,25 @@ def test_the_view_of_a_stretch():
         assert places[names == "video"].tolist() == list(range(6)) and embeddings.shape == (31, 64)
 
 
-def test_thirds_of_a_second_end_where_it_ends():
-    """In float32, three of them are less than one."""
-    table, third = model("omni").groups, float(torch.tensor(1 / 3, dtype=torch.float32))
-    for step in (third, 1 / 3, 0.1, float(torch.tensor(0.2))):
+def test_parts_of_a_second_end_where_it_ends():
+    """In float32, 25 of a twenty-fifth are less than one."""
+    table = model("omni").groups
+    for step in (1 / 3, *(float(np.float32(1 / n)) for n in (3, 10, 25, 29, 50))):
         n = round(600 / step)
         labels = avflow.eviction.views.Labels(table, np.zeros(n, np.int32), np.zeros(n, np.int32), np.arange(n) * step)
         found = avflow.eviction.views.parts_of(Step("video", 0, per="second"), labels, np.arange(n))
         assert np.unique(found, return_counts=True)[1].tolist() == [round(1 / step)] * 600
+
+
+def test_the_block_proves_itself_without_times():
+    """With nothing dropped there is nothing to ask by the second: its own comparison needs no times."""
+    made, case = timed()
+    fresh = avflow.wrap(model("omni").hf)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", avflow.errors.AvflowWarning)
+        with avflow.evict(fresh, [Step(AV, 1, TopK(share=0.3), per="second")], groups=made):
+            fresh.hf(**case.inputs)
+    assert compared(fresh) == 1
 
 
 def test_what_is_refused():

@@ -30,10 +30,10 @@ def evict(
 ) -> Iterator[None]:
     """Within the block, tokens leave `model.hf(...)` and `model.hf.generate(...)` as the schedule says; no gradients.
 
-    After the layer that a step names, the rows of its group are gone: later layers compute and cache only the others,
-    at their original positions. That equals, exactly, a knockout of the group to all others in all later layers.
-    Where a step has `until`, the rows come back in the layer after it with the hidden states that they left with: they
-    pass by the layers between, and no other row sees them there.
+    After the layer that a step names (-1: before layer 0), the rows of its group are gone: later layers compute and
+    cache only the others, at their original positions. That equals, exactly, a knockout of the group to all others in
+    all later layers. Where a step has `until`, the rows come back in the layer after it with the hidden states that
+    they left with: they pass by the layers between, and no other row sees them there.
 
     Args:
         schedule: an EvictionSchedule, or what it is made of.
@@ -42,7 +42,8 @@ def evict(
             freed in all layers. That saves memory in the early layers too, and changes the numbers: for the answer's
             tokens after the first, and for later turns, it is as if the group were cut in every layer. The first
             token of the answer is the same either way. What rests and comes back is not freed.
-        groups, items: as for `avflow.knockout`; groups may be a Prompt or a Batch of the model too, which has both.
+        groups, items: as for `avflow.knockout`; groups may be a Prompt or a Batch of the model too, which has both, and
+            the tokens' times.
             Default: the model family labels the prompt from its ids, which tell media from text, and no part of the
             user's text from the next: a schedule that names such a part ("question_text", "options") is refused,
             unless groups="ids" says that all of the user's text is "question_text".
@@ -58,7 +59,7 @@ def evict(
 
     New media in a later turn leave after the same layers. Batches with padding, beams, sampling, assisted and
     prompt-lookup decoding, static caches, and chunked prefill (not with policies that need scores) work; with
-    decode="drop" the cache must be a plain DynamicCache.
+    decode="drop", or a step before layer 0, the cache must be a plain DynamicCache.
 
     Raises:
         InputError: a schedule that does not fit the model, one that names groups which nothing tells apart, a group
