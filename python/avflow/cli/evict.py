@@ -150,16 +150,22 @@ def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> N
     else:
         low, high = found["accuracy_change_interval"]
         held = "held-out samples" if schedule.data["held_out"] else "samples, those that it was chosen on"
-        share = "accuracy   " if found["measure"] == "answers" else f"within {found['max_kl']:g} nats"
-        typer.echo(
-            f"{share} {100 * found['accuracy_clean']:.1f} % -> {100 * found['accuracy_kept']:.1f} %, "
-            f"change {100 * found['accuracy_change']:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f}) points on "
-            f"{found['prompts']} {held}"
-        )
-        typer.echo(
-            f"drop        below {100 * found['accuracy_drop_bound']:.1f} points with {100 * found['confidence']:.4g} % "
-            "confidence"
-        )
+        if found["measure"] == "kl":
+            typer.echo(
+                f"near        {100 * found['accuracy_kept']:.1f} % of {found['prompts']} {held} within "
+                f"{found['max_kl']:g} nats; further off are below {100 * found['accuracy_drop_bound']:.1f} % with "
+                f"{100 * found['confidence']:.4g} % confidence"
+            )
+        else:
+            typer.echo(
+                f"accuracy    {100 * found['accuracy_clean']:.1f} % -> {100 * found['accuracy_kept']:.1f} %, "
+                f"change {100 * found['accuracy_change']:+.1f} ({100 * low:+.1f} .. {100 * high:+.1f}) points on "
+                f"{found['prompts']} {held}"
+            )
+            typer.echo(
+                f"drop        below {100 * found['accuracy_drop_bound']:.1f} points with "
+                f"{100 * found['confidence']:.4g} % confidence"
+            )
         if "kl_mean" in found:
             typer.echo(
                 f"KL          mean {found['kl_mean']:.4f}, median {found['kl_median']:.4f}, largest "
