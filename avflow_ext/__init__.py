@@ -2,6 +2,8 @@
 
 from .attention import attention, capabilities
 from .gather import compact, compact_reference, gather_rms_norm, gather_rms_norm_reference
+from .packing import cut_columns
+from .paths import get_cmake_dir, get_include, get_library_dir, get_operators
 from .problem import AttentionOutput, AttentionProblem
 from .reference import attention_reference
 from .tokens import ALL, SCOPES, SEMANTICS, Cut, Streams, Tokens, mask_of, table_of
@@ -20,8 +22,13 @@ __all__ = [
     "capabilities",
     "compact",
     "compact_reference",
+    "cut_columns",
     "gather_rms_norm",
     "gather_rms_norm_reference",
+    "get_cmake_dir",
+    "get_include",
+    "get_library_dir",
+    "get_operators",
     "mask_of",
     "table_of",
 ]

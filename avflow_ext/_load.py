@@ -71,6 +71,27 @@ def _compact_fake(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return x.new_empty((x.shape[0], x.shape[1], keep.shape[1], x.shape[3]))
 
 
+@torch.library.register_fake("avflow::pack")
+def _pack_fake(
+    rows: torch.Tensor,
+    cuts: torch.Tensor,
+    cut_streams: torch.Tensor,
+    heads: int,
+    kv_heads: int,
+    *,
+    keys: torch.Tensor | None = None,
+    streams: torch.Tensor | None = None,
+    keep_rows: torch.Tensor | None = None,
+    keep_keys: torch.Tensor | None = None,
+    groups: int = 0,
+    zero: bool = False,
+    latest_order: int | None = None,
+    kernel: str = "cpu",
+) -> torch.Tensor:
+    words = torch.library.get_ctx().new_dynamic_size(min=32)  # the header alone has more
+    return rows.new_empty((words,), dtype=torch.int32)
+
+
 def _refuse_gradient(op: str) -> None:
     """Without this, a loss on the op's outputs would leave its inputs' gradients None, and no word said."""
 

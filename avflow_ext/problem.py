@@ -137,6 +137,13 @@ class AttentionProblem:
             raise ValueError(f"semantics = {semantics!r}: pass one of {', '.join(SEMANTICS)}")
         key = (heads_per_kv_head, semantics, device_type)
         if key not in self._packed:
+            if torch.compiler.is_compiling():
+                # Without fullgraph the frame then runs as it is, and the call succeeds.
+                raise RuntimeError(
+                    f"this AttentionProblem is not packed yet, which torch.compile cannot trace: call problem.packed("
+                    f"{heads_per_kv_head}) or attention once before the compiled function, or pass columns of tokens "
+                    "and make the problem inside the graph by torch.ops.avflow.pack (docs/the-op.md)"
+                )
             cuts = [
                 _C.Cut(
                     source=cut.source,

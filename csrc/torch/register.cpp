@@ -14,6 +14,9 @@ constexpr const char* kSchemas[] = {
     " Tensor? problem_on_device=None, Tensor? row_order=None) -> (Tensor, Tensor, Tensor)",
     "gather_rms_norm(Tensor x, Tensor weight, float eps, Tensor keep) -> (Tensor, Tensor)",
     "compact(Tensor x, Tensor keep) -> Tensor",
+    "pack(Tensor rows, Tensor cuts, Tensor cut_streams, int heads, int kv_heads, *, Tensor? keys=None,"
+    " Tensor? streams=None, Tensor? keep_rows=None, Tensor? keep_keys=None, int groups=0, bool zero=False,"
+    " SymInt? latest_order=None, str kernel=\"cpu\") -> Tensor",
 };
 
 // Kernels of one kind of device. Never destroyed: what is registered stays, as the library does (-z nodelete).
@@ -36,6 +39,7 @@ bool register_operators() {
     Library& cpu = kernels_for("CPU");
     register_attention_cpu(cpu);
     register_gather_cpu(cpu);
+    register_pack(cpu);
 #ifdef AVFLOW_HAVE_CUDA
     Library& cuda = kernels_for("CUDA");
     register_attention_cuda(cuda);

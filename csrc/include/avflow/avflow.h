@@ -8,7 +8,7 @@
  *          nothing.
  * ABI      Structs with a `size` may grow at their end, and a new field's 0 means "as before": a program built against
  *          an older header runs with a newer library. Structs without one stay. AVFLOW_ABI, and so the soname, changes
- *          when that ceases to hold. Zero every struct, then set its fields: AvflowAttend a = {sizeof a}; */
+ *          when that ceases to hold. Zero every struct, then set `size` and the fields you need. */
 #ifndef AVFLOW_H
 #define AVFLOW_H
 
