@@ -23,7 +23,7 @@ def calls(model):
     return {
         "Sample": (avflow.Sample, SAMPLE),
         "item": (avflow.Sample, ITEM),
-        "read_jsonl": (avflow.Sample.read_jsonl, {}),
+        "read_jsonl": (avflow.Sample.read_jsonl, {"path": "samples.jsonl"}),
         "Prompt": (avflow.Prompt, rows),
         "Knockout": (avflow.Knockout, {"source": "video", "target": "last"}),
         "Knockout.parse": (avflow.Knockout.parse, {"text": "video->last"}),

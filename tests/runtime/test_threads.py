@@ -84,9 +84,15 @@ def test_a_server_with_a_lock():
 
     alone = [answer(which) for which in range(4)]
     assert alone[0] != tokens(cases[0], 3)
+    together = threading.Barrier(4)
+
+    def serve(which: int) -> list[list[int]]:
+        together.wait(60)  # no thread takes two of the four
+        return [answer(which) for _ in range(50)]
+
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda n: (n % 4, answer(n % 4)), range(200)))
-    assert all(got == alone[which] for which, got in found)
+        found = list(pool.map(serve, range(4)))
+    assert found == [[one] * 50 for one in alone]
 
 
 def test_a_server_without_a_lock_never_answers_wrong():

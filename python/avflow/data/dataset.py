@@ -41,7 +41,7 @@ def read(
     Raises:
         InputError: no such file, mapping or column, a row that makes no sample, two samples with one id; with the row.
     """
-    path = checks.path("samples", source)
+    path, answers = checks.path("samples", source), checks.flag("answers", answers)
     if mapping is None and path.suffix.lower() == ".jsonl" and media is None:
         return Dataset(Sample.read_jsonl(path, answers))
     chosen = mapping_of("avflow" if mapping is None else mapping)

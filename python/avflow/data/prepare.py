@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from ..checks import choice, integer, path, shown
+from ..checks import choice, flag, integer, path, shown
 from ..errors import AvflowError, InputError
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
@@ -110,6 +110,7 @@ def as_prompts(
     """
     integer("decode_threads", threads, high=MOST_THREADS)
     record = choice("on_error", on_error, ON_ERROR) == "record"
+    answers = flag("answers", answers)
     prompts = Prompts(model, _several(given, answers), threads, record, answers)
     if again and not isinstance(prompts.given, Sequence):
         prompts = Prompts(model, list(prompts.given), threads, record, answers)

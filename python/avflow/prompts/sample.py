@@ -137,7 +137,7 @@ class Sample:
         Raises:
             InputError: no such file, no sample in it, or a bad line, with its number.
         """
-        path = checks.path("the samples file", path)
+        path, answers = checks.path("the samples file", path), checks.flag("answers", answers)
         text = read_text(path, "the samples file")
         samples: list[Sample] = []
         seen: dict[str, int] = {}

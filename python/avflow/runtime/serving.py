@@ -14,6 +14,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
 from ..models.batch import Batch
 from ..models.compat import cache_of, kept_state
+from ..models.end_tokens import end_tokens
 from ..models.evaluating import in_eval_mode
 from ..models.proof import compared
 from .answering import Clock, cache_bytes
@@ -79,14 +80,9 @@ def serve(model: Model, batch: Batch, max_new_tokens: int) -> Served:
     steps = len(made[0]) - 1
     began = seconds if first.seconds is None else first.seconds
     step = (seconds - began) / steps if steps else None
-    ends = _ends(model)
+    ends = end_tokens(model)
     tokens = [_until_end(row, ends) for row in made]
     return Served(clock.first_end, began, step, cache_bytes(cache_of(out)), peak, tokens)
-
-
-def _ends(model: Model) -> set[int]:
-    ends = getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)
-    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
 
 def _until_end(tokens: list[int], ends: set[int]) -> list[int]:

@@ -18,6 +18,7 @@ from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.base import Model
+from ..models.end_tokens import end_tokens
 from ..models.evaluating import in_eval_mode
 from .capture import Captured
 from .layers import layer_input, run_layers
@@ -90,12 +91,6 @@ class _Step:
         keys, values, problem = held.keys[layer], held.values[layer], held.problems[layer]
         out = attention(q, keys, values, problem, scale=scale, semantics=self.semantics, row_order=self.order).out
         return out[None]
-
-
-def end_tokens(model: Model) -> set[int]:
-    """Ids that end an answer, of the model's generation_config."""
-    ends = getattr(getattr(model.hf, "generation_config", None), "eos_token_id", None)
-    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
 
 @torch.no_grad()
