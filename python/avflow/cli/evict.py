@@ -127,7 +127,7 @@ def _draw(folder: Path, schedule: Any) -> list[Path]:
 def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> None:
     schedule, found = outcome.schedule, outcome.schedule.figures
     for step in schedule.steps:
-        typer.echo(f"{step.group:<24} leaves after layer {step.after}")
+        typer.echo(f"{step.group:<24} leaves {step.when}")
     if not schedule.steps:
         typer.echo("nothing can leave within the tolerance: --max-drop allows more")
     else:

@@ -134,7 +134,7 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
     if not plan["schedule"]:
         return [f"No group can leave within the tolerance of {allowed} ({_samples(n)})."]
     labels = {line["group"]: line["label"] for line in plan["lines"]}
-    leave = ", ".join(f"{labels[g]} after layer {layer + base}" for g, layer in plan["schedule"].items())
+    leave = ", ".join(f"{labels[g]} {_when(layer, base)}" for g, layer in plan["schedule"].items())
     interval, judged = figures["accuracy_change_interval"], figures.get("prompts", n)  # absent in plans of before 0.2
     spread = "" if interval is None else f", interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"
     if "accuracy_drop_bound" in figures:
@@ -149,6 +149,10 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
         f"{100 * figures['kv_saved']:.0f} % of the cache; prefill took {figures['prefill_time_ratio']:.2f} of the time "
         f"with the media's encoders, {figures['decoder_time_ratio']:.2f} without them, on this machine.",
     ]
+
+
+def _when(layer: int, base: int) -> str:
+    return f"before layer {base}" if layer < 0 else f"after layer {layer + base}"
 
 
 def answer_sentence(samples: list[dict[str, Any]]) -> str | None:
