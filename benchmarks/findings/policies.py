@@ -36,7 +36,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MODELS = ("tiny-omni", "tiny-salmonn")
 MARKERS = "*oDosXD^v<>Pdh"
 RING = {"fillstyle": "none", "markersize": 14, "zorder": 5}  # around others
-COLORS = ["#000000", *mpl.rcParamsDefault["axes.prop_cycle"].by_key()["color"]]
+COLORS = ["#000000", *mpl.rcParamsDefault["axes.prop_cycle"].by_key()["color"], "#9DBF16"]
 PICTURE = ROOT / "docs" / "policies.png"
 PAGE = ROOT / "docs" / "eviction.md"
 
@@ -118,9 +118,7 @@ def draw(found: Sequence[dict[str, Any]], path: Path) -> None:
                 rows = sorted((r for r in one["results"] if r["family"] == family), key=lambda r: r["flops_left"])
                 x = [100 * r["flops_left"] for r in rows]
                 y = [100 * r["right"] / r["prompts"] for r in rows]
-                look = (
-                    {"fillstyle": "none", "markersize": 14, "zorder": 5} if family == "planned" else {}
-                )  # around others
+                look = RING if family.startswith("planned") else {}
                 color = COLORS[number % len(COLORS)]
                 ax.plot(x, y, marker=marker, ls=":", lw=0.8, label=family, color=color, **look)
             ax.set_title(one["model"], fontsize=9)
