@@ -83,6 +83,10 @@ def test_sentences_name_the_effect_that_is_there_and_no_other(folders):
     del found["plan"]["figures"]["until"]
     assert "31 %" in parts["Eviction"][1] and "40 %" in parts["Eviction"][1]
     assert "at layer 4" in summary(found, base=1)[0]["lines"][0]
+    found["plan"]["schedule"] = {"video": -1, "audio": 3}
+    for base in (0, 1):
+        whole = " ".join(line for part in summary(found, base) for line in part["lines"]).lower()
+        assert f"video before layer {base}, audio after layer {3 + base} can leave" in whole
 
 
 def test_few_samples_are_called_few_and_one_shows_nothing(tmp_path):

@@ -57,6 +57,16 @@ def test_lines_bands_and_marks(table, first):
     assert "Plan (12 samples)" in figure.get_suptitle()
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_before_layer_0_is_said(first):
+    trials = Trials(["a"], [""], np.ones(1), -np.ones(1), np.ones(1, bool), -np.ones((1, 2)), np.ones((1, 2), bool))
+    drawn = eviction_lines(
+        table_of(trials, [("video", -1), ("video", 3)], Tolerance()), {"video": -1}, first_layer=first
+    )
+    (line, *_) = drawn[1][0].get_lines()
+    assert line.get_label() == f"video, leaves before {first}" and line.get_xdata().tolist() == [first - 1, first + 3]
+
+
 def test_groups_differ_without_colour(table):
     _, (left, _) = eviction_lines(table)
     lines = [line for line in left.get_lines() if len(line.get_xdata()) == 3]

@@ -141,7 +141,7 @@ def _draw(folder: Path, schedule: Any) -> list[Path]:
 def _print_plan(outcome: Any, folder: Path, out: Path, figures: list[Path]) -> None:
     schedule, found = outcome.schedule, outcome.schedule.figures
     for step in schedule.steps:
-        when = f"leaves after layer {step.after}"
+        when = f"leaves {step.when}"
         if step.until is not None:
             when = f"rests in layers {step.after + 1} .. {step.until}"
         typer.echo(f"{step.group:<24} {when}")

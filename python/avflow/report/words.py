@@ -153,7 +153,7 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
         return [f"No group can leave within the tolerance of {allowed} ({_samples(n)})."]
     labels = {line["group"]: line["label"] for line in plan["lines"]}
     until = figures.get("until")
-    leave = ", ".join(f"{labels[g]} after layer {layer + base}" for g, layer in plan["schedule"].items())
+    leave = ", ".join(f"{labels[g]} {_when(layer, base)}" for g, layer in plan["schedule"].items())
     does = "leave" if until is None else f"rest until layer {until + base}"
     interval, judged = figures["accuracy_change_interval"], figures.get("prompts", n)  # absent in plans of before 0.2
     saved = (
@@ -182,6 +182,10 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
         f"{spread}{_few(judged)}.",
         saved,
     ]
+
+
+def _when(layer: int, base: int) -> str:
+    return f"before layer {base}" if layer < 0 else f"after layer {layer + base}"
 
 
 def answer_sentence(samples: list[dict[str, Any]]) -> str | None:
