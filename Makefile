@@ -10,11 +10,11 @@ PYTEST_ARGS ?=
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-CSRC = $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CSRC = $(shell find csrc examples tests/embedding -name '*.cpp' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 # Of all fuzzers of tests/fuzz together. Failures are kept in .hypothesis/ and tried first in the next run.
 FUZZ_MINUTES ?= 60
 
-.PHONY: demo test fuzz lint format docs ext wheel bench clean
+.PHONY: demo test fuzz sanitize lint format docs ext wheel bench clean
 
 demo: ext
 	$(BIN)/avflow demo
@@ -24,6 +24,10 @@ test: lint
 
 fuzz: $(VENV)/.dev ext
 	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest tests/fuzz --timeout=0 $(PYTEST_ARGS)
+
+# libavflow under ThreadSanitizer, AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: $(VENV)/.dev ext
+	AVFLOW_SANITIZE=1 $(BIN)/pytest tests/embedding/test_sanitizers.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev ext
 	$(BIN)/ruff check .

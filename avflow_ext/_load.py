@@ -86,7 +86,7 @@ def _pack_fake(
     groups: int = 0,
     zero: bool = False,
     latest_order: int | None = None,
-    kernel: str = "cpu",
+    device_type: str = "cpu",
 ) -> torch.Tensor:
     words = torch.library.get_ctx().new_dynamic_size(min=32)  # the header alone has more
     return rows.new_empty((words,), dtype=torch.int32)

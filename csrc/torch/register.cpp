@@ -14,9 +14,10 @@ constexpr const char* kSchemas[] = {
     " Tensor? problem_on_device=None, Tensor? row_order=None) -> (Tensor, Tensor, Tensor)",
     "gather_rms_norm(Tensor x, Tensor weight, float eps, Tensor keep) -> (Tensor, Tensor)",
     "compact(Tensor x, Tensor keep) -> Tensor",
+    // Not `kernel`: inductor has an argument of that name in the way of any operator's.
     "pack(Tensor rows, Tensor cuts, Tensor cut_streams, int heads, int kv_heads, *, Tensor? keys=None,"
     " Tensor? streams=None, Tensor? keep_rows=None, Tensor? keep_keys=None, int groups=0, bool zero=False,"
-    " SymInt? latest_order=None, str kernel=\"cpu\") -> Tensor",
+    " SymInt? latest_order=None, str device_type=\"cpu\") -> Tensor",
 };
 
 // Kernels of one kind of device. Never destroyed: what is registered stays, as the library does (-z nodelete).

@@ -28,7 +28,7 @@ def test_the_words_are_those_of_the_problem(problem, kernel, zero):
         keys=columns(problem.keys),
         streams=torch.from_numpy(problem.streams.matrix),
         zero=zero,
-        kernel=kernel,
+        device_type=kernel,
     )
     assert torch.equal(words, problem.packed(3, "zero" if zero else "renormalize", kernel))
 
@@ -59,7 +59,7 @@ def test_cuts_of_some_streams_and_of_none():
     [
         ({"heads": 5}, ValueError, "5 query heads over 2 kv heads"),
         ({"heads": 128}, ValueError, "64 at most"),
-        ({"kernel": "sm90"}, ValueError, "no kernel named sm90: cpu, cuda and hopper are known"),
+        ({"device_type": "sm90"}, ValueError, "no kernel named sm90: cpu, cuda and hopper are known"),
         ({"rows": torch.zeros(3, 4, dtype=torch.int32)}, ValueError, "order must strictly increase"),
         ({"rows": torch.zeros(3, 4)}, RuntimeError, r"rows must be int32 \[n, 4\]"),
         ({"rows": torch.zeros(3, 3, dtype=torch.int32)}, RuntimeError, r"rows must be int32 \[n, 4\]"),
