@@ -136,3 +136,14 @@ def test_the_other_families_take_styles_too():
         avflow.Sample(video=str(clip_file(Clip())), **ASK), prompt_style="map_the_flow"
     )
     assert "instruction" in prompt.groups and prompt.groups[-1] == "last"
+
+
+def test_a_sample_whose_answer_nobody_knows_is_refused_where_one_is_needed():
+    fields = {name: value for name, value in ASK.items() if name != "answer"}
+    asked = avflow.Sample.open(video=str(clip_file(Clip())), **fields)
+    prompt = model().prepare(asked)
+    assert list(prompt.answer_ids) == [] and prompt.option_ids is None and prompt.answer == ""
+    with pytest.raises(InputError, match="answer"):
+        avflow.sweep(model(), asked, "video->last", layers=[6], select="all")
+    with pytest.raises(InputError, match="answer"):
+        avflow.plan_eviction(model(), [asked], ["video"])

@@ -146,7 +146,7 @@ class ChatFamily(Family):
         groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"), roles)
         times = None if roles is not None else self._times(model, ids.tolist(), inputs)  # candidates have no one clock
         _check_length(model, len(ids), sample)
-        answer_ids, option_ids = _answer(tokenizer, sample)
+        answer_ids, option_ids = _answer(tokenizer, sample) if sample.answered else (None, None)
         return Prompt(
             id=sample.id,
             task=sample.task,
@@ -154,7 +154,7 @@ class ChatFamily(Family):
             groups=groups,
             items=items,
             answer_ids=answer_ids,
-            answer=sample.answer,
+            answer=sample.answer if sample.answered else "",
             option_ids=option_ids,
             model_inputs=inputs,
             sample=sample,

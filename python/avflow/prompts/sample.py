@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import checks
 from ..documents import parse_json, read_text
@@ -63,6 +63,7 @@ class Sample:
     reference: str | None = None
     start: float | None = None
     end: float | None = None
+    answered: ClassVar[bool] = True  # False on an instance that `open` made
 
     def __post_init__(self) -> None:
         self.id = sample_id(self.id)
@@ -90,7 +91,8 @@ class Sample:
     @classmethod
     def open(cls, **fields: Any) -> Sample:
         """A question whose answer nobody knows, for what looks at no answer: `avflow.generate`, `avflow bench`, a
-        label-free plan. Its first option, or "?", stands in the answer's place.
+        label-free plan. Its first option, or "?", stands in the answer's place, and its prompt has no answer: an experiment
+        that asks for one refuses it.
 
         Args:
             fields: of a Sample, `answer` left out.
@@ -100,7 +102,9 @@ class Sample:
         """
         options = fields.get("options")
         first = LETTERS[0] if options is not None or fields.get("candidates") is not None else "?"
-        return cls(**{**fields, "answer": first})
+        sample = cls(**{**fields, "answer": first})
+        vars(sample)["answered"] = False
+        return sample
 
     @property
     def answer_index(self) -> int | None:
