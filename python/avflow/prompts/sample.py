@@ -91,8 +91,8 @@ class Sample:
     @classmethod
     def open(cls, **fields: Any) -> Sample:
         """A question whose answer nobody knows, for what looks at no answer: `avflow.generate`, `avflow bench`, a
-        label-free plan. Its first option, or "?", stands in the answer's place, and its prompt has no answer: an experiment
-        that asks for one refuses it.
+        label-free plan. Its first option, or "?", stands in the answer's place, and its prompt has no answer: an
+        experiment that asks for one refuses it.
 
         Args:
             fields: of a Sample, `answer` left out.
