@@ -1,9 +1,10 @@
 // Runs a model that torch compiled ahead of time (AOTInductor) and that calls avflow's operators. No Python.
 // `run_package libavflow_torch.so MODEL.pt2 INPUTS.pt`: INPUTS holds x0, x1, ... and the expected answer `want`, as
 // torch.jit saves them. Prints the largest difference.
+#include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
-#include <torch/script.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <cstdio>
 #include <exception>

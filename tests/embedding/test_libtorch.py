@@ -10,6 +10,8 @@ from consumers import examples
 import avflow_ext
 from avflow_ext import Cut, Tokens, cut_columns, mask_of
 
+# Half the time of a compilation, which is most of the test's.
+QUICK = {"aot_inductor.precompile_headers": False, "aot_inductor.compile_wrapper_opt_level": "O0"}
 HEADS, KV_HEADS, DEPTH, WIDTH = 8, 2, 64, 128
 
 
@@ -53,6 +55,7 @@ def save(path, model, tensors) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some 30 s of an idle core, in two compilers
 @pytest.mark.filterwarnings("ignore")  # of torch's own, about torch.jit
 def test_a_compiled_layer_with_an_eviction_runs_without_python(tmp_path, torch_folder, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
@@ -62,7 +65,7 @@ def test_a_compiled_layer_with_an_eviction_runs_without_python(tmp_path, torch_f
     package = str(tmp_path / "layer.pt2")
     with torch.no_grad():
         exported = torch.export.export(model, inputs(256), dynamic_shapes=({0: n}, {0: n}, {0: kept}))
-        torch._inductor.aoti_compile_and_package(exported, package_path=package)
+        torch._inductor.aoti_compile_and_package(exported, package_path=package, inductor_configs=QUICK)
         rows = {length: save(tmp_path / f"{length}.pt", model, inputs(length)) for length in (256, 100, 61)}
     settings = (f"-DAVFLOW_EXAMPLE_TORCH={torch_folder}", "-DCMAKE_CXX_FLAGS=")
     program = examples(tmp_path / "build", avflow_ext.get_cmake_dir(), *settings) / "run_package"

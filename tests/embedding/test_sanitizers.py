@@ -12,6 +12,7 @@ FLAGS = {"thread": "-fsanitize=thread", "address": "-fsanitize=address,undefined
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(not os.environ.get("AVFLOW_SANITIZE"), reason="it compiles libavflow twice: `make sanitize` asks")
 @pytest.mark.parametrize("sanitizer", FLAGS)
 def test_nothing_is_found(sanitizer, tmp_path):
