@@ -14,13 +14,21 @@ CSRC = $(shell find csrc examples tests/embedding -name '*.cpp' -o -name '*.[ch]
 # Of all fuzzers of tests/fuzz together. Failures are kept in .hypothesis/ and tried first in the next run.
 FUZZ_MINUTES ?= 60
 
-.PHONY: demo test fuzz sanitize lint format docs ext wheel bench clean
+.PHONY: demo test test-vllm fuzz sanitize lint format docs ext wheel bench clean
 
 demo: ext
 	$(BIN)/avflow demo
 
 test: lint
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+# vLLM has an environment of its own, of 4 GB: what it pins is not what avflow takes.
+VENV_VLLM ?= $(VENV)-vllm
+test-vllm: ext $(VENV_VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/avflow_vllm -W "ignore:::transformers" $(PYTEST_ARGS)
+
+$(VENV_VLLM)/.installed: tests/avflow_vllm/setup.sh tests/avflow_vllm/requirements.txt
+	TORCH="$(TORCH)" tests/avflow_vllm/setup.sh $(VENV_VLLM) $(BIN)/python
 
 fuzz: $(VENV)/.dev ext
 	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest tests/fuzz --timeout=0 $(PYTEST_ARGS)

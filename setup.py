@@ -87,17 +87,18 @@ class FreshBuildPy(build_py):
     """Starts from an empty folder: setuptools keeps build/lib, and would ship modules that were renamed since."""
 
     def run(self) -> None:
-        for package in ("avflow", "avflow_ext"):
+        for package in ("avflow", "avflow_vllm", "avflow_ext"):
             shutil.rmtree(Path(self.build_lib) / package, ignore_errors=True)
         super().run()
 
 
 setup(
     packages=find_packages("python") + find_packages(".", include=["avflow_ext", "avflow_ext.*"]),
-    package_dir={"avflow": "python/avflow", "avflow_ext": "avflow_ext"},
+    package_dir={"avflow": "python/avflow", "avflow_vllm": "python/avflow_vllm", "avflow_ext": "avflow_ext"},
     include_package_data=False,  # else folders of data are taken for packages that are not listed, with a warning each
     package_data={
         "avflow": ["py.typed"],
+        "avflow_vllm": ["py.typed"],
         "avflow.report": ["js/*.js", "templates/*.j2", "*.css"],
         "avflow.weights": ["*/*"],
         "avflow_ext": ["py.typed", "*.pyi"],

@@ -11,7 +11,7 @@ from avflow.moved import MOVED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/architecture.md"
-PACKAGES = ("python/avflow", "avflow_ext", "benchmarks", "training")
+PACKAGES = ("python/avflow", "python/avflow_vllm", "avflow_ext", "benchmarks", "training")
 
 
 @pytest.fixture(scope="module")

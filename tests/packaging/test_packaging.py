@@ -59,7 +59,11 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     source = {
         f"{package}/{path.relative_to(folder)}"
-        for package, folder in (("avflow", ROOT / "python/avflow"), ("avflow_ext", ROOT / "avflow_ext"))
+        for package, folder in (
+            ("avflow", ROOT / "python/avflow"),
+            ("avflow_vllm", ROOT / "python/avflow_vllm"),
+            ("avflow_ext", ROOT / "avflow_ext"),
+        )
         for path in folder.rglob("*")
         if path.suffix in (".py", ".pyi", ".typed", ".js", ".css", ".j2") or folder / "weights" in path.parents
         if path.is_file() and path.suffix != ".pyc"
@@ -86,7 +90,9 @@ def test_wheel_metadata(wheel):
     required = [value for key, value in fields if key == "Requires-Dist" and "extra ==" not in value]
     assert "torch>=2.11" in required
     assert not [requirement for requirement in required if "==" in requirement], "a library pins nothing"
-    assert "avflow = avflow.cli.main:main" in archive.read("avflow-0.2.0.dev0.dist-info/entry_points.txt").decode()
+    entries = archive.read("avflow-0.2.0.dev0.dist-info/entry_points.txt").decode()
+    assert "avflow = avflow.cli.main:main" in entries
+    assert "[vllm.general_plugins]\navflow = avflow_vllm:register" in entries
 
 
 def test_every_module_of_the_wheel_imports_in_an_empty_environment(wheel, tmp_path):

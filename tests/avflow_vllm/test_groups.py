@@ -1,0 +1,33 @@
+"""vLLM's KV cache groups, as arithmetic. Needs no vLLM; test_served_counts.py compares with the engine's own."""
+
+import pytest
+
+from avflow_vllm.groups import count, memory, nearest, segments, warning
+
+
+@pytest.mark.parametrize(
+    "layers, boundaries, groups, real, ideal",
+    [
+        (36, (26, 29), 12, 0.775, 0.775),  # the study's on Qwen2.5-Omni-3B
+        (36, (17,), 2, 0.55, 0.55),
+        (36, (11,), 3, 0.4, 0.4),
+        (36, (26,), 4, 0.775, 0.775),
+        (36, (24,), 4, 0.947, 0.725),
+        (28, (18,), 4, 0.996, 0.711),
+        (12, (5,), 2, 0.55, 0.55),
+    ],
+)
+def test_memory(layers, boundaries, groups, real, ideal):
+    assert count(layers, boundaries) == groups
+    assert memory(layers, boundaries) == pytest.approx((real, ideal), abs=6e-4)
+
+
+def test_segments():
+    assert segments(36, (26, 29)) == [27, 3, 6]
+
+
+def test_the_nearest_boundary_that_saves_what_it_should():
+    assert nearest(36, (24,)) == [(23,), (26,)]
+    text = warning(36, (24,))
+    assert "95% of the plain" in text and "should take 73%" in text and "23 (70%); 26 (77%)" in text
+    assert warning(36, (26,)) is None

@@ -1,0 +1,96 @@
+"""What an engine with a schedule refuses, and what an engine without one is."""
+
+import pytest
+from served import MODEL, SCHEDULES
+
+from avflow import EvictionSchedule, Step
+from avflow_vllm.names import OFF, RUNS
+
+EARLY = {"video": 2, "audio": 2}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"max_model_len": 256, "enable_lora": True}, "LoRA"),
+        ({"disable_hybrid_kv_cache_manager": True}, "disabled hybrid"),
+        ({"tensor_parallel_size": 2}, "tensor parallelism"),
+        ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
+        ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative decoding"),
+        ({"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}}, "KV connector"),
+        ({"avflow": {"video": 11}}, "0 .. 11, and the last after which leaving saves anything is 10"),
+        ({"avflow": {"video": 2, "decode": "drop"}}, "no decode"),
+        ({"avflow": {"schedule": "nowhere.json"}}, "nowhere.json"),
+    ],
+)
+def test_engines_that_are_refused(options, message, engine):
+    with pytest.raises(Exception, match=message):
+        engine(**({"avflow": EARLY} | options))
+
+
+def test_another_models_schedule(engine, tmp_path):
+    for facts, message in (({"layers": 36}, "layers 36, this one has 12"), ({"model_type": "qwen3"}, "model_type")):
+        path = tmp_path / "schedule.json"
+        EvictionSchedule([Step("video", 2)], model=facts).save(path)
+        with pytest.raises(Exception, match=message):
+            engine(avflow={"schedule": str(path)})
+
+
+def test_a_schedule_made_for_this_model(engine, tmp_path):
+    import avflow
+
+    model = avflow.load("tiny-omni")
+    path = tmp_path / "schedule.json"
+    EvictionSchedule(SCHEDULES["early"], model=EvictionSchedule.facts(model)).save(path)
+    assert len(engine(avflow={"schedule": str(path)}).segments()) == 4
+
+
+def test_requests_that_are_refused_leave_the_engine_as_it_was(asked, engine):
+    served = engine(avflow=EARLY)
+    for extra, more, message in (
+        ({RUNS: "[[0,"}, {}, "no JSON"),
+        ({RUNS: [[0, 10**6, "video"]]}, {}, "in order within"),
+        ({OFF: "no"}, {}, "avflow_off"),
+        (None, {"prompt_logprobs": 1}, "prompt_logprobs"),
+    ):
+        with pytest.raises(Exception, match=message):
+            served.llm.generate([asked[0].request()], served.params(extra, **more), use_tqdm=False)
+    assert served.generate([asked[0].request()]) == [asked[0].answers["early"]]
+    assert served.free == served.free_at_start
+
+
+def test_without_the_key_an_engine_is_vllms_own(asked, engine):
+    served = engine()
+    inner = served.runner.model.language_model
+    assert type(inner.model).__name__ == "Qwen2Model" and len(served.segments()) == 1
+    assert type(inner.model.layers[5].self_attn.attn).__name__ == "Attention"
+    wrong = [
+        got != one.answers[""]
+        for got, one in zip(served.generate([a.request() for a in asked[:8]]), asked, strict=False)
+    ]
+    assert all(wrong), "vLLM's own positions of interleaved media are no longer one early: take the correction out"
+
+
+def test_positions_alone(asked, engine):
+    served = engine(avflow={})
+    assert len(served.segments()) == 1
+    assert served.generate([a.request() for a in asked]) == [a.answers[""] for a in asked]
+
+
+def test_vllms_positions_by_the_switch(asked, engine):
+    plain = engine().generate([a.request() for a in asked[:4]])
+    assert engine(avflow={"positions": "vllm"}).generate([a.request() for a in asked[:4]]) == plain
+
+
+def test_text_and_a_schedule_that_drops_nothing(asked, engine):
+    text = [{"prompt": f"Name a color, number {i}, and say why you chose it."} for i in range(6)]
+    want = engine(avflow={}).generate(text)
+    served = engine(avflow=EARLY, enable_prefix_caching=True)
+    assert served.generate(text) == want == served.generate(text)
+    assert served.free == served.free_at_start
+    served = engine(avflow={"image": 3})  # there is none
+    assert served.generate([a.request() for a in asked[:8]]) == [a.answers[""] for a in asked[:8]]
+
+
+def test_the_model_of_these_tests_is_the_shipped_one():
+    assert (MODEL / "model.safetensors").is_file()
