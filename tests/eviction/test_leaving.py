@@ -25,10 +25,17 @@ def test_leaves_after(case):
         assert got.tolist() == case["after"]
 
 
-def test_refuses_what_needs_attention():
+def test_refuses_what_it_would_get_wrong():
     table = GroupTable()
-    with pytest.raises(InputError, match="attention scores"):
-        leaves_after([Step("video", 1, TopK(count=1))], table, table.ids(["video", "last"]), np.array([0, -1]))
+    for step, message in (
+        (Step("video", 1, TopK(count=1)), "what the model computes"),
+        (Step("video", 1, policies.Changed(0.5)), "what the model computes"),
+        (Step("video", -1), "not here yet"),
+        (Step("video", 1, until=2), "not here yet"),
+        (Step("video", 1, policies.EveryNth(2), per="item"), "not here yet"),
+    ):
+        with pytest.raises(InputError, match=message):
+            leaves_after([step], table, table.ids(["video", "last"]), np.array([0, -1]))
 
 
 def test_an_item_that_is_missing():

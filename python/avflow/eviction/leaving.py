@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..prompts.groups import GroupTable
-from .policies import View, scored_in
+from .policies import View, waits
 from .schedule import Step
 
 NEVER = -1
@@ -32,12 +32,17 @@ def leaves_after(steps: Iterable[Step], table: GroupTable, group: np.ndarray, it
         int64 [n].
 
     Raises:
-        InputError: a policy that needs attention scores, or an item where there is none; a group that is not in table.
+        InputError: a policy that needs scores or embeddings, or an item where there is none; a step before layer 0, with
+            `until` or `per`; a group that is not in table.
     """
     after = np.full(len(group), NEVER, np.int64)
     for step in sorted(steps, key=lambda step: step.after):
-        if scored_in(step.keep):
-            raise InputError(f"{step.keep} chooses by attention scores, which are not there before the model has run")
+        if waits(step.keep):
+            raise InputError(f"{step.keep} chooses by what the model computes, which is not there before it has run")
+        if step.after < 0 or step.until is not None or step.per is not None:
+            raise InputError(
+                f"the step {step} begins before layer 0, rests, or has a budget for each part: not here yet"
+            )
         mine = table.table(table.expand(step.group))[group]
         at = np.flatnonzero(mine & (after == NEVER))
         if len(at):
