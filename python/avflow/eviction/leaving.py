@@ -32,8 +32,8 @@ def leaves_after(steps: Iterable[Step], table: GroupTable, group: np.ndarray, it
         int64 [n].
 
     Raises:
-        InputError: a policy that needs scores or embeddings, or an item where there is none; a step before layer 0, with
-            `until` or `per`; a group that is not in table.
+        InputError: a policy that needs scores or embeddings, or an item where there is none; a step before layer 0,
+            with `until` or `per`; a group that is not in table.
     """
     after = np.full(len(group), NEVER, np.int64)
     for step in sorted(steps, key=lambda step: step.after):
