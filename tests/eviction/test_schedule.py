@@ -87,6 +87,7 @@ def test_a_file_that_older_versions_would_misread_is_of_version_2(tmp_path, step
         ({"steps": [{"group": "video", "after": -2, "keep": {"policy": "KeepNone"}}]}, "Step.after = -2"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "until": 1}]}, "Step.until = 1"),
         ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "per": "day"}]}, "Step.per .*'day'"),
+        ({"steps": [{"group": "video", "after": 1, "keep": {"policy": "KeepNone"}, "untill": 2}]}, "no field 'untill'"),
         ({"steps": 5}, "is broken"),
         ({"model": [1]}, "model must be an object"),
     ],

@@ -165,3 +165,21 @@ def test_what_makes_no_sense():
         with pytest.raises(InputError, match=message):
             call()
     assert average_change(table_from_rows([])).num_rows == 0 and significance(table_from_rows([])).num_rows == 0
+
+
+def test_a_geometric_mean_does_not_leave_out_what_fell_to_nothing():
+    """Without the four of eight whose probability fell to 0 it would say -20 %."""
+    gone = {"p_knockout": 0.0, "change_percent": -100.0, "logp_knockout": -np.inf}
+    table = table_from_rows([row(f"s{i}", change=-20.0, **(gone if i < 4 else {})) for i in range(8)])
+    for run in (average_change, significance):
+        with pytest.raises(InputError, match="falls to 0 in 4 of 8 samples"):
+            run(table, center="log_ratio")
+    with pytest.raises(InputError, match="pass another center"):
+        difference(table, table, center="log_ratio")
+    assert average_change(table)["change"].to_pylist() == [pytest.approx(-60.0)]
+
+
+def test_no_samples_no_averages():
+    none = table_from_rows([row()]).slice(0, 0)
+    for center in ("mean", "median", "log_ratio"):
+        assert average_change(none, center=center).num_rows == 0

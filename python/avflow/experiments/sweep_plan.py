@@ -106,6 +106,9 @@ class SweepRequest:
         if len({(k.name, c) for k, c in cells}) < len(cells):
             raise InputError(f"cells = {shown(self.cells)}: a cell is given twice")
         alone = {k.name: k for k, _ in cells}
+        unlike = [k.name for k, _ in cells if k != alone[k.name]]
+        if unlike:
+            raise InputError(f"cells hold two knockouts that are called {unlike[0]!r}: give each its own name")
         default = isinstance(self.knockouts, str) and self.knockouts == SweepRequest.knockouts
         if not default and [k.name for k in as_knockouts(self.knockouts)] != list(alone):
             raise InputError("knockouts and cells are both given: cells name their knockouts themselves")

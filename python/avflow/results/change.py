@@ -59,7 +59,8 @@ class Cells:
         for name in names:
             values = np.full((len(prompts), len(cells)), np.nan)
             values[rows, column.reshape(-1)] = table[name].to_numpy()
-            values[~np.isfinite(values)] = np.nan  # a clean probability of 0 has no relative change
+            lost = np.isneginf(values) & (name == "logp_knockout")  # to nothing: see _log_changes
+            values[~np.isfinite(values) & ~lost] = np.nan  # a clean probability of 0 has no relative change
             columns[name] = values
         return cls(prompts, cells, columns)
 
@@ -87,11 +88,22 @@ _NEEDS = {
 }
 
 
+def _log_changes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """[samples, cells]. Without the samples that lost most, the others' mean would pass for that of all."""
+    changes = columns["logp_knockout"] - columns["logp_clean"]
+    if lost := int(np.isneginf(changes).any(1).sum()):
+        raise InputError(
+            f"the answer's probability falls to 0 in {lost} of {len(changes)} samples, and a geometric mean with it: "
+            'pass another center, such as "median" or "difference"'
+        )
+    return changes
+
+
 def _ratios(columns: Mapping[str, np.ndarray], center: str, clusters: Sequence[Hashable] | None) -> Ratios:
     if center == "mean":
         return Ratios.of_means(columns["change_percent"], clusters)
     if center == "log_ratio":
-        return Ratios.of_means(columns["logp_knockout"] - columns["logp_clean"], clusters)
+        return Ratios.of_means(_log_changes(columns), clusters)
     difference = 100 * (columns["p_knockout"] - columns["p_clean"])
     if center == "difference":
         return Ratios.of_means(difference, clusters)
@@ -296,7 +308,7 @@ def difference(
         if center == "mean":
             values.append(columns["change_percent"])
         elif center == "log_ratio":
-            values.append(columns["logp_knockout"] - columns["logp_clean"])
+            values.append(_log_changes(columns))
         else:
             values.append(100 * (columns["p_knockout"] - columns["p_clean"]))
     labels = Cells(both, [], {}).labels(cluster)

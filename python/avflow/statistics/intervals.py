@@ -17,6 +17,8 @@ LEAST_UNITS = 5  # of a studentised bootstrap: fewer give draws of one unit alon
 
 def draws_of(units: int, resamples: int, seed: int) -> np.ndarray:
     """How often each unit is drawn: float64 [resamples, units], each row summing to `units`."""
+    if not units:
+        return np.zeros((resamples, 0))
     drawn = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=resamples)
     return drawn.astype(np.float64)
 
