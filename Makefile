@@ -25,10 +25,10 @@ test: lint
 # vLLM has an environment of its own, of 4 GB: what it pins is not what avflow takes.
 VENV_VLLM ?= $(VENV)-vllm
 test-vllm: ext $(VENV_VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/avflow_vllm -W "ignore:::transformers" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/serving --timeout=900 $(PYTEST_ARGS)
 
-$(VENV_VLLM)/.installed: tests/avflow_vllm/setup.sh tests/avflow_vllm/requirements.txt
-	TORCH="$(TORCH)" tests/avflow_vllm/setup.sh $(VENV_VLLM) $(BIN)/python
+$(VENV_VLLM)/.installed: tests/serving/setup.sh tests/serving/requirements.txt
+	TORCH="$(TORCH)" tests/serving/setup.sh $(VENV_VLLM) $(BIN)/python
 
 fuzz: $(VENV)/.dev ext
 	FUZZ_MINUTES=$(FUZZ_MINUTES) $(BIN)/pytest tests/fuzz --timeout=0 $(PYTEST_ARGS)

@@ -11,6 +11,7 @@ from . import compat, groups
 from .settings import Settings, read_settings
 
 log = logging.getLogger("vllm.avflow")  # vLLM's handlers print it
+_said: set[str] = set()
 
 
 def check_config(config: Any) -> None:
@@ -30,12 +31,13 @@ def check_config(config: Any) -> None:
             f"avflow in vLLM knows {', '.join(compat.MODELS)}, and this model is a {architecture}: use avflow.evict "
             'with transformers, or leave the key "avflow" out of additional_config'
         )
-    if not settings.boundaries:
-        return
-    _check_model(config, settings)
-    for what, there in _untried(config).items():
-        if there:
-            raise InputError(f"an eviction schedule together with {what} is not supported: switch one of the two off")
+    if settings.boundaries:
+        _check_model(config, settings)
+        for what, there in _untried(config).items():
+            if there:
+                raise InputError(
+                    f"an eviction schedule together with {what} is not supported: switch one of the two off"
+                )
     describe(settings, compat.text_config(config).num_hidden_layers, architecture in compat.OMNI)
 
 
@@ -80,14 +82,18 @@ def _untried(config: Any) -> dict[str, bool]:
 
 
 def describe(settings: Settings, layers: int, omni: bool) -> None:
-    """One line for each thing that is not as in vLLM alone."""
-    for step in settings.steps:
-        log.info("avflow: %s leaves after layer %d, keeping %s", step.group, step.after, step.keep)
+    """Logs a line for each thing that is not as in vLLM alone; once, though vLLM makes several configurations."""
+    lines = [(logging.INFO, f"{s.group} leaves after layer {s.after}, keeping {s.keep}") for s in settings.steps]
     if settings.boundaries and (text := groups.warning(layers, settings.boundaries)):
-        log.warning("avflow: %s", text)
+        lines.append((logging.WARNING, text))
     if omni and settings.corrected:
-        log.info(
-            "avflow: positions of a video that is interleaved with its sound are those of transformers; vLLM %s places "
-            'them one token early. additional_config={"avflow": {"positions": "vllm"}} leaves them as they are',
-            compat.SUPPORTED,
+        text = (
+            "positions of a video that is interleaved with its sound are those of transformers; vLLM "
+            f'{compat.SUPPORTED} places them one token early. additional_config={{"avflow": {{"positions": "vllm"}}}} '
+            "leaves them as they are"
         )
+        lines.append((logging.INFO, text))
+    for level, text in lines:
+        if text not in _said:
+            _said.add(text)
+            log.log(level, "avflow: %s", text)

@@ -8,7 +8,7 @@ from avflow_vllm.compat import group_size
 from avflow_vllm.groups import segments
 
 # Chunks one request at a time: vLLM 0.32 alone answers otherwise where a batch cuts a clip with sound into chunks.
-# tests/avflow_vllm/test_random.py has batches of chunks, of text.
+# tests/serving/test_random.py has batches of chunks, of text.
 SETTINGS = {
     "batch": {},
     "chunks": {"max_num_batched_tokens": 32, "max_num_seqs": 1},

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# setup.sh VENV PYTHON: an environment of its own with vLLM's build for CPUs, for tests/avflow_vllm. avflow is this checkout's,
+# setup.sh VENV PYTHON: an environment of its own with vLLM's build for CPUs, for tests/serving. avflow is this checkout's,
 # with the module that `make ext` compiled. What is on the lists is pinned, and installed without looking at who asks
 # for what: vLLM's wheel asks for CUDA builds that a CPU has no use for.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 venv=$1 python=$2
 "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' ||
-    { echo "tests/avflow_vllm need Python 3.11 to 3.13"; exit 1; }
+    { echo "tests/serving need Python 3.11 to 3.13"; exit 1; }
 test -x "$venv/bin/python" || "$python" -m venv "$venv"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip install --quiet "${TORCH:-torch==2.13.0}"
-pip install --quiet --no-deps --requirement tests/avflow_vllm/requirements.txt
+pip install --quiet --no-deps --requirement tests/serving/requirements.txt
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
 distribution() { # name, version, entry points: what importlib.metadata is to find
