@@ -67,10 +67,8 @@ def test_a_run_of_cells_is_resumed_and_is_another_run(tmp_path):
         (dict(cells=[("video->last", 1.5)]), "1.5"),
         (dict(cells=[("video->last", 1), ("video->last", 1)]), "given twice"),
         (dict(cells=[("video->last", 1), ("video -> last", 1)]), "given twice"),
-        (
-            dict(cells=[(avflow.Knockout("video", "last", name="a"), 1), (avflow.Knockout("audio", "last", name="a"), 2)]),
-            "two knockouts that are called 'a'",
-        ),
+        (dict(cells=[(avflow.Knockout(g, "last", name="a"), 1) for g in ("video", "audio")]), "given twice"),
+        (dict(cells=[(avflow.Knockout(g, "last", name="a"), len(g)) for g in ("video", "text")]), "are called 'a'"),
         (dict(cells=[("video->last", 1)], layers=[1]), "layers and cells"),
         (dict(cells=[("video->last", 1)], knockouts="audio->last"), "knockouts and cells"),
         (dict(cells=[("video->last", 99)]), r"layers \[99\]"),
