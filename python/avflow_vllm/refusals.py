@@ -67,7 +67,6 @@ def _untried(config: Any) -> dict[str, bool]:
         "context parallelism (decode_context_parallel_size)": parallel.decode_context_parallel_size > 1,
         "context parallelism (prefill_context_parallel_size)": parallel.prefill_context_parallel_size > 1,
         "data parallelism (data_parallel_size)": parallel.data_parallel_size > 1,
-        "tensor parallelism (tensor_parallel_size)": parallel.tensor_parallel_size > 1,
         "micro-batching (enable_dbo, ubatch_size)": parallel.use_ubatching,
         "speculative decoding (speculative_config)": config.speculative_config is not None,
         "LoRA (enable_lora)": config.lora_config is not None,

@@ -14,7 +14,6 @@ EARLY = {"video": 2, "audio": 2}
     [
         ({"max_model_len": 256, "enable_lora": True}, "LoRA"),
         ({"disable_hybrid_kv_cache_manager": True}, "disabled hybrid"),
-        ({"tensor_parallel_size": 2}, "tensor parallelism"),
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
         ({"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}, "speculative decoding"),
         ({"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}}, "KV connector"),
