@@ -123,3 +123,16 @@ def test_what_is_refused_before_a_model_is_loaded(options, says):
 def test_a_schedule_that_needs_the_answer(file):
     with pytest.raises(avflow.InputError, match="which option is right nobody knows"):
         bench_samples(omni(), avflow.Sample.read_jsonl(file), avflow.EvictionSchedule({"option_correct": 3}))
+
+
+def test_ctrl_c_promises_nothing(file, tmp_path, monkeypatch):
+    """A bench keeps no samples, so that the same command begins anew."""
+    import avflow.cli.bench_samples as bench
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "read_some", interrupted)
+    SCHEDULE.save(tmp_path / "s.json")
+    result = avflow_("bench", "tiny-omni", "--samples", str(file), "--evict", str(tmp_path / "s.json"))
+    assert result.exit_code == 130 and result.stderr.strip() == "stopped"

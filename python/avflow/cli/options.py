@@ -219,7 +219,8 @@ def cli_errors() -> Iterator[None]:
         typer.echo(f"error: {one_line(str(error))}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        typer.echo("stopped: finished samples are kept; run the same command again to go on", err=True)
+        kept = "" if state["only_prints"] else ": finished samples are kept; run the same command again to go on"
+        typer.echo(f"stopped{kept}", err=True)
         raise typer.Exit(130) from None
 
 
