@@ -130,7 +130,8 @@ class TopK:
         rounding: of share times tokens: "ceil", up; "floor" and "round" as Python's int() and round() do it, which
             takes 2.5 to 2 and 3.5 to 4, and may come to 0.
         scored_in: "this", the attention of the layer after which the others leave; or "next", what would be paid in
-            the layer that they do not enter, by its own norm, queries and keys, with all of them present.
+            the layer that they do not enter, by its own norm, queries and keys, with all of them present, and those
+            that other steps drop after the same layer.
         of: what `share` is a share of: the tokens that are "left", or those of the group in the "prompt", also those
             that left in earlier steps.
     """
