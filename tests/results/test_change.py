@@ -183,3 +183,13 @@ def test_no_samples_no_averages():
     none = table_from_rows([row()]).slice(0, 0)
     for center in ("mean", "median", "log_ratio"):
         assert average_change(none, center=center).num_rows == 0
+
+
+def test_the_rows_of_two_runs_are_not_one_table():
+    """The second run's rows would have replaced the first one's without a word."""
+    table = made(CHANGES[:3])
+    both = pa.concat_tables([table, made(CHANGES[3:6])])
+    for run in (average_change, significance):
+        with pytest.raises(InputError, match="prompt 's0' has several values of 'video->question' at layer 0"):
+            run(both)
+    assert average_change(table).num_rows == 3

@@ -55,6 +55,14 @@ class Cells:
         paths, layer = path.indices.to_numpy(zero_copy_only=False), table["layer"].to_numpy()
         both, column = np.unique(np.stack([paths, layer]), axis=1, return_inverse=True)
         cells = [(path.dictionary[int(p)].as_py(), int(x)) for p, x in both.T]
+        place = rows.astype(np.int64) * len(cells) + column.reshape(-1)
+        if len(np.unique(place)) < len(place):
+            _, first, count = np.unique(place, return_index=True, return_counts=True)
+            at = table.slice(int(first[count > 1][0]), 1).to_pylist()[0]
+            raise InputError(
+                f"prompt {at['prompt']!r} has several values of {at['knockout']!r} at layer {at['layer']}: give one "
+                "run's rows, and compare two with avflow.results.difference"
+            )
         columns = {}
         for name in names:
             values = np.full((len(prompts), len(cells)), np.nan)
