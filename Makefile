@@ -25,7 +25,7 @@ test: lint
 # vLLM has an environment of its own, of 4 GB: what it pins is not what avflow takes.
 VENV_VLLM ?= $(VENV)-vllm
 test-vllm: ext $(VENV_VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/serving --timeout=900 $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/serving -n 2 --dist worksteal --timeout=900 $(PYTEST_ARGS)
 
 $(VENV_VLLM)/.installed: tests/serving/setup.sh tests/serving/requirements.txt
 	TORCH="$(TORCH)" tests/serving/setup.sh $(VENV_VLLM) $(BIN)/python
