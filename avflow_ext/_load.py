@@ -2,11 +2,12 @@
 
 import ctypes
 import os
-from pathlib import Path
 
 import torch  # first: the operators link to torch's libraries without a path of their own
 
-OPERATORS = Path(__file__).parent / "lib" / "libavflow_torch.so"
+from .paths import get_operators
+
+OPERATORS = get_operators()
 
 
 def _loaded() -> bool:
@@ -14,7 +15,7 @@ def _loaded() -> bool:
     if not hasattr(torch.ops.avflow, "attention"):
         return False
     try:
-        ctypes.CDLL(str(OPERATORS), mode=os.RTLD_NOW | os.RTLD_NOLOAD)
+        ctypes.CDLL(OPERATORS, mode=os.RTLD_NOW | os.RTLD_NOLOAD)
     except OSError:
         raise ImportError(
             "the operators torch.ops.avflow.* are registered already, by another build of avflow in this process: "
@@ -28,7 +29,7 @@ try:
     from avflow_ext import _C
 
     if not _ready:
-        torch.ops.load_library(str(OPERATORS))
+        torch.ops.load_library(OPERATORS)
 except (ImportError, OSError) as error:
     raise ImportError(
         f"avflow's compiled module cannot be loaded with torch {torch.__version__}: {error}. "

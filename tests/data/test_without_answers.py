@@ -31,3 +31,13 @@ def test_an_open_sample_is_checked_as_any_other():
     assert avflow.Sample.open(id="1", question="What?", options=["x", "y"], video="v.mp4").answer_index == 0
     with pytest.raises(avflow.InputError, match="no video, audio or image"):
         avflow.Sample.open(id="1", question="What?")
+
+
+def test_what_is_written_of_an_open_sample_has_no_answer(tmp_path):
+    """The letter that stands in its place would be read back as what is right."""
+    sample = avflow.Sample.open(id="1", question="What?", options=["x", "y"], video="/v.mp4")
+    (tmp_path / "a.jsonl").write_text(sample.to_json())
+    with pytest.raises(avflow.InputError, match="answer"):
+        avflow.Sample.read_jsonl(tmp_path / "a.jsonl")
+    again = avflow.Sample.read_jsonl(tmp_path / "a.jsonl", answers=False)[0]
+    assert again == sample and not again.answered

@@ -101,8 +101,12 @@ def sweep(
 
 def sweep_options(**options: Any) -> dict[str, Any]:
     """The options of a SweepRequest that were given, read; its own defaults serve for the others. Raises InputError."""
-    read: dict[str, Callable[[Any], Any]] = {"knockouts": split_texts, "window": parse_widths, "layers": parse_layers}
-    read["cells"] = parse_cells
+    read: dict[str, Callable[[Any], Any]] = {
+        "knockouts": split_texts,
+        "window": parse_widths,
+        "layers": parse_layers,
+        "cells": parse_cells,
+    }
     return {name: read[name](value) if name in read else value for name, value in given(**options).items()}
 
 

@@ -91,12 +91,12 @@ class KeepAll:
         return np.ones(len(view.orders), bool)
 
 
-def refuse_no_item(view: View, policy: Policy) -> None:
-    """Raises InputError where a token has no item."""
-    if (view.items < 0).any():
+def refuse_no_item(items: np.ndarray, orders: np.ndarray, who: object) -> None:
+    """Raises InputError where a token has no item. items, orders: as of a View. who: asks for it."""
+    if (items < 0).any():
         raise InputError(
-            f"{policy}: token {view.orders[view.items < 0][0]} has no item: pass video_grid_thw to "
-            "the model, or groups= and items= of model.prepare(sample)"
+            f"{who}: token {orders[items < 0][0]} has no item: pass video_grid_thw to the model, or groups= and items= "
+            "of model.prepare(sample)"
         )
 
 
@@ -116,7 +116,7 @@ class EveryNth:
         object.__setattr__(self, "n", n)
 
     def select(self, view: View) -> np.ndarray:
-        refuse_no_item(view, self)
+        refuse_no_item(view.items, view.orders, self)
         return view.items % self.n == 0
 
 
@@ -203,7 +203,7 @@ class Changed:
         object.__setattr__(self, "share", share)
 
     def select(self, view: View) -> np.ndarray:
-        refuse_no_item(view, self)
+        refuse_no_item(view.items, view.orders, self)
         kinds = np.unique(view.groups(), return_inverse=True)[1]
         media = view.media() * (kinds.max(initial=0) + 1) + kinds  # sound within a video is another medium
         changed = self._changed(view, media)

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import InputError
 from ..prompts.groups import ALIASES, GroupTable
-from .policies import ScoredBy, View
+from .policies import ScoredBy, View, refuse_no_item
 from .schedule import Step
 
 _MEDIA = (*ALIASES["media"], *ALIASES["candidates"], "reference")
@@ -58,11 +58,7 @@ def parts_of(step: Step, labels: Labels, columns: np.ndarray) -> np.ndarray:
         return np.zeros(len(columns), np.int64)
     if step.per == "item":
         item = labels.item[columns].astype(np.int64)
-        if (item < 0).any():
-            raise InputError(
-                f'Step({step.group!r}, per="item"): token {columns[item < 0][0]} has no item: pass video_grid_thw to '
-                "the model, or groups= and items= of model.prepare(sample)"
-            )
+        refuse_no_item(item, columns, f'Step({step.group!r}, per="item")')
         return (labels.group[columns].astype(np.int64) << 32) + item
     time = np.full(len(columns), np.nan) if labels.time is None else labels.time[columns]
     if np.isnan(time).any():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from ..prompts import labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import LETTERS
 from .base import Family
-from .wording import PromptStyle, Wording, option_group
+from .wording import INSTRUCTION, PromptStyle, Wording, option_group
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -211,6 +211,21 @@ class ChatFamily(Family):
             groups[at], items[at] = group, item
         groups[-1], items[-1] = "last", -1
         return groups, items
+
+
+def wording(
+    model: Model,
+    published: str,
+    system: str | None,
+    instruction: str | None,
+    question_first: bool,
+    style: PromptStyle | Mapping[str, Any] | str | None,
+) -> Wording:
+    """The caller's texts; for None what the checkpoint's config.json has in `prompt_texts`, else the published ones."""
+    texts = {"system": published, "instruction": INSTRUCTION} | (getattr(model.hf.config, "prompt_texts", None) or {})
+    given = {"system": system, "instruction": instruction}
+    texts |= {name: text for name, text in given.items() if text is not None}
+    return Wording(**texts, question_first=question_first, style=PromptStyle.of(style))
 
 
 def step_seconds(inputs: dict[str, Any], name: str) -> list[float] | None:

@@ -100,23 +100,5 @@ class Wording:
         return [(text + "\n" * (n + 1 < len(lines)), group, item) for n, (text, group, item) in enumerate(lines)]
 
 
-def worded(
-    trained: Mapping[str, str] | None,
-    published: str,
-    system: str | None,
-    instruction: str | None,
-    question_first: bool,
-    style: PromptStyle | Mapping[str, Any] | str | None = None,
-) -> Wording:
-    """The caller's texts; for None those the checkpoint was trained with, else the published ones.
-
-    trained: `prompt_texts` of its config.json, or None. published: the system text.
-    """
-    texts = {"system": published, "instruction": INSTRUCTION, **(trained or {})}
-    given = {"system": system, "instruction": instruction}
-    texts |= {name: text for name, text in given.items() if text is not None}
-    return Wording(**texts, question_first=question_first, style=PromptStyle.of(style))
-
-
 def option_group(sample: Sample, number: int) -> str:
     return "option_correct" if number == sample.answer_index else "option_incorrect"

@@ -164,8 +164,8 @@ class Sample:
         return samples
 
     def to_json(self) -> str:
-        """One JSONL line, without the fields that are not set."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        """One JSONL line, without the fields that are not set; of a sample that `open` made, without the answer."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if self.answered or f.name != "answer"}
         return json.dumps({k: v for k, v in values.items() if v not in (None, "")}, ensure_ascii=False)
 
     def _say(self, text: str) -> InputError:

@@ -44,10 +44,10 @@ class ComparedRun:
     records: list[dict[str, Any]]
     finished: bool
 
-    def clusters(self, table: pa.Table) -> dict[str, str]:
-        """{prompt: the files it asks about, or itself}"""
-        files = videos_of(self.records)
-        return {prompt: files.get(prompt, prompt) for prompt in pc.unique(table["prompt"]).to_pylist()}
+    @property
+    def clusters(self) -> dict[str, str]:
+        """Of its prompts, as `runs.records.videos_of` gives them."""
+        return videos_of(self.records, pc.unique(self.table["prompt"]).to_pylist())
 
     @property
     def last_layer(self) -> int:
@@ -79,10 +79,10 @@ def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     """
     out = []
     for run in runs:
+        cluster = run.clusters
         tasks = sorted({t for t in pc.unique(run.table["task"]).to_pylist() if t})
         for task in ["all", *(tasks if len(tasks) > 1 else [])]:
             table = run.table if task == "all" else run.table.filter(pc.equal(run.table["task"], task))
-            cluster = run.clusters(table)
             means = mean_change(table, cluster=cluster)
             p = {(r["knockout"], r["layer"]): r["p"] for r in significance(table, cluster=cluster).to_pylist()}
             samples, accuracy = _accuracy(run, table, task)
@@ -118,8 +118,7 @@ def difference_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     out = []
     for a, b in itertools.combinations(runs, 2):
         try:
-            both = a.clusters(a.table)
-            found = difference(a.table, b.table, depth=a.last_layer != b.last_layer, cluster=both)
+            found = difference(a.table, b.table, depth=a.last_layer != b.last_layer, cluster=a.clusters)
         except InputError:  # nothing in common
             continue
         for path in paths_of(found):

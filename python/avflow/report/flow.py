@@ -29,8 +29,7 @@ def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, 
     entries = [("", valued)]
     if len(tasks) > 1:
         entries += [(task, valued.filter(pc.equal(valued["task"], task))) for task in tasks]
-    media = videos_of(records)
-    cluster = {prompt: media.get(prompt, prompt) for prompt in pc.unique(valued["prompt"]).to_pylist()}
+    cluster = videos_of(records, pc.unique(valued["prompt"]).to_pylist())
     p = _p_values(valued, cluster, by_task=False) | (_p_values(valued, cluster, by_task=True) if tasks[1:] else {})
     return [_entry(task, rows, records, cluster, p) for task, rows in entries if rows.num_rows]
 

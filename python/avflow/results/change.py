@@ -107,15 +107,20 @@ def _log_changes(columns: Mapping[str, np.ndarray]) -> np.ndarray:
     return changes
 
 
-def _ratios(columns: Mapping[str, np.ndarray], center: str, clusters: Sequence[Hashable] | None) -> Ratios:
+def _values(columns: Mapping[str, np.ndarray], center: str) -> np.ndarray:
+    """What every sample says of every cell, [samples, cells]: percent, a difference of logs, or points."""
     if center == "mean":
-        return Ratios.of_means(columns["change_percent"], clusters)
+        return columns["change_percent"]
     if center == "log_ratio":
-        return Ratios.of_means(_log_changes(columns), clusters)
-    difference = 100 * (columns["p_knockout"] - columns["p_clean"])
-    if center == "difference":
-        return Ratios.of_means(difference, clusters)
-    return Ratios.of_two(difference, columns["p_clean"], clusters)
+        return _log_changes(columns)
+    return 100 * (columns["p_knockout"] - columns["p_clean"])
+
+
+def _ratios(columns: Mapping[str, np.ndarray], center: str, clusters: Sequence[Hashable] | None) -> Ratios:
+    values = _values(columns, center)
+    if center == "ratio_of_means":
+        return Ratios.of_two(values, columns["p_clean"], clusters)
+    return Ratios.of_means(values, clusters)
 
 
 def _shown(values: np.ndarray, center: str) -> np.ndarray:
@@ -304,21 +309,17 @@ def difference(
     intervals.check(confidence, 1)
     flips = checks.integer("flips", flips, low=20, mend="pass at least 20 (4096 is usual)")
     sides = [Cells.of(one_width(_selected(table, select)), _NEEDS[center]) for table in (a, b)]
-    both = [prompt for prompt in sides[0].prompts if prompt in set(sides[1].prompts)]
+    numbers = [{prompt: number for number, prompt in enumerate(side.prompts)} for side in sides]
+    both = [prompt for prompt in sides[0].prompts if prompt in numbers[1]]
     at = _matched(sides[0].cells, sides[1].cells, depth)
     if not both or not at:
         what = "sample" if not both else "path and layer"
         raise InputError(f"the two tables have no {what} in common: sweep the same samples and paths")
     values = []
-    for side, cells in zip(sides, zip(*at, strict=True), strict=True):
-        rows = [side.prompts.index(prompt) for prompt in both]
+    for side, number, cells in zip(sides, numbers, zip(*at, strict=True), strict=True):
+        rows = [number[prompt] for prompt in both]
         columns = {name: column[np.ix_(rows, cells)] for name, column in side.columns.items()}
-        if center == "mean":
-            values.append(columns["change_percent"])
-        elif center == "log_ratio":
-            values.append(_log_changes(columns))
-        else:
-            values.append(100 * (columns["p_knockout"] - columns["p_clean"]))
+        values.append(_values(columns, center))
     labels = Cells(both, [], {}).labels(cluster)
     unlike = values[0] - values[1]
     values = [np.where(np.isnan(unlike), np.nan, side) for side in values]
@@ -333,12 +334,12 @@ def difference(
         low, high = _shown(low, center), _shown(high, center)
     else:
         middle = ratios.estimate
-    numbers = {"change_a": means[0], "change_b": means[1], "difference": middle, "low": low, "high": high, "p": p}
+    shown = {"change_a": means[0], "change_b": means[1], "difference": middle, "low": low, "high": high, "p": p}
     return pa.table(
         {
             "knockout": pa.array([sides[0].cells[at[i][0]][0] for i in kept], pa.string()),
             "layer": pa.array([sides[0].cells[at[i][0]][1] for i in kept], pa.int32()),
-            **{name: pa.array(v[kept], pa.float64(), from_pandas=True) for name, v in numbers.items()},
+            **{name: pa.array(v[kept], pa.float64(), from_pandas=True) for name, v in shown.items()},
             "samples": pa.array(samples[kept], pa.int32()),
         }
     )

@@ -70,12 +70,13 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def videos_of(records: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """{sample: the files it was asked about, as one label}, of the records that know: the clusters of a run's samples.
+def videos_of(records: Iterable[Mapping[str, Any]], ids: Iterable[str]) -> dict[str, str]:
+    """{sample: the files it was asked about, as one label} of these samples: a run's clusters.
 
-    Two samples belong together where all their files are the same.
+    Two samples belong together where all their files are the same; one without files, or a record, is its own.
     """
-    return {r["id"]: "\n".join(sorted(r["media"])) for r in records if r.get("media")}
+    files = {r["id"]: "\n".join(sorted(r["media"])) for r in records if r.get("media")}
+    return {name: files.get(name, name) for name in ids}
 
 
 def videos(folder: str | Path) -> dict[str, str]:
@@ -88,7 +89,7 @@ def videos(folder: str | Path) -> dict[str, str]:
     records = read_records(folder)
     if not records:
         raise InputError(f"{folder} has no samples.jsonl: pass the folder of a run")
-    return {r["id"]: r["id"] for r in records} | videos_of(records)
+    return videos_of(records, [r["id"] for r in records])
 
 
 def _is_number(value: Any) -> bool:

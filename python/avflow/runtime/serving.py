@@ -98,10 +98,10 @@ class Turns:
         InputError: a schedule that does not fit the model, or that needs to know the right answer.
     """
 
-    def __init__(self, model: Model, schedule: EvictionSchedule, max_new_tokens: int, decode: str = "keep") -> None:
+    def __init__(self, model: Model, schedule: EvictionSchedule, max_new_tokens: int) -> None:
         schedule.check(model)
         check_open(model, schedule)
-        self.model, self.schedule, self.max_new_tokens, self.decode = model, schedule, max_new_tokens, decode
+        self.model, self.schedule, self.max_new_tokens = model, schedule, max_new_tokens
         self.count = 0
 
     def take(self, batch: Batch) -> Turn:
@@ -117,7 +117,7 @@ class Turns:
     def _run(self, batch: Batch, evicted: bool) -> Served:
         if not evicted:
             return serve(self.model, batch, self.max_new_tokens)
-        with evict(self.model, self.schedule, decode=self.decode, groups=batch):
+        with evict(self.model, self.schedule, groups=batch):
             before = compared(self.model)
             served = serve(self.model, batch, self.max_new_tokens)
             if compared(self.model) > before:  # its time held a comparison's with the model's own forward

@@ -146,38 +146,41 @@ class _Evictions:
     def __init__(self, jobs: Sequence[Eviction], rows: _Rows, groups: Sequence[np.ndarray]) -> None:
         self.jobs, self.rows, self.groups = jobs, rows, groups
         self.streams: dict[Eviction, int] = {}
-        self.saved: dict[Eviction, np.ndarray] = {}  # of each stream the tokens that rest: their numbers, -1: others
+        # Of each stream with tokens that rest: under which number each was saved, -1 for other tokens.
+        self.saved: dict[Eviction, np.ndarray] = {}
+        self.stays_gone: dict[Eviction, int] = {}  # of each stream, the groups that no later step of a job brings back
+        for job in jobs:
+            for count in range(1, len(job.steps)):
+                done = Eviction(job.prompt, job.steps[:count])
+                for _, gone in job.steps[count:]:
+                    self.stays_gone[done] = self.stays_gone.get(done, -1) & gone
 
     def enter(self, layer: int) -> None:
         for job in self.jobs:
             for count, (after, gone) in enumerate(job.steps):
+                if after != layer - 1:
+                    continue
                 done = Eviction(job.prompt, job.steps[: count + 1])
-                if after == layer - 1 and done not in self.streams:
+                if done not in self.streams:
                     self._join(Eviction(job.prompt, job.steps[:count]), done, gone)
 
     def _join(self, before: Eviction, done: Eviction, gone: int) -> None:
         """The stream of `done`, whose last step makes it differ from that of `before`."""
         prompt, group = done.prompt, self.groups[done.prompt]
         source = self.streams.get(before, prompt)
-        saved = self.saved.get(before, np.full(len(group), -1, np.int64)).copy()
-        leaving = np.flatnonzero(members(self._coming_back(before, done), group))
+        start, orders = kept_orders(gone, group, self.rows.start[source] if before in self.streams else len(group))
+        already = before.steps[-1][1] if before.steps else 0
+        coming_back = gone & ~already & ~self.stays_gone.get(done, -1)  # leaves now, and is back in some job
+        if before not in self.saved and not coming_back:
+            self.streams[done] = self.rows.join(prompt, start, orders, source)
+            return
+        saved = self.saved[before].copy() if before in self.saved else np.full(len(group), -1, np.int64)
+        leaving = np.flatnonzero(members(coming_back, group))
         if len(leaving):
             saved[leaving] = self.rows.save(prompt, leaving, source)
-        start, orders = kept_orders(gone, group, self.rows.start[source] if before in self.streams else len(group))
         self.streams[done] = self.rows.join(prompt, start, orders, source, saved[orders])
         saved[orders] = -1
         self.saved[done] = saved
-
-    def _coming_back(self, before: Eviction, done: Eviction) -> int:
-        """Word of the groups that leave with the last step of `done` and come back in some job."""
-        count = len(done.steps)
-        already, gone = (one.steps[-1][1] if one.steps else 0 for one in (before, done))
-        forever = gone
-        for job in self.jobs:
-            if job.prompt == done.prompt and job.steps[:count] == done.steps:
-                for _, word in job.steps[count:]:
-                    forever &= word
-        return gone & ~already & ~forever
 
     @property
     def stream_of(self) -> dict[Eviction, int]:

@@ -21,7 +21,7 @@ from .. import chat, towers
 from ..checkpoints import hub_options, processor_folder
 from ..complete_load import load_complete
 from ..registry import register
-from ..wording import PromptStyle, Wording, worded
+from ..wording import PromptStyle, Wording
 from . import positions as omni_positions
 from . import processor as processing
 
@@ -113,8 +113,7 @@ class Qwen25Omni(chat.ChatFamily):
                 sound of another length. InputError: text that holds one of the model's special tokens, limits that
                 make no sense.
         """
-        trained = getattr(model.hf.config, "prompt_texts", None)
-        wording = worded(trained, SYSTEM, system, instruction, question_first, prompt_style)
+        wording = chat.wording(model, SYSTEM, system, instruction, question_first, prompt_style)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
         if (item := sample.interleaved) is not None:

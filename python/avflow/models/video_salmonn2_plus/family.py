@@ -22,7 +22,7 @@ from ...prompts.prompt import Prompt
 from .. import chat, towers
 from ..checkpoints import processor_folder
 from ..registry import register
-from ..wording import PromptStyle, worded
+from ..wording import PromptStyle
 from . import processor as processing
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class VideoSalmonn2Plus(chat.ChatFamily):
         self._check_processor(model)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         limits = (min_pixels, max_pixels)
-        trained = getattr(model.hf.config, "prompt_texts", None)
-        wording = worded(trained, SYSTEM, system, instruction, question_first, prompt_style)
+        wording = chat.wording(model, SYSTEM, system, instruction, question_first, prompt_style)
         given = {"fps": fps, "min_frames": min_frames, "max_frames": max_frames}
         sampling: dict[str, Any] = processing.SAMPLING | (model.hf.config.video_sampling or {})
         sampling |= {name: value for name, value in given.items() if value is not None}

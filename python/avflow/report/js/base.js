@@ -17,11 +17,11 @@ function draw(name, attributes = {}, ...children) {
   return node;
 }
 
-// The same number of digits as the tables: two after the point, more for what would read as zero.
 function pText(p) {
   return p === null || p === undefined ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3);
 }
 
+// The same number of digits as the tables: two after the point, more for what would read as zero.
 function numberText(value, sign = true) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
