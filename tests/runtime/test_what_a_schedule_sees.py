@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import lru_cache
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 import avflow
+from avflow.models.compat import cache_argument
 from avflow.synthetic import make_items, write_items
 
 CHOSEN = {"video": 6, "audio": 6, "question_text": 2}
@@ -145,3 +148,42 @@ def test_batches_that_cannot_be(samples):
     with pytest.raises(avflow.InputError, match="items= without groups="):
         with avflow.knockout(omni(), "video->last", items=batch.items):
             pass
+
+
+def silent(sample: avflow.Sample) -> avflow.Sample:
+    return dataclasses.replace(sample, use_audio_in_video=False)
+
+
+@pytest.mark.parametrize("keep", [{}, {"keep": avflow.TopK(0.5)}, {"keep": avflow.EveryNth(2)}])
+def test_one_schedule_for_requests_with_sound_and_without(samples, keep):
+    """The step of a group that is not there waits: as if the schedule did not have it; by default it is a slip."""
+    both = [avflow.Step("video", 6, **keep), avflow.Step("audio", 4, **keep)]
+    prompt = omni().prepare(silent(samples[0]))
+    with avflow.evict(omni(), both[:1], groups=prompt):
+        wanted = omni().hf(**prompt.model_inputs).logits
+    with avflow.evict(omni(), both, groups=prompt, missing="ignore"):
+        assert torch.equal(omni().hf(**prompt.model_inputs).logits, wanted)
+    with pytest.raises(avflow.InputError, match="no such token.*missing="), avflow.evict(omni(), both, groups=prompt):
+        omni().hf(**prompt.model_inputs)
+    with pytest.raises(avflow.InputError, match="missing = 'skip'"), avflow.evict(omni(), both, missing="skip"):
+        pass
+
+
+@pytest.mark.parametrize("decode", ["keep", "drop"])
+def test_text_alone_is_the_plain_run_and_media_may_come_later(samples, decode):
+    prompt = omni().prepare(samples[0])
+    system = prompt.model_inputs["input_ids"][:, :4]
+    how = dict(max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True)
+
+    def two_turns() -> list[torch.Tensor]:
+        cache = DynamicCache(config=omni().config)
+        turns = ({"input_ids": system}, prompt.model_inputs)
+        return [omni().hf.generate(**turn, **{cache_argument(): cache}, **how).logits[0] for turn in turns]
+
+    plain = two_turns()
+    with avflow.evict(omni(), {"video": 6, "audio": 4}, decode, missing="ignore"):
+        found = two_turns()
+    with avflow.evict(omni(), {"video": 6, "audio": 4}, decode, groups=prompt.groups, items=prompt.items):
+        told = two_turns()  # the labels of both turns: media are expected
+    torch.testing.assert_close(found[0], plain[0], atol=1e-4, rtol=1e-4)
+    assert torch.equal(found[1], told[1]) and not torch.allclose(found[1], plain[1], atol=1e-2)

@@ -17,6 +17,7 @@ from .labels import Labels
 from .tracker import tracking
 
 DECODE = ("keep", "drop")
+MISSING = ("raise", "ignore")
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def evict(
     groups: Labels = None,
     items: Sequence[Any] | None = None,
     check: str | int | None = None,
+    missing: str = "raise",
 ) -> Iterator[None]:
     """Within the block, tokens leave `model.hf(...)` and `model.hf.generate(...)` as the schedule says; no gradients.
 
@@ -48,6 +50,9 @@ def evict(
             user's text from the next: a schedule that names such a part ("question_text", "options") is refused,
             unless groups="ids" says that all of the user's text is "question_text".
         check: as for `avflow.knockout`; here all rows are gathered where some would leave, and none leaves.
+        missing: what to do where a first forward has no token of a step's group. "raise": it is most likely a slip.
+            "ignore": the step waits for such tokens, in this turn or a later one: one schedule of video and sound for
+            requests of which some are silent, or are text alone.
 
     What differs from a plain run:
         generate: gives logits of the prompt's last position and of what follows, no others.
@@ -63,8 +68,8 @@ def evict(
 
     Raises:
         InputError: a schedule that does not fit the model, one that names groups which nothing tells apart, a group
-            that the prompt lacks, a prompt whose last token would leave, a cache filled without eviction or
-            under another schedule.
+            that the prompt lacks (unless `missing` is "ignore"), a prompt whose last token would leave, a cache filled
+            without eviction or under another schedule.
         UnsupportedModelError: a decoder that is not plain causal attention; or that with nothing dropped is not the
             model's own (`check`).
     """
@@ -73,11 +78,12 @@ def evict(
         schedule = EvictionSchedule(schedule)
     schedule.check(model)
     checks.choice("decode", decode, DECODE)
+    checks.choice("missing", missing, MISSING)
     with checking(model, check), tracking(model, groups, items) as tracker:
         if groups is None and tracker.given is None:
             schedule.check_told(model)
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
-        with tracker.interventions.evicting(schedule, decode), undoing() as undo:
+        with tracker.interventions.evicting(schedule, decode, missing), undoing() as undo:
             for layer in model.layers[first:]:
                 undo.append(partial(without_hook, layer, tracker.before_layer))
                 layer.register_forward_pre_hook(tracker.before_layer, with_kwargs=True)

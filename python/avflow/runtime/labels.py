@@ -136,5 +136,5 @@ def check_present(model: Model, steps: Iterable[Step], group: np.ndarray) -> Non
         if not model.groups.table(model.groups.expand(step.group))[group].any():
             raise InputError(
                 f"the schedule drops {step.group!r} {step.when}, but the prompt has no such token: "
-                "leave the step out, or look at the labels (groups=)"
+                'leave the step out, look at the labels (groups=), or pass missing="ignore" to avflow.evict'
             )

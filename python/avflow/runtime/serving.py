@@ -117,7 +117,7 @@ class Turns:
     def _run(self, batch: Batch, evicted: bool) -> Served:
         if not evicted:
             return serve(self.model, batch, self.max_new_tokens)
-        with evict(self.model, self.schedule, groups=batch):
+        with evict(self.model, self.schedule, groups=batch, missing="ignore"):
             before = compared(self.model)
             served = serve(self.model, batch, self.max_new_tokens)
             if compared(self.model) > before:  # its time held a comparison's with the model's own forward

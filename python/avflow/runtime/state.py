@@ -34,7 +34,8 @@ class Interventions:
     """What is done to the tokens of one model's forwards. Blocks add to it, forwards only read it.
 
     Attributes:
-        rules: the cuts in force. schedule: that of the open `avflow.evict` block, or None; decode: its argument.
+        rules: the cuts in force.
+        schedule: that of the open `avflow.evict` block, or None. decode, missing: the block's arguments.
         norms: by number, of the layers before which rows leave or come back: what stands for the layer's first norm.
         version: differs after every change of the cuts; what was prepared for another version holds no longer.
     """
@@ -44,6 +45,7 @@ class Interventions:
         self.rules: list[Rule] = []
         self.schedule: EvictionSchedule | None = None
         self.decode = "keep"
+        self.missing = "raise"
         self.norms: dict[int, BoundaryNorm] = {}
         self.version = next(_VERSIONS)
 
@@ -89,7 +91,7 @@ class Interventions:
         self.version = next(_VERSIONS)
 
     @contextmanager
-    def evicting(self, schedule: EvictionSchedule, decode: str) -> Iterator[None]:
+    def evicting(self, schedule: EvictionSchedule, decode: str, missing: str = "raise") -> Iterator[None]:
         """Puts a schedule in force for as long as the block lasts.
 
         Raises:
@@ -101,8 +103,8 @@ class Interventions:
         with undoing() as undo:
             undo.append(self._drop_schedule)
             self.norms = {layer: norm for layer, norm in norms.items() if norm is not None}
-            self.schedule, self.decode = schedule, decode
+            self.schedule, self.decode, self.missing = schedule, decode, missing
             yield
 
     def _drop_schedule(self) -> None:
-        self.schedule, self.decode, self.norms = None, "keep", {}
+        self.schedule, self.decode, self.missing, self.norms = None, "keep", "raise", {}

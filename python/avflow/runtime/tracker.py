@@ -139,7 +139,7 @@ class Tracker:
         if self.given_ids is not None and ids is not None:
             check_ids(self.given_ids, ids, past)
         check_items(self.model, self.interventions.knockouts, group, item)
-        if not past:
+        if not past and self.interventions.missing == "raise":
             check_present(self.model, self.interventions.steps, group)
         if batch % len(group):
             raise InputError(f"labels are given for {len(group)} sequences, the batch has {batch}")
