@@ -68,11 +68,11 @@ clean:
 	rm -rf build dist *.egg-info avflow_ext/_C*.so avflow_ext/include avflow_ext/lib avflow_ext/share .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 # The environment: torch, the build's tools, then avflow itself with what it needs, as an editable install.
-$(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py
+$(VENV)/.installed: pyproject.toml setup.py tools/build_backend.py avflow-models/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade pip setuptools wheel
 	$(PIP) install --quiet "$(TORCH)" cmake ninja pybind11
-	$(PIP) install --quiet --no-build-isolation --editable .
+	$(PIP) install --quiet --no-build-isolation --editable . --editable avflow-models
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed

@@ -100,7 +100,6 @@ setup(
         "avflow": ["py.typed"],
         "avflow_vllm": ["py.typed"],
         "avflow.report": ["js/*.js", "templates/*.j2", "*.css"],
-        "avflow.weights": ["*/*"],
         "avflow_ext": ["py.typed", "*.pyi"],
     },
     ext_modules=[Extension("avflow_ext._C", sources=[])],

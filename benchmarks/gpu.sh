@@ -18,7 +18,7 @@ shift
 all=(build tests sanitize gather attention sweep evict profile)
 stages=("${@:-${all[@]}}")
 python=${PYTHON:-python3}
-export PYTHONPATH="$PWD/python:$PWD" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
+export PYTHONPATH="$PWD/python:$PWD:$PWD/avflow-models" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export AVFLOW_CUDA=1 AVFLOW_CUDA_ARCHS="${AVFLOW_CUDA_ARCHS:-90}" AVFLOW_CMAKE_ARGS="-DCMAKE_CUDA_FLAGS=-lineinfo"
 total=${AVFLOW_GPU_SECONDS:-525}
 failed=0

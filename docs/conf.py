@@ -18,8 +18,8 @@ myst_heading_anchors = 4
 OUTSIDE = {  # pages that stand elsewhere in the repository -> the page of the site that includes them
     "../CONTRIBUTING.md": "site/CONTRIBUTING.md",
     "../CHANGELOG.md": "site/CHANGELOG.md",
-    "../python/avflow/weights/tiny-omni/MODEL_CARD.md": "site/tiny-omni.md",
-    "../python/avflow/weights/tiny-salmonn/MODEL_CARD.md": "site/tiny-salmonn.md",
+    "../avflow-models/avflow_models/tiny-omni/MODEL_CARD.md": "site/tiny-omni.md",
+    "../avflow-models/avflow_models/tiny-salmonn/MODEL_CARD.md": "site/tiny-salmonn.md",
 }
 
 # Docstrings: single backquotes are code, sections are those that the docstrings use.

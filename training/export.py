@@ -1,6 +1,6 @@
 """Put a finished run into the package: `python training/export.py runs/tiny-omni`, by the name of its folder.
 
-Copies the checkpoint's folder to python/avflow/weights and the log to training, and writes MODEL_CARD.md with the
+Copies the checkpoint's folder to avflow-models and the log to training, and writes MODEL_CARD.md with the
 accuracy of these weights on held-out samples that are made for it, as mp4, png and wav files read by model.prepare.
 `--card-only` writes the card of the package's present weights.
 """
@@ -94,7 +94,7 @@ def main() -> None:
     a = parser.parse_args()
     name = a.run.name
     if name not in weights.NAMES:
-        parser.error(f"{a.run}: the package has models named {', '.join(weights.NAMES)}; name the run's folder so")
+        parser.error(f"{a.run}: there are models named {', '.join(weights.NAMES)}; name the run's folder so")
     config, log, to = HERE / f"{name}.yaml", HERE / f"{name}.jsonl", weights.folder(name)
     if not a.card_only:
         shutil.copytree(a.run / "checkpoint", to, dirs_exist_ok=True)

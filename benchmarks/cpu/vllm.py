@@ -27,7 +27,7 @@ def checkpoint(folder: Path, tokens: int) -> str:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    import avflow
+    from avflow import weights
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -41,7 +41,7 @@ def checkpoint(folder: Path, tokens: int) -> str:
         tie_word_embeddings=False,
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    for path in (Path(avflow.__file__).parent / "weights/tiny-omni").iterdir():
+    for path in weights.folder("tiny-omni").iterdir():
         if "token" in path.name or path.name in ("vocab.json", "merges.txt"):
             shutil.copy(path, folder)
     return str(folder)

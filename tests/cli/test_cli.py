@@ -405,7 +405,7 @@ def test_doctor_tells_of_a_model_that_does_not_run_as_it_should(monkeypatch):
     monkeypatch.setattr(walk, "attention", lambda q, k, v, *a, **more: attend(q, k, 2 * v, *a, **more))
     problems: list[str] = []
     assert set(checked_models(problems).values()) == {"failed"}
-    assert len(problems) == 2 and "tiny-omni of the package does not run as it should" in problems[0]
+    assert len(problems) == 2 and "tiny-omni of avflow-models does not run as it should" in problems[0]
     assert "differ by" in problems[0]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import avflow
-from avflow import EveryNth, Sample, Step, synthetic
+from avflow import EveryNth, Sample, Step, synthetic, weights
 from avflow.eviction.leaving import NEVER, leaves_after
 from avflow.models.qwen2_5_omni import family
 from avflow.prompts.groups import GroupTable
@@ -27,7 +27,7 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-MODEL = Path(avflow.__file__).parent / "weights/tiny-omni"
+MODEL = weights.folder("tiny-omni")
 LAYERS, NEW, BLOCK = 12, 12, 32
 
 SCHEDULES: dict[str, list[Step]] = {

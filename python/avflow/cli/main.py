@@ -45,7 +45,7 @@ def _options(
 @app.command(cls=Command)
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything goes.")] = Path("avflow-demo"),
-    model: Annotated[str, typer.Option(help="A small model of the package: tiny-omni or tiny-salmonn.")] = "tiny-omni",
+    model: Annotated[str, typer.Option(help="Which small model: tiny-omni or tiny-salmonn.")] = "tiny-omni",
     debug: Debug = False,
 ) -> None:
     """Questions about clips, a small model, and all that can be seen of it on one page: report.html."""

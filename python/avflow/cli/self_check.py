@@ -1,4 +1,4 @@
-"""The models of the package against their own forward, on a made clip: what `avflow doctor` runs."""
+"""The models of avflow-models against their own forward, on a made clip: what `avflow doctor` runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def checked_models(problems: list[str]) -> dict[str, str]:
     from ..prompts.sample import Sample
     from ..synthetic import make_items, write_items
 
+    if weights.installed() is None:
+        return {"models": f"not run, the package avflow-models is not installed: {weights.GET}"}
+    if (wrong := weights.other_series()) is not None:
+        problems.append(wrong)
+        return {"models": "not run, see the problems"}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -27,7 +32,7 @@ def checked_models(problems: list[str]) -> dict[str, str]:
                 found[name] = _checked(name, sample)
             except Exception as error:  # of a broken installation anything may come
                 found[name] = "failed"
-                problems.append(f"{name} of the package does not run as it should ({type(error).__name__}: {error})")
+                problems.append(f"{name} of avflow-models does not run as it should ({type(error).__name__}: {error})")
     return found
 
 

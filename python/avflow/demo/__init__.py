@@ -1,4 +1,4 @@
-"""`avflow demo`: a trained model of the package, and questions that it has not seen."""
+"""`avflow demo`: a trained model of avflow-models, and questions that it has not seen."""
 
 from ..moved import old_names
 

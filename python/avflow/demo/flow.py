@@ -27,7 +27,7 @@ from .sample_view import answers, sample_view
 # change by many times that.
 SELECT = "correct"
 PLAN_GROUPS = ("video", "audio", "question_text")
-ANSWER_TOKENS = 1  # a letter: the model of the package has learned nothing about what follows it
+ANSWER_TOKENS = 1  # a letter: the small model has learned nothing about what follows it
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Questions that a model of the package has not seen, written to a folder."""
+"""Questions that a model of avflow-models has not seen, written to a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def held_out(
     item_tasks: tuple[str, ...] = ITEM_TASKS,
     model: str = "tiny-omni",
 ) -> dict[str, Any]:
-    """A model that comes with the package, and held-out questions for it, written to `folder`.
+    """A model of avflow-models, and held-out questions for it, written to `folder`.
 
     Args:
         each: questions of every task. tasks: of avflow.synthetic.TASKS. item_tasks: of its LINEUP_TASKS; their file,
@@ -34,16 +34,17 @@ def held_out(
         window that suits the layers. items: the JSONL file of interleaved items, where the model reads them.
 
     Raises:
-        InputError: the package has no such model.
+        InputError: no such model, or the package avflow-models is not installed.
     """
     if model not in weights.NAMES:
-        raise InputError(f"model {model!r}: the package has {' and '.join(weights.NAMES)}")
+        raise InputError(f"model {model!r}: avflow-models has {' and '.join(weights.NAMES)}")
+    checkpoint = weights.folder(model)
     folder = Path(folder)
     items = make_items("heldout", each * len(tasks), tasks=tasks)
     samples = write_items(items, folder)
     clips = [str(folder / "clips" / f"{item.id}.mp4") for item in items]
     made = {"checkpoint": model, "samples": str(samples), "clips": clips, "window": 3}
-    if family_of(read_json(weights.folder(model) / "config.json"), model).takes_candidates:
+    if family_of(read_json(checkpoint / "config.json"), model).takes_candidates:
         lineups = make_items("heldout", 2 * each * len(item_tasks), tasks=item_tasks)
         made["items"] = str(write_items(lineups, folder / "items"))
     return made

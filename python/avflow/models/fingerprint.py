@@ -17,9 +17,12 @@ _OF_TRAINING = ("optimizer", "scheduler", "rng_state", "trainer_state", "trainin
 
 
 def checkpoint_fingerprint(name: str) -> dict[str, str]:
-    """{file: its fingerprint} of a checkpoint folder or of one of the package, see `avflow.fingerprints`; of a name
+    """{file: its fingerprint} of a checkpoint folder or of one of weights.NAMES, see `avflow.fingerprints`; of a name
     on the hub {"revision": its commit}. Nothing where there is no such checkpoint: loading it tells why."""
-    folder = packaged.folder(name) if name in packaged.NAMES else Path(name)
+    if name in packaged.NAMES:
+        home = packaged.installed()
+        return _of_folder(home / name) if home else {}
+    folder = Path(name)
     if folder.is_dir():
         return _of_folder(folder)
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:

@@ -52,7 +52,7 @@ def load(
     attn_implementation: str | None = None,
     **options: Any,
 ) -> Model:
-    """A model with its processor: from a checkpoint folder, of the package (weights.NAMES: "tiny-omni" ..), or the hub.
+    """A model with its processor: from a checkpoint folder, of avflow-models ("tiny-omni", "tiny-salmonn"), or the hub.
 
     Args:
         device: "cpu", "cuda" or "cuda:N".
@@ -63,9 +63,9 @@ def load(
             config, weights and processor), trust_remote_code, quantization_config, ...
 
     Raises:
-        InputError: no such folder, no config.json, sizes in it beyond any model's, an unknown dtype or device, an
-            option that cannot be honoured; a file that is missing or broken, weights that are missing, left over or of
-            another shape; weights that do not come to one device.
+        InputError: no such folder, a small model without its package, no config.json, sizes in it beyond any model's,
+            an unknown dtype or device, an option that cannot be honoured; a file that is missing or broken, weights
+            that are missing, left over or of another shape; weights that do not come to one device.
         UnsupportedModelError: a checkpoint of no supported family, an adapter without its model, heads that the
             attention op does not have, an installed transformers that is too old.
     """
@@ -155,7 +155,7 @@ def _config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     if folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
         raise InputError(
             f"no folder {name!r}: pass a checkpoint folder, or a hub name such as 'Qwen/Qwen2.5-Omni-3B', "
-            f"or {' or '.join(map(repr, weights.NAMES))} of the package"
+            f"or {' or '.join(map(repr, weights.NAMES))} of the package avflow-models"
         )
     declare_torchvision()
     from transformers import PretrainedConfig
