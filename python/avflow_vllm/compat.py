@@ -60,12 +60,6 @@ def model_types(vllm_config: Any) -> set[str]:
     return {part.model_type for part in parts}
 
 
-def group_size(layers: list[int]) -> int:
-    """Layers in every KV cache group, for segments of so many layers (kv_cache_utils, uniform page size)."""
-    small, large = min(layers), max(layers)
-    return large if large < small * 1.5 else small
-
-
 def insert_block_hash(pool: Any, key: Any, block: Any) -> None:
     """A block can be found by a key from now on."""
     pool._insert_block_hash(key, block, num_tokens=None)

@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 from avflow.errors import InputError
+from avflow.eviction import vllm_groups
 
-from . import compat, groups
+from . import compat
 from .settings import Settings, read_settings
 
 log = logging.getLogger("vllm.avflow")  # vLLM's handlers print it
@@ -83,7 +84,7 @@ def _untried(config: Any) -> dict[str, bool]:
 def describe(settings: Settings, layers: int, omni: bool) -> None:
     """Logs a line for each thing that is not as in vLLM alone; once, though vLLM makes several configurations."""
     lines = [(logging.INFO, f"{s.group} leaves after layer {s.after}, keeping {s.keep}") for s in settings.steps]
-    if settings.boundaries and (text := groups.warning(layers, settings.boundaries)):
+    if settings.boundaries and (text := vllm_groups.warning(layers, settings.boundaries)):
         lines.append((logging.WARNING, text))
     if omni and settings.corrected:
         text = (
