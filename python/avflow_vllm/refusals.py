@@ -6,8 +6,9 @@ import logging
 from typing import Any
 
 from avflow.errors import InputError
+from avflow.eviction import vllm_groups
 
-from . import compat, groups
+from . import compat
 from .settings import Settings, read_settings
 
 log = logging.getLogger("vllm.avflow")  # vLLM's handlers print it
@@ -73,6 +74,9 @@ def _untried(config: Any) -> dict[str, bool]:
         "a KV connector (kv_transfer_config)": config.kv_transfer_config is not None,
         "KV cache events (kv_events_config)": config.kv_events_config is not None,
         "a disabled hybrid KV cache manager": bool(scheduler.disable_hybrid_kv_cache_manager),
+        "a sliding window": compat.slides(config),
+        "dual chunk attention (dual_chunk_attention_config)": compat.in_chunks(config),
+        "another pruning of videos (video_pruning_rate)": compat.prunes(config),
         "prompt embeddings (enable_prompt_embeds)": config.model_config.enable_prompt_embeds,
         "a model that pools": config.model_config.runner_type != "generate",
         "a device other than the CPU": not current_platform.is_cpu(),
@@ -83,7 +87,7 @@ def _untried(config: Any) -> dict[str, bool]:
 def describe(settings: Settings, layers: int, omni: bool) -> None:
     """Logs a line for each thing that is not as in vLLM alone; once, though vLLM makes several configurations."""
     lines = [(logging.INFO, f"{s.group} leaves after layer {s.after}, keeping {s.keep}") for s in settings.steps]
-    if settings.boundaries and (text := groups.warning(layers, settings.boundaries)):
+    if settings.boundaries and (text := vllm_groups.warning(layers, settings.boundaries)):
         lines.append((logging.WARNING, text))
     if omni and settings.corrected:
         text = (

@@ -109,6 +109,8 @@ def test_measured_once_chosen_often(samples, tmp_path, monkeypatch):
     assert merged.schema.remove_metadata().equals(plan_job.PLAN) and merged.num_rows == 4 * 3 * 7
     assert merged.slice(0, rows.num_rows).to_pylist() == rows.to_pylist()
     first = EvictionSchedule.load(out)
+    assert plan(samples, out, "--run", run, "--max-drop", 0.9, "--for", "vllm").exit_code == 0
+    assert EvictionSchedule.load(out).figures["runtime"] == "vllm"
     assert plan(samples, out, "--run", run, "--max-drop", 0, "--strict", "--seed", 3).exit_code == 0
     assert len(seen) == 2 and EvictionSchedule.load(out).figures["strict"] is True
     assert first.figures["max_accuracy_drop"] == 0.9
@@ -212,6 +214,8 @@ def test_a_plan_of_questions_alone(samples, tmp_path):
         (("--limit", "0"), "limit is 0"),
         (("--confidence", "95"), "confidence = 95"),
         (("--memory", "lots"), "lots"),
+        (("--for", "vllm", "--rest-until", "5"), "what leaves does not come back"),
+        (("--for", "tgi"), "runtime = 'tgi'"),
     ],
 )
 def test_bad_options_of_a_plan_are_one_line(samples, tmp_path, more, told):

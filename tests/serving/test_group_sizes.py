@@ -2,7 +2,7 @@
 
 import pytest
 
-from avflow_vllm.groups import count, memory, nearest, segments, warning
+from avflow.eviction.vllm_groups import count, memory, nearest, segments, warning
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import pytest
 from served import BLOCK, LAYERS, NEEDS_RUNS, NEW, SCHEDULES, rows_per_layer, schedule_file
 
+from avflow.eviction.vllm_groups import count
 from avflow_vllm import counters
 from avflow_vllm.client import extra_args
-from avflow_vllm.groups import count
 from avflow_vllm.names import OFF
 
 

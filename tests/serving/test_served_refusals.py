@@ -2,6 +2,7 @@
 
 import pytest
 from served import MODEL, SCHEDULES
+from transformers import MistralConfig, Phi3Config, Qwen2Config
 
 from avflow import EvictionSchedule, Step
 from avflow_vllm.names import OFF, RUNS
@@ -25,6 +26,34 @@ EARLY = {"video": 2, "audio": 2}
 def test_engines_that_are_refused(options, message, engine):
     with pytest.raises(Exception, match=message):
         engine(**({"avflow": EARLY} | options))
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (Phi3Config(architectures=["Phi3ForCausalLM"]), "this model is a Phi3ForCausalLM"),
+        (
+            MistralConfig(architectures=["MistralForCausalLM"], sliding_window=64, num_hidden_layers=4),
+            "together with a sliding window",
+        ),
+        (
+            Qwen2Config(
+                architectures=["Qwen2ForCausalLM"], use_sliding_window=True, max_window_layers=2, num_hidden_layers=4
+            ),
+            "together with a sliding window",
+        ),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+def test_models_that_are_refused_before_their_weights_are_looked_for(config, message, engine, tmp_path):
+    config.save_pretrained(tmp_path)  # there are no weights
+    with pytest.raises(Exception, match=message):
+        engine(model=str(tmp_path), avflow={"media": 1}, skip_tokenizer_init=True, limit_mm_per_prompt=None)
+
+
+def test_video_salmonn_is_refused_by_vllm_itself(engine):
+    with pytest.raises(Exception, match="video_SALMONN2_plus'] are not supported"):
+        engine(model=str(MODEL.parent / "tiny-salmonn"), avflow={"media": 1})
 
 
 def test_another_models_schedule(engine, tmp_path):

@@ -3,9 +3,8 @@
 import pytest
 from served import BLOCK, LAYERS, NEEDS_RUNS, SCHEDULES, rows_per_layer, schedule_file
 
+from avflow.eviction.vllm_groups import group_size, segments
 from avflow_vllm.client import extra_args
-from avflow_vllm.compat import group_size
-from avflow_vllm.groups import segments
 
 # Chunks one request at a time: vLLM 0.32 alone answers otherwise where a batch cuts a clip with sound into chunks.
 # tests/serving/test_random.py has batches of chunks, of text.

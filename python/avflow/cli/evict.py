@@ -80,6 +80,12 @@ def plan(
             help="Groups rest until this layer and come back in the next.", show_default="they leave for good"
         ),
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            "--for", help="What is to run it: avflow, or vllm, which saves at some layers only.", show_default="avflow"
+        ),
+    ] = None,
     confidence: Annotated[
         float | None, typer.Option(help="Of the bound, the margin and the intervals.", show_default="0.95")
     ] = None,
@@ -110,6 +116,7 @@ def plan(
                 seed=seed,
                 memory=memory,
                 until=rest_until,
+                runtime=runtime,
             )
         )
         job = PlanJob(model, samples, request, **over.of_job())

@@ -29,6 +29,7 @@ from .choice import Tolerance, Trials, change, earliest, ladder, table_of
 from .holdout import held_out
 from .judged import Prepare, figures_of, run_both, verdict, what_is_not_shown
 from .measure import Measure, Metric
+from .served import RUNTIMES, settled
 from .texts import score_schedules
 from .trials import Answered, EvictionRequest, try_schedules
 
@@ -102,9 +103,11 @@ class PlanRequest:
         until: groups rest until this layer and come back in the next, as `Step` says; None: they leave for good. The
             layers after which they may rest are those below it.
         max_kl: nats; a label-free plan, see measure.Measure. metric, max_new_tokens: a measure of one's own, likewise.
+        runtime: what is to run the schedule. "vllm": only boundaries that save KV memory there as they should, see
+            eviction.vllm_groups; nothing that rests, or leaves before layer 0.
 
     Raises:
-        InputError: a value out of range; the message names it.
+        InputError: a value out of range, or what the runtime cannot do; the message names it.
     """
 
     groups: Sequence[str] = ("video", "audio")
@@ -121,6 +124,7 @@ class PlanRequest:
     max_kl: float | None = None
     metric: Metric | None = None
     max_new_tokens: int = 32
+    runtime: str = "avflow"
 
     def __post_init__(self) -> None:
         self.measure = Measure(self.max_kl, self.metric, self.max_new_tokens)
@@ -143,6 +147,11 @@ class PlanRequest:
         if self.until is not None:
             mend = "pass the last layer without the groups, from 1 on, or None where they leave for good"
             self.until = checks.integer("until =", self.until, low=1, mend=mend)
+        if checks.choice("runtime", self.runtime, RUNTIMES) == "vllm" and self.until is not None:
+            raise InputError(
+                f"until = {self.until} with runtime = 'vllm': in vLLM what leaves does not come back. Leave until out, "
+                "or plan for avflow's own runtime"
+            )
 
     @property
     def memory_bytes(self) -> int | None:
@@ -157,11 +166,21 @@ class PlanRequest:
         found = layer_list(list(range(end)) if self.layers is None else self.layers, model.n_layers, BEFORE)
         if self.until is not None and found[-1] >= self.until:
             raise InputError(f"layers hold {found[-1]}, and until = {self.until}: a rest begins below its last layer")
+        if self.runtime == "vllm" and found[0] == BEFORE:
+            raise InputError("layers hold -1 with runtime = 'vllm': there tokens leave after layer 0 at the earliest")
         return found
 
     def schedule(self, chosen: Mapping[str, int]) -> EvictionSchedule:
         """{group: last layer that sees it} as a schedule."""
         return EvictionSchedule([Step(group, after, until=self.until) for group, after in chosen.items()])
+
+    def rungs(self, alone: dict[str, int], loss: dict[str, dict[int, float]], model: Model) -> list[dict[str, int]]:
+        """The joint schedules to try in turn, see `choice.ladder`; without the one from which nothing leaves."""
+        candidates = self.layer_list(model)
+        found = ladder(alone, loss, candidates)
+        if self.runtime == "vllm":
+            found = settled(found, candidates, model.n_layers)
+        return [rung for rung in found if rung]
 
     def grid(self, model: Model) -> list[tuple[str, int]]:
         """(group, layer) of every measurement."""
@@ -218,6 +237,7 @@ def plan_eviction(
     max_kl: float | None = None,
     metric: Metric | None = None,
     max_new_tokens: int = 32,
+    runtime: str = "avflow",
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 
@@ -248,6 +268,8 @@ def plan_eviction(
         progress: show a progress bar.
         check: as of `avflow.sweep`.
         until: measure rests until this layer, not evictions for good.
+        runtime: "vllm": a schedule for `vllm serve` (docs/vllm.md). Step 3 tries only boundaries whose KV memory there
+            is what it should be; a group moves later to reach one.
         The others: see PlanRequest.
 
     Returns:
@@ -258,7 +280,7 @@ def plan_eviction(
         InputError: no prompts, none answered correctly, a prompt without a token of a group, groups that must stay.
     """
     limits = (max_accuracy_drop, strict, joint, layers, confidence, seed, memory, holdout, margin, until)
-    request = PlanRequest(groups, *limits, max_kl, metric, max_new_tokens)
+    request = PlanRequest(groups, *limits, max_kl, metric, max_new_tokens, runtime)
     given = as_prompts(model, prompts, again=True, answers=request.measure.kind == "answers")
     walks = request.walks(model)
     with checking(model, check):
@@ -286,7 +308,7 @@ def choose(
     alone = {g: layer for g, layer in first.items() if layer is not None}
     loss = {g: {layer: float(lost[g, layer]) for layer in candidates} for g in alone}
     plan = EvictionPlan(table_of(trials, grid, tolerance), alone, [])
-    rungs = [rung for rung in ladder(alone, loss, candidates) if rung]
+    rungs = request.rungs(alone, loss, model)
     judges = apart if apart.any() else ~apart
     again = _those(prepare, trials.ids, ~apart)
     for look, chosen in enumerate(_holding(model, request, rungs, again, plan, len(seen.ids), progress), start=1):
@@ -383,6 +405,7 @@ def _schedule(
         "seed": request.seed,
         "accuracy_clean": float(trials.clean.mean()),
         **({} if request.until is None else {"until": request.until}),
+        **({} if request.runtime == "avflow" else {"runtime": request.runtime}),
         **judged,
     }
     if judged:

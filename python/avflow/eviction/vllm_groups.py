@@ -1,13 +1,15 @@
-"""What a schedule's boundaries cost in vLLM, which gives all of its KV cache groups equally many layers."""
+"""What a schedule's boundaries cost in vLLM, which gives all of its KV cache groups equally many layers.
+
+Arithmetic alone: `avflow plan --for vllm` chooses by it where no vLLM is installed; the plug-in warns by it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from . import compat
-
 KEPT = 0.1  # share of a prompt's tokens that stays, where nothing better is known
+LOST = 0.05  # of the plain KV memory: what padding may take before it is worth a word
 NEAR, CLOSE = 3, 0.02  # how far boundaries are moved; how near to the ideal is good
 
 
@@ -17,10 +19,16 @@ def segments(layers: int, boundaries: Sequence[int]) -> list[int]:
     return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
 
+def group_size(parts: Sequence[int]) -> int:
+    """Layers in every KV cache group, for segments of so many layers (vLLM 0.32, kv_cache_utils)."""
+    small, large = min(parts), max(parts)
+    return large if large < small * 1.5 else small
+
+
 def count(layers: int, boundaries: Sequence[int]) -> int:
     """How many KV cache groups vLLM makes."""
     parts = segments(layers, boundaries)
-    size = compat.group_size(parts)
+    size = group_size(parts)
     return sum(-(-part // size) for part in parts)
 
 
@@ -32,7 +40,7 @@ def memory(layers: int, boundaries: Sequence[int], kept: float = KEPT) -> tuple[
             the same).
     """
     parts = segments(layers, boundaries)
-    size = compat.group_size(parts)
+    size = group_size(parts)
     shares = [1.0] + [kept] * (len(parts) - 1)
     padded = sum(-(-part // size) * size * share for part, share in zip(parts, shares, strict=True))
     return padded / layers, sum(part * share for part, share in zip(parts, shares, strict=True)) / layers
@@ -53,11 +61,19 @@ def _near(layers: int, boundaries: Sequence[int]) -> Iterator[tuple[int, ...]]:
             yield moved
 
 
+def saves(layers: int, boundaries: Sequence[int]) -> bool:
+    """Whether the boundaries save about as much KV memory as without padding."""
+    if not boundaries:
+        return True
+    real, ideal = memory(layers, boundaries)
+    return real - ideal <= LOST
+
+
 def warning(layers: int, boundaries: Sequence[int]) -> str | None:
     """A sentence where the boundaries save clearly less than they could; else None."""
-    real, ideal = memory(layers, boundaries)
-    if real - ideal <= 0.05:
+    if saves(layers, boundaries):
         return None
+    real, ideal = memory(layers, boundaries)
     others = "; ".join(f"{', '.join(map(str, b))} ({memory(layers, b)[0]:.0%})" for b in nearest(layers, boundaries))
     return (
         "vLLM gives all KV cache groups equally many layers: with tokens leaving after "
