@@ -14,7 +14,7 @@ CSRC = $(shell find csrc examples tests/embedding -name '*.cpp' -o -name '*.[ch]
 # Of all fuzzers of tests/fuzz together. Failures are kept in .hypothesis/ and tried first in the next run.
 FUZZ_MINUTES ?= 60
 
-.PHONY: demo test test-vllm fuzz sanitize lint format docs ext wheel bench clean
+.PHONY: demo test test-vllm test-vllm-full fuzz sanitize lint format docs ext wheel bench clean
 
 demo: ext
 	$(BIN)/avflow demo
@@ -24,8 +24,17 @@ test: lint
 
 # vLLM has an environment of its own, of 4 GB: what it pins is not what avflow takes.
 VENV_VLLM ?= $(VENV)-vllm
+PYTEST_VLLM = OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -n 2 --dist worksteal --timeout=900
+# Model Runner V2's part: a few prompts of every kind.
+V2_TESTS = tests/serving/test_served_tokens.py tests/serving/test_served_counts.py
 test-vllm: ext $(VENV_VLLM)/.installed
-	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/serving -n 2 --dist worksteal --timeout=900 $(PYTEST_ARGS)
+	$(PYTEST_VLLM) tests/serving $(PYTEST_ARGS)
+	VLLM_USE_V2_MODEL_RUNNER=1 AVFLOW_TEST_PROMPTS=12 $(PYTEST_VLLM) $(V2_TESTS) $(PYTEST_ARGS)
+
+# Everything in both runners, and compiled engines: half an hour.
+test-vllm-full: ext $(VENV_VLLM)/.installed
+	AVFLOW_TEST_COMPILED=1 $(PYTEST_VLLM) tests/serving $(PYTEST_ARGS)
+	AVFLOW_TEST_COMPILED=1 VLLM_USE_V2_MODEL_RUNNER=1 $(PYTEST_VLLM) tests/serving $(PYTEST_ARGS)
 
 $(VENV_VLLM)/.installed: tests/serving/setup.sh tests/serving/requirements.txt
 	TORCH="$(TORCH)" tests/serving/setup.sh $(VENV_VLLM) $(BIN)/python

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.attention.backend import subclass_attention_backend
+
+from avflow.errors import InputError
 
 from . import step
 from .kv import EvictedAttentionSpec
@@ -25,6 +28,11 @@ def narrowed(backend: Any) -> Any:
         supports_update_block_table = False  # every segment has rows of its own, not only blocks
 
         def __init__(self, kv_cache_spec: Any, layer_names: Any, vllm_config: Any, device: Any, *args: Any, **kw: Any):
+            if vllm_config.use_v2_model_runner and not getattr(vllm_config, "avflow_has_state", False):
+                raise InputError(
+                    f"{vllm_config.model_config.architecture} has no avflow state for Model Runner V2: set "
+                    "VLLM_USE_V2_MODEL_RUNNER=0"
+                )
             super().__init__(kv_cache_spec, layer_names, vllm_config, device, *args, **kw)
             requests = vllm_config.scheduler_config.max_num_seqs
             self.avflow_lengths = torch.zeros(requests, dtype=torch.int32, device=device)
@@ -36,9 +44,12 @@ def narrowed(backend: Any) -> Any:
                 return super().build(common_prefix_len, common, fast_build, **kw)
             part = current.parts[self.kv_cache_spec.segment]
             slots = current.slots[current.group_of[self.layer_names[0]]]
-            common = step.narrow(common_attn_metadata, part, slots, self.avflow_lengths)
+            common = step.narrow(common_attn_metadata, part, slots, self.avflow_lengths, current.whole)
+            if not common.num_reqs:
+                return SimpleNamespace(avflow=part, avflow_slots=common.slot_mapping)  # its layers will not run
             metadata = super().build(common_prefix_len, common, fast_build, **kw)
-            metadata.avflow, metadata.avflow_slots = part, common.slot_mapping
+            if not current.whole:
+                metadata.avflow, metadata.avflow_slots = part, common.slot_mapping
             return metadata
 
     return subclass_attention_backend("Narrow", backend, NarrowBuilder)

@@ -85,6 +85,14 @@ def prunes(vllm_config: Any) -> bool:
     return media is not None and bool(media.video_pruning_rate)
 
 
+def graphs_of_prompts(vllm_config: Any) -> bool:
+    """Whether whole steps with prompts in them may be replayed as CUDA graphs."""
+    from vllm.config.compilation import CUDAGraphMode
+
+    mode = vllm_config.compilation_config.cudagraph_mode  # None before vLLM has chosen one
+    return mode is not None and mode.mixed_mode() == CUDAGraphMode.FULL
+
+
 def insert_block_hash(pool: Any, key: Any, block: Any) -> None:
     """A block can be found by a key from now on."""
     pool._insert_block_hash(key, block, num_tokens=None)

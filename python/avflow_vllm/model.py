@@ -48,12 +48,16 @@ class Stretches(nn.Module):
         self.do_not_compile = True
         starts = [0, *(end + 1 for end in settings.boundaries)]
         ends = [*starts[1:], len(self.layers)]
-        self.avflow_stretches = []
+        # Modules of this one, though they hold no weights: vLLM looks for what is compiled among them, and makes no
+        # piecewise CUDA graphs where it finds none.
+        self.avflow_stretches = nn.ModuleList()
+        self.avflow_names: list[list[str]] = []
         for number, (start, end) in enumerate(zip(starts, ends, strict=True)):
             layers = self.layers[start:end]
             with set_model_tag(f"avflow_{number}"):
                 stretch = stretch_class(number)(vllm_config=vllm_config, prefix=f"avflow_{number}", layers=layers)
-            self.avflow_stretches.append((stretch, [layer.self_attn.attn.layer_name for layer in layers]))
+            self.avflow_stretches.append(stretch)
+            self.avflow_names.append([layer.self_attn.attn.layer_name for layer in layers])
 
     def forward(
         self, input_ids: Any, positions: torch.Tensor, intermediate_tensors: Any = None, inputs_embeds: Any = None
@@ -64,7 +68,7 @@ class Stretches(nn.Module):
         rows, total = None, len(hidden)
         context = get_forward_context()
         metadata = context.attn_metadata
-        for number, (stretch, names) in enumerate(self.avflow_stretches):
+        for number, (stretch, names) in enumerate(zip(self.avflow_stretches, self.avflow_names, strict=True)):
             part = getattr(metadata[names[0]], "avflow", None) if number and metadata is not None else None
             if part is not None:
                 if part.relative is not None:
@@ -88,7 +92,22 @@ class Stretches(nn.Module):
         return out
 
 
-class EvictingQwen2(Qwen2ForCausalLM):
+class HasModelState:
+    """For the class that vLLM makes of the engine's architecture: Model Runner V2 asks it for a ModelState."""
+
+    avflow_evicts = False
+
+    def get_model_state_cls(self) -> Any:
+        from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+
+        if not self.avflow_evicts:
+            return DefaultModelState
+        from .state_v2 import EvictingModelState
+
+        return EvictingModelState
+
+
+class EvictingQwen2(HasModelState, Qwen2ForCausalLM):
     """Qwen2ForCausalLM, and nothing else where the engine has no schedule."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -96,6 +115,7 @@ class EvictingQwen2(Qwen2ForCausalLM):
         settings = read_settings(vllm_config.additional_config)
         if settings is None or not settings.boundaries:
             return
+        self.avflow_evicts = True
         self.model.__class__ = EvictingQwen2Model  # vLLM's constructor names the class of its decoder itself
         for number, layer in enumerate(self.model.layers):
             if segment := settings.segment(number):

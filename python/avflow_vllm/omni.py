@@ -18,6 +18,7 @@ from vllm.model_executor.models.qwen2_5_omni_thinker import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from .model import HasModelState
 from .settings import read_settings
 
 
@@ -26,13 +27,14 @@ from .settings import read_settings
     info=Qwen2_5OmniThinkerProcessingInfo,
     dummy_inputs=Qwen2_5OmniThinkerDummyInputsBuilder,
 )
-class OmniThinker(Qwen2_5OmniThinkerForConditionalGeneration):
+class OmniThinker(HasModelState, Qwen2_5OmniThinkerForConditionalGeneration):
     """vLLM's, and nothing else where the engine has no key "avflow"."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         settings = read_settings(vllm_config.additional_config)
         self.avflow_corrects = settings is not None and settings.corrected
+        self.avflow_evicts = settings is not None and bool(settings.boundaries)
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[torch.Tensor, int]:
         """int64 [3, N], and what a generated token's position is ahead of its number."""

@@ -39,6 +39,7 @@ def check_config(config: Any) -> None:
                 raise InputError(
                     f"an eviction schedule together with {what} is not supported: switch one of the two off"
                 )
+        _check_device(settings)
     describe(settings, compat.text_config(config).num_hidden_layers, architecture in compat.OMNI)
 
 
@@ -60,6 +61,7 @@ def _check_model(config: Any, settings: Settings) -> None:
 
 
 def _untried(config: Any) -> dict[str, bool]:
+    from vllm import envs
     from vllm.platforms import current_platform
 
     parallel, scheduler = config.parallel_config, config.scheduler_config
@@ -77,11 +79,27 @@ def _untried(config: Any) -> dict[str, bool]:
         "a sliding window": compat.slides(config),
         "dual chunk attention (dual_chunk_attention_config)": compat.in_chunks(config),
         "another pruning of videos (video_pruning_rate)": compat.prunes(config),
+        "fast prefill (kv_sharing_fast_prefill)": config.cache_config.kv_sharing_fast_prefill,
         "prompt embeddings (enable_prompt_embeds)": config.model_config.enable_prompt_embeds,
         "a model that pools": config.model_config.runner_type != "generate",
-        "a device other than the CPU": not current_platform.is_cpu(),
-        "Model Runner V2 (VLLM_USE_V2_MODEL_RUNNER)": bool(config.use_v2_model_runner),
+        # Both would record where rows are gathered, and replay it for other rows.
+        "CUDA graphs of prompts (cudagraph_mode FULL)": compat.graphs_of_prompts(config),
+        "breakable CUDA graphs (VLLM_USE_BREAKABLE_CUDAGRAPH)": envs.VLLM_USE_BREAKABLE_CUDAGRAPH,
+        "Model Runner V1 on a GPU (VLLM_USE_V2_MODEL_RUNNER=0, or no Triton)": not (
+            current_platform.is_cpu() or config.use_v2_model_runner
+        ),
     }
+
+
+def _check_device(settings: Settings) -> None:
+    """A GPU has to be asked for, as long as nobody has seen this run on one."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() and not settings.untried:
+        raise InputError(
+            "avflow in vLLM was verified on CPUs alone, and this is another device: compare with "
+            'benchmarks/vllm_gpu.sh first, and set additional_config={"avflow": {"untried": true, ...}} to use it'
+        )
 
 
 def describe(settings: Settings, layers: int, omni: bool) -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from . import step
-from .kv import EvictedAttentionSpec
 from .plan import Plan, plan_of
 from .settings import Settings
 
@@ -22,20 +21,14 @@ def _plan(settings: Settings, state: Any) -> Plan:
 
 def batch_plan(runner: Any, settings: Settings, scheduled: np.ndarray) -> step.BatchPlan:
     """scheduled: int [requests], tokens of each in this step."""
-    batch = runner.input_batch
+    batch, groups = runner.input_batch, runner.kv_cache_config.kv_cache_groups
     plans = [_plan(settings, runner.requests[name]) for name in batch.req_ids[: batch.num_reqs]]
-    groups = {
-        number: group
-        for number, group in enumerate(runner.kv_cache_config.kv_cache_groups)
-        if isinstance(group.kv_cache_spec, EvictedAttentionSpec)
-    }
-    segments = sorted({group.kv_cache_spec.segment for group in groups.values()})
     computed = batch.num_computed_tokens_cpu[: batch.num_reqs]
-    now = step.plan_batch(plans, computed, scheduled, segments, runner.device)
-    for number, group in groups.items():
-        part, table = now.parts[group.kv_cache_spec.segment], batch.block_table[number]
-        blocks = table.block_table.np[part.owner, part.order // table.block_size].astype(np.int64)
-        slots = blocks * table.block_size + part.order % table.block_size
-        now.slots[number] = torch.from_numpy(slots).to(runner.device)
-        now.group_of.update(dict.fromkeys(group.layer_names, number))
+    now = step.plan_batch(plans, computed, scheduled, step.later_segments(groups), runner.device)
+
+    def blocks_of(number: int) -> tuple[torch.Tensor, int]:
+        table = batch.block_table[number]
+        return torch.from_numpy(table.block_table.np).to(runner.device), table.block_size
+
+    step.place(now, groups, blocks_of)
     return now

@@ -13,6 +13,7 @@ from avflow.eviction.schedule import STAY, EvictionSchedule, Step
 from avflow.prompts.groups import ALIASES, GroupTable
 
 KEY = "avflow"
+NAMED = ("schedule", "positions", "decode", "untried")
 POSITIONS = ("transformers", "vllm")
 TOLD_BY_IDS = ("video", "audio", "image")  # every other group comes as runs, request by request
 POINTWISE = (KeepNone, KeepAll, EveryNth)
@@ -27,12 +28,14 @@ class Settings:
         boundaries: layers after which something may leave, ascending; layers between two of them are a segment.
         corrected: positions of video that is interleaved with its sound are those of transformers.
         facts: of the model that the schedule was made for, or None.
+        untried: devices on which nobody has compared the answers are taken.
     """
 
     steps: tuple[Step, ...] = ()
     boundaries: tuple[int, ...] = ()
     corrected: bool = True
     facts: Mapping[str, Any] | None = None
+    untried: bool = False
 
     def segment(self, layer: int) -> int:
         """0 for the layers up to the first boundary."""
@@ -70,7 +73,7 @@ def read_settings(additional_config: Any) -> Settings | None:
         return None
     if not isinstance(given, Mapping):
         raise _wrong(given)
-    named = {name: value for name, value in given.items() if name in ("schedule", "positions", "decode")}
+    named = {name: value for name, value in given.items() if name in NAMED}
     short = {name: value for name, value in given.items() if name not in named}
     if short and "schedule" in named:
         raise InputError(f'additional_config["avflow"] has a schedule and {checks.shown(next(iter(short)))}: give one')
@@ -90,6 +93,7 @@ def read_settings(additional_config: Any) -> Settings | None:
         boundaries=tuple(sorted({s.after for s in schedule.steps if not isinstance(s.keep, KeepAll)})),
         corrected=positions == "transformers",
         facts=schedule.model,
+        untried=checks.flag('additional_config["avflow"]["untried"]', named.get("untried", False)),
     )
     table = settings.table()
     for step in settings.steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,11 +34,18 @@ class Part:
 
 @dataclass
 class BatchPlan:
-    """Of one step. parts: by segment. slots: by KV cache group, int64 [m]. group_of: by layer name."""
+    """Of one step.
+
+    Attributes:
+        parts: by segment. slots: by KV cache group, int64 [m]. group_of: by layer name.
+        whole: every layer runs all rows, those that left with slot -1. So with one row of each request, which a full
+            CUDA graph may replay: its number of rows is fixed. Nobody reads what such a row becomes.
+    """
 
     parts: dict[int, Part]
     slots: dict[int, torch.Tensor] = field(default_factory=dict)
     group_of: dict[str, int] = field(default_factory=dict)
+    whole: bool = False
 
 
 def plan_batch(
@@ -70,31 +77,71 @@ def plan_batch(
             owner=np.concatenate(owner).astype(np.int64),
         )
         previous = index
-    return BatchPlan(parts)
+    return BatchPlan(parts, whole=len(scheduled) > 0 and int(scheduled.max()) == 1)
 
 
-def narrow(common: Any, part: Part, slots: torch.Tensor, lengths: torch.Tensor) -> Any:
+def place(now: BatchPlan, groups: Sequence[Any], blocks_of: Callable[[int], tuple[torch.Tensor, int]]) -> None:
+    """Gives every row that is there its slot, in the KV cache groups of later segments.
+
+    Args:
+        groups: vLLM's KVCacheGroupSpecs. blocks_of: group's number -> int [requests, blocks] and tokens of a block.
+    """
+    places: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for number, group in enumerate(groups):
+        segment = getattr(group.kv_cache_spec, "segment", 0)
+        if not segment:
+            continue
+        blocks, size = blocks_of(number)
+        part = now.parts[segment]
+        if segment not in places:
+            places[segment] = (
+                torch.from_numpy(part.owner).to(blocks.device),
+                torch.from_numpy(part.order).to(blocks.device),
+            )
+        owner, order = places[segment]
+        now.slots[number] = blocks[owner, order // size].long() * size + order % size
+        now.group_of.update(dict.fromkeys(group.layer_names, number))
+
+
+def later_segments(groups: Sequence[Any]) -> list[int]:
+    """Of vLLM's KVCacheGroupSpecs: the segments from 1 on, ascending."""
+    return sorted({getattr(group.kv_cache_spec, "segment", 0) for group in groups} - {0})
+
+
+def narrow(common: Any, part: Part, slots: torch.Tensor, lengths: torch.Tensor, whole: bool = False) -> Any:
     """The batch's CommonAttentionMetadata for the rows of a segment. Its own slot mapping is written over.
 
-    lengths: int32 [requests at most], a buffer of the metadata builder's.
+    Requests of which no row is there are left out: not every backend has queries of length zero.
+
+    Args:
+        slots: int64 [m]. lengths: int32 [requests at most], a buffer of the metadata builder's, which a CUDA graph may
+            have captured. whole: see BatchPlan.
     """
     requests, m, device = common.num_reqs, len(part.order), common.query_start_loc.device
-    common.slot_mapping[:m] = slots
-    common.slot_mapping[m:] = -1
     host = np.zeros(requests, np.int32)  # a batch may be padded with requests that have no rows
     host[: len(part.lengths)] = part.lengths
     out = copy(common)
-    out.seq_lens_cpu_upper_bound = torch.from_numpy(host)
-    out.seq_lens = lengths[:requests].copy_(out.seq_lens_cpu_upper_bound)
-    out.max_seq_len = max(1, int(host.max()))
-    if part.rows is not None:
-        starts = np.full(requests + 1, part.starts[-1], np.int32)
-        starts[: len(part.starts)] = part.starts
+    out._num_computed_tokens_cache = out._token_to_req_indices_cache = None
+    if part.rows is None or whole:
+        common.slot_mapping.fill_(-1)
+        common.slot_mapping[slice(0, m) if part.rows is None else part.rows] = slots
+    else:
+        common.slot_mapping[:m] = slots
+        common.slot_mapping[m:] = -1
+        there = np.flatnonzero(np.diff(part.starts))
+        starts = np.append(part.starts[there], part.starts[-1]).astype(np.int32)
+        host = host[there]
+        index = torch.from_numpy(there)
+        out.num_reqs, out.num_actual_tokens = len(there), m
         out.query_start_loc_cpu = torch.from_numpy(starts)
         out.query_start_loc = out.query_start_loc_cpu.to(device)
-        out.max_query_len = int(np.diff(starts).max())
-        out.num_actual_tokens = m
+        out.max_query_len = int(np.diff(starts).max(initial=0))
         out.slot_mapping = common.slot_mapping[:m]
+        out.block_table_tensor = common.block_table_tensor[index.to(device)]
         out.positions = None if common.positions is None else common.positions[part.rows]
-    out._num_computed_tokens_cache = out._token_to_req_indices_cache = None
+        out.is_prefilling = None if common.is_prefilling is None else common.is_prefilling[index]
+        out.req_idx = None if common.req_idx is None else common.req_idx[there]
+    out.seq_lens_cpu_upper_bound = torch.from_numpy(host)
+    out.seq_lens = lengths[: len(host)].copy_(out.seq_lens_cpu_upper_bound)
+    out.max_seq_len = max(1, int(host.max(initial=0)))
     return out

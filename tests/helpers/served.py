@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import interpreted
 import numpy as np
 import torch
 
@@ -26,6 +27,8 @@ for name, value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
+if interpreted.V2:
+    interpreted.switch_on()
 
 MODEL = weights.folder("tiny-omni")
 LAYERS, NEW, BLOCK = 12, 12, 32

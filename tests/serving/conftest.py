@@ -1,5 +1,7 @@
 """These need vLLM, which has an environment of its own: `make test-vllm`."""
 
+import os
+
 import pytest
 
 from avflow_vllm.compat import installed_version
@@ -10,10 +12,10 @@ if installed_version() is None:
 
 @pytest.fixture(scope="session")
 def asked():
-    """40 held-out questions about clips with sound, and what avflow itself answers under every schedule."""
+    """Held-out questions about clips with sound, and what avflow itself answers under every schedule."""
     from served import ask
 
-    return ask(40)
+    return ask(int(os.environ.get("AVFLOW_TEST_PROMPTS", 40)))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ pip install --quiet "${TORCH:-torch==2.13.0}"
 pip install --quiet --no-deps --requirement tests/serving/requirements.txt
 packages=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 
-distribution() { # name, version, entry points: what importlib.metadata is to find
-    local folder="$packages/$1-$2.dist-info"
+distribution() { # name, version, entry points, folder: what importlib.metadata is to find
+    local folder="${4:-$packages}/$1-$2.dist-info"
     mkdir -p "$folder"
     printf 'Metadata-Version: 2.1\nName: %s\nVersion: %s\n' "$1" "$2" >"$folder/METADATA"
     printf '%s' "${3:-}" >"$folder/entry_points.txt"
@@ -24,6 +24,13 @@ distribution() { # name, version, entry points: what importlib.metadata is to fi
 distribution vllm 0.32.0+cpu
 distribution avflow 0.2.0.dev0 $'[vllm.general_plugins]\navflow = avflow_vllm:register\n'
 printf '%s\n' "$PWD/python" "$PWD" "$PWD/avflow-models" >"$packages/avflow.pth"
+
+# For Model Runner V2 on a CPU, in a folder of its own: tests/helpers/interpreted.py puts it on the path. Of its 1 GB
+# half is for compiling, which is never done here.
+rm -rf "$venv/triton"
+pip install --quiet --no-deps --target "$venv/triton" triton==3.9.0
+rm -rf "$venv"/triton/triton/backends/nvidia/{bin,lib}
+distribution avflow_triton_cpu 0.1 $'[triton.backends]\ncpu = avflow_triton_cpu\n' "$venv/triton"
 
 # PyPI's torchvision is built for CUDA. Of its compiled part vLLM needs two names to be declared.
 grep -q avflow "$packages/torchvision/extension.py" || cat >>"$packages/torchvision/extension.py" <<'END'

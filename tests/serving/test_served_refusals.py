@@ -3,11 +3,23 @@
 import pytest
 from served import MODEL, SCHEDULES
 from transformers import MistralConfig, Phi3Config, Qwen2Config
+from vllm.config.compilation import CUDAGraphMode
+from vllm.platforms import current_platform
 
-from avflow import EvictionSchedule, Step
+from avflow import EvictionSchedule, InputError, Step
 from avflow_vllm.names import OFF, RUNS
+from avflow_vllm.refusals import check_config
 
 EARLY = {"video": 2, "audio": 2}
+
+
+@pytest.fixture(scope="module")
+def config():
+    """What an engine would be made of, that is taken as it is."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    options = {"model": str(MODEL), "dtype": "float32", "enforce_eager": True, "max_model_len": 512}
+    return EngineArgs(**options, additional_config={"avflow": EARLY}).create_engine_config()
 
 
 @pytest.mark.parametrize(
@@ -54,6 +66,53 @@ def test_models_that_are_refused_before_their_weights_are_looked_for(config, mes
 def test_video_salmonn_is_refused_by_vllm_itself(engine):
     with pytest.raises(Exception, match="video_SALMONN2_plus'] are not supported"):
         engine(model=str(MODEL.parent / "tiny-salmonn"), avflow={"media": 1})
+
+
+@pytest.mark.parametrize(
+    "part, name, value, message",
+    [
+        ("parallel_config", "decode_context_parallel_size", 2, "context parallelism .decode"),
+        ("parallel_config", "prefill_context_parallel_size", 2, "context parallelism .prefill"),
+        ("parallel_config", "data_parallel_size", 2, "data parallelism"),
+        ("parallel_config", "enable_dbo", True, "micro-batching"),
+        ("cache_config", "kv_sharing_fast_prefill", True, "fast prefill"),
+        ("model_config", "enable_prompt_embeds", True, "prompt embeddings"),
+        ("compilation_config", "cudagraph_mode", CUDAGraphMode.FULL, "CUDA graphs of prompts"),
+        ("", "lora_config", object(), "LoRA"),
+        ("", "kv_transfer_config", object(), "KV connector"),
+        ("", "kv_events_config", object(), "KV cache events"),
+    ],
+)
+def test_configurations_that_are_refused(part, name, value, message, config, monkeypatch):
+    """Those of which a CPU starts no engine."""
+    check_config(config)
+    monkeypatch.setattr(getattr(config, part) if part else config, name, value)
+    with pytest.raises(InputError, match=f"together with {message}"):
+        check_config(config)
+
+
+@pytest.mark.parametrize("mode", ["NONE", "PIECEWISE", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE"])
+def test_graphs_that_are_taken(mode, config, monkeypatch):
+    monkeypatch.setattr(config.compilation_config, "cudagraph_mode", CUDAGraphMode[mode])
+    check_config(config)
+
+
+def test_breakable_graphs(config, monkeypatch):
+    monkeypatch.setenv("VLLM_USE_BREAKABLE_CUDAGRAPH", "1")
+    with pytest.raises(InputError, match="breakable CUDA graphs"):
+        check_config(config)
+
+
+def test_a_gpu_has_to_be_asked_for(config, monkeypatch):
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(InputError, match="verified on CPUs alone.*vllm_gpu.sh"):
+        check_config(config)
+    monkeypatch.setitem(config.additional_config, "avflow", {**EARLY, "untried": True})
+    check_config(config)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    with pytest.raises(InputError, match="Model Runner V1 on a GPU"):
+        check_config(config)
 
 
 def test_another_models_schedule(engine, tmp_path):
