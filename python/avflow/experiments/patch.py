@@ -77,8 +77,8 @@ def patch(
         prompts: as of `avflow.sweep`; their answers are measured.
         source: where the states come from: "silence", "black", "silence+black", "noise 3", "zero", or a `PatchSource`
             for other prompts, means or a vector that is added.
-        sites: group names or `PatchSite`s (items, heads). part: of a layer, for sites that are only named: "residual"
-            (its output), "attention" (what its heads give, before the output matrix) or "mlp" (its output).
+        sites: names of groups, or each a `PatchSite` (items, heads). part: of a layer, for sites that are only named:
+            "residual" (its output), "attention" (what its heads give, before the output matrix) or "mlp" (its output).
         window: width of the window in layers; the part is patched in each of them. style, layers: as of `avflow.sweep`.
         direction: "noise": states of the source go into the prompt's run. "denoise": states of the prompt's run go into
             the source's, which is the one that is patched.
