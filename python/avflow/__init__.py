@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from .experiments.attention_map import AttentionMap as AttentionMap
     from .experiments.attention_map import attention_map as attention_map
     from .experiments.attention_share import attention_share as attention_share
+    from .experiments.patch import patch as patch
+    from .experiments.patch_sites import PatchSite as PatchSite
+    from .experiments.patch_sources import PatchSource as PatchSource
     from .experiments.pathways import pathways as pathways
     from .experiments.sinks import mark_sinks as mark_sinks
     from .experiments.sinks import sinks as sinks
@@ -83,6 +86,8 @@ _EXPORTS = {
     "MediaError": "errors",
     "Model": "models.base",
     "NumericError": "errors",
+    "PatchSite": "experiments.patch_sites",
+    "PatchSource": "experiments.patch_sources",
     "PlannedSchedule": "planning.plan_eviction",
     "Policy": "eviction.policies",
     "Prompt": "prompts.prompt",
@@ -104,6 +109,7 @@ _EXPORTS = {
     "knockout": "runtime.knockout",
     "load": "models.loading",
     "mark_sinks": "experiments.sinks",
+    "patch": "experiments.patch",
     "pathways": "experiments.pathways",
     "plan_eviction": "planning.plan_eviction",
     "read": "results.results",

@@ -22,6 +22,7 @@ EXPERIMENTS = (
     "sinks",
     "mark_sinks",
     "pathways",
+    "patch",
 )
 
 

@@ -18,6 +18,10 @@ CASES = {
     "lens": ([], ["lens"]),
     "sinks": (["--times", "1.2", "--among", "video"], []),
     "pathways": (["--keep", "video->question=0-1", "--keep", "question->last"], ["pathways"]),
+    "patch": (
+        ["--source", "silence+black", "--sites", "video,last", "--layers", "0-1", "--select", "all"],
+        ["patch", "patch_map"],
+    ),
     "text": (["--knockouts", "video->question", "--layers", "1", "--max-new-tokens", "2"], []),
 }
 
@@ -42,6 +46,7 @@ def test_every_experiment_ends_in_a_folder(what, samples, tmp_path):
         assert f"{name}.png" in result.output
     first = avflow.Sample.read_jsonl(samples)[0]
     options = {"share": {"layers": [0, 2], "tokens": "answer"}, "lens": {}, "sinks": {"times": 1.2, "among": "video"}}
+    options["patch"] = {"source": "silence+black", "sites": ["video", "last"], "layers": [0, 1], "select": "all"}
     if what in options:  # the rows are those of the function
         want = EXPERIMENTS[what].run(model(), model().prepare(first), **options[what]).table
         assert table.replace_schema_metadata(None).equals(want)
@@ -93,12 +98,26 @@ def test_a_broken_sample_is_recorded(samples, tmp_path, monkeypatch):
         (["pathways", "--keep", "video->question=9-2"], "cannot read"),
         (["pathways", "--keep", "a->b", "--keep", "a->b=1"], "given twice"),
         (["share", "--layers", "x"], "cannot read"),
+        (["patch"], "--source silence"),
+        (["patch", "--source", "zero", "--window", "1,3"], "one width"),
     ],
 )
 def test_bad_options(command, message, samples, tmp_path):
     what, *more = command
     assert message in one_line_error(avflow_("look", what, "m", samples, "--out", tmp_path / "r", *more))
     assert not (tmp_path / "r").exists()
+
+
+def test_samples_that_patching_leaves_out(samples, tmp_path):
+    """Of the two ways to select, every sample falls under one."""
+    counts = []
+    for select in ("correct", "wrong"):
+        run = tmp_path / select
+        more = ["--source", "zero", "--sites", "last", "--layers", "1", "--limit", "2", "--select", select]
+        result = avflow_("look", "patch", "m", samples, "--out", run, *more)
+        assert result.exit_code == 0, result.output
+        counts.append(pq.read_table(run / "rows.parquet").num_rows)
+    assert sum(counts) == 2
 
 
 def test_keep_texts():

@@ -50,6 +50,14 @@ def calls(model):
         "sinks": (avflow.sinks, {"model": model, "prompts": prompt, "among": "question"}),
         "mark_sinks": (avflow.mark_sinks, {"model": model, "prompt": prompt, "tokens": [0]}),
         "pathways": (avflow.pathways, {"model": model, "prompts": prompt, "keep": {"question->last": None}}),
+        "patch": (
+            avflow.patch,
+            {"model": model, "prompts": prompt, "source": "zero", "sites": "question", "select": "all"},
+        ),
+        "PatchSite": (avflow.PatchSite, {"group": "video"}),
+        "PatchSource.noise": (avflow.PatchSource.noise, {"sd": 0.1}),
+        "PatchSource.parse": (avflow.PatchSource.parse, {"text": "silence"}),
+        "PatchSource.add": (avflow.PatchSource.add, {"vector": [1.0, 2.0]}),
         "PlanRequest": (PlanRequest, {}),
         "plan_eviction": (plan_of, {"model": model, "prompts": prompt}),
         "generate": (avflow.generate, {"model": model, "prompt": prompt}),
@@ -71,6 +79,7 @@ SIGNATURES = {"knockout": avflow.knockout, "evict": avflow.evict}
 # Arguments that are objects of other packages or the user's own, taken as they are.
 FREE = {("Prompt", "sample"), ("Prompt", "model_inputs"), ("Prompt", "inputs_embeds"), ("as_prompts", "again")}
 FREE |= {("sweep", "progress"), ("plan_eviction", "progress"), ("as_prompts", "model")}  # only asked whether it is true
+FREE |= {("patch", "progress")}
 
 
 class _NoModel:

@@ -28,6 +28,7 @@ def made() -> dict[str, Results]:
         "answer_lens": avflow.answer_lens(model, prompt),
         "sinks": avflow.sinks(model, prompt, times=1.01),
         "pathways": avflow.pathways(model, prompt, {"video->last": range(2)}, random=1),
+        "patch": avflow.patch(model, prompt, "zero", "video", window=1, select="all"),
         "plan_eviction": avflow.plan_eviction(model, own, "video", max_accuracy_drop=0.5).results(),
     }
 

@@ -1,4 +1,4 @@
-"""`avflow look`: attention shares, answer lens, sinks, pathways and generated text, into a run folder."""
+"""`avflow look`: attention shares, answer lens, sinks, pathways, patching, generated text, into a run folder."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from .options import (
     given,
     over_samples,
     parse_layers,
+    parse_widths,
+    split_texts,
     state,
 )
 from .sweep import print_check, sweep_options
@@ -29,6 +31,7 @@ OPTIONS = {
     "lens": {"layers"},
     "sinks": {"layers", "times", "among"},
     "pathways": {"keep", "random", "seed"},
+    "patch": {"source", "sites", "part", "direction", "select", "window", "style", "layers", "memory"},
     "text": {"knockouts", "window", "style", "layers", "max_new_tokens", "semantics", "memory"},
 }
 
@@ -46,6 +49,14 @@ def parse_keep(texts: list[str]) -> dict[str, list[int] | None]:
             raise InputError(f"pathway {path!r} is given twice: write its layers together, such as {path}=3-5,9")
         out[path] = parse_layers(layers or "all")
     return out
+
+
+def parse_width(text: str) -> int:
+    """One width of a window. Raises InputError."""
+    widths = parse_widths(text)
+    if not isinstance(widths, int):
+        raise InputError(f"--window {text}: patching takes one width; run it once for each")
+    return widths
 
 
 def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -67,6 +78,12 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
             (there["knockouts"],) = there["knockouts"]
     elif "layers" in there:
         there["layers"] = parse_layers(there["layers"])
+    if what == "patch":
+        if "source" not in there:
+            raise InputError('nothing is put in: say what, such as --source silence or --source "noise 3"')
+        there |= {name: split_texts(there[name]) for name in ("sites",) if name in there}
+        if "window" in there:
+            there["window"] = parse_width(there["window"])
     if what == "pathways":
         if "keep" not in there:
             raise InputError(
@@ -78,13 +95,13 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
 
 @over_samples
 def look(
-    what: Annotated[str, typer.Argument(help="share, lens, sinks, pathways or text.")],
+    what: Annotated[str, typer.Argument(help="share, lens, sinks, pathways, patch or text.")],
     model: Checkpoint,
     samples: Questions,
     over: SampleOptions,
     out: Annotated[Path, typer.Option(help="Run folder; an unfinished one is resumed.")],
     layers: Annotated[
-        str | None, typer.Option(help='share, lens, sinks, text: "0-11", "3,5,7-9".', show_default="all")
+        str | None, typer.Option(help='share, lens, sinks, patch, text: "0-11", "3,5,7-9".', show_default="all")
     ] = None,
     tokens: Annotated[
         str | None, typer.Option(help="share: last, or answer: its tokens too.", show_default="last")
@@ -100,22 +117,36 @@ def look(
     keep: Annotated[list[str] | None, typer.Option(help='pathways: "video->question=8-19"; repeat it.')] = None,
     random: Annotated[int | None, typer.Option(help="pathways: controls with random edges.", show_default="1")] = None,
     seed: Annotated[int | None, typer.Option(help="pathways: of the controls.", show_default="0")] = None,
+    source: Annotated[
+        str | None, typer.Option(help='patch: silence, black, silence+black, zero, "noise 3", "noise sd=0.1".')
+    ] = None,
+    sites: Annotated[
+        list[str] | None, typer.Option(help="patch: groups.", show_default="video,audio,question,last")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="patch: residual, attention or mlp.", show_default="residual")
+    ] = None,
+    direction: Annotated[str | None, typer.Option(help="patch: noise or denoise.", show_default="noise")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="patch: samples answered correct, wrong, or all.", show_default="correct")
+    ] = None,
     knockouts: Annotated[list[str] | None, typer.Option(help="text: preset or paths.", show_default="av_video")] = None,
-    window: Annotated[str | None, typer.Option(help="text: width of the window, or several.", show_default="7")] = None,
+    window: Annotated[str | None, typer.Option(help="text, patch: width of the window; text: or several.")] = None,
     style: Annotated[
-        str | None, typer.Option(help="text: center, inverse, top_down, bottom_up.", show_default="center")
+        str | None, typer.Option(help="text, patch: center, inverse, top_down, bottom_up.", show_default="center")
     ] = None,
     semantics: Annotated[
         str | None, typer.Option(help="text: renormalize or zero.", show_default="renormalize")
     ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="text: of every answer.", show_default="32")] = None,
-    memory: Annotated[str | None, typer.Option(help="text: for rows, keys and values of one walk: 8GB.")] = None,
+    memory: Annotated[str | None, typer.Option(help="text, patch: for the rows of one walk: 8GB.")] = None,
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
 ) -> None:
-    """Look into runs: attention shares, answer lens, sinks, pathways, text under knockouts."""
+    """Look into runs: attention shares, answer lens, sinks, pathways, patching, text under knockouts."""
     asked = dict(layers=layers, tokens=tokens, generate=generate, heads=heads, times=times, among=among, keep=keep)
     asked |= dict(random=random, seed=seed, knockouts=knockouts, window=window, style=style, semantics=semantics)
     asked |= dict(max_new_tokens=max_new_tokens, memory=memory)
+    asked |= dict(source=source, sites=sites, part=part, direction=direction, select=select)
     with cli_errors():
         options = chosen_options(what, asked)
         from ..runs.look_figures import draw_look

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from .. import checks
 from ..errors import InputError
-from ..results.table import as_table
+from ..results.table import as_sweep, as_table
 
 LONGEST_TITLE = 80  # characters; a figure is as wide as its title
 
@@ -22,7 +22,7 @@ def table_with(given: Any, columns: Sequence[str], made_by: str) -> pa.Table:
     """
     if not isinstance(given, pa.Table) and not isinstance(getattr(given, "table", None), pa.Table):
         raise InputError(f"this figure draws the Results of {made_by}, or their table; got {checks.shown(given)}")
-    table = as_table(given)
+    table = as_sweep(as_table(given)) if "knockout" in columns else as_table(given)
     if missing := [name for name in columns if name not in table.column_names]:
         there = ", ".join(table.column_names)
         raise InputError(f"this figure draws the table of {made_by}: the one given lacks {missing}, it has {there}")

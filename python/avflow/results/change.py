@@ -15,7 +15,7 @@ from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..statistics import intervals, many
 from ..statistics.ratios import Ratios
-from .table import as_table, one_width, paths_of, select
+from .table import as_sweep, as_table, one_width, paths_of, select
 
 _selected = select  # for functions with an argument of that name
 
@@ -49,6 +49,7 @@ class Cells:
     @classmethod
     def of(cls, table: pa.Table, names: Sequence[str]) -> Cells:
         """Of a table with windows of one width."""
+        table = as_sweep(table)
         prompt = table["prompt"].combine_chunks().dictionary_encode()
         rows, prompts = prompt.indices.to_numpy(zero_copy_only=False), prompt.dictionary.to_pylist()
         path = table["knockout"].combine_chunks().dictionary_encode()
@@ -363,7 +364,7 @@ def path(table: Any, name: str) -> pa.Table:
     Raises:
         InputError: no such path.
     """
-    table = as_table(table)
+    table = as_sweep(as_table(table))
     if name not in (there := paths_of(table)):
         raise InputError(f"no path {checks.shown(name)} in the table: it has {', '.join(there)}")
     rows = table.filter(pc.equal(table["knockout"], name))

@@ -115,6 +115,36 @@ PATHWAYS = pa.schema(
         ("logp", pa.float64()),
     ]
 )
+# One row per prompt x site x layer. "base": the run that is patched; "source": where the states are from.
+PATCH = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("site", pa.string()),
+        ("part", pa.string()),  # "residual", "attention" or "mlp"
+        ("source", pa.string()),  # what is put in: "silence", "noise of 3 sd on media", "zero"
+        ("layer", pa.int32()),  # centre of the window, 0-based
+        ("window", pa.int32()),
+        ("first_layer", pa.int32()),
+        ("last_layer", pa.int32()),
+        ("answer", pa.string()),
+        ("p_base", pa.float64()),
+        ("p_patched", pa.float64()),
+        ("p_source", pa.float64()),  # null where the states are no run's
+        ("logp_base", pa.float64()),  # natural log, all answer tokens
+        ("logp_patched", pa.float64()),
+        ("logp_source", pa.float64()),
+        ("change_percent", pa.float64()),  # 100 (p_patched - p_base) / p_base
+        ("carried", pa.float64()),  # (logp_patched - logp_base) / (logp_source - logp_base): 1 where all comes along
+        ("top_base", pa.string()),
+        ("top_patched", pa.string()),
+        ("top_source", pa.string()),
+        ("correct", pa.bool_()),  # is the answer right where nothing is taken from the prompt (see avflow.patch)
+        ("correct_patched", pa.bool_()),
+        ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
+        ("kernel", pa.string()),
+    ]
+)
 # One row per group and layer after which it leaves.
 PLAN_EVICTION = pa.schema(
     [
@@ -156,6 +186,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "answer_lens": ANSWER_LENS,
     "sinks": SINKS,
     "pathways": PATHWAYS,
+    "patch": PATCH,
     "plan_eviction": PLAN_EVICTION,
     "plan": PLAN,
 }

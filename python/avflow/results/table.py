@@ -119,6 +119,26 @@ def as_table(given: Any) -> pa.Table:
     return given if isinstance(given, pa.Table) else given.table
 
 
+# Columns of avflow.patch that mean to its table what these of a sweep mean to a sweep's.
+_OF_A_PATCH = {
+    "site": "knockout",
+    "p_base": "p_clean",
+    "p_patched": "p_knockout",
+    "logp_base": "logp_clean",
+    "logp_patched": "logp_knockout",
+    "correct_patched": "correct_knockout",
+    "top_base": "top_clean",
+    "top_patched": "top_knockout",
+}
+
+
+def as_sweep(table: pa.Table) -> pa.Table:
+    """The table of `avflow.patch` with a sweep's names for its columns, for statistics and figures; others as is."""
+    if not {"site", "p_patched"} <= set(table.column_names):
+        return table
+    return table.rename_columns([_OF_A_PATCH.get(name, name) for name in table.column_names])
+
+
 @renamed_keyword("which", "select")
 def select(table: Any, select: str = "correct") -> pa.Table:
     """The rows whose clean run is right ("correct"), wrong ("wrong"), or all of them.

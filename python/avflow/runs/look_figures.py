@@ -51,4 +51,12 @@ def _pathways(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     return {"pathways": plots_attention.pathway_bars(table)[0]}
 
 
-_FIGURES = {"share": _share, "lens": _lens, "pathways": _pathways}
+def _patch(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+    if not pc.any(pc.is_valid(table["change_percent"])).as_py():
+        return {}
+    title = f"Put in: {table['source'][0].as_py()}"
+    lines, heat = (draw(table, title=title, first_layer=first_layer)[0] for draw in (plots.flow, plots.heat_map))
+    return {"patch": lines, "patch_map": heat}
+
+
+_FIGURES = {"share": _share, "lens": _lens, "pathways": _pathways, "patch": _patch}

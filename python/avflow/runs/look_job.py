@@ -16,6 +16,8 @@ from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.answer_lens import answer_lens
 from ..experiments.attention_share import SCHEMA as SHARE
 from ..experiments.attention_share import attention_share
+from ..experiments.patch import SCHEMA as PATCH
+from ..experiments.patch import patch
 from ..experiments.pathways import SCHEMA as PATHWAYS
 from ..experiments.pathways import pathways
 from ..experiments.sinks import SCHEMA as SINKS
@@ -41,6 +43,7 @@ EXPERIMENTS = {
     "lens": Experiment(LENS, answer_lens),
     "sinks": Experiment(SINKS, sinks),
     "pathways": Experiment(PATHWAYS, pathways),
+    "patch": Experiment(PATCH, patch),
     "text": Experiment(TEXT, sweep_text),
 }
 
@@ -84,9 +87,12 @@ class LookJob(RunJob):
             EXPERIMENTS[self.experiment].run(model, _no_prompts(), **self.options)
 
     def limit_memory(self, bytes_free: int) -> None:
-        if self.experiment == "text":  # the others keep no more than a layer
+        if self.experiment in ("text", "patch"):  # the others keep no more than a layer
             self.options = {"memory": bytes_free, **self.options}
 
     def record(self, model: Model, prompt: Prompt, tick: Tick | None = None) -> Record:
         found = EXPERIMENTS[self.experiment].run(model, prompt, **self.options)
+        if not all(info.get("selected", True) for info in found.meta.get("prompts", ())):
+            answered = "wrong" if self.options.get("select", "correct") == "correct" else "correct"
+            return {"status": "selected_out", "reason": f"the clean answer is {answered}"}
         return {"rows": found.table.to_pylist(), "status": "ok"}

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..results.change import mean_change
-from ..results.table import one_width, paths_of, widths_of
+from ..results.table import as_sweep, one_width, paths_of, widths_of
 from .records import STATUSES
 
 
@@ -27,7 +27,8 @@ def worst_check(records: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
 def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """What summary.json says of the rows and of all records of a folder, as JSON-like values.
 
-    Of a sweep: counts of samples by status, and per path the layer of the strongest mean change (percent).
+    Of a sweep and of patching: counts of samples by status, and per path or site the layer of the strongest mean change
+    (percent).
     """
     records = list(records)
     failed = {r["id"]: r["reason"] for r in records if r["status"] == "failed"}
@@ -35,6 +36,7 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
         return {"samples": len(records), "rows": table.num_rows, "failed": failed, "check": worst_check(records)}
     counts = {status: sum(r["status"] == status for r in records) for status in STATUSES}
     strongest: dict[str, Any] = {}
+    table = as_sweep(table)
     widths = widths_of(table)
     for width, path in ((w, p) for w in widths for p in paths_of(table)):
         means = mean_change(one_width(table, width), resamples=1)

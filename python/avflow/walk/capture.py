@@ -42,6 +42,7 @@ class Captured:
     positions: torch.Tensor | None  # int64 [3, 1, n] or [1, n] as the decoder was given them; None: it counts itself
     after: int  # the position of the first token that generate would append
     nth: bool = False  # of `Model.check_every`: its clean run is compared with the model's own forward
+    altered: bool = False  # its embeddings are no longer those that the model's own forward makes
     compared: set[str] = field(default_factory=set)  # the ways to run it that were
 
     def __len__(self) -> int:

@@ -34,6 +34,7 @@ def run_layers(
     saves: Sequence[torch.Tensor] | None = None,
     reads: Collection[int] = (),
     after: Callable[[int, torch.Tensor], None] | None = None,
+    enter: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Runs the first `count` layers (None: all) and returns the hidden states [1, rows, D] after the last of them.
 
@@ -47,6 +48,7 @@ def run_layers(
             numbers from the row count on are what was saved.
         saves: per layer int64 [n], rows that are saved before it, for later joins; None: none in any.
         after: called after every layer as (layer, hidden [1, rows, D]).
+        enter: called before every layer in the same way, once the rows that join there are in; it may write to them.
 
     Raises:
         UnsupportedModelError: a layer's attention did not go through its call; the message names what replaced it.
@@ -63,6 +65,8 @@ def run_layers(
                 del source  # memory: no row is held twice while the layer runs
             if saved and index >= max(reads, default=-1):
                 saved.clear()
+            if enter is not None:
+                enter(index, hidden)
             n = hidden.shape[1]
             counted = _Counted(call(index))
             try:

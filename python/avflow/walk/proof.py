@@ -25,6 +25,8 @@ from .jobs import Columns
 
 def is_due(model: Model, captured: Captured, how: str) -> bool:
     """Whether a clean run of this prompt is to be compared. how: "walk", "observe", "text", which run differently."""
+    if captured.altered:
+        return False
     first = model.proofs.get(_kind(model, captured, "walk")) if how == "text" else None
     if first is not None and not first.holds:
         return False  # the text goes on from it: one warning is enough

@@ -22,6 +22,7 @@ from ..prompts.divergence import divergence_of
 from ..uploads import upload_lists
 from .capture import Captured
 from .chunks import head_chunk
+from .edits import Edits, with_edited_mlps
 from .layers import check_finite, run_layers
 from .layout import Layout
 from .proof import is_due, prove
@@ -59,8 +60,10 @@ class _LayerCall:
         on_keys: OnKeys | None,
         layer: int,
         keep: torch.Tensor | None,
+        edits: Edits | None,
     ) -> None:
         self.problem, self.semantics, self.on_keys, self.layer, self.keep = problem, semantics, on_keys, layer, keep
+        self.edits = edits
 
     def __call__(
         self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
@@ -72,6 +75,8 @@ class _LayerCall:
         out = attention(q, k, v, self.problem, scale=scale, semantics=self.semantics).out  # [rows, heads, d]
         if self.keep is not None:
             out = q.new_zeros(q.shape).index_copy_(0, self.keep, out)
+        if self.edits is not None:
+            self.edits.apply("attention", self.layer, out)
         return out[None]
 
 
@@ -117,6 +122,7 @@ def run_walk(
     on_layer: Callable[[int], None] | None = None,
     on_keys: OnKeys | None = None,
     divergence: bool = False,
+    edits: Edits | None = None,
 ) -> Prediction:
     """Runs all layers once.
 
@@ -146,7 +152,11 @@ def run_walk(
 
     def call(layer: int) -> AttentionCall:
         problem = problems.at(layer, predict if layer == last else None)
-        return _LayerCall(problem, semantics, on_keys, layer, rows if layer == last else None)
+        return _LayerCall(problem, semantics, on_keys, layer, rows if layer == last else None, edits)
+
+    def enter(layer: int, hidden: torch.Tensor) -> None:
+        if edits is not None and layer:
+            edits.apply("residual", layer - 1, hidden[0])
 
     def after(layer: int, hidden: torch.Tensor) -> None:
         if on_layer:
@@ -157,10 +167,12 @@ def run_walk(
     if len(layout.parent) > len(batch):
         warn_of_hooks(model, "a sweep")
     with in_eval_mode(model):  # the output matrix too: an adapter's dropout would make each run differ
-        with attributes(row_wise(model, rows)):
+        with attributes(with_edited_mlps(model, row_wise(model, rows), edits)):
+            first = _clean_rows(batch, layout, token)
             hidden = run_layers(
-                model, _clean_rows(batch), (cos, sin), call, None, joins, saves, layout.reads, after=after
+                model, first, (cos, sin), call, None, joins, saves, layout.reads, after=after, enter=enter
             )
+            enter(model.n_layers, hidden)
         of_clean = torch.from_numpy(_prompts_of(layout, predict)).to(hidden.device) if divergence else None
         logp, top, option, finite, *far = _predict(model, hidden[0].index_select(0, rows), own, choices, of_clean)
         if not bool(finite.all()):
@@ -177,9 +189,11 @@ def run_walk(
     return Prediction(logp.float(), top.long(), option.bool() & has, *far)
 
 
-def _clean_rows(batch: Sequence[Captured]) -> torch.Tensor:
-    """The prompts' hidden states end to end, [1, rows, D]."""
-    return torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden
+def _clean_rows(batch: Sequence[Captured], layout: Layout, token: torch.Tensor) -> torch.Tensor:
+    """The prompts' hidden states end to end, [1, rows, D]; `token` int64: the layout's, on the device."""
+    hidden = torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden
+    count = layout.rows[0] - len(layout.joins[0])
+    return hidden if count == hidden.shape[1] else hidden.index_select(1, token[:count])  # some begin alike
 
 
 def _prompts_of(layout: Layout, predict: np.ndarray) -> np.ndarray:
