@@ -135,7 +135,7 @@ def test_av_odyssey_keeps_the_interleaved_items(tmp_path, cache):
     ]
     parquet(tmp_path / "odyssey" / "av_odyssey_part1.parquet", rows[:2])
     parquet(tmp_path / "odyssey" / "av_odyssey_part2.parquet", rows[2:])
-    found = read(tmp_path / "odyssey", "av-odyssey")
+    found = read(tmp_path / "odyssey", "av-odyssey-candidates")
     first, second = found.samples
     assert (first.id, first.candidate_kind, first.answer, first.task) == ("1", "image", "C", "Tone")
     assert (second.candidate_kind, second.answer, second.options) == ("audio", "D", ["A", "B", "C", "D"])
@@ -144,7 +144,7 @@ def test_av_odyssey_keeps_the_interleaved_items(tmp_path, cache):
     assert Path(first.reference).parent == cache
     assert found.left_out == {"1 images and 1 sounds": 1, "options that do not name the candidates one by one": 1}
     assert len(list(cache.iterdir())) == 8  # of the two items; nothing of those left out
-    assert read(tmp_path / "odyssey", "av-odyssey") == found
+    assert read(tmp_path / "odyssey", "av-odyssey-candidates") == found
 
 
 # Mappings of one's own
@@ -272,7 +272,7 @@ def test_embedded_bytes_of_an_unknown_kind_are_refused(tmp_path):
     row = odyssey(1, 4, 1, ["A: image 1", "B: image 2", "C: image 3", "D: image 4"])
     row["image_2"] = {"bytes": b"nothing known", "path": None}
     with pytest.raises(InputError, match="row 0: a file of 13 bytes .* no known kind"):
-        read(parquet(tmp_path / "a.parquet", [row]), "av-odyssey")
+        read(parquet(tmp_path / "a.parquet", [row]), "av-odyssey-candidates")
 
 
 def test_plain_rows_need_no_mapping(tmp_path):
@@ -295,16 +295,16 @@ def test_hugging_face_data_sets(tmp_path, cache, monkeypatch):
     one.save_to_disk(tmp_path / "saved")
     datasets.DatasetDict({"train": one, "test": one}).save_to_disk(tmp_path / "splits")
     datasets.DatasetDict({"train": one, "dev": one}).save_to_disk(tmp_path / "unclear")
-    (expected,) = read(parquet(tmp_path / "rows" / "a.parquet", [row]), "av-odyssey").samples
-    assert read(tmp_path / "saved", "av-odyssey").samples == [expected]
-    assert read(tmp_path / "splits", "av-odyssey").samples == [expected]
-    assert read(f"hf:{tmp_path / 'rows'}", "av-odyssey").samples == [expected]
+    (expected,) = read(parquet(tmp_path / "rows" / "a.parquet", [row]), "av-odyssey-candidates").samples
+    assert read(tmp_path / "saved", "av-odyssey-candidates").samples == [expected]
+    assert read(tmp_path / "splits", "av-odyssey-candidates").samples == [expected]
+    assert read(f"hf:{tmp_path / 'rows'}", "av-odyssey-candidates").samples == [expected]
     with pytest.raises(InputError, match=r"has the splits \['dev', 'train'\]: name one"):
-        read(tmp_path / "unclear", "av-odyssey")
+        read(tmp_path / "unclear", "av-odyssey-candidates")
     with pytest.raises(InputError, match="saved: no column 'audio_visual_path': there are .*'image_1'"):
         read(tmp_path / "saved", "av-speakerbench")
     with pytest.raises(InputError, match="write hf:owner/name"):
-        read("hf:nonsense", "av-odyssey")
+        read("hf:nonsense", "av-odyssey-candidates")
 
 
 def test_without_the_package_the_mend_is_told(tmp_path, monkeypatch):
@@ -312,7 +312,7 @@ def test_without_the_package_the_mend_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"pip install 'avflow\[data\]'"):
-        read("hf:owner/name", "av-odyssey")
+        read("hf:owner/name", "av-odyssey-candidates")
 
 
 # The choice
@@ -374,7 +374,15 @@ def test_the_command_line_reads_data_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: loaded)
     item = odyssey(1, 4, 1, ["A: image 2", "B: image 1", "C: image 3", "D: image 4"])
     parquet(tmp_path / "a.parquet", [item, odyssey(2, 1, 1, ["A: 1", "B: 2", "C: 3", "D: 4"])])
-    arguments = [str(tmp_path / "a.parquet"), "--data", "av-odyssey", "--out", str(tmp_path / "run"), "--select", "all"]
+    arguments = [
+        str(tmp_path / "a.parquet"),
+        "--data",
+        "av-odyssey-candidates",
+        "--out",
+        str(tmp_path / "run"),
+        "--select",
+        "all",
+    ]
     said = CliRunner().invoke(cli.app, ["sweep", "m", *arguments, "--knockouts", "video->last", "--task", "Tone"])
     assert said.exit_code == 0 and "1 swept" in said.stdout, said.output
     assert "1 rows are left out: 1 images and 1 sounds" in said.stderr

@@ -27,6 +27,7 @@ from .options import (
     print_estimates,
     sampling,
     state,
+    tell_bad,
 )
 from .sweep import print_check
 
@@ -121,7 +122,9 @@ def plan(
         )
         job = PlanJob(model, samples, request, **over.of_job())
         if dry_run:
-            print_estimates([s.id for s in job.read_samples()], estimates(job))
+            ids = [s.id for s in job.read_samples()]
+            tell_bad(job.bad)
+            print_estimates(ids, estimates(job))
             return
         if out is None:
             raise InputError("no file for the schedule: give one with --out schedule.json (or --dry-run for the cost)")
@@ -130,6 +133,7 @@ def plan(
         folder = out.with_suffix("") if run is None else run
         outcome = run_plan(job, folder, out, debug=state["debug"])
         _print_plan(outcome, folder, out, _draw(folder, outcome.schedule))
+        tell_bad(outcome.bad, folder)
         exit_by(len(outcome.failed), outcome.samples, folder / "samples.jsonl")
 
 

@@ -22,6 +22,7 @@ from .options import (
     parse_widths,
     split_texts,
     state,
+    tell_bad,
 )
 from .sweep import print_check, sweep_options
 
@@ -160,4 +161,5 @@ def look(
         for path in draw_look(out, what, outcome.table, first_layer):
             if path.suffix == ".png":
                 typer.echo(f"figure      {path}")
+        tell_bad(outcome.bad, out)
         exit_by(len(outcome.failed), outcome.samples)

@@ -64,6 +64,13 @@ class SampleOptions:
     task: Annotated[list[str] | None, typer.Option(help="Only samples of this task; may be repeated.")] = None
     limit: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None
     shuffle_seed: Annotated[int | None, typer.Option(help="Samples in a random order of this seed.")] = None
+    shard: Annotated[
+        str | None,
+        typer.Option(help='The i-th of n parts of the samples, "1/4"; `avflow merge` joins the runs.'),
+    ] = None
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad/--no-skip-bad", help="Rows that make no sample are left out, told and counted.")
+    ] = True
     workers: Annotated[
         int | None, typer.Option(help="Processes (or Ray actors), each with a model.", show_default="1")
     ] = None
@@ -109,6 +116,8 @@ class SampleOptions:
             tasks=self.task or [],
             limit=self.limit,
             shuffle_seed=self.shuffle_seed,
+            shard=self.shard,
+            skip_bad=self.skip_bad,
             workers=self.workers,
             ray=self.ray,
             decode_threads=self.decode_threads,
@@ -231,6 +240,16 @@ def exit_by(failed: int, asked: int, records: str | Path = "samples.jsonl") -> N
             f"error: {failed} of {asked} samples failed, see {records}; the same command tries them again", err=True
         )
         raise typer.Exit(1)
+
+
+def tell_bad(bad: dict[str, str], folder: Path | None = None) -> None:
+    """How many rows of the samples file make no sample, the first of them, and where all are told."""
+    if not bad:
+        return
+    where, reason = next(iter(bad.items()))
+    more = f", and {len(bad) - 1} more: see {folder / 'bad_rows.jsonl'}" if folder is not None and len(bad) > 1 else ""
+    rows = "1 row makes" if len(bad) == 1 else f"{len(bad)} rows make"
+    typer.echo(f"warning: {rows} no sample, left out: {one_line(f'{where}: {reason}')}{more}", err=True)
 
 
 def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str, Any] | str]]) -> None:

@@ -25,6 +25,7 @@ from .options import (
     print_estimates,
     split_texts,
     state,
+    tell_bad,
 )
 
 
@@ -90,12 +91,15 @@ def sweep(
         )
         job = SweepJob(model, samples, **request, **over.of_job())
         if dry_run:
-            print_estimates([s.id for s in job.read_samples()], estimates(job))
+            ids = [s.id for s in job.read_samples()]
+            tell_bad(job.bad)
+            print_estimates(ids, estimates(job))
             return
         if out is None:
             raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")
         outcome = run(job, out, debug=state["debug"])
         print_sweep(out, outcome, draw(out))
+        tell_bad(outcome.bad, out)
         exit_by(len(outcome.failed), outcome.samples)
 
 

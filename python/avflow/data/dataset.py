@@ -13,16 +13,19 @@ from .. import checks
 from ..errors import InputError
 from ..prompts.sample import Sample
 from .layouts import mapping_of
-from .mapping import DataMapping, LeftOut
+from .mapping import DataMapping
 from .rows import is_hub, read_rows
+from .values import LeftOut
 
 
 @dataclass
 class Dataset:
-    """Samples in the data set's order. left_out: reason -> rows that the mapping does not take."""
+    """Samples in the data set's order. left_out: reason -> rows that the mapping does not take. bad: row -> why it
+    makes no sample, where such rows are skipped."""
 
     samples: list[Sample]
     left_out: dict[str, int] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
 
 
 def read(
@@ -30,6 +33,7 @@ def read(
     mapping: str | Path | DataMapping | None = None,
     media: str | Path | None = None,
     answers: bool = True,
+    skip_bad: bool = False,
 ) -> Dataset:
     """Samples of a file (.jsonl, .json, .csv, .tsv, .parquet), of a folder of such files, or of "hf:owner/name".
 
@@ -37,38 +41,53 @@ def read(
         mapping: a name of MAPPINGS, a YAML or JSON file, or a DataMapping. None: columns called as a Sample's fields.
         media: folder that paths are relative to. None: the folder of the file; the current one for the hub.
         answers: False: rows may lack one, see `Sample.open`.
+        skip_bad: rows that make no sample, and later ones of an id that is there, are in `.bad`, and the others read.
+            Where no row makes one, the first one's reason is raised; so is what is wrong with a whole file.
 
     Raises:
         InputError: no such file, mapping or column, a row that makes no sample, two samples with one id; with the row.
     """
     path, answers = checks.path("samples", source), checks.flag("answers", answers)
+    bad: dict[str, str] = {}
     if mapping is None and path.suffix.lower() == ".jsonl" and media is None:
-        return Dataset(Sample.read_jsonl(path, answers))
+        samples = Sample.read_jsonl(path, answers, bad if checks.flag("skip_bad", skip_bad) else None)
+        return _whole(source, Dataset(samples, {}, bad))
     chosen = mapping_of("avflow" if mapping is None else mapping)
     chosen = chosen if answers else chosen.without_answers()
     if media is not None:
         folder = checks.path("media", media).absolute()
     else:
         folder = (Path() if is_hub(source) else path if path.is_dir() else path.parent).absolute()
-    samples: list[Sample] = []
+    samples = []
     left_out: Counter[str] = Counter()
     seen: dict[str, str] = {}
     for where, row in read_rows(source, chosen):
         try:
             sample = chosen.sample(row, folder, answers)
+            if sample.id in seen:
+                raise InputError(f"id {sample.id!r} is that of {seen[sample.id]} too: ids must differ")
         except LeftOut as reason:
             left_out[str(reason)] += 1
             continue
         except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-        if sample.id in seen:
-            raise InputError(f"{where}: id {sample.id!r} is that of {seen[sample.id]} too: ids must differ")
+            if not checks.flag("skip_bad", skip_bad):
+                raise InputError(f"{where}: {error}") from error
+            bad[where] = str(error)
+            continue
         seen[sample.id] = where
         samples.append(sample)
-    if not samples:
-        reasons = "; ".join(f"{n} left out: {reason}" for reason, n in left_out.items())
+    return _whole(source, Dataset(samples, dict(left_out), bad))
+
+
+def _whole(source: str | Path, found: Dataset) -> Dataset:
+    """The same. Raises InputError where it holds no sample."""
+    if not found.samples and found.bad:
+        where, reason = next(iter(found.bad.items()))
+        raise InputError(f"{where}: {reason}" + (f" (and {len(found.bad) - 1} more)" if len(found.bad) > 1 else ""))
+    if not found.samples:
+        reasons = "; ".join(f"{n} left out: {reason}" for reason, n in found.left_out.items())
         raise InputError(f"{source} holds no sample" + (f" ({reasons})" if reasons else ""))
-    return Dataset(samples, dict(left_out))
+    return found
 
 
 def choose(

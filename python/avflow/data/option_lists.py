@@ -1,9 +1,10 @@
-"""A row's options as a list of texts, from the ways in which data sets write them."""
+"""A row's options as a list of texts, from the ways in which data sets write them; and templates that lists fill."""
 
 from __future__ import annotations
 
 import ast
 import math
+import re
 from typing import Any
 
 from .. import checks
@@ -52,3 +53,26 @@ def _written(text: str) -> Any:
         if text.startswith(opening) and text.endswith(closing) and lines[0].count(opening) > lines[0].count(closing):
             raise InputError(f"options must be a list or a text, got {checks.shown(text)}: neither JSON nor Python")
     return lines
+
+
+_BLANK = re.compile(r"<[A-Za-z]\w*>")
+
+
+def filled(question: Any, values: Any) -> str:
+    """The question with its "<Object>", "<FL>" ... replaced by the values, in order.
+
+    values: a list, a list in a text, or nothing.
+
+    Raises:
+        InputError: another number of values than there are blanks.
+    """
+    text = checks.text("the question", question)
+    words = as_options(values) or []
+    blanks = _BLANK.findall(text)
+    if len(blanks) != len(words):
+        raise InputError(
+            f"the question {checks.shown(text)} has {len(blanks)} blanks ({', '.join(blanks) or 'none'}), its row has "
+            f"{len(words)} values for them ({', '.join(words) or 'none'})"
+        )
+    rest = iter(words)
+    return _BLANK.sub(lambda _: next(rest), text)

@@ -118,20 +118,31 @@ def _table_rows(text: str, path: Path, delimiter: str) -> Iterator[dict[str, str
 def _json_rows(value: Any, path: Path, mapping: DataMapping) -> Iterator[Any]:
     """Rows of a list of objects, or of objects under keys, with rows nested in them or not."""
     if isinstance(value, list):
-        yield from value
+        yield from _inner_rows(value, mapping.nested, keyed=False)
         return
     if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
         raise InputError(f"{path} holds {type(value).__name__}: write a list of objects, or objects under keys")
+    yield from _inner_rows([{mapping.key: key, **outer} for key, outer in value.items()], mapping.nested, keyed=True)
+
+
+def _inner_rows(outers: list[Any], nested: str | None, keyed: bool) -> Iterator[Any]:
+    """The rows within these, each with what the outer one has beside them, and `index`, its number: a list under the
+    name `nested`, or, of objects under keys, the objects whose names begin with it. Without such rows the outer ones
+    themselves, but for objects under keys, which are no rows then."""
     number = 0
-    for key, outer in value.items():
-        if mapping.nested is None:
-            yield {mapping.key: key, **outer}
+    for outer in outers:
+        if nested is None or not isinstance(outer, dict) or not (keyed or isinstance(outer.get(nested), list)):
+            yield outer
             continue
-        inner = {k: v for k, v in outer.items() if k.startswith(mapping.nested) and isinstance(v, dict)}
-        shared = {k: v for k, v in outer.items() if k not in inner}
-        for row in inner.values():
-            yield {mapping.key: key, "index": number, **shared, **row}
+        rows = {k: v if isinstance(v, list) else [v] for k, v in outer.items() if _holds_rows(k, v, nested)}
+        shared = {k: v for k, v in outer.items() if k not in rows}
+        for row in (row for several in rows.values() for row in several):
+            yield {"index": number, **shared, **row} if isinstance(row, dict) else row
             number += 1
+
+
+def _holds_rows(key: str, value: Any, nested: str) -> bool:
+    return (key == nested and isinstance(value, list)) or (key.startswith(nested) and isinstance(value, dict))
 
 
 def _parquet_rows(path: Path, mapping: DataMapping) -> Iterator[dict[str, Any]]:

@@ -186,10 +186,10 @@ class Model:
         if not isinstance(sample, Sample):
             raise InputError(f"sample = {shown(sample)}: pass an avflow.Sample")
         check_prepare_options(options)
-        if sample.candidates is not None and not self.family.takes_candidates:
+        if (sample.candidates or sample.tagged) is not None and not self.family.takes_candidates:
             raise UnsupportedModelError(
-                f"sample {sample.id!r} has candidates, images and sounds in turns, which {type(self.family).__name__} "
-                "does not lay out"
+                f"sample {sample.id!r} has {'candidates' if sample.tagged is None else 'tags'}, images and sounds in "
+                f"turns, which {type(self.family).__name__} does not lay out"
             )
         return self.family.prepare(self, sample, **options)
 

@@ -20,6 +20,7 @@ from ..media.audio import SAMPLE_RATE, Mix, check_same_length, read_audio, toler
 from ..prompts import labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import LETTERS
+from ..prompts.tags import split_at
 from .base import Family
 from .wording import INSTRUCTION, PromptStyle, Wording, option_group
 
@@ -109,16 +110,19 @@ class ChatFamily(Family):
     def lay_out_items(
         self, model: Model, sample: Sample, wording: Wording, encode: Callable[[str], dict[str, Any]]
     ) -> Prompt:
-        """The prompt of an interleaved item: candidates, question, reference, option letters (arXiv 2606.10147, B).
+        """The prompt of an interleaved item: candidates, question, reference, option letters (arXiv 2606.10147, B); or,
+        where the question has tags, media at their tags, then the options with their texts.
 
         A candidate's tokens have the group "candidate_correct" or "candidate_incorrect" and its number, the
         reference's the group "reference", its letter's line the group of an option. Marks and the words before a
         candidate are "template".
         """
-        item = sample.interleaved
-        if item is None:
+        if sample.tagged is not None:
+            parts, roles = _tagged_parts(sample, wording)
+        elif (item := sample.interleaved) is not None:
+            parts, roles = _item_parts(sample, item, wording)
+        else:
             raise InputError(f"sample {sample.id!r} is no interleaved item: it has no candidates and no reference")
-        parts, roles = _item_parts(sample, item, wording)
         with _TOKENIZING:
             return self._prompt(model, sample, parts, roles, wording, encode)
 
@@ -388,6 +392,22 @@ def _item_parts(sample: Sample, item: Interleaved, wording: Wording) -> tuple[li
         parts.append(Text(letter + "\n" * (number < last or bool(instruction)), option_group(sample, number), number))
     if instruction:
         parts.append(Text(instruction, wording.instruction_group))
+    return parts, roles
+
+
+def _tagged_parts(sample: Sample, wording: Wording) -> tuple[list[Part], list[tuple[str, int]]]:
+    """The user turn of a question with tags, and what each of its media is. Options follow, as in any question."""
+    placed = iter(sample.placed)
+    parts: list[Part] = []
+    roles: list[tuple[str, int]] = []
+    for text, group, item in wording.user_lines(sample):
+        for is_tag, piece in split_at(text, sample.tagged or ()):
+            if not is_tag:
+                parts.append(Text(piece, group, item))
+                continue
+            medium = next(placed)
+            parts.append(medium.kind)
+            roles.append((medium.group, medium.item))
     return parts, roles
 
 

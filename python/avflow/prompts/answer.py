@@ -13,20 +13,46 @@ from ..errors import InputError
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # "A. red", "(B) green", "C: blue", "A.red"; not "A.D.", whose letters are initials.
 _PREFIX = re.compile(r"^\s*\(?([A-Za-z])\s*(?:[):]|\.(?![A-Za-z](?:\.|\s*$)))\s*")
+# Full-width forms, as Chinese sets write them ("\uff21", "\uff08A\uff09"), their full stop and comma of enumeration:
+# one character for one, so that places in the text stay.
+_HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3002: ".", 0x3001: ":", 0x3000: " "}
+
+
+def half_width(text: str) -> str:
+    """The text with full-width letters, brackets and stops as ASCII ones, as long as it was."""
+    return text.translate(_HALF_WIDTH)
 
 
 def without_letters(options: list[str]) -> list[str]:
-    """The options without "A. ", "B. " ..., where every option carries its own letter in order."""
-    found = [m for o in options if (m := _PREFIX.match(o))]
-    letters = "".join(m.group(1).upper() for m in found)
-    if len(found) == len(options) and LETTERS.startswith(letters):
-        return [o[m.end() :].strip() for o, m in zip(options, found, strict=True)]
+    """The options without "A. ", "B. " ..., where every option carries its own letter in order.
+
+    Raises:
+        InputError: some do and some do not, so that the prompt's own letters would stand beside theirs.
+    """
+    prefixes = [_PREFIX.match(half_width(o)) for o in options]
+    own = [m is not None and m.group(1).upper() == letter for m, letter in zip(prefixes, LETTERS, strict=False)]
+    if all(own):
+        return [o[m.end() :].strip() for o, m in zip(options, prefixes, strict=True) if m]
+    begun = all(o[:1].upper() == letter for o, letter in zip(map(half_width, options), LETTERS, strict=False))
+    if sum(own) > 1 or (own[:1] == [True] and begun):
+        other = options[own.index(False)]
+        raise InputError(
+            f"the options carry letters of their own, but {other!r}, which is number {own.index(False) + 1}, does not "
+            f"carry {LETTERS[own.index(False)]}: mend the letters, or leave all of them out"
+        )
     return options
+
+
+def letter_index(answer: str, options: int) -> int | None:
+    """Number of the option, from 0, where an answer is a letter of so many options and nothing else: "B", "(b)", "B.",
+    "\uff22"; None where it is not."""
+    letter = half_width(answer).strip("().: ").upper()
+    return LETTERS.index(letter) if len(letter) == 1 and letter in LETTERS[:options] else None
 
 
 def check_order(options: Sequence[str]) -> None:
     """Raises InputError where every option carries a letter of the first ones, in another order than theirs."""
-    letters = [m.group(1).upper() for o in options if (m := _PREFIX.match(o))]
+    letters = [m.group(1).upper() for o in options if (m := _PREFIX.match(half_width(o)))]
     first = list(LETTERS[: len(options)])
     if len(letters) == len(options) and letters != first and sorted(letters) == first:
         raise InputError(f"the options carry the letters {', '.join(letters)}: put them in order")
@@ -42,10 +68,11 @@ def option_index(answer: str, options: Sequence[str]) -> int:
     Raises:
         InputError: no option; several; a letter that another option carries as its own.
     """
-    prefix = None if answer in options else _PREFIX.match(answer)
-    rest = _PREFIX.sub("", answer)
+    narrow = half_width(answer)
+    prefix = None if answer in options else _PREFIX.match(narrow)
+    rest = answer[m.end() :] if (m := _PREFIX.match(narrow)) else answer
     found = {n for n, option in enumerate(options) if option in (answer, rest)}
-    letter = prefix.group(1).upper() if prefix else answer.strip("().: ").upper()
+    letter = prefix.group(1).upper() if prefix else narrow.strip("().: ").upper()
     place = LETTERS[: len(options)].find(letter) if len(letter) == 1 else -1
     if place >= 0 and not (prefix and rest):
         _check_own_letters(answer, letter, place, options)

@@ -10,8 +10,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from .. import checks
 from ..documents import parse_json, read_text
 from ..errors import InputError
-from .answer import LETTERS, option_index, without_letters
+from .answer import LETTERS, letter_index, option_index, without_letters
 from .media_path import media_path
+from .tags import Tagged, check_names, check_tags
 
 MEDIA = ("video", "audio", "image")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -45,6 +46,10 @@ class Sample:
         reference: of an interleaved item, what the candidates are compared with: a sound if they are images, an image
             if they are sounds.
         start, end: seconds of the video that the question is about; None: from its start, to its end.
+        tagged: instead of the media above, images and sounds that stand within the question, each at its tag:
+            {"[img1]": path, ...}; every tag stands in the question once.
+        names: of such a question whose options name media one by one, the tag that each option names. These media are
+            the candidates then, the others references; without names they are images and sounds.
 
     Raises:
         InputError: anything missing, of the wrong type, or an answer that is none of the options.
@@ -63,6 +68,8 @@ class Sample:
     reference: str | None = None
     start: float | None = None
     end: float | None = None
+    tagged: dict[str, str] | None = None
+    names: list[str] | None = None
     answered: ClassVar[bool] = True  # False on an instance that `open` made
 
     def __post_init__(self) -> None:
@@ -75,7 +82,9 @@ class Sample:
         if self.use_audio_in_video is not None and not isinstance(self.use_audio_in_video, bool):
             shown = checks.shown(self.use_audio_in_video)
             raise self._say(f"use_audio_in_video is {shown}: use true, false or null")
-        if self.candidates is not None or self.reference:
+        if self.tagged is not None:
+            self._check_tagged()
+        elif self.candidates is not None or self.reference:
             self._check_interleaved()
         elif not any(getattr(self, name) for name in MEDIA):
             raise self._say("no video, audio or image: name the file that the question is about")
@@ -86,6 +95,8 @@ class Sample:
         self._check_span()
         if self.options is not None and self.candidates is None:
             self.options = self._options()
+        if self.names is not None:
+            self.names = check_names(f"sample {self.id!r}", self.names, self.tagged or {}, self.options)
         self.answer = self._answer()
 
     @classmethod
@@ -125,16 +136,36 @@ class Sample:
         return Interleaved(self.candidates, self.reference, kind)
 
     @property
+    def placed(self) -> list[Tagged]:
+        """The media that stand within the question, in its order; none where the sample has no tags."""
+        named = {tag: number for number, tag in enumerate(self.names or ())}  # tag: option
+        found: list[Tagged] = []
+        counts: dict[str, int] = {}
+        for tag, path in (self.tagged or {}).items():
+            kind = self._kind(tag, path)
+            group: str = kind
+            if tag in named:
+                group = "candidate_correct" if named[tag] == self.answer_index else "candidate_incorrect"
+            elif named:
+                group = "reference"
+            item = counts.setdefault(group.partition("_")[0], 0)
+            counts[group.partition("_")[0]] += 1
+            found.append(Tagged(path, kind, group, item))
+        return found
+
+    @property
     def files(self) -> list[str]:
         """The paths of all its media."""
         paths = [*(getattr(self, name) for name in MEDIA), self.reference, *(self.candidates or [])]
+        paths += (self.tagged or {}).values()
         return [path for path in paths if path]
 
     @classmethod
-    def read_jsonl(cls, path: str | Path, answers: bool = True) -> list[Sample]:
+    def read_jsonl(cls, path: str | Path, answers: bool = True, bad: dict[str, str] | None = None) -> list[Sample]:
         """Samples of a JSONL file, in its order. Relative media paths are relative to the file's folder.
 
         answers: False: where there is none, the sample is `Sample.open`.
+        bad: lines that make no sample are put in here, {line: reason}, instead of raised; the others are read.
 
         Keys that a Sample has no field for are ignored, so that data sets can carry more than is read here.
 
@@ -151,15 +182,16 @@ class Sample:
             try:
                 values = _record(line, number, path.parent)
                 sample = cls(**values) if answers or values.get("answer") else cls.open(**values)
+                if sample.id in seen:
+                    raise InputError(f"id {sample.id!r} is that of line {seen[sample.id]} too: ids must differ")
             except InputError as error:
-                raise InputError(f"{path}, line {number}: {error}") from error
-            if sample.id in seen:
-                raise InputError(
-                    f"{path}, line {number}: id {sample.id!r} is that of line {seen[sample.id]} too: ids must differ"
-                )
+                if bad is None:
+                    raise InputError(f"{path}, line {number}: {error}") from error
+                bad[f"{path}, line {number}"] = str(error)
+                continue
             seen[sample.id] = number
             samples.append(sample)
-        if not samples:
+        if not samples and not bad:
             raise InputError(f"{path} holds no sample: write one JSON object per line")
         return samples
 
@@ -179,6 +211,14 @@ class Sample:
 
     def _path(self, name: str) -> str | None:
         return media_path(f"sample {self.id!r}: {name}", getattr(self, name))
+
+    def _check_tagged(self) -> None:
+        given = [name for name in (*MEDIA, "candidates", "reference") if getattr(self, name)]
+        if given:
+            raise self._say(f"tagged and {given[0]}: an item has either")
+        self.tagged = check_tags(f"sample {self.id!r}", self.tagged, self.question)
+        for tag, path in self.tagged.items():
+            self._kind(tag, path)
 
     def _check_interleaved(self) -> None:
         """Candidates and a reference, of the two kinds; the options become the candidates' letters."""
@@ -233,15 +273,25 @@ class Sample:
         if not 2 <= len(options) <= len(LETTERS):
             raise self._say(f"{len(options)} options: give 2 to {len(LETTERS)}, or leave options out")
         where = f"sample {self.id!r}: option"
-        options = without_letters([checks.text(f"{where} {LETTERS[n]}", o).strip() for n, o in enumerate(options)])
+        try:
+            options = without_letters([checks.text(f"{where} {LETTERS[n]}", o).strip() for n, o in enumerate(options)])
+        except InputError as error:
+            raise self._say(str(error)) from None
         if options == list(LETTERS[: len(options)]):
             raise self._say(f"the options are the letters {options} without a text: write what each stands for")
         if not all(options):
             raise self._say(f"option {LETTERS[options.index('')]} is empty")
         twice = sorted({o for o in options if options.count(o) > 1})
-        if twice:
+        if twice and not self._asks_for_another(options, twice):
             raise self._say(f"the option {twice[0]!r} stands twice, so the answer is not one of them alone")
         return options
+
+    def _asks_for_another(self, options: list[str], twice: list[str]) -> bool:
+        """Whether the answer is the letter of an option that stands once: which of the equal ones is meant is no
+        question then."""
+        if not isinstance(self.answer, str) or (place := letter_index(self.answer, len(options))) is None:
+            return False
+        return options[place] not in twice
 
     def _answer(self) -> str:
         if self.answer is None or (isinstance(self.answer, str) and self.answer == ""):
@@ -285,6 +335,9 @@ def _record(line: str, number: int, folder: Path) -> dict[str, Any]:
         where = f"sample {name!r}: candidate"
         candidates = enumerate(values["candidates"], start=1)
         values["candidates"] = [media_path(f"{where} {n}", c, folder) for n, c in candidates]
-    if not any(values.get(medium) for medium in (*MEDIA, "candidates", "reference")):
+    if isinstance(values.get("tagged"), dict):
+        tagged = values["tagged"].items()
+        values["tagged"] = {tag: media_path(f"sample {name!r}: tagged {tag!r}", path, folder) for tag, path in tagged}
+    if not any(values.get(medium) for medium in (*MEDIA, "candidates", "reference", "tagged")):
         raise InputError(f"sample {name!r}: no video, audio or image among its keys {sorted(record)}")
     return values

@@ -6,6 +6,7 @@
     rows.parquet    all parts, merged when the run ends
     summary.json    counts; of a sweep the strongest mean change of every path, of a plan how it was chosen
     figures/        PNG and PDF, and report.html beside it: made from rows.parquet alone
+    bad_rows.jsonl  rows of the samples file that make no sample, and why; only where there are some
     plan.parquet    of a plan: what a group's leaving does, over all samples
 
 A part carries its sample's record in its schema, so a run killed between the part and the line in samples.jsonl has
@@ -35,6 +36,7 @@ from ..results.table import SCHEMA, checked, read_parquet, table_from_rows, with
 from .records import STATUSES, changed_media, part_name, read_records, record_of_part
 from .summary import summarize, worst_check
 
+DATA = ("samples", "data")  # what runs that are merged may differ in; config.yaml then has a list of each one's
 _MEND = "choose a new --out folder, or begin anew with --restart"
 
 
@@ -182,6 +184,15 @@ class RunFolder:
                 f"({told}): run the same command again, which measures that sample anew"
             ) from error
 
+    def write_bad_rows(self, bad: Mapping[str, str]) -> None:
+        """bad_rows.jsonl: {row: why it makes no sample}; no such file where there are none."""
+        path = self.path / "bad_rows.jsonl"
+        if not bad:
+            path.unlink(missing_ok=True)
+            return
+        lines = (json.dumps({"row": row, "reason": reason}, ensure_ascii=False) + "\n" for row, reason in bad.items())
+        write_whole(path, "".join(lines).encode(errors="backslashreplace"))
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json, with the time at which it was written."""
         value = {**summary, "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -225,6 +236,9 @@ class RunFolder:
             self._write_config()
             return
         there, now = ({**c, "experiment": experiment_of(c)} for c in (read_config(self.path), self.config))
+        for key in DATA:  # of a merged run: one of its files goes on
+            if isinstance(there.get(key), list) and now.get(key) in there[key]:
+                now[key] = self.config[key] = there[key]
         was, found = there.pop("fingerprint", None), now.pop("fingerprint", None)
         if there != now:
             keys = [k for k in {**there, **now} if there.get(k, ...) != now.get(k, ...)]

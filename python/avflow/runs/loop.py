@@ -39,13 +39,14 @@ class Outcome:
     """What came of a run.
 
     results: the rows of the whole folder. asked: the samples asked for. records: theirs, by id. skipped: so many of
-    them were finished by an earlier run.
+    them were finished by an earlier run. bad: rows of the samples file that make no sample, and why.
     """
 
     results: Results
     asked: list[Sample]
     records: dict[str, Record]
     skipped: int
+    bad: dict[str, str]
 
     @property
     def table(self) -> pa.Table:
@@ -103,6 +104,7 @@ def measured(
     job.debug = job.debug or debug
     samples, config = job.read_samples(), job.config()
     with RunFolder(out, config, job.schema, restart=job.restart) as folder:
+        folder.write_bad_rows(job.bad)
         todo = [s for s in samples if not folder.finished(s.id, digest(s))]
         if todo:
             with Progress(len(samples), len(samples) - len(todo), quiet=quiet, doing=job.doing) as bar:
@@ -115,9 +117,13 @@ def measured(
                     if record["status"] == "failed":
                         bar.write(f"sample {sample.id} failed: {record['reason']}")
                     bar.finish()
-        table, meta = folder.merge([s.id for s in samples], {"versions": _versions()})
+        bad = {"bad_rows": job.bad} if job.bad else {}
+        table, meta = folder.merge([s.id for s in samples], {"versions": _versions(), **bad})
         records = {s.id: folder.records[s.id] for s in samples}
-        yield folder, Outcome(Results(table, {**meta, "finished": True}), samples, records, len(samples) - len(todo))
+        yield (
+            folder,
+            Outcome(Results(table, {**meta, "finished": True}), samples, records, len(samples) - len(todo), job.bad),
+        )
 
 
 def _known(load: Callable[[], Model], folder: RunFolder, config: dict[str, Any]) -> Callable[[], Model]:

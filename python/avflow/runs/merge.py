@@ -15,10 +15,9 @@ from ..fingerprints import changed_files
 from ..results.results import Results
 from ..results.schemas import schema_of
 from ..results.table import SCHEMA, checked, read_parquet
-from .folder import RunFolder, experiment_of, read_config
+from .folder import DATA, RunFolder, experiment_of, read_config
 from .records import part_name, read_records
 
-DATA = ("samples", "data")  # what runs that are merged may differ in
 _RANK = {"ok": 0, "selected_out": 0, "failed": 1}  # a failed sample gives way to the same one where it went well
 
 

@@ -65,4 +65,4 @@ def run_plan(
         tested = {"check": plan.check and {**plan.check, "compared": compared(model) - before}}
         found = {"failed": failed, **outcome.meta, "check": worst_check([*folder.records.values(), tested])}
         folder.write_summary({**chosen, "data": schedule.data, **found})
-    return PlanOutcome(outcome.results, outcome.asked, outcome.records, outcome.skipped, schedule)
+    return PlanOutcome(outcome.results, outcome.asked, outcome.records, outcome.skipped, outcome.bad, schedule)

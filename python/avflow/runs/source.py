@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .. import checks, models
 from ..data import choose, is_hub, mapping_of, read
+from ..errors import InputError
 from ..models.base import Model
 from ..models.fingerprint import checkpoint_fingerprint
 from ..models.prepare_options import check_prepare_options
@@ -20,7 +22,9 @@ class Source:
     """A model and a file of samples.
 
     `samples`, `data`, `media_root`: as avflow.data.read takes them. `tasks`, `limit`, `shuffle_seed`: which samples, as
-    avflow.data.choose takes them. `media`: options for model.prepare, such as fps and max_pixels.
+    avflow.data.choose takes them. `shard`: of these the i-th of n parts, "i/n" from 1: every n-th sample.
+    `skip_bad`: rows that make no sample are told in `bad`, and the others are read; else the first one is an error.
+    `media`: options for model.prepare, such as fps and max_pixels.
     """
 
     model: str
@@ -34,7 +38,10 @@ class Source:
     tasks: list[str] = field(default_factory=list)
     limit: int | None = None
     shuffle_seed: int | None = None
+    shard: str | None = None
+    skip_bad: bool = True
     left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
+    bad: dict[str, str] = field(default_factory=dict, init=False)  # rows that make no sample: why
 
     @property
     def needs_answers(self) -> bool:
@@ -56,9 +63,15 @@ class Source:
     def read_samples(self) -> list[Sample]:
         """The samples asked for. Raises InputError where one is wrong, or two have one id."""
         source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
-        found = read(source, self.data, self.media_root, answers=self.needs_answers)
-        self.left_out = found.left_out
-        return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
+        found = read(source, self.data, self.media_root, answers=self.needs_answers, skip_bad=self.skip_bad)
+        self.left_out, self.bad = found.left_out, found.bad
+        chosen = choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
+        if self.shard is None:
+            return chosen
+        part, parts = parse_shard(self.shard)
+        if len(chosen) < parts:
+            raise InputError(f"shard {self.shard} of {len(chosen)} samples: make no more shards than there are samples")
+        return chosen[part - 1 :: parts]
 
     def load(self) -> Model:
         """The model, on its device."""
@@ -75,10 +88,21 @@ class Source:
             self.media_root = checks.path("media", self.media_root)
         self.tasks = checks.texts("task", self.tasks)
         check_prepare_options(self.media)
+        self.skip_bad = checks.flag("skip_bad", self.skip_bad)
+        if self.shard is not None:
+            parse_shard(self.shard)
         if self.limit is not None:
             self.limit = checks.integer("limit", self.limit, low=1, mend="give a number of samples, 1 or more")
         if self.shuffle_seed is not None:
             self.shuffle_seed = checks.integer("shuffle_seed", self.shuffle_seed, low=-(2**63))
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n". Raises InputError."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", checks.text("shard", text))
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise InputError(f"shard {checks.shown(text)}: write i/n, such as 1/4, the first of four parts")
+    return int(found[1]), int(found[2])
 
 
 def digest(sample: Sample) -> str:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...media.timing import Timing
-    from ...prompts.sample import Interleaved, Sample
+    from ...prompts.sample import Sample
     from ..base import Model
 
 SYSTEM = (
@@ -84,7 +84,8 @@ class Qwen25Omni(chat.ChatFamily):
         Layout: system turn; user turn with image, video, sound file (those that the sample has), then question,
         options, `instruction`; with `question_first` the text comes before the media. A video's own sound is
         interleaved with it, in chunks of 2 s. An interleaved item (candidates and reference): its candidates, the
-        question, the reference, the option letters.
+        question, the reference, the option letters; with tags (`tagged`): each medium at its tag in the question, then
+        the options.
 
         Args:
             fps, min_frames, max_frames: sampling of video (frames per second; the number of frames is even).
@@ -116,8 +117,8 @@ class Qwen25Omni(chat.ChatFamily):
         wording = chat.wording(model, SYSTEM, system, instruction, question_first, prompt_style)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
-        if (item := sample.interleaved) is not None:
-            return self._items(model, sample, item, wording, limits, strict_media)
+        if in_turns := _in_turns(sample):
+            return self._items(model, sample, in_turns, wording, limits, strict_media)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
         media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits, strict_media, timing)
         media.facts["processor"] = processing.info(model.processor).path
@@ -137,15 +138,18 @@ class Qwen25Omni(chat.ChatFamily):
         return self.lay_out(model, sample, media, wording, encode)
 
     def _items(
-        self, model: Model, sample: Sample, item: Interleaved, wording: Wording, limits: chat.Limits, strict: bool
+        self,
+        model: Model,
+        sample: Sample,
+        in_turns: list[tuple[str, str]],
+        wording: Wording,
+        limits: chat.Limits,
+        strict: bool,
     ) -> Prompt:
-        """An interleaved item: images and sounds, whichever is the reference."""
-        files = [*item.candidates, item.reference]
-        heard = [item.kind == "audio"] * len(item.candidates) + [item.kind == "image"]
-        pairs = list(zip(files, heard, strict=True))
-        images = [read_image(path) for path, sound in pairs if not sound]
+        """An item of images and sounds in turns. in_turns: (path, kind) in the order of the prompt."""
+        images = [read_image(path) for path, kind in in_turns if kind == "image"]
         media = chat.Media(facts={"processor": processing.info(model.processor).path})
-        sounds = [_read_sound(model.processor, path, strict, media) for path, sound in pairs if sound]
+        sounds = [_read_sound(model.processor, path, strict, media) for path, kind in in_turns if kind == "audio"]
 
         def encode(text: str) -> dict[str, Any]:
             pixels = chat.image_limits(model.processor, *limits)
@@ -182,6 +186,14 @@ class Qwen25Omni(chat.ChatFamily):
         patch_tokens = labels.patch_tokens(grid, config.vision_config.spatial_merge_size)
         steps, token = chat.step_seconds(inputs, "video_second_per_grid"), 1 / config.position_id_per_seconds
         return labels.time_media(ids, self.media_ids(model), patch_tokens, steps, token)
+
+
+def _in_turns(sample: Sample) -> list[tuple[str, str]]:
+    """(path, kind) of the media of an interleaved item, or of a question with tags; none of other samples."""
+    if (item := sample.interleaved) is not None:
+        other = "image" if item.kind == "audio" else "audio"
+        return [*((path, item.kind) for path in item.candidates), (item.reference, other)]
+    return [(medium.path, medium.kind) for medium in sample.placed]
 
 
 def _read(
