@@ -11,10 +11,12 @@ from .. import checks
 from ..documents import parse_json, read_text
 from ..errors import InputError
 from .answer import LETTERS, option_index, without_letters
+from .label import Label
 from .media_path import media_path
 
 MEDIA = ("video", "audio", "image")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_LABELS = 100_000  # of a sample; more is a slip
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma")
 
 
@@ -45,6 +47,8 @@ class Sample:
         reference: of an interleaved item, what the candidates are compared with: a sound if they are images, an image
             if they are sounds.
         start, end: seconds of the video that the question is about; None: from its start, to its end.
+        labels: labels of your own, dicts with the fields of `prompts.label.Label`: tokens by their position, item, time
+            (seconds of the file), box or words go to a group of yours. A later one goes before an earlier one.
 
     Raises:
         InputError: anything missing, of the wrong type, or an answer that is none of the options.
@@ -63,6 +67,7 @@ class Sample:
     reference: str | None = None
     start: float | None = None
     end: float | None = None
+    labels: list[dict[str, Any]] | None = None
     answered: ClassVar[bool] = True  # False on an instance that `open` made
 
     def __post_init__(self) -> None:
@@ -84,6 +89,7 @@ class Sample:
         if self.use_audio_in_video and self.audio:
             raise self._say("use_audio_in_video=True and an audio file: leave one of them out")
         self._check_span()
+        self._check_labels()
         if self.options is not None and self.candidates is None:
             self.options = self._options()
         self.answer = self._answer()
@@ -224,6 +230,17 @@ class Sample:
             setattr(self, name, value)
         if self.end is not None and self.end <= (self.start or 0.0):
             raise self._say(f"end {self.end} s is not after start {self.start or 0.0} s")
+
+    def _check_labels(self) -> None:
+        if self.labels is None:
+            return
+        given = checks.members(self.labels, MOST_LABELS)
+        if given is None or len(given) > MOST_LABELS or isinstance(self.labels, dict):
+            raise self._say(f"labels is {checks.shown(self.labels)}: give a list of labels, at most {MOST_LABELS}")
+        try:
+            self.labels = [Label.of_value(one).to_dict() for one in given] or None
+        except InputError as error:
+            raise self._say(str(error)) from None
 
     def _options(self) -> list[str]:
         options = self.options

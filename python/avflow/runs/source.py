@@ -9,9 +9,13 @@ from typing import Any
 
 from .. import checks, models
 from ..data import choose, is_hub, mapping_of, read
+from ..data.prepare import groups_of
 from ..models.base import Model
 from ..models.fingerprint import checkpoint_fingerprint
 from ..models.prepare_options import check_prepare_options
+from ..prompts.groups import BASE_GROUPS, GroupTable
+from ..prompts.label_hook import Labels
+from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 
 
@@ -20,7 +24,9 @@ class Source:
     """A model and a file of samples.
 
     `samples`, `data`, `media_root`: as avflow.data.read takes them. `tasks`, `limit`, `shuffle_seed`: which samples, as
-    avflow.data.choose takes them. `media`: options for model.prepare, such as fps and max_pixels.
+    avflow.data.choose takes them. `media`: options for model.prepare, such as fps and max_pixels. `labels`: a function
+    that labels tokens anew, avflow.Labels or "file.py:function"; of the latter the file's content is part of the
+    configuration.
     """
 
     model: str
@@ -34,7 +40,11 @@ class Source:
     tasks: list[str] = field(default_factory=list)
     limit: int | None = None
     shuffle_seed: int | None = None
+    labels: Any = None
     left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
+    own_groups: list[str] = field(
+        default_factory=list, init=False
+    )  # those of the samples that were read, and of labels
 
     @property
     def needs_answers(self) -> bool:
@@ -47,7 +57,8 @@ class Source:
         samples = str(self.samples) if is_hub(self.samples) else str(Path(self.samples).absolute())
         found = self.fingerprint()
         model = {"model": absolute_model(self.model), **({"fingerprint": found} if found else {})}
-        return {**model, "samples": samples, **data}
+        labels = {} if self.labels is None else {"labels": self.labels.config()}
+        return {**model, "samples": samples, **data, **labels}
 
     def fingerprint(self) -> dict[str, str]:
         """What tells the model's files from others of the same name: {file: size and hash}."""
@@ -58,7 +69,35 @@ class Source:
         source = self.samples if is_hub(self.samples) else Path(self.samples).absolute()
         found = read(source, self.data, self.media_root, answers=self.needs_answers)
         self.left_out = found.left_out
-        return choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
+        chosen = choose(found.samples, self.tasks, self.limit, self.shuffle_seed)
+        names = groups_of(chosen) if self.labels is None else [*groups_of(chosen), *self.labels.groups]
+        self.own_groups = sorted(set(names) - set(BASE_GROUPS))
+        if type(self).load is Source.load:  # another way to load a model may add groups to it
+            self.check_groups()
+        return chosen
+
+    @property
+    def named_groups(self) -> list[str]:
+        """What the experiment names: groups, aliases, sums."""
+        return []
+
+    def check_groups(self) -> None:
+        """Raises InputError where the experiment names a group that neither avflow nor a label has, before a model is
+        loaded."""
+        table = GroupTable()
+        self.declare(table)
+        for name in self.named_groups:
+            table.members(name)
+
+    def declare(self, table: GroupTable) -> None:
+        """Adds the groups of labels to a model's."""
+        for name in self.own_groups:
+            table.add(name)
+
+    def prompt_of(self, model: Model, sample: Sample) -> Prompt:
+        """The sample as the model reads it, with the labels asked for."""
+        labels = {} if self.labels is None else {"labels": self.labels}
+        return model.prepare(sample, **self.media, **labels)
 
     def load(self) -> Model:
         """The model, on its device."""
@@ -73,6 +112,7 @@ class Source:
             mapping_of(self.data)
         if self.media_root is not None:
             self.media_root = checks.path("media", self.media_root)
+        self.labels = Labels.of(self.labels)
         self.tasks = checks.texts("task", self.tasks)
         check_prepare_options(self.media)
         if self.limit is not None:
