@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .models.wording import PromptStyle as PromptStyle
     from .planning.plan_eviction import PlannedSchedule as PlannedSchedule
     from .planning.plan_eviction import plan_eviction as plan_eviction
+    from .prompts.label_hook import Labels as Labels
     from .prompts.prompt import Prompt as Prompt
     from .prompts.sample import Sample as Sample
     from .results.results import Results as Results
@@ -83,6 +84,7 @@ _EXPORTS = {
     "KeepAll": "eviction.policies",
     "KeepNone": "eviction.policies",
     "Knockout": "knockouts.knockout",
+    "Labels": "prompts.label_hook",
     "MediaError": "errors",
     "Model": "models.base",
     "NumericError": "errors",

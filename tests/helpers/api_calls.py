@@ -61,7 +61,7 @@ def calls(model):
         "PlanRequest": (PlanRequest, {}),
         "plan_eviction": (plan_of, {"model": model, "prompts": prompt}),
         "generate": (avflow.generate, {"model": model, "prompt": prompt}),
-        "prepare": (model.prepare, {}),
+        "prepare": (model.prepare, {"sample": avflow.Sample(**SAMPLE)}),
         "read": (avflow.read, {}),
         "knockout": (
             lambda **given: avflow.knockout(**given).__enter__(),

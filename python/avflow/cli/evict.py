@@ -17,6 +17,7 @@ from .options import (
     Fps,
     MaxPixels,
     Memory,
+    OwnLabels,
     Questions,
     SampleOptions,
     cli_errors,
@@ -216,11 +217,13 @@ def generate(
     device: Device = "cpu",
     fps: Fps = None,
     max_pixels: MaxPixels = None,
+    labels: OwnLabels = None,
     debug: Debug = False,
 ) -> None:
     """Answer a question about media; with --evict, tokens leave mid-network."""
     with cli_errors():
         from ..models import load
+        from ..prompts.label_hook import Labels
         from ..runtime.generating import generate as answer
         from ..runtime.generating import open_sample, read_schedule
 
@@ -229,10 +232,13 @@ def generate(
         schedule = None if evict is None else read_schedule(evict)
         media = {name: str(path) for name, path in (("video", video), ("audio", audio), ("image", image)) if path}
         sample = open_sample(question, option, **media, use_audio_in_video=False if silent else None)
+        own = Labels.of(labels)
         loaded = load(model, device=device, dtype=dtype)
+        if own is not None:
+            own.declare(loaded.groups)
         if schedule is not None:
             schedule.check(loaded)
-        prompt = loaded.prepare(sample, **sampling(fps, max_pixels))
+        prompt = loaded.prepare(sample, labels=own, **sampling(fps, max_pixels))
         if compare:
             for one in (None, schedule):  # the first run of a process is slow
                 answer(loaded, prompt, one, decode, max_new_tokens=2)

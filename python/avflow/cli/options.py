@@ -43,6 +43,9 @@ StrictMedia = Annotated[
 Timing = Annotated[
     str, typer.Option(help='"player": frames and sound by the file\'s clock; "published": as the published pipelines.')
 ]
+OwnLabels = Annotated[
+    str | None, typer.Option(help='Groups of your own: "file.py:function", called with every prompt and its sample.')
+]
 Check = Annotated[
     str | None,
     typer.Option(
@@ -85,6 +88,7 @@ class SampleOptions:
     max_pixels: MaxPixels = None
     strict_media: StrictMedia = False
     timing: Timing = "player"
+    labels: OwnLabels = None
     system: Annotated[str | None, typer.Option(help="The system text.", show_default="the model's own")] = None
     instruction: Annotated[
         str | None, typer.Option(help='The line after the options; "" for none.', show_default="the model's own")
@@ -124,6 +128,7 @@ class SampleOptions:
             media=sampling(self.fps, self.max_pixels, self.strict_media, self.timing) | self.wording(),
             compare=parse_check(self.check),
             restart=self.restart,
+            labels=self.labels,
         )
 
     def wording(self) -> dict[str, Any]:
@@ -324,7 +329,8 @@ def parse_cells(texts: list[str]) -> list[tuple[str, int]]:
 
 
 def split_texts(texts: list[str]) -> list[str]:
-    parts = [part.strip() for text in texts for part in text.split(",")]
+    """Texts at their commas, those in brackets left: "video[0,2]->last (heads 1,2),cross:video"."""
+    parts = [part.strip() for text in texts for part in re.split(r",(?![^\[]*\])(?![^(]*\))", text)]
     if not all(parts):
         raise InputError(f"knockouts {', '.join(texts)!r} hold an empty one: write them as a->b,c->d")
     return parts

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeAlias
 
 from ..checks import choice, flag, integer, path, shown
 from ..errors import AvflowError, InputError
+from ..prompts.groups import GroupTable
+from ..prompts.label_hook import Labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 from .ahead import MOST_THREADS, ahead
@@ -23,7 +25,11 @@ _MEND = "pass avflow.Prompt or avflow.Sample, one or several, or the path of a s
 class Preparing(Protocol):
     """A model, as far as prompts are concerned."""
 
-    def prepare(self, sample: Sample) -> Prompt: ...
+    groups: GroupTable
+
+    def prepare(self, sample: Sample, labels: Any = None) -> Prompt: ...
+
+    def text(self, ids: list[int]) -> str: ...
 
 
 class Prompts:
@@ -36,9 +42,16 @@ class Prompts:
     """
 
     def __init__(
-        self, model: Preparing, given: Iterable[Any], threads: int = 0, record: bool = False, answers: bool = True
+        self,
+        model: Preparing,
+        given: Iterable[Any],
+        threads: int = 0,
+        record: bool = False,
+        answers: bool = True,
+        labels: Labels | None = None,
     ) -> None:
         self.model, self.given, self.threads, self.record, self.answers = model, given, threads, record, answers
+        self.labels = labels
         self.count = _length(given)
         self.failed: dict[str, str] = {}
 
@@ -60,9 +73,8 @@ class Prompts:
 
     def only(self, ids: Collection[str]) -> Prompts:
         """Those of these ids; the others are not prepared."""
-        return Prompts(
-            self.model, [one for one in self.given if one.id in ids], self.threads, self.record, self.answers
-        )
+        those = [one for one in self.given if one.id in ids]
+        return Prompts(self.model, those, self.threads, self.record, self.answers, self.labels)
 
     def __iter__(self) -> Iterator[Prompt]:
         self.failed = {}
@@ -75,14 +87,21 @@ class Prompts:
 
     def _prepared(self, one: Prompt | Sample) -> tuple[str, Prompt | Exception]:
         """The prompt, or with `record` why there is none."""
-        if isinstance(one, Prompt):
+        if isinstance(one, Prompt) and self.labels is None:
             return one.id, one
         try:
-            return one.id, self.model.prepare(one)
+            return one.id, _labelled(self.model, one, self.labels)
         except Exception as error:
             if not self.record:
                 raise
             return one.id, error
+
+
+def _labelled(model: Preparing, one: Prompt | Sample, labels: Labels | None) -> Prompt:
+    """What was given as a prompt, as `labels` say."""
+    if isinstance(one, Sample):
+        return model.prepare(one) if labels is None else model.prepare(one, labels=labels)
+    return one if labels is None else labels.apply(one, model.groups, model.text)
 
 
 def reason(error: Exception) -> str:
@@ -92,7 +111,13 @@ def reason(error: Exception) -> str:
 
 
 def as_prompts(
-    model: Preparing, given: Any, again: bool = False, threads: int = 0, on_error: str = "raise", answers: bool = True
+    model: Preparing,
+    given: Any,
+    again: bool = False,
+    threads: int = 0,
+    on_error: str = "raise",
+    answers: bool = True,
+    labels: Any = None,
 ) -> Prompts:
     """Prompts from a Prompt or a Sample, from several of them (any iterable), or from a samples file.
 
@@ -103,6 +128,8 @@ def as_prompts(
         threads: so many samples are prepared ahead of their turn; 0: none.
         answers: False: prompts, and the samples of a file, need none.
         on_error: "raise", or "record": a sample that cannot be prepared is left out, its reason is in `failed`.
+        labels: a labelling function, as of `Model.prepare`; of prompts too. Its groups, and those that samples' labels
+            name, are added to the model's here; of an iterator's samples, as their turn comes.
 
     Raises:
         InputError: None, nothing at all, something else, two of one id, no such file. Of an iterator the same is
@@ -111,25 +138,34 @@ def as_prompts(
     integer("decode_threads", threads, high=MOST_THREADS)
     record = choice("on_error", on_error, ON_ERROR) == "record"
     answers = flag("answers", answers)
-    prompts = Prompts(model, _several(given, answers), threads, record, answers)
+    hook = Labels.of(labels)
+    if hook is not None:
+        hook.declare(model.groups)
+    prompts = Prompts(model, _several(given, answers), threads, record, answers, hook)
     if again and not isinstance(prompts.given, Sequence):
-        prompts = Prompts(model, list(prompts.given), threads, record, answers)
+        prompts = Prompts(model, list(prompts.given), threads, record, answers, hook)
     if isinstance(prompts.given, Sequence):
-        for _ in prompts.unprepared():
-            pass
+        for one in prompts.unprepared():
+            for name in groups_of([one] if isinstance(one, Sample) else ()):
+                model.groups.add(name)
     return prompts
 
 
-def as_prompt(model: Preparing, given: Any, answers: bool = True) -> Prompt:
+def groups_of(samples: Iterable[Sample]) -> list[str]:
+    """The groups that samples' own labels name, sorted."""
+    return sorted({label["group"] for sample in samples for label in sample.labels or ()})
+
+
+def as_prompt(model: Preparing, given: Any, answers: bool = True, labels: Any = None) -> Prompt:
     """The one prompt that is given: as `as_prompts`, but for several of them an InputError too."""
-    prompts = as_prompts(model, given, answers=answers)
+    prompts = as_prompts(model, given, answers=answers, labels=labels)
     found: list[Prompt | Sample] = []
     for one in prompts.unprepared():
         found.append(one)
         if len(found) > 1:
             many = "several" if prompts.count is None else prompts.count
             raise InputError(f"one prompt is looked at, {many} are given: pass one of them")
-    return found[0] if isinstance(found[0], Prompt) else model.prepare(found[0])
+    return _labelled(model, found[0], prompts.labels)
 
 
 def _several(given: Any, answers: bool = True) -> Iterable[Any]:

@@ -77,6 +77,7 @@ def attention_map(
     bins: int = 128,
     boundaries: Sequence[int] | None = None,
     check: str | int | None = None,
+    labels: Any = None,
 ) -> AttentionMap:
     """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
 
@@ -88,7 +89,7 @@ def attention_map(
         layers: 0-based; None for all.
         bins: stretches of about equal length; fewer where there are fewer tokens.
         boundaries: where stretches begin instead, increasing token numbers (the first is 0), such as frame starts.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
 
     Raises:
         InputError: no prompt or several, layers that the model does not have, boundaries that do not increase or
@@ -97,7 +98,7 @@ def attention_map(
     check_model(model)
     chosen = layer_list(layers, model.n_layers)
     with checking(model, check):
-        captured = capture(model, as_prompt(model, prompt))
+        captured = capture(model, as_prompt(model, prompt, labels=labels))
         return _pooled(model, captured, chosen, _starts(len(captured), bins, boundaries))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -32,6 +33,7 @@ def attention_share(
     generate: int = 0,
     heads: bool = False,
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """The share of attention per token group (arXiv 2606.10147, attention allocation), accumulated by the op itself.
 
@@ -44,7 +46,7 @@ def attention_share(
             teacher-forced.
         generate: so many greedily generated tokens take the place of the answer (with tokens="answer").
         heads: a row for every query head instead of their mean.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, layer, answer_token, token, head, group, share: for every layer, token
@@ -66,7 +68,7 @@ def attention_share(
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     with checking(model, check):
-        for prompt in as_prompts(model, prompts):
+        for prompt in as_prompts(model, prompts, labels=labels):
             prompt = with_generated(model, prompt, generate) if generate else prompt
             _add(rows, model, prompt, chosen, tokens, heads)
     return Results.from_tuples(

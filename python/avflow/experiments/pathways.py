@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from ..models.base import Model, check_model
 from ..models.proof import checking, figures
 from ..prompts.correct import answers_correctly
 from ..prompts.groups import GroupTable
+from ..prompts.relabel import warn_of_left
 from ..results.results import Results
 from ..results.schemas import PATHWAYS as SCHEMA
 from ..walk.capture import Captured, capture
@@ -47,6 +49,8 @@ def _kept(model: Model, keep: Keep) -> list[_Kept]:
         path = Knockout.parse(path) if isinstance(path, str) else path
         if path.heads is not None or path.random_share is not None or path.cut_self:
             raise InputError(f"pathway {path.name!r}: heads, random shares and self edges cannot be kept apart")
+        if path.has_items:
+            raise InputError(f"pathway {path.name!r}: items cannot be kept apart; put them into a group of their own")
         across = path.scope == "other_items"
         if across and path.source != path.target:
             raise InputError(f'pathway {path.name!r}: write "cross:group", or a path without a scope')
@@ -65,6 +69,8 @@ class _Rules:
     def __init__(self, model: Model, keep: Keep, context: str) -> None:
         self.groups: GroupTable = model.groups
         self.kept = _kept(model, keep)
+        paths = [Knockout.parse(path) if isinstance(path, str) else path for path in keep]
+        self.sides = [side for path in paths for side in path.groups]
         self.context = self.groups.expand(context)
         # The answer's own tokens stand in for `last`: what may reach it may reach them, and they may see it.
         self.tail = self.groups.expand("last+answer")
@@ -127,6 +133,7 @@ def pathways(
     seed: int = 0,
     context: str = "system+template",
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """Accuracy and answer probability with only the named edges left, against the full model and random edges.
 
@@ -142,7 +149,7 @@ def pathways(
             causal ones but self edges.
         seed: of the first control; the next ones count up.
         context: groups that all others may read, and that read only each other.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
 
     Returns:
         Results with a row per prompt and run ("full", "pathways", "random 0", ...): edges_kept (share of the causal
@@ -163,10 +170,12 @@ def pathways(
             raise InputError(f"keep = {checks.shown(keep)}: pass {{path: layers or None}}")
     # Once: layers may be an iterator.
     paths = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
+    given = as_prompts(model, prompts, labels=labels)
     rules = _Rules(model, paths, context)
     rows: list[tuple] = []
     with checking(model, check):
-        for prompt in as_prompts(model, prompts):
+        for prompt in given:
+            warn_of_left(prompt, rules.sides, model.groups, model.warned)
             captured = capture(model, prompt)
             group, item = captured.columns.group, captured.columns.item
             present = set(group.tolist())

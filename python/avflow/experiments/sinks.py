@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
+from ..prompts.relabel import warn_of_left
 from ..results.results import Results
 from ..results.schemas import SINKS as SCHEMA
 from .observe import observe
@@ -31,6 +33,7 @@ def sinks(
     times: float = 10.0,
     among: str = "media",
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """Tokens of a group whose hidden state's L2 norm exceeds `times` the group's median norm, layer by layer.
 
@@ -42,7 +45,7 @@ def sinks(
         layers: 0-based; None for all.
         times: ratio to the median from which on a norm counts, above 1.
         among: the tokens that are looked at: a group, an alias or a sum.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, layer, position, group, item, place, norm, ratio, drawn: a row per sink
@@ -54,11 +57,13 @@ def sinks(
     """
     check_model(model)
     times = checks.number("times =", times, low=1, above=True, mend="pass a ratio above 1")
+    given = as_prompts(model, prompts, labels=labels)
     wanted = model.groups.expand(among)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     with checking(model, check):
-        for prompt in as_prompts(model, prompts):
+        for prompt in given:
+            warn_of_left(prompt, [among], model.groups, model.warned)
             group = model.groups.ids(prompt.groups)
             tokens = np.flatnonzero(model.groups.table(wanted)[group])
             if not tokens.size:

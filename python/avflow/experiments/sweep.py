@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..knockouts.knockout import Semantics
 from ..knockouts.windows import WindowStyle
 from ..models.attention import kernel_name
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..models.proof import checking, figures
 from ..progress import Progress
 from ..prompts.prompt import Prompt
@@ -161,11 +161,13 @@ def sweep_prompt(model: Model, prompt: Prompt, request: SweepRequest) -> SweepRo
     return sweep_prompts(model, [prompt], request)[0]
 
 
-def estimate(model: Model, prompts: PromptSource, request: SweepRequest | None = None) -> dict[str, Any]:
+def estimate(
+    model: Model, prompts: PromptSource, request: SweepRequest | None = None, labels: Any = None
+) -> dict[str, Any]:
     """What a sweep will cost; runs nothing.
 
     Args:
-        prompts: as of `avflow.sweep`. request: what is asked for; None: the defaults of `avflow.sweep`.
+        prompts, labels: as of `avflow.sweep`. request: what is asked for; None: the defaults of `avflow.sweep`.
 
     Returns:
         tokens, rows (packed rows over all layers and walks), flops, clean_flops, walks: of all prompts together. ratio:
@@ -178,11 +180,13 @@ def estimate(model: Model, prompts: PromptSource, request: SweepRequest | None =
     request = SweepRequest() if request is None else request
     if not isinstance(request, SweepRequest):
         raise InputError(f"request = {checks.shown(request)}: pass an avflow.SweepRequest, or None")
+    check_model(model)
+    given = as_prompts(model, prompts, labels=labels)
     request.windows(model)
     out: dict[str, Any] = {}
     reasons = dict.fromkeys((k.name for k in request.knockouts), "ok")
     clean_rows = 0
-    for pack in packs(model, as_prompts(model, prompts), request):
+    for pack in packs(model, given, request):
         plan = Plan(model, pack, request)
         peak = fixed_bytes(model, sum(plan.lengths)) + plan.cost["peak_rows"] * row_bytes(model)
         for name, value in (plan.cost | {"peak_bytes": peak}).items():
@@ -210,6 +214,7 @@ def sweep(
     on_error: str = "raise",
     cells: Any = SweepRequest.cells,
     correct_by: str = SweepRequest.correct_by,
+    labels: Any = None,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -223,6 +228,8 @@ def sweep(
         decode_threads: the media of so many samples are read while others are measured; 0: each when its turn comes.
         on_error: "raise", or "record": a prompt that cannot be prepared or measured is left out, and
             `.meta["failed"]` tells why, as a run folder does: {id: reason}.
+        labels: a function (prompt, sample) that puts tokens into groups of your own, an avflow.Labels, or
+            "file.py:function"; see `avflow.Labels`.
         The others: see SweepRequest.
 
     Returns:
@@ -234,8 +241,9 @@ def sweep(
             id, too little memory. NumericError: NaN or infinity in the run.
     """
     request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by)
+    check_model(model)
+    given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error, labels=labels)
     request.windows(model)
-    given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error)
     parts: list[SweepRows] = []
     failed: dict[str, str] = {}
     with checking(model, check):

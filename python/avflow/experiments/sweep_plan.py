@@ -8,15 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avflow_ext import table_of
+
 from ..checks import MOST_LAYERS, choice, integer, members, shown
 from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
 from ..knockouts.presets import as_knockouts
+from ..knockouts.sides import parts_of
 from ..knockouts.windows import WindowStyle, layer_list, window
 from ..models.base import Model, check_model
 from ..models.compat import check_layers
 from ..prompts.correct import CORRECT_BY
 from ..prompts.prompt import Prompt
+from ..prompts.relabel import warn_of_left
 from ..walk.jobs import Job, first_cut_row
 from ..walk.memory import parse_bytes
 from ..walk.packing import Walks
@@ -155,10 +159,14 @@ class SweepRequest:
         check_layers(model.text_model)
         for knockout in self.knockouts:
             knockout.check_heads(model.n_heads)
-            for source, target in knockout.edges:
-                model.groups.expand(source), model.groups.expand(target)
+        parts_of(model.groups, self.knockouts)
         centres = layer_list(self._layers, model.n_layers)
         return [Window(c, window(c, w, self.style, model.n_layers), w) for w in self.widths for c in centres]
+
+    def warn_of_left(self, model: Model, prompt: Prompt) -> None:
+        """An AvflowWarning where a knockout names `video` and some of its tokens have left it for a user's group."""
+        sides = [side for knockout in self.knockouts for side in knockout.groups]
+        warn_of_left(prompt, sides, model.groups, model.warned)
 
     @property
     def _layers(self) -> Any:
@@ -190,7 +198,8 @@ class Plan(Walks):
 
     def _make_jobs(self) -> Iterator[Job]:
         for prompt, columns in enumerate(self.columns):
-            starts = [first_cut_row(k.cuts(self.model.groups), columns) for k in self.knockouts]
+            self.request.warn_of_left(self.model, self.prompts[prompt])
+            starts = [first_cut_row(k.cuts(self.parts), columns) for k in self.knockouts]
             present = np.bincount(columns.group, minlength=64).astype(bool)
             pairs = zip(self.knockouts, starts, strict=True)
             self.starts.append(starts)
@@ -200,9 +209,9 @@ class Plan(Walks):
 
     def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:
         """Why a knockout cuts nothing, given which groups have a token (bool [64])."""
-        groups, missing = self.model.groups, []
+        missing: list[str] = []
         for pair in knockout.edges:
-            gone = [name for name in pair if not any(present[groups[m]] for m in groups.members(name))]
+            gone = [name for name in pair if not (present & table_of(self.parts.expand(name))).any()]
             if not gone:
                 return "no edge to cut"
             missing += gone

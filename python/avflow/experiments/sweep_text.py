@@ -10,8 +10,9 @@ import numpy as np
 from ..checks import MOST_TOKENS, integer
 from ..data.prepare import PromptSource, as_prompts
 from ..knockouts.knockout import Knockout, Semantics
+from ..knockouts.sides import parts_of
 from ..knockouts.windows import WindowStyle
-from ..models.base import Model
+from ..models.base import Model, check_model
 from ..models.proof import checking, figures
 from ..prompts.prompt import Prompt
 from ..results.results import Results
@@ -35,6 +36,7 @@ def sweep_text(
     semantics: Semantics = SweepRequest.semantics,
     memory: int | str | None = SweepRequest.memory,
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """The greedily generated answer under every knockout in every window, without reading the prompt anew for each.
 
@@ -45,7 +47,7 @@ def sweep_text(
     Args:
         prompts: as of `avflow.sweep`.
         knockouts, window, style, layers, semantics, memory: as of `avflow.sweep`. memory also holds the kept keys.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
         max_new_tokens: of every answer; it ends earlier with an end token of the model's generation_config.
 
     Returns:
@@ -59,10 +61,13 @@ def sweep_text(
     mend = "pass a number of tokens, 1 or more"
     max_new_tokens = integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
+    check_model(model)
+    given = as_prompts(model, prompts, labels=labels)
     windows = request.windows(model)
     rows: list[tuple] = []
     with checking(model, check):
-        for prompt in as_prompts(model, prompts):
+        for prompt in given:
+            request.warn_of_left(model, prompt)
             texts = _Texts(model, prompt, request, windows, max_new_tokens)
             for knockout in request.knockouts:
                 for one in windows:
@@ -77,12 +82,14 @@ def separate(
 ) -> tuple[dict[tuple[str, frozenset[int]], Job], list[Knockout]]:
     """A job for every knockout and set of layers that cuts something, and the knockout of each job, by its number.
 
-    Jobs of different numbers share no rows: below its first layer, each is the clean run.
+    columns: their groups as `sides.Parts` of these knockouts numbers them. Jobs of different numbers share no rows:
+    below its first layer, each is the clean run.
     """
     jobs: dict[tuple[str, frozenset[int]], Job] = {}
     owners: list[Knockout] = []
+    parts = parts_of(model.groups, knockouts)
     for knockout in knockouts:
-        start = first_cut_row(knockout.cuts(model.groups), columns)
+        start = first_cut_row(knockout.cuts(parts), columns)
         for inside in dict.fromkeys(one.layers for one in windows if one.layers):
             if start is not None:
                 jobs[knockout.name, inside] = Job.of(0, len(owners), start, inside)
@@ -100,11 +107,9 @@ class _Texts:
         # Answer tokens are rows too: a knockout of theirs alone begins behind the prompt.
         own = columns_of(model, prompt)
         n = own.n_prompt
-        longer = Columns(
-            np.concatenate([own.group[:n], np.full(count, model.groups["answer"])]).astype(np.int32),
-            np.concatenate([own.item[:n], np.full(count, -1)]).astype(np.int32),
-            n,
-        )
+        item = np.concatenate([own.item[:n], np.full(count, -1)]).astype(np.int32)
+        group = np.concatenate([own.group[:n], np.full(count, model.groups["answer"])]).astype(np.int32)
+        longer = Columns(parts_of(model.groups, request.knockouts).columns(group, item), item, n)
         self.jobs, owners = separate(longer, model, request.knockouts, windows)
         jobs, memory = list(self.jobs.values()), request.memory_bytes
         texts = GreedyTexts(model, prompt, jobs, owners, count, request.semantics, memory)

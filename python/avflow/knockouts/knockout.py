@@ -5,28 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from avflow_ext import SCOPES, SEMANTICS, Cut
 from avflow_ext.tokens import Scope, Semantics
 
 from .. import checks
 from ..errors import InputError
-from ..prompts.groups import GroupTable
+from .sides import LIST, SIDE, group_names, numbers, with_items, written
 
 __all__ = ["SCOPES", "SEMANTICS", "Knockout", "Scope", "Semantics"]
 
-_SIDE = r"[A-Za-z0-9_]+(?:\s*\+\s*[A-Za-z0-9_]+)*"
-_ARROW = re.compile(rf"^({_SIDE})\s*(<->|->)\s*({_SIDE})(\s*\(self\))?$")
-_CROSS = re.compile(rf"^cross:\s*({_SIDE})$")
+_ARROW = re.compile(rf"^({SIDE})\s*(<->|->)\s*({SIDE})$")
+_CROSS = re.compile(rf"^cross:\s*({SIDE})$")
+_SUFFIX = re.compile(r"\(([^()]*)\)\s*$")  # of a text form: what more is said
+_RANDOM = re.compile(r"random\s+([0-9.eE+-]+)(?:\s*,\s*seed\s+([0-9]{1,10}))?")
+
+
+class Words(Protocol):
+    """What gives the 64-bit word of a side: a GroupTable, or `sides.Parts` where sides name items."""
+
+    def expand(self, name: str, /) -> int: ...
 
 
 def _side(value: str | Sequence[str], where: str) -> str:
     parts = [value] if isinstance(value, str) else checks.members(value, 64)  # groups at most
-    if not parts or not all(isinstance(p, str) and re.fullmatch(_SIDE, p.strip()) for p in parts):
+    if not parts or not all(isinstance(p, str) and re.fullmatch(SIDE, p.strip()) for p in parts):
         raise InputError(
-            f'Knockout.{where} = {checks.shown(value)}: pass a group, an alias, or several ("video+audio")'
+            f'Knockout.{where} = {checks.shown(value)}: pass a group, an alias, or several ("video+audio"), each with '
+            'the items that are meant, if not all ("video[0-3]")'
         )
-    return "+".join(re.sub(r"\s", "", p) for p in parts)
+    return written("+".join(parts))
 
 
 def _heads(value: int | Iterable[int] | None) -> tuple[int, ...] | None:
@@ -43,7 +52,8 @@ class Knockout:
     """Every edge from the source groups to the target groups is cut.
 
     Args:
-        source, target: a group, an alias, a sum such as "video+audio", or a list of them.
+        source, target: a group, an alias, a sum such as "video+audio", or a list of them. "video[0-3,7]": its tokens
+            with these items (frames, segments, options, candidates).
         scope: "all", or "other_items": only edges between two different items (frames, segments, options).
         heads: query heads in which the edges are cut, one or several; None for all. Kept as a sorted tuple.
         cut_self: also cut a token's edge to itself.
@@ -51,6 +61,7 @@ class Knockout:
         seed: of that choice, 0 .. 2**32 - 1.
         both: also cut the edges from target to source.
         name: what the result table calls it; default: its text form.
+        items: of the source, one or several: `Knockout("video", "last", items=2)` is `Knockout("video[2]", "last")`.
 
     Raises:
         InputError: a value out of range; the message names it.
@@ -77,9 +88,10 @@ class Knockout:
         seed: int = 0,
         both: bool = False,
         name: str = "",
+        items: int | Iterable[int] | None = None,
     ) -> None:
         put = object.__setattr__  # frozen: this is the only place that writes
-        put(self, "source", _side(source, "source"))
+        put(self, "source", with_items(_side(source, "source"), items))
         put(self, "target", _side(target, "target"))
         put(self, "scope", checks.choice("Knockout.scope", scope, SCOPES))
         put(self, "heads", _heads(heads))
@@ -114,7 +126,17 @@ class Knockout:
         here = ((self.source, self.target),)
         return here + ((self.target, self.source),) if self.both else here
 
-    def cuts(self, groups: GroupTable, streams: tuple[int, ...] | None = None) -> list[Cut]:
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Both sides without their items: groups, aliases, sums."""
+        return group_names(self.source), group_names(self.target)
+
+    @property
+    def has_items(self) -> bool:
+        """Whether a side names items."""
+        return "[" in self.source + self.target
+
+    def cuts(self, groups: Words, streams: tuple[int, ...] | None = None) -> list[Cut]:
         """The cuts of this knockout for the rows of `streams` (None: all)."""
         heads = None if self.heads is None else sum(1 << h for h in self.heads)
         return [
@@ -140,18 +162,49 @@ class Knockout:
 
     @classmethod
     def parse(cls, text: str) -> Knockout:
-        """From "video->question", "audio<->video", "cross:video" or "last->last (self)".
+        """From "video->question", "audio<->video" or "cross:video", where a side may name items ("video[0-3]->last").
+
+        Behind it, in brackets, what more is said, in any order, as names have it: "(self)", "(heads 0-3,5)",
+        "(other items)", "(random 0.5, seed 1)".
 
         Raises:
             InputError: a text of another form.
         """
         text = checks.text("knockout", text)
-        cross, arrow = _CROSS.match(text.strip()), _ARROW.match(text.strip())
-        if cross:
-            return cls(cross[1], cross[1], scope="other_items")
+        rest, more = text.strip(), dict[str, Any]()
+        while suffix := _SUFFIX.search(rest):
+            name, value = _said(suffix[1].strip(), text)
+            if name in more:
+                raise InputError(f"knockout {text!r}: {suffix[0].strip()!r} is said twice")
+            more |= {name: value} if name != "random_share" else {"random_share": value[0], "seed": value[1]}
+            rest = rest[: suffix.start()].rstrip()
+        cross, arrow = _CROSS.match(rest), _ARROW.match(rest)
+        if cross and "scope" not in more:
+            return cls(cross[1], cross[1], scope="other_items", **more)
         if arrow:
-            return cls(arrow[1], arrow[3], both=arrow[2] == "<->", cut_self=bool(arrow[4]))
-        raise InputError(
-            f'knockout {text!r}: write "video->question", "audio<->video" (both ways), "cross:video" (between its '
-            'items) or "last->last (self)" (with each token\'s edge to itself)'
-        )
+            return cls(arrow[1], arrow[3], both=arrow[2] == "<->", **more)
+        raise _no_form(text)
+
+
+def _said(said: str, text: str) -> tuple[str, Any]:
+    """An argument's name and value, from what stands in brackets."""
+    if said == "self":
+        return "cut_self", True
+    if said == "other items":
+        return "scope", "other_items"
+    if heads := re.fullmatch(rf"heads?\s+({LIST})", said):
+        return "heads", numbers(heads[1], f"knockout {text!r}")
+    if random := _RANDOM.fullmatch(said):
+        try:
+            return "random_share", (float(random[1]), int(random[2] or 0))
+        except ValueError:
+            pass
+    raise _no_form(text)
+
+
+def _no_form(text: str) -> InputError:
+    return InputError(
+        f'knockout {text!r}: write "video->question", "audio<->video" (both ways), "cross:video" (between its items), '
+        'where "video[0-3]" is some of its items; behind it "(self)" (with each token\'s edge to itself), '
+        '"(heads 0-3)", "(other items)" or "(random 0.5, seed 1)"'
+    )

@@ -12,6 +12,7 @@ from torch import nn
 from ..checks import each, shown
 from ..errors import InputError, UnsupportedModelError
 from ..prompts.groups import GroupTable
+from ..prompts.label_hook import Labels, apply_labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 from .batch import Batch, batch_prompts
@@ -177,21 +178,27 @@ class Model:
     def vocab(self) -> int:
         return self.config.vocab_size
 
-    def prepare(self, sample: Sample, **options: Any) -> Prompt:
+    def prepare(self, sample: Sample, labels: Any = None, **options: Any) -> Prompt:
         """The sample as the model reads it: media decoded, every token labelled; encodes nothing yet.
 
+        Args:
+            labels: a function (prompt, sample) that labels tokens anew, avflow.Labels, or "file.py:function"; after
+                the sample's own `labels`. The groups that they name are added to the model's.
+            options: of the family.
+
         Raises:
-            InputError: no Sample, an option out of range; what the family cannot read.
+            InputError: no Sample, an option out of range; what the family cannot read; labels that do not fit.
         """
         if not isinstance(sample, Sample):
             raise InputError(f"sample = {shown(sample)}: pass an avflow.Sample")
         check_prepare_options(options)
+        hook = Labels.of(labels)
         if (sample.candidates or sample.tagged) is not None and not self.family.takes_candidates:
             raise UnsupportedModelError(
                 f"sample {sample.id!r} has {'candidates' if sample.tagged is None else 'tags'}, images and sounds in "
                 f"turns, which {type(self.family).__name__} does not lay out"
             )
-        return self.family.prepare(self, sample, **options)
+        return apply_labels(self.family.prepare(self, sample, **options), hook, self.groups, self.text)
 
     def prepare_batch(self, samples: Iterable[Sample | Prompt], **options: Any) -> Batch:
         """Several samples as one batch, left-padded, for `hf` and `hf.generate`; `avflow.evict(groups=batch)` takes it.

@@ -238,6 +238,7 @@ def plan_eviction(
     metric: Metric | None = None,
     max_new_tokens: int = 32,
     runtime: str = "avflow",
+    labels: Any = None,
 ) -> PlannedSchedule:
     """Finds after which layer each group can leave without harm.
 
@@ -266,7 +267,7 @@ def plan_eviction(
     Args:
         prompts: as of `avflow.sweep`. They are gone through some three times; samples are prepared anew.
         progress: show a progress bar.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
         until: measure rests until this layer, not evictions for good.
         runtime: "vllm": a schedule for `vllm serve` (docs/vllm.md). Step 3 tries only boundaries whose KV memory there
             is what it should be; a group moves later to reach one.
@@ -281,7 +282,7 @@ def plan_eviction(
     """
     limits = (max_accuracy_drop, strict, joint, layers, confidence, seed, memory, holdout, margin, until)
     request = PlanRequest(groups, *limits, max_kl, metric, max_new_tokens, runtime)
-    given = as_prompts(model, prompts, again=True, answers=request.measure.kind == "answers")
+    given = as_prompts(model, prompts, again=True, answers=request.measure.kind == "answers", labels=labels)
     walks = request.walks(model)
     with checking(model, check):
         with Progress(given.count, unit="prompt", quiet=not progress, doing="measure") as bar:

@@ -13,6 +13,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model
 from ..models.compat import check_layers
 from ..prompts.prompt import Prompt
+from ..prompts.relabel import warn_of_left
 from ..runtime.generating import check_open
 from ..walk.answers import Runner
 from ..walk.capture import capture
@@ -57,7 +58,9 @@ class EvictionWalks(Walks):
         super().__init__(model, prompts, memory=request.memory)
 
     def _make_jobs(self) -> Iterator[Eviction]:
+        named = [step.group for schedule in self.schedules for step in schedule.steps]
         for number, columns in enumerate(self.columns):
+            warn_of_left(self.prompts[number], named, self.model.groups, self.model.warned)
             self._check_present(number, np.bincount(columns.group, minlength=64).astype(bool))
             self.jobs_by_schedule.append([self._job(number, schedule) for schedule in self.schedules])
             yield from (job for job in self.jobs_by_schedule[-1] if job)

@@ -49,6 +49,14 @@ ALIASES = {
 MAX_GROUPS = 64
 
 
+def check_group_name(name: object) -> None:
+    """Raises InputError for an alias' name, and for one that the text form of a knockout could not hold."""
+    if not isinstance(name, str) or not name.replace("_", "a").isalnum():
+        raise InputError(f"group name {shown(name)}: use letters, digits and underscores")
+    if name in ALIASES or name == "all":
+        raise InputError(f"group name {name!r} is an alias of several groups: choose another")
+
+
 class GroupTable:
     """Names of token groups and their ids 0..63, in the order in which they were added."""
 
@@ -81,10 +89,7 @@ class GroupTable:
         """
         if isinstance(name, str) and name in self._ids:
             return self._ids[name]
-        if not isinstance(name, str) or not name.replace("_", "a").isalnum():
-            raise InputError(f"group name {shown(name)}: use letters, digits and underscores")
-        if name in ALIASES or name == "all":
-            raise InputError(f"group name {name!r} is an alias of several groups: choose another")
+        check_group_name(name)
         if len(self._ids) == MAX_GROUPS:
             raise InputError(f"group {name!r} would be number {MAX_GROUPS + 1}: {MAX_GROUPS} groups are the most")
         self._ids[name] = len(self._ids)

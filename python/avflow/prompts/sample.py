@@ -11,11 +11,13 @@ from .. import checks
 from ..documents import parse_json, read_text
 from ..errors import InputError
 from .answer import LETTERS, letter_index, option_index, without_letters
+from .label import Label
 from .media_path import media_path
 from .tags import Tagged, check_names, check_tags
 
 MEDIA = ("video", "audio", "image")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MOST_LABELS = 100_000  # of a sample; more is a slip
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma")
 
 
@@ -50,6 +52,8 @@ class Sample:
             {"[img1]": path, ...}; every tag stands in the question once.
         names: of such a question whose options name media one by one, the tag that each option names. These media are
             the candidates then, the others references; without names they are images and sounds.
+        labels: labels of your own, dicts with the fields of `prompts.label.Label`: tokens by their position, item, time
+            (seconds of the file), box or words go to a group of yours. A later one goes before an earlier one.
 
     Raises:
         InputError: anything missing, of the wrong type, or an answer that is none of the options.
@@ -70,6 +74,7 @@ class Sample:
     end: float | None = None
     tagged: dict[str, str] | None = None
     names: list[str] | None = None
+    labels: list[dict[str, Any]] | None = None
     answered: ClassVar[bool] = True  # False on an instance that `open` made
 
     def __post_init__(self) -> None:
@@ -93,6 +98,7 @@ class Sample:
         if self.use_audio_in_video and self.audio:
             raise self._say("use_audio_in_video=True and an audio file: leave one of them out")
         self._check_span()
+        self._check_labels()
         if self.options is not None and self.candidates is None:
             self.options = self._options()
         if self.names is not None:
@@ -264,6 +270,17 @@ class Sample:
             setattr(self, name, value)
         if self.end is not None and self.end <= (self.start or 0.0):
             raise self._say(f"end {self.end} s is not after start {self.start or 0.0} s")
+
+    def _check_labels(self) -> None:
+        if self.labels is None:
+            return
+        given = checks.members(self.labels, MOST_LABELS)
+        if given is None or len(given) > MOST_LABELS or isinstance(self.labels, dict):
+            raise self._say(f"labels is {checks.shown(self.labels)}: give a list of labels, at most {MOST_LABELS}")
+        try:
+            self.labels = [Label.of_value(one).to_dict() for one in given] or None
+        except InputError as error:
+            raise self._say(str(error)) from None
 
     def _options(self) -> list[str]:
         options = self.options

@@ -83,6 +83,11 @@ class RunJob(Source, ABC):
     def check(self, model: Model) -> None:
         """Raises InputError for what this model lacks, such as layers: once, not for every sample."""
 
+    def begin(self, model: Model) -> None:
+        """What a model needs before its first sample: the groups of labels; then `check`."""
+        self.declare(model.groups)
+        self.check(model)
+
     def limit_memory(self, bytes_free: int) -> None:
         """A worker's share of what is free, taken where the job has no budget of its own."""
 
@@ -94,7 +99,7 @@ class RunJob(Source, ABC):
         """The sample's prompt, or the record that says why there is none; and what there was before."""
         begun = Begun(time.monotonic(), media_state(sample.files))
         try:
-            return model.prepare(sample, **self.media), begun
+            return self.prompt_of(model, sample), begun
         except Exception as error:
             return self.failure(error, begun), begun
 

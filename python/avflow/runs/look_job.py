@@ -22,8 +22,10 @@ from ..experiments.pathways import SCHEMA as PATHWAYS
 from ..experiments.pathways import pathways
 from ..experiments.sinks import SCHEMA as SINKS
 from ..experiments.sinks import sinks
+from ..experiments.sweep_plan import SweepRequest
 from ..experiments.sweep_text import SCHEMA as TEXT
 from ..experiments.sweep_text import sweep_text
+from ..knockouts.presets import as_knockouts
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
@@ -69,6 +71,8 @@ class LookJob(RunJob):
         checks.choice("experiment", self.experiment, EXPERIMENTS)
         if not isinstance(self.options, dict):
             raise InputError(f"options = {checks.shown(self.options)}: pass a dict of the experiment's arguments")
+        if "labels" in self.options:
+            raise InputError(f"options of {self.experiment!r} hold labels: pass labels= to the job itself")
         try:
             inspect.signature(EXPERIMENTS[self.experiment].run).bind("model", "prompts", **self.options)
         except TypeError as error:
@@ -80,6 +84,17 @@ class LookJob(RunJob):
 
     def own_config(self) -> dict[str, Any]:
         return {name: str(v) if isinstance(v, dict) else v for name, v in self.options.items()}
+
+    @property
+    def named_groups(self) -> list[str]:
+        if self.experiment == "sinks":
+            return [self.options["among"]] if isinstance(self.options.get("among"), str) else []
+        paths: Any = ()
+        if self.experiment == "text":
+            paths = as_knockouts(self.options.get("knockouts", SweepRequest.knockouts))
+        elif self.experiment == "pathways":
+            paths = as_knockouts(list(self.options.get("keep", ())) or "av_video")
+        return [side for path in paths for side in path.groups]
 
     def check(self, model: Model) -> None:
         """The experiment itself checks its options, before it asks for the first prompt."""

@@ -147,7 +147,7 @@ def work(
     """
     if job.ray is None and (job.workers or 1) == 1:
         model = (load or job.load)()
-        job.check(model)
+        job.begin(model)
         yield from _work_here(job, model, samples, bar)
         return
     job = copy.copy(job)
@@ -168,10 +168,10 @@ def _work_here(
 def estimates(job: RunJob) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(sample id, its cost or the reason why there is none) of every sample; runs no layer, writes nothing."""
     samples, model = job.read_samples(), job.load()
-    job.check(model)
+    job.begin(model)
     for sample in samples:
         try:
-            yield sample.id, job.cost(model, model.prepare(sample, **job.media))
+            yield sample.id, job.cost(model, job.prompt_of(model, sample))
         except AvflowError as error:
             yield sample.id, str(error)
 

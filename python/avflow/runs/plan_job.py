@@ -59,6 +59,10 @@ class PlanJob(RunJob):
             **({"measure": "kl"} if self.request.max_kl is not None else {}),
         }
 
+    @property
+    def named_groups(self) -> list[str]:
+        return list(self.request.groups)
+
     def check(self, model: Model) -> None:
         self.request.walks(model)
         memory = self.request.memory

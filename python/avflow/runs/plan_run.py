@@ -46,12 +46,12 @@ def run_plan(
             reason = next(iter(failed.values()))
             raise InputError(f"all {outcome.samples} samples failed, the first because: {reason}")
         model = load()
-        job.check(model)
+        job.begin(model)
         answered = answered_of(outcome.table, job.request.grid(model), [s.id for s in there])
 
         def again(ids: Collection[str]) -> Iterator[Prompt]:
             wanted = [sample for sample in there if sample.id in ids]
-            return ahead(lambda sample: model.prepare(sample, **job.media), wanted, job.decode_threads)
+            return ahead(lambda sample: job.prompt_of(model, sample), wanted, job.decode_threads)
 
         before = compared(model)
         with checking(model, job.compare):

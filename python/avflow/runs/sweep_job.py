@@ -46,6 +46,10 @@ class SweepJob(SweepRequest, RunJob):
             **self.unusual(),
         }
 
+    @property
+    def named_groups(self) -> list[str]:
+        return [side for knockout in self.knockouts for side in knockout.groups]
+
     def check(self, model: Model) -> None:
         self.windows(model)
         check_budget(model, None if self.memory is None else parse_bytes(self.memory))

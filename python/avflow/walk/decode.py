@@ -34,10 +34,19 @@ class StreamKeys:
     One prompt, and no two of its jobs share a stream (`sweep_text.separate`).
     """
 
-    def __init__(self, model: Model, captured: Captured, layout: Layout, cuts: Sequence[Sequence[Cut]], room: int):
+    def __init__(
+        self,
+        model: Model,
+        captured: Captured,
+        group: np.ndarray,
+        layout: Layout,
+        cuts: Sequence[Sequence[Cut]],
+        room: int,
+    ) -> None:
+        """group: int32 [n], of every token, by the numbers that the cuts have."""
         self.streams, self.room, self.layout = len(layout.parent), room, layout
         self.n = len(captured)
-        group = captured.columns.group[layout.token]
+        group = group[layout.token]
         item = captured.columns.item[layout.token]
         answer = np.full(self.streams * room, model.groups["answer"])
         made = np.repeat(np.arange(room), self.streams)  # token by token: the first of every stream, then the second

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from ..errors import InputError
 from ..knockouts.knockout import Knockout, Semantics
+from ..knockouts.sides import parts_of
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from .capture import columns_of
@@ -35,7 +37,10 @@ class Walks:
         memory: int | None = None,
     ) -> None:
         self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics
-        self.columns = [columns_of(model, p) for p in prompts]
+        # Where knockouts name items, these are the "groups" of the columns: the model's, and parts of them.
+        self.parts = parts_of(model.groups, knockouts)
+        whole = [columns_of(model, p) for p in prompts]
+        self.columns = [replace(c, group=self.parts.columns(c.group, c.item)) for c in whole]
         self.groups = [c.group for c in self.columns]
         self.lengths = [len(c) for c in self.columns]
         self.jobs = list(dict.fromkeys(self._make_jobs()))

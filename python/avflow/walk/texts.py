@@ -11,6 +11,7 @@ from avflow_ext import Cut
 
 from ..errors import InputError
 from ..knockouts.knockout import Knockout, Semantics
+from ..knockouts.sides import Parts, parts_of
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from .capture import Captured, capture
@@ -74,8 +75,10 @@ class GreedyTexts:
     ) -> None:
         model = self.model
         layout = build_layout([len(captured)], jobs, model.n_layers, [captured.columns.group])
-        cuts = [_cuts(model, active, owners) for active in layout.active]
-        held = StreamKeys(model, captured, layout, cuts, max(count - 1, 1))
+        parts = parts_of(model.groups, owners)
+        cuts = [_cuts(parts, active, owners) for active in layout.active]
+        group = parts.columns(captured.columns.group, captured.columns.item)
+        held = StreamKeys(model, captured, group, layout, cuts, max(count - 1, 1))
         rows = np.flatnonzero(layout.order == len(captured) - 1)  # the last token of every stream that has it
         targets = np.full(len(rows), self.prompt.answer_ids[0])
         predicted = run_walk(model, [captured], layout, owners, rows, targets, semantics, on_keys=held.hold)
@@ -95,8 +98,8 @@ class GreedyTexts:
         self.answers |= {job: made[stream] for job, stream in layout.stream_of.items()}
 
 
-def _cuts(model: Model, active: Mapping[int, tuple[int, ...]], owners: Sequence[Knockout]) -> list[Cut]:
-    return [c for k, streams in active.items() for c in owners[k].cuts(model.groups, streams)]
+def _cuts(parts: Parts, active: Mapping[int, tuple[int, ...]], owners: Sequence[Knockout]) -> list[Cut]:
+    return [c for k, streams in active.items() for c in owners[k].cuts(parts, streams)]
 
 
 def _prompt_alone(captured: Captured, n: int) -> Captured:

@@ -13,6 +13,7 @@ from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import NumericError
 from ..knockouts.knockout import Knockout, Semantics
+from ..knockouts.sides import parts_of
 from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
@@ -85,8 +86,10 @@ class Problems:
 
     def __init__(self, model: Model, batch: Sequence[Captured], layout: Layout, knockouts: Sequence[Knockout]) -> None:
         self.model, self.layout, self.knockouts = model, layout, knockouts
-        group = np.concatenate([c.columns.group for c in batch])[layout.token]
-        item = np.concatenate([c.columns.item for c in batch])[layout.token]
+        self.parts = parts_of(model.groups, knockouts)
+        item = np.concatenate([c.columns.item for c in batch])
+        group = self.parts.columns(np.concatenate([c.columns.group for c in batch]), item)[layout.token]
+        item = item[layout.token]
         self.tokens = Tokens(*(torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)))
         self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
         self._key: tuple[int, dict[int, tuple[int, ...]], bool] | None = None  # of the problem at hand
@@ -94,7 +97,7 @@ class Problems:
 
     def cuts(self, layer: int) -> list[Cut]:
         active = self.layout.active[layer]
-        return [c for k, streams in active.items() for c in self.knockouts[k].cuts(self.model.groups, streams)]
+        return [c for k, streams in active.items() for c in self.knockouts[k].cuts(self.parts, streams)]
 
     def make(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
         tokens = self.tokens.head(self.layout.rows[layer])

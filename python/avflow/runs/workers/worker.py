@@ -33,7 +33,7 @@ class SampleWorker:
         self._job = pickle.loads(self._pickled)
         self._job.device = self._device
         self._model = self._job.load()
-        self._job.check(self._model)
+        self._job.begin(self._model)
         if self._device == "cpu":
             self._job.limit_memory(available_bytes(torch.device("cpu")) // self._share)
         self._walks = ThreadPoolExecutor(1)
