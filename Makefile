@@ -10,11 +10,11 @@ PYTEST_ARGS ?=
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
-CSRC = $(shell find csrc examples tests/embedding -name '*.cpp' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
+CSRC = $(shell find csrc examples tests/embedding tools/release -name '*.cpp' -o -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh')
 # Of all fuzzers of tests/fuzz together. Failures are kept in .hypothesis/ and tried first in the next run.
 FUZZ_MINUTES ?= 60
 
-.PHONY: demo test test-vllm test-vllm-full fuzz sanitize lint format docs ext wheel bench clean
+.PHONY: demo test test-vllm test-vllm-full fuzz sanitize lint format docs ext wheel release aarch64 bench clean
 
 demo: ext
 	$(BIN)/avflow demo
@@ -67,6 +67,21 @@ ext: $(VENV)/.installed
 
 wheel: $(VENV)/.installed
 	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+
+# All that goes to PyPI, in dist/, and every trial of it that this machine can make: docs/release.md. RELEASE_ARGS: such as
+# "--python 3.11". AVFLOW_CUDA=1: without an nvcc that is an error.
+VENV_RELEASE ?= $(VENV)-release
+release: $(VENV_RELEASE)/.installed
+	$(VENV_RELEASE)/bin/python tools/release --torch "$(TORCH)" $(RELEASE_ARGS)
+
+aarch64: $(VENV_RELEASE)/.installed
+	$(VENV_RELEASE)/bin/python tools/release/aarch64.py
+
+$(VENV_RELEASE)/.installed: tools/release/requirements.txt
+	test -x $(VENV_RELEASE)/bin/python || $(PYTHON) -m venv $(VENV_RELEASE)
+	$(VENV_RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet --upgrade pip
+	$(VENV_RELEASE)/bin/python -m pip --disable-pip-version-check install --quiet -r tools/release/requirements.txt
+	touch $@
 
 bench: ext
 	$(BIN)/python benchmarks cpu/attention

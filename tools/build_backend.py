@@ -4,8 +4,11 @@ avflow needs of torch only its stable-ABI headers and two libraries to link to; 
 whichever of them it was built with. In an isolated build (a plain `pip install .`) the environment's packages are
 hidden from `import`, but the interpreter still tells where they lie. So torch becomes a build requirement only where
 there is none: a fixed one would fetch a second torch, of gigabytes where it is a CUDA build, for a few headers.
+
+AVFLOW_TORCH_DIR: the folder of a torch to build with, also one of another Python: nothing of Python's is used of it.
 """
 
+import os
 import site
 import sys
 import sysconfig
@@ -20,7 +23,9 @@ MARK = "include/torch/csrc/stable/library.h"
 
 
 def find_torch() -> str:
-    """The folder of a torch >= 2.11, or "" if this interpreter has none."""
+    """The folder of a torch >= 2.11: AVFLOW_TORCH_DIR, or the interpreter's; "" if it has none."""
+    if named := os.environ.get("AVFLOW_TORCH_DIR"):
+        return named
     base = {"base": sys.base_prefix, "platbase": sys.base_prefix}  # a venv's parent: `venv --system-site-packages`
     hidden = [sysconfig.get_path("platlib"), sysconfig.get_path("platlib", vars=base), site.getusersitepackages()]
     for folder in [*sys.path, *hidden]:

@@ -1,6 +1,6 @@
 // Runs a model that torch compiled ahead of time (AOTInductor) and that calls avflow's operators. No Python.
 // `run_package libavflow_torch.so MODEL.pt2 INPUTS.pt`: INPUTS holds x0, x1, ... and the expected answer `want`, as
-// torch.jit saves them. Prints the largest difference.
+// torch.jit saves them. Prints the largest difference and the largest value.
 #include <ATen/ATen.h>
 #include <dlfcn.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
@@ -25,8 +25,8 @@ int main(int argc, char** argv) {
             given.push_back(inputs.attr("x" + std::to_string(i)).toTensor());
         }
         const at::Tensor want = inputs.attr("want").toTensor(), got = model.run(given).at(0);
-        std::printf("%lld rows: largest difference %.2e\n", static_cast<long long>(got.size(0)),
-                    (got - want).abs().max().item<double>());
+        std::printf("%lld rows: largest difference %.2e, largest value %.2e\n", static_cast<long long>(got.size(0)),
+                    (got - want).abs().max().item<double>(), want.abs().max().item<double>());
     } catch (const std::exception& error) {
         return std::fprintf(stderr, "%s\n", error.what()), 1;
     }

@@ -73,5 +73,7 @@ def test_a_compiled_layer_with_an_eviction_runs_without_python(tmp_path, torch_f
         command = [str(program), avflow_ext.get_operators(), package, str(tmp_path / f"{length}.pt")]
         done = subprocess.run(command, capture_output=True, text=True, env={})
         assert done.returncode == 0, done.stderr
-        found, difference = re.fullmatch(r"(\d+) rows: largest difference (\S+)\n", done.stdout).groups()
-        assert int(found) == count and float(difference) < 2e-6
+        pattern = r"(\d+) rows: largest difference (\S+), largest value (\S+)\n"
+        found, difference, largest = re.fullmatch(pattern, done.stdout).groups()
+        # Measured for 60 lengths: two units in the last place of the largest value, 2.3e-7 of it at most.
+        assert int(found) == count and float(difference) <= 5e-7 * float(largest) < 2e-6

@@ -83,7 +83,7 @@ def test_it_generates_the_answer(model, samples):
 def test_the_demo_has_items_for_models_that_read_them_and_a_list_of_models(tmp_path):
     made = held_out(tmp_path, each=1, tasks=("color",), model="tiny-salmonn")
     assert made["checkpoint"] == "tiny-salmonn" and "items" not in made and Path(made["samples"]).exists()
-    with pytest.raises(InputError, match="model 'tiny': the package has tiny-omni and tiny-salmonn"):
+    with pytest.raises(InputError, match="model 'tiny': avflow-models has tiny-omni and tiny-salmonn"):
         held_out(tmp_path, model="tiny")
 
 
