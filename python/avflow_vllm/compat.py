@@ -22,6 +22,9 @@ MODELS = {
 }
 
 
+IN_V2 = (*OMNI, "Qwen2ForCausalLM")  # that say which ModelState they need
+
+
 def installed_version() -> str | None:
     """vLLM's version; None where there is none."""
     for name in DISTRIBUTIONS:

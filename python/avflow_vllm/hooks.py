@@ -8,7 +8,7 @@ from typing import Any
 
 from avflow.errors import InputError
 
-from . import attention, compat, door, kv
+from . import attention, compat, door, kv, metrics
 from .plan import plan_of
 from .refusals import check_config
 from .runner_v1 import batch_plan
@@ -65,6 +65,7 @@ def _door() -> None:
                 door.admit(settings, compat.placeholder_ids(self.vllm_config), request)
             except InputError as error:
                 raise VLLMValidationError(str(error)) from error  # which the server answers with status 400
+            metrics.WAITING.put(request)
         return request
 
     InputProcessor.process_inputs = process_inputs

