@@ -14,7 +14,7 @@ CSRC = $(shell find csrc examples tests/embedding -name '*.cpp' -o -name '*.[ch]
 # Of all fuzzers of tests/fuzz together. Failures are kept in .hypothesis/ and tried first in the next run.
 FUZZ_MINUTES ?= 60
 
-.PHONY: demo test test-vllm fuzz sanitize lint format docs ext wheel bench clean
+.PHONY: demo test test-vllm test-vllm-full fuzz sanitize lint format docs ext wheel bench clean
 
 demo: ext
 	$(BIN)/avflow demo
@@ -26,6 +26,10 @@ test: lint
 VENV_VLLM ?= $(VENV)-vllm
 test-vllm: ext $(VENV_VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/serving -n 2 --dist worksteal --timeout=900 $(PYTEST_ARGS)
+
+# Nightly: with an engine that torch.compile compiles.
+test-vllm-full: ext $(VENV_VLLM)/.installed
+	AVFLOW_VLLM_FULL=1 OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest tests/serving -n 2 --dist worksteal --timeout=1800 $(PYTEST_ARGS)
 
 $(VENV_VLLM)/.installed: tests/serving/setup.sh tests/serving/requirements.txt
 	TORCH="$(TORCH)" tests/serving/setup.sh $(VENV_VLLM) $(BIN)/python

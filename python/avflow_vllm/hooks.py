@@ -62,7 +62,8 @@ def _door() -> None:
         settings = _settings(self.vllm_config)
         if settings is not None:
             try:
-                door.admit(settings, compat.placeholder_ids(self.vllm_config), request)
+                ids = compat.placeholder_ids(self.vllm_config)
+                door.admit(settings, ids, request, compat.items_of(self.vllm_config))
             except InputError as error:
                 raise VLLMValidationError(str(error)) from error  # which the server answers with status 400
             metrics.WAITING.put(request)
