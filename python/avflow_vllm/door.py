@@ -13,19 +13,25 @@ from avflow import checks
 from avflow.errors import InputError
 from avflow.eviction.leaving import leaves_after
 
+from .items import Items
 from .names import LEAVES, OFF, RUNS
 from .plan import runs_of
 from .settings import Settings
 
 
 def leaving(
-    settings: Settings, ids_of: Mapping[str, int], prompt_ids: Any, extra: Mapping[str, Any]
+    settings: Settings,
+    ids_of: Mapping[str, int],
+    prompt_ids: Any,
+    extra: Mapping[str, Any],
+    items: np.ndarray | None = None,
 ) -> tuple[list[list[int]], bool]:
     """Who of a request leaves when, as runs [start, stop, layer]; and whether its ids alone would say the same.
 
     Args:
         ids_of: group -> id of its placeholder. prompt_ids: int [n]. extra: what the client gave beside the prompt:
             avflow_off: nothing leaves; avflow_runs: [[start, stop, group], ...] or with an item, or JSON text of that.
+        items: int [n], frame or segment of every token of the media, -1 for the others; None: not known.
 
     Raises:
         InputError: runs that make no sense, or are needed and not there; a last token that would leave.
@@ -35,11 +41,11 @@ def leaving(
     if off not in (False, True, 0, 1):
         raise InputError(f"{OFF} = {checks.shown(off)}: pass 1, and nothing leaves, or leave it out")
     runs = extra.get(RUNS)
-    by_ids = None if settings.needs_runs() else runs_of(_by_ids(settings, ids_of, ids))
+    step = settings.needs_runs(items is not None)
+    by_ids = None if step is not None else runs_of(_by_ids(settings, ids_of, ids, items))
     if off:
         return [], by_ids == []
     if runs is None:
-        step = settings.needs_runs()
         if by_ids is None:
             assert step is not None
             raise InputError(
@@ -57,12 +63,12 @@ def leaving(
     return out, out == by_ids
 
 
-def _by_ids(settings: Settings, ids_of: Mapping[str, int], ids: np.ndarray) -> np.ndarray:
+def _by_ids(settings: Settings, ids_of: Mapping[str, int], ids: np.ndarray, items: np.ndarray | None) -> np.ndarray:
     table = settings.table()
     group = np.full(len(ids), table["template"])
     for name, token in ids_of.items():
         group[ids == token] = table[name]
-    return leaves_after(settings.steps, table, group, np.full(len(ids), -1))
+    return leaves_after(settings.steps, table, group, np.full(len(ids), -1) if items is None else items)
 
 
 def _by_runs(settings: Settings, runs: Any, n: int) -> np.ndarray:
@@ -96,8 +102,10 @@ def _by_runs(settings: Settings, runs: Any, n: int) -> np.ndarray:
     return leaves_after(settings.steps, table, group, item)
 
 
-def admit(settings: Settings, ids_of: Mapping[str, int], request: Any) -> None:
+def admit(settings: Settings, ids_of: Mapping[str, int], request: Any, items: Items | None = None) -> None:
     """Puts its plan into an EngineCoreRequest. One that its ids do not tell gets a prefix cache of its own.
+
+    items: of the engine's media, where there are any. Equal hashes of media mean equal items.
 
     Raises:
         InputError: as `leaving`; a request that cannot be served with tokens missing.
@@ -108,7 +116,10 @@ def admit(settings: Settings, ids_of: Mapping[str, int], request: Any) -> None:
     if params is None or request.prompt_token_ids is None or request.resumable:
         what = "pooling" if params is None else "streamed input" if request.resumable else "prompt embeddings"
         raise InputError(f"avflow in vLLM: {what} cannot be served under an eviction schedule; use an engine without")
-    runs, told = leaving(settings, ids_of, request.prompt_token_ids, extra)
+    numbers = None
+    if items is not None and settings.counts_items:
+        numbers = items.of(request.prompt_token_ids, request.mm_features)
+    runs, told = leaving(settings, ids_of, request.prompt_token_ids, extra, numbers)
     if runs:
         if params.prompt_logprobs is not None:
             raise InputError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from avflow.errors import InputError
 
-from . import attention, compat, door, kv
+from . import attention, compat, door, kv, metrics
 from .plan import plan_of
 from .refusals import check_config
 from .runner_v1 import batch_plan
@@ -62,9 +62,11 @@ def _door() -> None:
         settings = _settings(self.vllm_config)
         if settings is not None:
             try:
-                door.admit(settings, compat.placeholder_ids(self.vllm_config), request)
+                ids = compat.placeholder_ids(self.vllm_config)
+                door.admit(settings, ids, request, compat.items_of(self.vllm_config))
             except InputError as error:
                 raise VLLMValidationError(str(error)) from error  # which the server answers with status 400
+            metrics.WAITING.put(request)
         return request
 
     InputProcessor.process_inputs = process_inputs

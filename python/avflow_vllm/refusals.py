@@ -34,7 +34,7 @@ def check_config(config: Any) -> None:
         )
     if settings.boundaries:
         _check_model(config, settings)
-        for what, there in _untried(config).items():
+        for what, there in untried(config).items():
             if there:
                 raise InputError(
                     f"an eviction schedule together with {what} is not supported: switch one of the two off"
@@ -60,7 +60,8 @@ def _check_model(config: Any, settings: Settings) -> None:
             )
 
 
-def _untried(config: Any) -> dict[str, bool]:
+def untried(config: Any) -> dict[str, bool]:
+    """What is refused with a schedule -> whether this configuration has it."""
     from vllm import envs
     from vllm.platforms import current_platform
 
@@ -77,6 +78,9 @@ def _untried(config: Any) -> dict[str, bool]:
         "KV cache events (kv_events_config)": config.kv_events_config is not None,
         "a disabled hybrid KV cache manager": bool(scheduler.disable_hybrid_kv_cache_manager),
         "a sliding window": compat.slides(config),
+        "Model Runner V2 with this architecture (VLLM_USE_V2_MODEL_RUNNER)": (
+            bool(config.use_v2_model_runner) and config.model_config.architecture not in compat.IN_V2
+        ),
         "dual chunk attention (dual_chunk_attention_config)": compat.in_chunks(config),
         "another pruning of videos (video_pruning_rate)": compat.prunes(config),
         "fast prefill (kv_sharing_fast_prefill)": config.cache_config.kv_sharing_fast_prefill,

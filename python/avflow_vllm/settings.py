@@ -50,13 +50,23 @@ class Settings:
                     table.add(part.strip())
         return table
 
-    def needs_runs(self) -> Step | None:
-        """A step that ids cannot carry out: it names a group that they do not tell, or asks for items."""
+    @property
+    def counts_items(self) -> bool:
+        """Whether some step asks which frame or segment a token is of."""
+        return any(isinstance(step.keep, EveryNth) for step in self.steps)
+
+    def needs_runs(self, items: bool = False) -> Step | None:
+        """A step that ids cannot carry out: it names a group that they do not tell, or asks for items.
+
+        items: those of the media are known.
+        """
         table = self.table()
         for step in self.steps:
             if isinstance(step.keep, KeepAll):
                 continue
-            if isinstance(step.keep, EveryNth) or set(table.members(step.group)) - set(TOLD_BY_IDS):
+            if isinstance(step.keep, EveryNth) and not items:
+                return step
+            if set(table.members(step.group)) - set(TOLD_BY_IDS):
                 return step
         return None
 

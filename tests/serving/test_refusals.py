@@ -1,12 +1,13 @@
 """What is said when an engine starts, and which vLLM is refused. Needs no vLLM."""
 
 import logging
+from importlib.metadata import EntryPoint
 
 import pytest
 
 import avflow_vllm
 from avflow import InputError
-from avflow_vllm import compat, refusals
+from avflow_vllm import compat, doctor, refusals
 from avflow_vllm.settings import read_settings
 
 
@@ -48,3 +49,14 @@ def test_another_vllm_is_refused(version, monkeypatch):
 def test_the_minor_version_counts(version, monkeypatch):
     monkeypatch.setattr(compat, "installed_version", lambda: version)
     compat.check_version()
+
+
+def test_the_doctor_sees_a_plug_in_that_is_left_out(monkeypatch):
+    point = EntryPoint("avflow", "avflow_vllm:register", doctor.GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: (point,))
+    problems = []
+    assert doctor._plug_in(problems) == "registered" and problems == []
+    monkeypatch.setenv("VLLM_PLUGINS", "another")
+    assert "left out" in doctor._plug_in(problems) and "add avflow to it" in problems[0]
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: ())
+    assert doctor._plug_in(problems) == "not registered" and "install avflow anew" in problems[1]

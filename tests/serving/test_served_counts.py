@@ -1,12 +1,23 @@
 """Rows per layer and blocks per group are those of the schedule's arithmetic, and every block comes back."""
 
+import numpy as np
 import pytest
 from served import BLOCK, LAYERS, NEEDS_RUNS, NEW, SCHEDULES, rows_per_layer, schedule_file
 
-from avflow.eviction.vllm_groups import count
+from avflow.eviction.leaving import leaves_after
+from avflow.eviction.vllm_groups import count, group_size, segments
+from avflow.prompts.groups import GroupTable
 from avflow_vllm import counters
 from avflow_vllm.client import extra_args
+from avflow_vllm.metrics import work_of
 from avflow_vllm.names import OFF
+from avflow_vllm.plan import Plan, runs_of
+
+
+def plan_of_prompt(name, one):
+    table = GroupTable()
+    after = leaves_after(SCHEDULES[name], table, table.ids(one.prompt.groups), np.array(one.prompt.items))
+    return Plan(sorted({step.after for step in SCHEDULES[name]}), runs_of(after), len(one.prompt))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -26,6 +37,10 @@ def test_rows_and_blocks(name, asked, engine, tmp_path):
         starts = [0, *(end + 1 for end in ends)]
         rows = [per_layer[starts[segment]] + NEW - 1 for segment in served.segments()]
         assert blocks == [-(-count // BLOCK) for count in rows]
+        work = work_of(plan_of_prompt(name, one), tuple(ends), LAYERS, BLOCK, 0, tokens)
+        assert (work.rows, work.plain_rows) == (counters.HERE.computed, counters.HERE.total)
+        size = group_size(segments(LAYERS, ends))
+        assert (work.blocks, work.plain_blocks) == (size * sum(blocks), LAYERS * -(-tokens // BLOCK))
     assert served.free == served.free_at_start
 
 

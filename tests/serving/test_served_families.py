@@ -9,7 +9,7 @@ import tiny
 import torch
 
 import avflow
-from avflow import Sample
+from avflow import EveryNth, Sample, Step
 from avflow.models import qwen2_5_vl, registry
 from avflow.models.base import Family
 from avflow.synthetic import files
@@ -20,12 +20,12 @@ from avflow_vllm.names import OFF
 
 NEW, LAYERS = 10, 6
 STEPS = {"video": 1, "audio": 3}
-SEEN = {"video": 1, "image": 3}
+SEEN = [Step("video", 1, EveryNth(2)), Step("video", 4), Step("image", 3)]
 
 
-def greedy(model, ids, schedule, groups, **inputs):
-    steps = {group: layer for group, layer in schedule.items() if group in groups}
-    with avflow.evict(model, avflow.EvictionSchedule(steps), groups=groups):
+def greedy(model, ids, schedule, groups, items=None, **inputs):
+    steps = [step for step in avflow.EvictionSchedule(schedule).steps if step.group in groups]
+    with avflow.evict(model, avflow.EvictionSchedule(steps), groups=groups, items=items):
         out = model.hf.generate(input_ids=ids, **inputs, max_new_tokens=NEW, do_sample=False)
     return out[0, ids.shape[1] :].tolist()
 
@@ -130,7 +130,8 @@ def seen(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen2_vl"])
-def test_decoders_that_see(kind, seen, engine, monkeypatch):
+def test_decoders_that_see(kind, seen, engine, monkeypatch, tmp_path):
+    """Every second frame by the grids alone, and by runs; media that vLLM has cached come a second time."""
     folder, model, asked = seen
     left_out = ("input_ids", "attention_mask")
     if kind == "qwen2_vl":
@@ -147,10 +148,14 @@ def test_decoders_that_see(kind, seen, engine, monkeypatch):
             if kind == "qwen2_vl":  # by these transformers places pictures
                 marks = (model.hf.config.image_token_id, model.hf.config.video_token_id)
                 inputs["mm_token_type_ids"] = sum((ids == mark) * (1 + at) for at, mark in enumerate(marks))
-            want[name].append(greedy(model, ids, schedule, prompt.groups, **inputs))
+            want[name].append(greedy(model, ids, schedule, prompt.groups, prompt.items, **inputs))
     assert sum(a != b for a, b in zip(want["evicted"], want["plain"], strict=True)) > 5
+    avflow.EvictionSchedule(SEEN).save(tmp_path / "schedule.json")
     served = engine(
-        model=str(folder), avflow=SEEN, limit_mm_per_prompt={"video": 1, "image": 1}, mm_processor_cache_gb=0
+        model=str(folder),
+        avflow={"schedule": str(tmp_path / "schedule.json")},
+        limit_mm_per_prompt={"video": 1, "image": 1},
+        mm_processor_cache_gb=1,
     )
     media = {model.hf.config.image_token_id, model.hf.config.video_token_id}
     requests = []

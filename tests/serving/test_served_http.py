@@ -3,10 +3,12 @@
 import base64
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def client(tmp_path_factory):
     command = [Path(sys.executable).parent / "vllm", "serve", MODEL, "--enforce-eager", "--trust-request-mm-kwargs"]
     command += [word for pair in options.items() for word in pair]
     environment = {k: v for k, v in os.environ.items() if k != "VLLM_ENABLE_V1_MULTIPROCESSING"}
-    environment["VLLM_LOGGING_LEVEL"] = "INFO"
+    environment |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOG_STATS_INTERVAL": "1"}
     with open(log, "w") as out:
         server = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out, env=environment)
     made = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
@@ -129,6 +131,38 @@ def test_a_clip_with_sound(client, clip):
     assert evicted and chat(client, clip, stream=True) == evicted
     assert chat(client, clip, avflow_off=1) != evicted
     assert "avflow: video leaves after layer 2" in client.log.read_text()
+
+
+def metrics(client):
+    text = urllib.request.urlopen(str(client.base_url).replace("/v1/", "/metrics")).read().decode()
+    return {
+        name: sum(float(x) for x in re.findall(rf"^avflow:{name}_total{{.*}} (.*)$", text, re.M))
+        for name in ("rows", "rows_saved", "blocks", "blocks_saved")
+    }
+
+
+def test_metrics_and_the_log_say_what_was_saved(client):
+    """52 of 70 tokens leave after layer 2 of 12: groups of three layers, blocks of 32."""
+    ids = torch.randint(0, 256, (70,), generator=torch.Generator().manual_seed(7)).tolist()
+    before = metrics(client)
+    complete(client, ids, avflow_runs=json.dumps([[5, 57, "video"]]))
+    complete(client, ids, avflow_off=1)
+    for _ in range(50):  # counted when the engine's last message is read, which may be after the answer
+        now = metrics(client)
+        if now["rows"] - before["rows"] > 12 * (70 + NEW - 1):
+            break
+        time.sleep(0.1)
+    all_rows, some_rows = 12 * (70 + NEW - 1), 3 * (70 + NEW - 1) + 9 * (18 + NEW - 1)
+    assert now["rows"] - before["rows"] == all_rows + some_rows
+    assert now["rows_saved"] - before["rows_saved"] == all_rows - some_rows
+    assert now["blocks"] - before["blocks"] == 12 * 3 + 3 * 3 + 9 * 1
+    assert now["blocks_saved"] - before["blocks_saved"] == 9 * 2
+    line = re.compile(r"avflow: \d+ requests ended: [\d.]+% of rows, [\d.]+% of KV blocks saved")
+    for _ in range(150):
+        if found := line.findall(client.log.read_text()):
+            break
+        time.sleep(0.1)
+    assert found
 
 
 def test_refusals_are_answered_with_400(client):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -16,10 +17,10 @@ CODECS = ("h264", "hevc", "vp9", "av1", "aac", "mp3", "flac", "opus", "vorbis", 
 NEEDED_CODECS = {"h264", "aac"}
 
 
-def examine() -> dict[str, Any]:
-    """Facts by section; `problems` lists what keeps avflow from working, each with its mend."""
+def examine(vllm: bool = False) -> dict[str, Any]:
+    """Facts by section; `problems` lists what keeps avflow from working, each with its mend. vllm: a section on it."""
     problems: list[str] = []
-    return {
+    facts = {
         "system": _system(),
         "versions": _versions(problems),
         "torch": _torch(problems),
@@ -27,8 +28,21 @@ def examine() -> dict[str, Any]:
         "processor": _processor(problems),
         "codecs": _codecs(problems),
         "the model's own forward": checked_models(problems),
-        "problems": problems,
     }
+    if vllm:
+        facts["vLLM"] = _vllm(problems)
+    return facts | {"problems": problems}
+
+
+def _vllm(problems: list[str]) -> dict[str, Any]:
+    """By the plug-in, which is a package of its own, and is found as vLLM finds it."""
+    points = [p for p in importlib.metadata.entry_points(group="vllm.general_plugins") if p.name == "avflow"]
+    if not points:
+        problems.append("the plug-in for vLLM is not registered: install avflow anew (pip install 'avflow[vllm]')")
+        return {"plug-in": "not registered"}
+    examine_vllm = importlib.import_module(f"{points[0].module}.doctor").examine
+    facts: dict[str, Any] = examine_vllm(problems)
+    return facts
 
 
 def lines(facts: dict[str, Any]) -> list[str]:

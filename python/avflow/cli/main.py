@@ -124,12 +124,15 @@ def merge(
 
 
 @app.command(cls=Command)
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    vllm: Annotated[bool, typer.Option("--vllm", help="Also whether vLLM here would take a schedule.")] = False,
+) -> None:
     """Versions, threads, codecs, and which kernels run here."""
     with cli_errors():
         from .doctor import examine, lines
 
-        facts = examine()
+        facts = examine(vllm)
         typer.echo(json.dumps(facts, indent=2, default=str) if as_json else "\n".join(lines(facts)))
         if facts["problems"]:
             raise typer.Exit(1)
