@@ -95,7 +95,7 @@ class HasModelState:
         from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
         modules = cast(nn.Module, self).modules()
-        if not any(isinstance(part, EvictingQwen2Model) for part in modules):
+        if not any(hasattr(part, "avflow_stretches") for part in modules):
             return DefaultModelState
         from .state_v2 import EvictingModelState
 
