@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -93,14 +93,13 @@ class Stretches(nn.Module):
 
 
 class HasModelState:
-    """For the class that vLLM makes of the engine's architecture: Model Runner V2 asks it for a ModelState."""
-
-    avflow_evicts = False
+    """For the class that vLLM makes of the engine's architecture: Model Runner V2 asks it, and not its decoder."""
 
     def get_model_state_cls(self) -> Any:
         from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-        if not self.avflow_evicts:
+        modules = cast(nn.Module, self).modules()
+        if not any(hasattr(part, "avflow_stretches") for part in modules):
             return DefaultModelState
         from .state_v2 import EvictingModelState
 
@@ -115,7 +114,6 @@ class EvictingQwen2(HasModelState, Qwen2ForCausalLM):
         settings = read_settings(vllm_config.additional_config)
         if settings is None or not settings.boundaries:
             return
-        self.avflow_evicts = True
         self.model.__class__ = EvictingQwen2Model  # vLLM's constructor names the class of its decoder itself
         for number, layer in enumerate(self.model.layers):
             if segment := settings.segment(number):

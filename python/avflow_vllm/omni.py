@@ -34,7 +34,6 @@ class OmniThinker(HasModelState, Qwen2_5OmniThinkerForConditionalGeneration):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         settings = read_settings(vllm_config.additional_config)
         self.avflow_corrects = settings is not None and settings.corrected
-        self.avflow_evicts = settings is not None and bool(settings.boundaries)
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[torch.Tensor, int]:
         """int64 [3, N], and what a generated token's position is ahead of its number."""

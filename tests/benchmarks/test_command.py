@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "benchmarks"
 
 
-def test_an_unknown_stage_is_refused(tmp_path):
-    command = ["bash", str(FOLDER / "gpu.sh"), str(tmp_path / "out"), "sweep", "swep"]
+@pytest.mark.parametrize("script, stage", [("gpu.sh", "sweep"), ("vllm_gpu.sh", "time")])
+def test_an_unknown_stage_is_refused(script, stage, tmp_path):
+    command = ["bash", str(FOLDER / script), str(tmp_path / "out"), stage, "swep"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and "unknown stage swep" in done.stderr
 

@@ -11,13 +11,17 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import torch
+
 TRITON = Path(sysconfig.get_path("purelib")).parents[2] / "triton"  # tests/serving/setup.sh puts it there
 BACKEND = Path(__file__).parents[1] / "serving/interpreter"
 V2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER") == "1"
 
 
 def switch_on() -> None:
-    """For this process and its children; before vLLM is imported."""
+    """For this process and its children; before vLLM is imported. Nothing on a machine with a GPU."""
+    if torch.cuda.is_available():
+        return
     paths = [str(TRITON), str(BACKEND)]
     if paths[0] in sys.path:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ if interpreted.V2:
 
 MODEL = weights.folder("tiny-omni")
 LAYERS, NEW, BLOCK = 12, 12, 32
+
+# Of every engine, as JSON: how `make test-vllm-full` and benchmarks/vllm_gpu.sh run these tests compiled or on a GPU.
+ENGINE = json.loads(os.environ.get("AVFLOW_TEST_ENGINE", "{}"))
 
 SCHEDULES: dict[str, list[Step]] = {
     "half": [Step("video", 5), Step("audio", 5)],
@@ -140,8 +144,8 @@ class Engine:
             "disable_log_stats": True,
         }
         if avflow is not None:
-            given["additional_config"] = {"avflow": avflow}
-        self.llm: Any = LLM(**(given | options))
+            given["additional_config"] = {"avflow": {**avflow, "untried": torch.cuda.is_available()}}
+        self.llm: Any = LLM(**(given | ENGINE | options))
         self.core = self.llm.llm_engine.engine_core.engine_core
         self.scheduler = self.core.scheduler
         self.manager = self.scheduler.kv_cache_manager

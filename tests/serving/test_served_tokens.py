@@ -1,7 +1,8 @@
 """vLLM with the plug-in answers what avflow's own eviction answers, token by token."""
 
 import pytest
-from served import BLOCK, LAYERS, NEEDS_RUNS, SCHEDULES, rows_per_layer, schedule_file
+from served import BLOCK, ENGINE, LAYERS, NEEDS_RUNS, SCHEDULES, rows_per_layer, schedule_file
+from vllm.v1.worker.gpu.cudagraph_utils import has_compiled_submodule
 
 from avflow.eviction.vllm_groups import group_size, segments
 from avflow_vllm import counters
@@ -43,6 +44,8 @@ def test_equal(name, setting, asked, engine, tmp_path):
     if setting == "few blocks":
         options |= few_blocks(name, asked)
     served = engine(avflow={"schedule": schedule_file(name, tmp_path)}, **options)
+    if not ENGINE.get("enforce_eager", True):
+        assert has_compiled_submodule(served.runner.model)
     requests, more = [one.request() for one in asked], extras(name, asked)
     got = served.generate(requests, more)
     assert got == [one.answers[name] for one in asked]

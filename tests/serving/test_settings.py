@@ -35,6 +35,12 @@ def test_positions_alone():
     assert settings.boundaries == () and settings.corrected
 
 
+def test_untried_is_no_group():
+    assert not read({"video": 2}).untried
+    settings = read({"video": 2, "untried": True})
+    assert settings.untried and settings.boundaries == (2,)
+
+
 def test_a_step_that_is_switched_off_is_no_boundary(tmp_path):
     from avflow import KeepAll
 
@@ -56,6 +62,7 @@ def test_a_group_of_ones_own():
         ({"schedule": {"video": 1}, "audio": 2}, "give one"),
         ({"video": 2, "decode": "drop"}, 'no decode="drop"'),
         ({"video": 2, "positions": "mine"}, "positions"),
+        ({"video": 2, "untried": "yes"}, "untried"),
         ({"video": -2}, "pass a layer"),
         ({"video": "2"}, "pass a layer"),
         ({"last": 2}, "must stay"),
