@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .experiments.sweep import sweep as sweep
     from .experiments.sweep_plan import SweepRequest as SweepRequest
     from .experiments.sweep_text import sweep_text as sweep_text
+    from .knockouts.amplification import Amplification as Amplification
     from .knockouts.knockout import Knockout as Knockout
     from .models.base import Family as Family
     from .models.base import Model as Model
@@ -71,6 +72,7 @@ __version__ = "0.2.0.dev0"
 # Public name -> module. Resolved on first use, so that `import avflow` needs neither transformers nor pyarrow.
 # The imports above say the same to editors and type checkers.
 _EXPORTS = {
+    "Amplification": "knockouts.amplification",
     "AttentionMap": "experiments.attention_map",
     "AvflowError": "errors",
     "AvflowWarning": "errors",

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import MOST_TOKENS, integer
 from ..data.prepare import PromptSource, as_prompts
+from ..knockouts.amplification import refuse_amplified
 from ..knockouts.knockout import Knockout, Semantics
 from ..knockouts.windows import WindowStyle
 from ..models.base import Model
@@ -59,6 +60,7 @@ def sweep_text(
     mend = "pass a number of tokens, 1 or more"
     max_new_tokens = integer("max_new_tokens =", max_new_tokens, low=1, high=MOST_TOKENS, mend=mend)
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
+    refuse_amplified(request.knockouts, "avflow.sweep_text")
     windows = request.windows(model)
     rows: list[tuple] = []
     with checking(model, check):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import checks
+from ..knockouts.amplification import refuse_amplified
 from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
@@ -57,6 +58,7 @@ def knockout(
     """
     check_model(model)
     chosen = as_knockouts(knockouts)
+    refuse_amplified(chosen, "avflow.knockout")
     for one in chosen:
         one.check_heads(model.n_heads)
     checks.choice("semantics", semantics, SEMANTICS)
