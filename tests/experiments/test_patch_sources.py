@@ -55,6 +55,15 @@ def test_noise_on_the_embeddings(omni, prompt, direction):
     assert rows[0]["source"] == "noise of sd 0.05 on video"
 
 
+def test_a_run_with_noise_is_not_taken_for_the_models_own():
+    """It comes first when it is the one that is patched; the other one is still compared with the model's forward."""
+    model = avflow.wrap(tiny.thinker())
+    found = avflow.patch(
+        model, tiny.av_prompt(seconds=2), "noise 3", "last", direction="denoise", select="all", layers=0
+    )
+    assert found.meta["check"]["difference"] <= found.meta["check"]["bound"]
+
+
 def test_noise_in_units_of_the_embeddings_own_spread(omni, prompt):
     own = capture(omni, prompt)
     noised = avflow.PatchSource.noise(times=3, group="audio").run(omni, own, 0)
