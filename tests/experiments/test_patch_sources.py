@@ -116,6 +116,20 @@ def test_one_head_is_ablated(omni, prompt):
         assert row["site"] == "question+last (heads 2)"
 
 
+def test_sink_tokens_are_a_site(prompt):
+    model = avflow.wrap(tiny.thinker())
+    first = prompt.groups.index("audio")
+    marked = avflow.mark_sinks(model, prompt, [first, first + 3])
+    other = tiny.av_prompt(seconds=2, seed=2)
+    given = patch_oracle.states(model.hf, dataclasses.replace(other, answer_ids=prompt.answer_ids), "residual")
+    source = avflow.PatchSource.of(lambda one: avflow.mark_sinks(model, other, [first, first + 3]))
+    at = torch.tensor([first, first + 3])
+    for row in rows_of(model, marked, source, "sink"):
+        new = lambda layer, seen: given[layer][at]  # noqa: E731
+        logp, _ = patch_oracle.patched(model.hf, prompt, "residual", [row["layer"]], at, new)
+        assert abs(row["logp_patched"] - logp) <= 1e-4
+
+
 def test_silence_and_black_are_what_the_processor_makes_of_them(small, tmp_path):
     items = avflow.synthetic.make_items("heldout", 1)
     sample = avflow.data.read(avflow.synthetic.write_items(items, tmp_path)).samples[0]
