@@ -125,6 +125,8 @@ def test_the_other_model_may_read_another_prompt(omni, prompt):
     assert {r["group"]: r["tokens"] for r in rows} == {"last": 1, "answer": 2} and rows[0]["kl"] > 1e-4
     with pytest.raises(avflow.InputError, match="50 tokens in the one model and 0"):
         avflow.lens_shift(omni, omni, prompt, "media", ask=lambda _: silent)
+    with pytest.raises(avflow.InputError, match="a function of a prompt"):
+        avflow.lens_shift(omni, omni, prompt, ask="silent")
     with pytest.raises(avflow.InputError, match="layers"):
         avflow.lens_shift(omni, avflow.wrap(tiny.thinker(layers=3)), prompt)
 

@@ -82,7 +82,7 @@ SIGNATURES = {"knockout": avflow.knockout, "evict": avflow.evict}
 # Arguments that are objects of other packages or the user's own, taken as they are.
 FREE = {("Prompt", "sample"), ("Prompt", "model_inputs"), ("Prompt", "inputs_embeds"), ("as_prompts", "again")}
 FREE |= {("sweep", "progress"), ("plan_eviction", "progress"), ("as_prompts", "model")}  # only asked whether it is true
-FREE |= {("patch", "progress")}
+FREE |= {("patch", "progress"), ("lens_shift", "ask")}  # the second is the user's function
 
 
 class _NoModel:

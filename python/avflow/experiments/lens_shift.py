@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from .. import checks
 from ..data.prepare import PromptSource, as_prompt, as_prompts
 from ..errors import InputError
 from ..knockouts.windows import layer_list
@@ -62,6 +63,8 @@ def lens_shift(
     for what, mine, its in (("layers", model.n_layers, other.n_layers), ("words", model.vocab, other.vocab)):
         if mine != its:
             raise InputError(f"the models have {mine} and {its} {what}: only models of as many can be compared")
+    if ask is not None and not callable(ask):
+        raise InputError(f"ask = {checks.shown(ask)}: pass a function of a prompt, or None")
     model.groups.expand(tokens)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
