@@ -2,8 +2,8 @@
 
     python benchmarks pages/cpu benchmarks/results/cpu-epyc-2core
 
-The folder holds some of attention, attention-avx2, sweep, sweep-media, check, memory and evict .json, as cpu/ writes
-them; the tables of those are written.
+The folder holds some of attention, attention-avx2, sweep, sweep-media, patch, check, memory and evict .json, as cpu/
+writes them; the tables of those are written.
 """
 
 from __future__ import annotations
@@ -37,6 +37,18 @@ def sweep_table(*files: dict[str, Any]) -> str:
         figures = [f"{packed:.2f}", f"**{r['sweep_over_clean']:.2f}**", f"{1.25 * packed:.2f}"]
         rows.append([name, str(r["knocked_out_runs"]), *figures, f"{r['dense_mask_over_sweep']:.0f}"])
     return markdown_table([*head, "dense masks / sweep"], rows)
+
+
+def patch_table(data: dict[str, Any]) -> str:
+    head = ["layers x hidden, tokens", "cells", "states of", "packed rows", "patch / clean forward", "hooks / patch"]
+    rows = []
+    for r in data["results"]:
+        shape = r["shape"]
+        name = f"{shape['layers']} x {shape['hidden']}, {shape['tokens']}"
+        for source, t in r["traces"].items():
+            figures = [f"{t['packed_row_ratio']:.2f}", f"**{t['over_clean']:.2f}**", f"{t['hooks_over_patch']:.0f}"]
+            rows.append([name, str(r["cells"]), source, *figures])
+    return markdown_table(head, rows)
 
 
 def memory_table(data: dict[str, Any]) -> str:
@@ -91,6 +103,7 @@ def write_pages(folder: Path, root: Path) -> None:
         ("sweep", page, "sweep", sweep_table),
         ("sweep-media", page, "sweep-media", sweep_table),
         ("check", page, "check", check_table),
+        ("patch", page, "patch", patch_table),
         ("memory", page, "memory", memory_table),
         ("evict", root / "docs" / "eviction.md", "evict", evict_table),
         ("sweep", root / "README.md", "sweep", sweep_table),

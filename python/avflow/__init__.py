@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .experiments.attention_map import AttentionMap as AttentionMap
     from .experiments.attention_map import attention_map as attention_map
     from .experiments.attention_share import attention_share as attention_share
+    from .experiments.lens_shift import lens_shift as lens_shift
     from .experiments.patch import patch as patch
     from .experiments.patch_sites import PatchSite as PatchSite
     from .experiments.patch_sources import PatchSource as PatchSource
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from .experiments.sweep import sweep as sweep
     from .experiments.sweep_plan import SweepRequest as SweepRequest
     from .experiments.sweep_text import sweep_text as sweep_text
+    from .experiments.token_lens import token_lens as token_lens
+    from .knockouts.amplification import Amplification as Amplification
     from .knockouts.knockout import Knockout as Knockout
     from .models.base import Family as Family
     from .models.base import Model as Model
@@ -72,6 +75,7 @@ __version__ = "0.2.0.dev0"
 # Public name -> module. Resolved on first use, so that `import avflow` needs neither transformers nor pyarrow.
 # The imports above say the same to editors and type checkers.
 _EXPORTS = {
+    "Amplification": "knockouts.amplification",
     "AttentionMap": "experiments.attention_map",
     "AvflowError": "errors",
     "AvflowWarning": "errors",
@@ -109,6 +113,7 @@ _EXPORTS = {
     "evict": "runtime.evict",
     "generate": "runtime.generating",
     "knockout": "runtime.knockout",
+    "lens_shift": "experiments.lens_shift",
     "load": "models.loading",
     "mark_sinks": "experiments.sinks",
     "patch": "experiments.patch",
@@ -118,6 +123,7 @@ _EXPORTS = {
     "sinks": "experiments.sinks",
     "sweep": "experiments.sweep",
     "sweep_text": "experiments.sweep_text",
+    "token_lens": "experiments.token_lens",
     "wrap": "models.loading",
 }
 # Packages that `avflow.data.read(...)` and the like reach without an import of their own.

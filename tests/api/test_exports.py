@@ -19,6 +19,7 @@ EXPERIMENTS = (
     "attention_share",
     "attention_map",
     "answer_lens",
+    "token_lens",
     "sinks",
     "mark_sinks",
     "pathways",

@@ -210,6 +210,17 @@ def test_what_the_check_costs(scripts, tmp_path):
         assert min(found[name]["cpu_seconds"].values()) > 0 and found[name]["held_over_off"] > 0
 
 
+def test_patch(scripts, tmp_path):
+    path = tmp_path / "patch.json"
+    scripts("cpu/patch").main(["--shape", "2x64x200", "--turns", "1", "--json", str(path)])
+    (found,) = read(path)["results"]
+    assert found["cells"] == 8 and set(found["traces"]) == {"zero", "another question", "other media"}
+    ratios = [trace["packed_row_ratio"] for trace in found["traces"].values()]
+    assert 1 < ratios[0] < ratios[1] < 2 < ratios[2]  # no other run; its question; its media too
+    table = scripts("pages/cpu").patch_table(read(path))
+    assert table.count("\n") == 4 and "| 2 x 64, 200 | 8 | other media |" in table
+
+
 def test_the_pages_hold_what_the_result_files_hold(scripts, tmp_path):
     """Written again from benchmarks/results, in copies, no page changes."""
     results, pages = FOLDER / "results", ["README.md", *(f"docs/{name}.md" for name in ("performance", "eviction"))]

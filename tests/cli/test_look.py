@@ -120,6 +120,20 @@ def test_samples_that_patching_leaves_out(samples, tmp_path):
     assert sum(counts) == 2
 
 
+def test_a_lens_under_a_knockout(samples, tmp_path):
+    more = ["--limit", "1", "--knockouts", "media->question,question->last", "--cut-layers", "1-3"]
+    result = avflow_("look", "lens", "m", samples, "--out", tmp_path / "run", *more)
+    assert result.exit_code == 0, result.output
+    prompt = model().prepare(avflow.Sample.read_jsonl(samples)[0])
+    want = avflow.answer_lens(model(), prompt, knockouts=["media->question", "question->last"], cut_layers=[1, 2, 3])
+    assert (
+        avflow.read(tmp_path / "run")
+        .table.replace_schema_metadata(None)
+        .equals(want.table.replace_schema_metadata(None))
+    )
+    assert want.table.replace_schema_metadata(None) != avflow.answer_lens(model(), prompt).table
+
+
 def test_keep_texts():
     assert parse_keep(["video -> question = 8-10, 12", "question->last"]) == {
         "video->question": [8, 9, 10, 12],

@@ -9,6 +9,9 @@ import patch_oracle
 import pytest
 import tiny
 import tiny_salmonn
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import avflow
 
@@ -115,3 +118,29 @@ def test_a_small_budget_gives_the_same(omni):
         assert abs(a["logp_patched"] - b["logp_patched"]) < 1e-5
     with pytest.raises(avflow.InputError, match="too little"):
         avflow.patch(omni, prompt, avflow.PatchSource.of(other), SITES, select="all", memory="300KB")
+
+
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_any_sites_windows_and_layers(omni, data):
+    """Groups, parts, heads, windows and layers at random, in one call; the other run differs from any token on."""
+    groups = ("video", "audio", "question", "option_incorrect", "last", "template", "video+last", "all")
+    seed = data.draw(st.integers(0, 3))
+    prompt, other = tiny.av_prompt(seconds=2, seed=seed), tiny.av_prompt(seconds=2, seed=seed + 4)
+    if data.draw(st.booleans()):  # the same media, and the same ids up to some token
+        first = data.draw(st.integers(1, len(prompt) - 1))
+        ids = torch.where(torch.arange(len(prompt)) < first, prompt.input_ids, other.input_ids)
+        media = prompt.input_ids >= 500
+        ids = torch.where(media, prompt.input_ids, ids)
+        other = dataclasses.replace(prompt, input_ids=ids, model_inputs={**prompt.model_inputs, "input_ids": ids[None]})
+    part = data.draw(st.sampled_from(PARTS))
+    names = data.draw(st.lists(st.sampled_from(groups), min_size=1, max_size=3, unique=True))
+    heads = data.draw(st.none() | st.sets(st.integers(0, 3), min_size=1)) if part == "attention" else None
+    layers = data.draw(st.sets(st.integers(0, 3), min_size=1, max_size=2))
+    window, flip = data.draw(st.integers(1, 3)), data.draw(st.booleans())
+    style = data.draw(st.sampled_from(["center", "top_down", "bottom_up"]))
+    sites = [avflow.PatchSite(name, part, heads=heads) for name in names]
+    direction = "denoise" if flip else "noise"
+    rows = rows_of(omni, prompt, other, sites, part, window, style, sorted(layers), direction=direction)
+    assert len(rows) == len(names) * len(layers)
+    check(omni, prompt, other, rows, part, window, style, heads, flip=flip)

@@ -55,6 +55,15 @@ def test_noise_on_the_embeddings(omni, prompt, direction):
     assert rows[0]["source"] == "noise of sd 0.05 on video"
 
 
+def test_a_run_with_noise_is_not_taken_for_the_models_own():
+    """It comes first when it is the one that is patched; the other one is still compared with the model's forward."""
+    model = avflow.wrap(tiny.thinker())
+    found = avflow.patch(
+        model, tiny.av_prompt(seconds=2), "noise 3", "last", direction="denoise", select="all", layers=0
+    )
+    assert found.meta["check"]["difference"] <= found.meta["check"]["bound"]
+
+
 def test_noise_in_units_of_the_embeddings_own_spread(omni, prompt):
     own = capture(omni, prompt)
     noised = avflow.PatchSource.noise(times=3, group="audio").run(omni, own, 0)
@@ -105,6 +114,20 @@ def test_one_head_is_ablated(omni, prompt):
         logp, _ = patch_oracle.patched(omni.hf, prompt, "attention", [row["layer"]], at, zero, heads=(2,))
         assert abs(row["logp_patched"] - logp) <= 1e-4
         assert row["site"] == "question+last (heads 2)"
+
+
+def test_sink_tokens_are_a_site(prompt):
+    model = avflow.wrap(tiny.thinker())
+    first = prompt.groups.index("audio")
+    marked = avflow.mark_sinks(model, prompt, [first, first + 3])
+    other = tiny.av_prompt(seconds=2, seed=2)
+    given = patch_oracle.states(model.hf, dataclasses.replace(other, answer_ids=prompt.answer_ids), "residual")
+    source = avflow.PatchSource.of(lambda one: avflow.mark_sinks(model, other, [first, first + 3]))
+    at = torch.tensor([first, first + 3])
+    for row in rows_of(model, marked, source, "sink"):
+        new = lambda layer, seen: given[layer][at]  # noqa: E731
+        logp, _ = patch_oracle.patched(model.hf, prompt, "residual", [row["layer"]], at, new)
+        assert abs(row["logp_patched"] - logp) <= 1e-4
 
 
 def test_silence_and_black_are_what_the_processor_makes_of_them(small, tmp_path):

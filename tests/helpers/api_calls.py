@@ -47,6 +47,9 @@ def calls(model):
         "attention_share": (avflow.attention_share, {"model": model, "prompts": prompt}),
         "attention_map": (avflow.attention_map, {"model": model, "prompt": prompt}),
         "answer_lens": (avflow.answer_lens, {"model": model, "prompts": prompt}),
+        "token_lens": (avflow.token_lens, {"model": model, "prompts": prompt, "tokens": "question"}),
+        "lens_shift": (avflow.lens_shift, {"model": model, "other": model, "prompts": prompt}),
+        "Amplification": (avflow.Amplification, {"source": "video", "target": "last", "factor": 2}),
         "sinks": (avflow.sinks, {"model": model, "prompts": prompt, "among": "question"}),
         "mark_sinks": (avflow.mark_sinks, {"model": model, "prompt": prompt, "tokens": [0]}),
         "pathways": (avflow.pathways, {"model": model, "prompts": prompt, "keep": {"question->last": None}}),
@@ -79,7 +82,7 @@ SIGNATURES = {"knockout": avflow.knockout, "evict": avflow.evict}
 # Arguments that are objects of other packages or the user's own, taken as they are.
 FREE = {("Prompt", "sample"), ("Prompt", "model_inputs"), ("Prompt", "inputs_embeds"), ("as_prompts", "again")}
 FREE |= {("sweep", "progress"), ("plan_eviction", "progress"), ("as_prompts", "model")}  # only asked whether it is true
-FREE |= {("patch", "progress")}
+FREE |= {("patch", "progress"), ("lens_shift", "ask")}  # the second is the user's function
 
 
 class _NoModel:

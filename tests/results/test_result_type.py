@@ -26,6 +26,8 @@ def made() -> dict[str, Results]:
         "attention_share": avflow.attention_share(model, prompt),
         "attention_map": avflow.attention_map(model, prompt, layers=[0, 2], bins=5).results(),
         "answer_lens": avflow.answer_lens(model, prompt),
+        "token_lens": avflow.token_lens(model, prompt, "video", keep=2),
+        "lens_shift": avflow.lens_shift(model, model, prompt),
         "sinks": avflow.sinks(model, prompt, times=1.01),
         "pathways": avflow.pathways(model, prompt, {"video->last": range(2)}, random=1),
         "patch": avflow.patch(model, prompt, "zero", "video", window=1, select="all"),

@@ -28,8 +28,8 @@ from .sweep import print_check, sweep_options
 
 # Options of the experiments, by experiment; the others are those of every command.
 OPTIONS = {
-    "share": {"layers", "tokens", "generate", "heads"},
-    "lens": {"layers"},
+    "share": {"layers", "tokens", "generate", "heads", "knockouts", "cut_layers"},
+    "lens": {"layers", "knockouts", "cut_layers"},
     "sinks": {"layers", "times", "among"},
     "pathways": {"keep", "random", "seed"},
     "patch": {"source", "sites", "part", "direction", "select", "window", "style", "layers", "memory"},
@@ -85,6 +85,9 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
         there |= {name: split_texts(there[name]) for name in ("sites",) if name in there}
         if "window" in there:
             there["window"] = parse_width(there["window"])
+    if what in ("share", "lens"):
+        there |= {"knockouts": split_texts(there["knockouts"])} if "knockouts" in there else {}
+        there |= {"cut_layers": parse_layers(there["cut_layers"])} if "cut_layers" in there else {}
     if what == "pathways":
         if "keep" not in there:
             raise InputError(
@@ -131,7 +134,12 @@ def look(
     select: Annotated[
         str | None, typer.Option(help="patch: samples answered correct, wrong, or all.", show_default="correct")
     ] = None,
-    knockouts: Annotated[list[str] | None, typer.Option(help="text: preset or paths.", show_default="av_video")] = None,
+    knockouts: Annotated[
+        list[str] | None, typer.Option(help="text: preset or paths; share, lens: what is cut.")
+    ] = None,
+    cut_layers: Annotated[
+        str | None, typer.Option(help="share, lens: where the knockouts are in force.", show_default="all")
+    ] = None,
     window: Annotated[str | None, typer.Option(help="text, patch: width of the window; text: or several.")] = None,
     style: Annotated[
         str | None, typer.Option(help="text, patch: center, inverse, top_down, bottom_up.", show_default="center")
@@ -147,7 +155,7 @@ def look(
     asked = dict(layers=layers, tokens=tokens, generate=generate, heads=heads, times=times, among=among, keep=keep)
     asked |= dict(random=random, seed=seed, knockouts=knockouts, window=window, style=style, semantics=semantics)
     asked |= dict(max_new_tokens=max_new_tokens, memory=memory)
-    asked |= dict(source=source, sites=sites, part=part, direction=direction, select=select)
+    asked |= dict(cut_layers=cut_layers, source=source, sites=sites, part=part, direction=direction, select=select)
     with cli_errors():
         options = chosen_options(what, asked)
         from ..runs.look_figures import draw_look

@@ -15,13 +15,19 @@ from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ANSWER_LENS as SCHEMA
 from .observe import observe
+from .under import Cutting, Knockouts, Layers
 
 __all__ = ["SCHEMA", "answer_lens"]
 
 
 @torch.no_grad()
 def answer_lens(
-    model: Model, prompts: PromptSource, layers: int | Sequence[int] | None = None, check: str | int | None = None
+    model: Model,
+    prompts: PromptSource,
+    layers: int | Sequence[int] | None = None,
+    check: str | int | None = None,
+    knockouts: Knockouts = None,
+    cut_layers: Layers = None,
 ) -> Results:
     """Probability of the answer's first token and of the other options after every layer (logit lens).
 
@@ -34,6 +40,7 @@ def answer_lens(
         prompts: as of `avflow.sweep`.
         layers: 0-based; None for all.
         check: as of `avflow.sweep`.
+        knockouts, cut_layers: what is cut meanwhile, and in which layers (None for all); default: nothing.
 
     Returns:
         Results with the columns prompt, task, layer, token, token_id, kind ("answer" where the prompt has no options,
@@ -45,6 +52,7 @@ def answer_lens(
     """
     check_model(model)
     chosen = layer_list(layers, model.n_layers)
+    cutting = Cutting(model, knockouts, cut_layers)
     rows: list[tuple] = []
     with checking(model, check):
         for prompt in as_prompts(model, prompts):
@@ -66,5 +74,5 @@ def answer_lens(
                     named = (prompt.id, prompt.task, layer, model.text([token]), token, kind)
                     rows.append((*named, math.exp(value), value, top))
 
-            observe(model, prompt, on_hidden=see, layers=chosen)
-    return Results.from_tuples("answer_lens", rows, layers=chosen, check=figures(model))
+            observe(model, prompt, on_hidden=see, layers=chosen, cuts=cutting)
+    return Results.from_tuples("answer_lens", rows, layers=chosen, **cutting.meta(), check=figures(model))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from avflow_ext import AttentionProblem
+from avflow_ext import AttentionProblem, Cut
 
 from .. import checks
 from ..data.prepare import PromptSource, as_prompts
@@ -21,6 +22,7 @@ from ..results.schemas import ATTENTION_SHARE as SCHEMA
 from ..runtime.generating import with_generated
 from ..walk.capture import capture
 from .observe import group_mass, observe, predicting_rows, tokens_of
+from .under import Cutting, Knockouts, Layers
 
 __all__ = ["SCHEMA", "attention_share"]
 
@@ -33,6 +35,8 @@ def attention_share(
     generate: int = 0,
     heads: bool = False,
     check: str | int | None = None,
+    knockouts: Knockouts = None,
+    cut_layers: Layers = None,
     labels: Any = None,
 ) -> Results:
     """The share of attention per token group (arXiv 2606.10147, attention allocation), accumulated by the op itself.
@@ -47,6 +51,8 @@ def attention_share(
         generate: so many greedily generated tokens take the place of the answer (with tokens="answer").
         heads: a row for every query head instead of their mean.
         check, labels: as of `avflow.sweep`.
+        knockouts, cut_layers: what is cut meanwhile, and in which layers (None for all); default: nothing. Shares are
+            then of the edges that are left.
 
     Returns:
         Results with the columns prompt, task, layer, answer_token, token, head, group, share: for every layer, token
@@ -66,11 +72,12 @@ def attention_share(
     if generate and tokens == "last":
         raise InputError('generate asks for generated tokens: pass tokens="answer" with it')
     chosen = layer_list(layers, model.n_layers)
+    cutting = Cutting(model, knockouts, cut_layers)
     rows: list[tuple] = []
     with checking(model, check):
         for prompt in as_prompts(model, prompts, labels=labels):
             prompt = with_generated(model, prompt, generate) if generate else prompt
-            _add(rows, model, prompt, chosen, tokens, heads)
+            _add(rows, model, prompt, chosen, tokens, heads, cutting)
     return Results.from_tuples(
         "attention_share",
         rows,
@@ -78,20 +85,34 @@ def attention_share(
         tokens=tokens,
         generate=generate,
         heads=bool(heads),
+        **cutting.meta(),
         check=figures(model),
     )
 
 
-def _add(out: list[tuple], model: Model, prompt: Prompt, layers: list[int], tokens: str, heads: bool) -> None:
+def _add(
+    out: list[tuple],
+    model: Model,
+    prompt: Prompt,
+    layers: list[int],
+    tokens: str,
+    heads: bool,
+    cutting: Cutting,
+) -> None:
     captured = capture(model, prompt)
     rows = predicting_rows(captured)[: 1 if tokens == "last" else None]
     names = model.groups.names
-    problem = AttentionProblem(rows=tokens_of(captured), keep_rows=rows, groups=len(names))
+    columns = tokens_of(captured)
+
+    @functools.cache
+    def problem(cuts: tuple[Cut, ...]) -> AttentionProblem:
+        return AttentionProblem(rows=columns, keep_rows=rows, groups=len(names), cuts=cuts)
+
     present = sorted(set(captured.columns.group.tolist()))
     texts = ["", *(model.text([i]) for i in prompt.answer_ids[: len(rows) - 1])]
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
-        mass = group_mass(q, k, v, problem, scale)  # [rows, heads, groups]
+        mass = group_mass(q, k, v, problem(cutting(layer)), scale)  # [rows, heads, groups]
         mass = mass if heads else mass.mean(1, keepdim=True)
         for token, by_head in enumerate(mass.cpu().tolist()):
             for head, by_group in enumerate(by_head):
@@ -99,4 +120,4 @@ def _add(out: list[tuple], model: Model, prompt: Prompt, layers: list[int], toke
                     where = (prompt.id, prompt.task, layer, token, texts[token], head if heads else None)
                     out.append((*where, names[group], by_group[group]))
 
-    observe(model, captured, on_attention=see, layers=layers)
+    observe(model, captured, on_attention=see, layers=layers, cuts=cutting)

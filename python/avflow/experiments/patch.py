@@ -278,6 +278,6 @@ def _right(prompt: Prompt, answer: Answer) -> bool:
 
 def _carried(base: float, patched: float | None, source: float | None) -> float | None:
     """What share of the way from one run to the other is gone; None where the two are one within fp32's noise."""
-    if patched is None or source is None or not np.isfinite(base) or abs(source - base) < 1e-4:
+    if patched is None or source is None or not np.isfinite([base, source]).all() or abs(source - base) < 1e-4:
         return None
     return (patched - base) / (source - base)

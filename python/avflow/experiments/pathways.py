@@ -15,6 +15,7 @@ from avflow_ext import Cut, table_of
 from .. import checks
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
+from ..knockouts.amplification import refuse_amplified
 from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
@@ -45,6 +46,7 @@ class _Kept:
 
 def _kept(model: Model, keep: Keep) -> list[_Kept]:
     out = []
+    refuse_amplified([path for path in keep if isinstance(path, Knockout)], "avflow.pathways")
     for path, layers in keep.items():
         path = Knockout.parse(path) if isinstance(path, str) else path
         if path.heads is not None or path.random_share is not None or path.cut_self:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import MOST_TOKENS, integer
 from ..data.prepare import PromptSource, as_prompts
+from ..knockouts.amplification import refuse_amplified
 from ..knockouts.knockout import Knockout, Semantics
 from ..knockouts.sides import parts_of
 from ..knockouts.windows import WindowStyle
@@ -63,6 +64,7 @@ def sweep_text(
     request = SweepRequest(knockouts, window=window, style=style, layers=layers, semantics=semantics, memory=memory)
     check_model(model)
     given = as_prompts(model, prompts, labels=labels)
+    refuse_amplified(request.knockouts, "avflow.sweep_text")
     windows = request.windows(model)
     rows: list[tuple] = []
     with checking(model, check):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from ..checks import members, shown
 from ..errors import InputError
+from .amplification import parsed
 from .knockout import Knockout
 
 MOST = 10_000  # knockouts; more is a slip
@@ -87,7 +88,7 @@ def as_knockouts(value: str | Knockout | Iterable[str | Knockout]) -> list[Knock
         if isinstance(one, Knockout):
             out.append(one)
         elif isinstance(one, str):
-            out += preset(one) if one in PRESETS else [Knockout.parse(one)]
+            out += preset(one) if one in PRESETS else [parsed(one)]
         else:
             raise InputError(f"knockout {shown(one)}: pass a text form or avflow.Knockout")
     if len(given) > MOST:

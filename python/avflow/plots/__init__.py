@@ -4,6 +4,7 @@ from ..moved import old_names
 from .attention import lens_lines, map_image, pathway_bars, share_bars
 from .eviction import eviction_lines
 from .information_flow import flow, flow_panels, heat_map, save, widths
+from .words import word_lines
 
 __all__ = [
     "eviction_lines",
@@ -16,6 +17,7 @@ __all__ = [
     "save",
     "share_bars",
     "widths",
+    "word_lines",
 ]
 
 __getattr__ = old_names(__name__)

@@ -90,6 +90,32 @@ ANSWER_LENS = pa.schema(
         ("top", pa.string()),
     ]
 )
+TOKEN_LENS = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("group", pa.string()),
+        ("layer", pa.int32()),
+        ("token", pa.string()),
+        ("token_id", pa.int64()),
+        ("count", pa.int64()),  # tokens of the group that have it as their most probable word
+        ("tokens", pa.int64()),  # of the group, that were looked at
+        ("p", pa.float64()),  # its probability, mean over them
+    ]
+)
+LENS_SHIFT = pa.schema(
+    [
+        ("prompt", pa.string()),
+        ("task", pa.string()),
+        ("group", pa.string()),
+        ("layer", pa.int32()),
+        ("tokens", pa.int64()),
+        ("kl", pa.float64()),  # nats, mean over the tokens
+        ("unshifted", pa.float64()),  # share of the tokens whose most probable word is the other model's too
+        ("marginal", pa.float64()),  # is its second or third
+        ("shifted", pa.float64()),  # is none of them
+    ]
+)
 SINKS = pa.schema(
     [
         ("prompt", pa.string()),
@@ -184,6 +210,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "attention_share": ATTENTION_SHARE,
     "attention_map": ATTENTION_MAP,
     "answer_lens": ANSWER_LENS,
+    "token_lens": TOKEN_LENS,
+    "lens_shift": LENS_SHIFT,
     "sinks": SINKS,
     "pathways": PATHWAYS,
     "patch": PATCH,

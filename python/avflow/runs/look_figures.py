@@ -55,8 +55,9 @@ def _patch(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     if not pc.any(pc.is_valid(table["change_percent"])).as_py():
         return {}
     title = f"Put in: {table['source'][0].as_py()}"
-    lines, heat = (draw(table, title=title, first_layer=first_layer)[0] for draw in (plots.flow, plots.heat_map))
-    return {"patch": lines, "patch_map": heat}
+    # Points of probability: a patched site may lift an answer from next to nothing, by any number of percent.
+    lines = plots.flow(table, title=title, first_layer=first_layer, center="difference", interval="bca")[0]
+    return {"patch": lines, "patch_map": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 
 _FIGURES = {"share": _share, "lens": _lens, "pathways": _pathways, "patch": _patch}

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import checks
 from ..errors import InputError
+from ..knockouts.amplification import refuse_amplified
 from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
 from ..knockouts.windows import layer_list
@@ -58,6 +59,7 @@ def knockout(
     """
     check_model(model)
     chosen = as_knockouts(knockouts)
+    refuse_amplified(chosen, "avflow.knockout")
     for one in chosen:
         one.check_heads(model.n_heads)
         if one.has_items:

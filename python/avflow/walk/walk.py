@@ -12,6 +12,7 @@ import torch
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 
 from ..errors import NumericError
+from ..knockouts.amplification import Amplification
 from ..knockouts.knockout import Knockout, Semantics
 from ..knockouts.sides import parts_of
 from ..models.attention import AttentionCall, attention
@@ -21,6 +22,7 @@ from ..models.evaluating import in_eval_mode, warn_of_hooks
 from ..prompts.correct import leads_options
 from ..prompts.divergence import divergence_of
 from ..uploads import upload_lists
+from .amplified import Loud, combined, factors_of
 from .capture import Captured
 from .chunks import head_chunk
 from .edits import Edits, with_edited_mlps
@@ -62,9 +64,10 @@ class _LayerCall:
         layer: int,
         keep: torch.Tensor | None,
         edits: Edits | None,
+        loud: Loud | None,
     ) -> None:
         self.problem, self.semantics, self.on_keys, self.layer, self.keep = problem, semantics, on_keys, layer, keep
-        self.edits = edits
+        self.edits, self.loud = edits, loud
 
     def __call__(
         self, module: AttentionModule, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: Any, scale: float
@@ -73,12 +76,22 @@ class _LayerCall:
         q, k, v = (t[0].transpose(0, 1) for t in (q, k, v))
         if self.on_keys:
             self.on_keys(self.layer, k, v)
-        out = attention(q, k, v, self.problem, scale=scale, semantics=self.semantics).out  # [rows, heads, d]
+        out = self._attend(q, k, v, scale)  # [rows, heads, d]
         if self.keep is not None:
             out = q.new_zeros(q.shape).index_copy_(0, self.keep, out)
         if self.edits is not None:
             self.edits.apply("attention", self.layer, out)
         return out[None]
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
+        if self.loud is None:
+            return attention(q, k, v, self.problem, scale=scale, semantics=self.semantics).out
+        lse = self.semantics == "renormalize"
+        kept, whole = (
+            attention(q, k, v, problem, scale=scale, semantics=self.semantics, return_lse=lse)
+            for problem in (self.problem, self.loud.problem)
+        )
+        return combined(kept, whole, self.loud.factors, self.semantics)
 
 
 class Problems:
@@ -94,22 +107,40 @@ class Problems:
         self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
         self._key: tuple[int, dict[int, tuple[int, ...]], bool] | None = None  # of the problem at hand
         self._problem: AttentionProblem | None = None
+        self._loud: Loud | None = None
 
-    def cuts(self, layer: int) -> list[Cut]:
-        active = self.layout.active[layer]
+    def cuts(self, layer: int, amplified: bool = True) -> list[Cut]:
+        """amplified: also of edges that are to be amplified."""
+        active = {
+            k: streams
+            for k, streams in self.layout.active[layer].items()
+            if amplified or not isinstance(self.knockouts[k], Amplification)
+        }
         return [c for k, streams in active.items() for c in self.knockouts[k].cuts(self.parts, streams)]
 
-    def make(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
+    def make(self, layer: int, keep_rows: np.ndarray | None, amplified: bool = True) -> AttentionProblem:
         tokens = self.tokens.head(self.layout.rows[layer])
         return AttentionProblem(
-            rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer), keep_rows=keep_rows
+            rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer, amplified), keep_rows=keep_rows
         )
+
+    def make_loud(self, layer: int, keep_rows: np.ndarray | None) -> Loud | None:
+        stream = self.layout.stream[: self.layout.rows[layer]]
+        stream = stream if keep_rows is None else stream[keep_rows]
+        factors = factors_of(self.layout.active[layer], self.knockouts, stream, self.model.device)
+        return None if factors is None else Loud(self.make(layer, keep_rows, amplified=False), factors)
 
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
         key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
         if self._problem is None or key != self._key:
             self._key, self._problem = key, self.make(layer, keep_rows)
+            self._loud = self.make_loud(layer, keep_rows)
         return self._problem
+
+    @property
+    def loud(self) -> Loud | None:
+        """Of the layer that `at` was last asked for."""
+        return self._loud
 
 
 @torch.no_grad()
@@ -155,7 +186,8 @@ def run_walk(
 
     def call(layer: int) -> AttentionCall:
         problem = problems.at(layer, predict if layer == last else None)
-        return _LayerCall(problem, semantics, on_keys, layer, rows if layer == last else None, edits)
+        keep = rows if layer == last else None
+        return _LayerCall(problem, semantics, on_keys, layer, keep, edits, problems.loud)
 
     def enter(layer: int, hidden: torch.Tensor) -> None:
         if edits is not None and layer:

@@ -1,0 +1,79 @@
+"""What tokens say, drawn: how many of a group have each word as their most probable one, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .. import checks
+from ..errors import InputError
+from .drawable import heading, table_with
+from .information_flow import STYLE, canvas, check_first_layer
+from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+
+COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, "#000000")
+
+
+def word_lines(
+    table: pa.Table,
+    group: str | None = None,
+    *,
+    words: Sequence[str] | None = None,
+    most: int = 7,
+    title: str | None = None,
+    first_layer: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Of a token lens: the share of a group's tokens, over all samples, that say each word, layer by layer.
+
+    `group`: None where the table has one. `words`: those to draw, by their text; None: the `most` (1 .. 7) that are
+    counted most over all layers. Words that `avflow.token_lens` did not keep in a layer count as none there.
+    """
+    check_first_layer(first_layer)
+    most = checks.integer("most =", most, low=1, high=len(COLORS))
+    table = table_with(table, ("prompt", "group", "layer", "token", "count", "tokens"), "avflow.token_lens")
+    there = pc.unique(table["group"]).to_pylist()
+    if group is None and len(there) == 1:
+        group = there[0]
+    if group not in there:
+        known = ", ".join(there) or "no rows"
+        raise InputError(f"group {checks.shown(group)}: the table has {known}; name one of them")
+    table = table.filter(pc.equal(table["group"], group))
+    layers = np.unique(table["layer"].to_numpy())
+    counted = table.group_by(["token", "layer"]).aggregate([("count", "sum")]).to_pylist()
+    total: dict[str, int] = {}
+    for row in counted:
+        total[row["token"]] = total.get(row["token"], 0) + row["count_sum"]
+    ranked = sorted(total, key=lambda word: (-total[word], word))
+    drawn = ranked[:most] if words is None else checks.texts("words", list(words))
+    if absent := [word for word in drawn if word not in total]:
+        raise InputError(f"the table has no rows of the word {absent[0]!r}: ask for it by words= of avflow.token_lens")
+    if len(drawn) > len(COLORS):
+        raise InputError(f"{len(drawn)} words are to be drawn, {len(COLORS)} are the most that can be told apart")
+    # A prompt's tokens stand in each of its rows: once per prompt and layer.
+    sizes = table.group_by(["prompt", "layer"]).aggregate([("tokens", "max")]).group_by("layer")
+    tokens = {r["layer"]: r["tokens_max_sum"] for r in sizes.aggregate([("tokens_max", "sum")]).to_pylist()}
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (5.4, 3.0))
+        for word, color in zip(drawn, COLORS, strict=False):
+            height = dict.fromkeys(layers.tolist(), 0)
+            height |= {r["layer"]: r["count_sum"] for r in counted if r["token"] == word}
+            shares = [height[layer] / tokens[layer] for layer in layers.tolist()]
+            marker = "o" if len(layers) == 1 else None
+            # A dollar sign would begin a formula.
+            ax.plot(layers + first_layer, shares, color=color, marker=marker, label=repr(word).replace("$", r"\$"))
+        ax.set_ylim(bottom=0)
+        ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.set_xlabel("Layer")
+        ax.set_ylabel(f"Share of {group} tokens")
+        ax.set_title(heading(title, "Words by the lens", len(pc.unique(table["prompt"]))), loc="left")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.0)
+    return figure, ax
