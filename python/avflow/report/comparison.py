@@ -21,7 +21,7 @@ from ..errors import InputError
 from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
-from ..results.change import difference, mean_change, significance
+from ..results.change import difference, mean_change, significance, target_of
 from ..results.export import csv_text
 from ..results.results import read
 from ..results.table import paths_of
@@ -64,9 +64,14 @@ def read_runs(folders: Sequence[str | Path], select: str = "all") -> list[Compar
     runs = []
     for folder, name in zip(folders, folder_names(folders), strict=True):
         results = read(folder)
+        own = ", own answer" if target_of(results.table) == "own" else ""
         model = str((results.meta.get("config") or {}).get("model", ""))
         table = select_rows(results.table, select)
-        runs.append(ComparedRun(name, Path(model).name or model, table, read_records(folder), results.meta["finished"]))
+        runs.append(
+            ComparedRun(
+                f"{name}{own}", Path(model).name or model, table, read_records(folder), results.meta["finished"]
+            )
+        )
     return runs
 
 
