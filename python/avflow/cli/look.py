@@ -29,7 +29,7 @@ OPTIONS = {
     "share": {"layers", "tokens", "generate", "heads"},
     "lens": {"layers"},
     "sinks": {"layers", "times", "among"},
-    "pathways": {"keep", "random", "seed"},
+    "pathways": {"keep", "random", "seed", "rule", "within", "counted_from"},
     "text": {"knockouts", "window", "style", "layers", "max_new_tokens", "semantics", "memory"},
 }
 
@@ -39,13 +39,17 @@ def add_to(app: typer.Typer) -> None:
 
 
 def parse_keep(texts: list[str]) -> dict[str, list[int] | None]:
-    """Pathways of "video->question=8-19" or "question->last" (all layers). Raises InputError."""
+    """Pathways of "video->question=8-19" or "question->last" (all layers), or groups; "last=none": in no layer.
+
+    Raises:
+        InputError: one that cannot be read, or is given twice.
+    """
     out: dict[str, list[int] | None] = {}
     for text in texts:
         path, _, layers = re.sub(r"\s", "", text).partition("=")
         if path in out:
             raise InputError(f"pathway {path!r} is given twice: write its layers together, such as {path}=3-5,9")
-        out[path] = parse_layers(layers or "all")
+        out[path] = [] if layers == "none" else parse_layers(layers or "all")
     return out
 
 
@@ -74,6 +78,8 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
                 'no path is kept: name them, such as --keep "video->question=8-19" --keep "question->last"'
             )
         there["keep"] = parse_keep(there["keep"])
+        if "within" in there:
+            there["within"] = parse_keep(there["within"])
     return there
 
 
@@ -101,6 +107,15 @@ def look(
     keep: Annotated[list[str] | None, typer.Option(help='pathways: "video->question=8-19"; repeat it.')] = None,
     random: Annotated[int | None, typer.Option(help="pathways: controls with random edges.", show_default="1")] = None,
     seed: Annotated[int | None, typer.Option(help="pathways: of the controls.", show_default="0")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="pathways: map_the_flow cuts and counts as that study.", show_default="avflow")
+    ] = None,
+    within: Annotated[
+        list[str] | None, typer.Option(help='pathways: edges within a group stay there: "video=0-19", "last=none".')
+    ] = None,
+    counted_from: Annotated[
+        str | None, typer.Option(help="pathways: edges count from this group's first token on.", show_default="all")
+    ] = None,
     knockouts: Annotated[list[str] | None, typer.Option(help="text: preset or paths.", show_default="av_video")] = None,
     window: Annotated[str | None, typer.Option(help="text: width of the window, or several.", show_default="7")] = None,
     style: Annotated[
@@ -115,6 +130,7 @@ def look(
 ) -> None:
     """Look into runs: attention shares, answer lens, sinks, pathways, text under knockouts."""
     asked = dict(layers=layers, tokens=tokens, generate=generate, heads=heads, times=times, among=among, keep=keep)
+    asked |= dict(rule=rule, within=within, counted_from=counted_from)
     asked |= dict(random=random, seed=seed, knockouts=knockouts, window=window, style=style, semantics=semantics)
     asked |= dict(max_new_tokens=max_new_tokens, memory=memory)
     with cli_errors():
