@@ -70,6 +70,10 @@ def test_a_folder_is_resumed_and_guarded(samples, tmp_path, monkeypatch):
     assert json.loads((out / "summary.json").read_text())["samples"] == 2
 
 
+def test_layers_of_pathways():
+    assert parse_keep(["last=none", "video = 0-1", "a->b"]) == {"last": [], "video": [0, 1], "a->b": None}
+
+
 def test_a_broken_sample_is_recorded(samples, tmp_path, monkeypatch):
     real = type(model()).prepare
 
@@ -97,6 +101,8 @@ def test_a_broken_sample_is_recorded(samples, tmp_path, monkeypatch):
         (["pathways"], "no path is kept"),
         (["pathways", "--keep", "video->question=9-2"], "cannot read"),
         (["pathways", "--keep", "a->b", "--keep", "a->b=1"], "given twice"),
+        (["pathways", "--keep", "a->b", "--within", "video=x"], "cannot read 'x'"),
+        (["share", "--rule", "map_the_flow"], "--rule is no option of `look share`"),
         (["share", "--layers", "x"], "cannot read"),
         (["patch"], "--source silence"),
         (["patch", "--source", "zero", "--window", "1,3"], "one width"),

@@ -156,3 +156,85 @@ def test_bad_input():
         avflow.pathways(model, prompt, {avflow.Knockout("video", "audio", scope="other_items"): None})
     with pytest.raises(avflow.InputError, match="number of control runs"):
         avflow.pathways(model, prompt, {"video->last": None}, random=-1)
+
+
+def _ruled_masks(prompt, layers, heads):
+    """`within` {"video": [0, 1], "question": [1], "last": ()} and two paths; the share: edges from the video on."""
+    groups, n, begin = prompt.groups, len(prompt), prompt.groups.index("video")
+    question = ("question_text", "option_correct", "option_incorrect")
+    out, kept, total = {}, 0, 0
+    for layer in range(layers):
+        cut = torch.zeros(n, n, dtype=torch.bool)
+        for i in range(n):
+            for j in range(i + 1):
+                a, b = groups[j], groups[i]
+                if a in question and b in question and i != j:
+                    cut[i, j] = layer != 1
+                elif a == b == "video" and i != j:
+                    cut[i, j] = layer > 1
+                elif a == b == "last":
+                    cut[i, j] = True
+                elif a != b and a not in ("system", "template"):
+                    into = (a == "video" and b in question and layer in (1, 2)) or (a in question and b == "last")
+                    cut[i, j] = not into
+        seen = n - begin
+        total += seen * (seen + 1) // 2
+        kept += seen * (seen + 1) // 2 - int(cut[begin:, begin:].sum())
+        out[layer] = cut.expand(1, heads, n, n)
+    return out, kept / total
+
+
+def test_edges_within_a_group_and_edges_from_a_group_on():
+    model, prompt = avflow.wrap(thinker()), av_prompt("interleaved", seconds=2)
+    ruled = dict(within={"video": [0, 1], "question": [1], "last": ()}, counted_from="video")
+    keep = {"video->question": [1, 2], "question->last": None}
+    found = avflow.pathways(model, prompt, keep, random=1, seed=5, **ruled)
+    full, kept, control = found.table.to_pylist()
+    masks, share = _ruled_masks(prompt, model.n_layers, model.n_heads)
+    assert kept["edges_kept"] == control["edges_kept"] == pytest.approx(share, abs=1e-12) != 1
+    assert kept["logp"] == pytest.approx(_dense(model, prompt, masks), abs=1e-4)
+    assert abs(kept["logp"] - full["logp"]) > 1e-3
+    assert found.meta["within"] == {"video": [0, 1], "question": [1], "last": []}
+    assert found.meta["counted_from"] == "video"
+
+    begin, n = prompt.groups.index("video"), len(prompt)
+    at, m = torch.arange(n), n - begin
+    drawn = {}
+    for layer, mask in masks.items():
+        count = int(mask[0, 0, begin:, begin:].sum())
+        threshold = round(count / (m * (m - 1) / 2) * 2**32)
+        cut = (edge_hash(5 * 4096 + layer, at, at) < threshold) & (at[None] < at[:, None]) & (at[None] >= begin)
+        drawn[layer] = cut.expand(1, model.n_heads, n, n)  # no edge with a token before the video
+    assert control["logp"] == pytest.approx(_dense(model, prompt, drawn), abs=1e-4)
+
+
+def test_the_named_rule_is_what_its_parts_are():
+    model, prompt = avflow.wrap(thinker()), av_prompt("interleaved", seconds=2)
+    keep = {"video->question": [1, 2], "question->last": None}
+    named = avflow.pathways(model, prompt, keep, rule="map_the_flow")
+    parts = dict(within={"video": range(4), "question": range(4), "last": ()}, counted_from="video")
+    assert (
+        named.table.equals(avflow.pathways(model, prompt, keep, **parts).table) and named.meta["rule"] == "map_the_flow"
+    )
+    plain = avflow.pathways(model, prompt, keep)
+    assert plain.table.column("edges_kept")[1] != named.table.column("edges_kept")[1]
+    assert {"rule", "within", "counted_from"}.isdisjoint(plain.meta)
+    whole = avflow.pathways(model, prompt, keep, within={"video": None})
+    assert whole.table.equals(plain.table)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        (dict(rule="flow"), "rule"),
+        (dict(within=["video"]), "within = "),
+        (dict(within={"vido": None}), "vido"),
+        (dict(within={"video": [99]}), "out of range"),
+        (dict(counted_from="image"), "edges are counted from 'image' on, of which it has no token"),
+        (dict(counted_from=3), "text"),
+    ],
+)
+def test_rules_that_make_no_sense(options, says):
+    model, prompt = avflow.wrap(thinker()), av_prompt("interleaved", seconds=2)
+    with pytest.raises(avflow.InputError, match=says):
+        avflow.pathways(model, prompt, {"video->question": None}, **options)

@@ -38,6 +38,22 @@ def test_map_the_flow():
     assert model().processor.tokenizer.decode(prompt.answer_ids) == "B"
 
 
+def test_the_data_sets_own_evaluations():
+    found = texts(prepared(prompt_style="av-speakerbench"))
+    at = next(n for n, (group, _) in enumerate(found) if group == "instruction")
+    assert found[at][1].endswith(
+        "audiovisual clip. Respond with only the letter (A, B, C, or D) of the correct option.\n"
+    )
+    assert [group for group, _ in found[at + 1 : at + 4]] == ["question_text", "option_incorrect", "option_correct"]
+    assert found[at + 4] == ("instruction", "The best answer is:") and found[at + 3][1] == "B. green\n"
+    found = texts(prepared(prompt_style="worldsense"))
+    assert ("option_correct", "B. green\n") in found  # its last line is ended too
+    assert sum(group == "instruction" for group, _ in found) == 1
+    assert ("instruction", "Answer with the option letter only.") in texts(prepared(prompt_style="tvbench"))
+    mine = texts(prepared(prompt_style="tvbench", instruction="Say it."))
+    assert ("instruction", "Say it.") in mine and not any("letter only" in text for _, text in mine)
+
+
 def test_the_default_is_as_before_and_every_piece_by_itself():
     plain = prepared()
     assert texts(plain) == texts(prepared(prompt_style=avflow.PromptStyle())) == texts(prepared(prompt_style={}))

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from avflow.prompts.correct import answers_correctly, leads_options
+from avflow.prompts.correct import answers_correctly, leads_options, says_answer
 
 
 def logits(*rows: dict[int, float]) -> torch.Tensor:
@@ -44,3 +44,14 @@ def test_many_rows_at_once():
     rows = logits({7: 2.0, 8: 1.0}, {7: 1.0, 8: 2.0})
     found = leads_options(rows, torch.tensor([7, 7]), torch.tensor([[7, 8], [7, 8]]))
     assert found.tolist() == [True, False]
+
+
+def test_the_studies_rule_takes_no_notice_of_case_of_open_answers_too():
+    prompt = tiny.text_prompt(64, answer_ids=(7, 4))
+    words = {7: "two", 4: " cellos", 8: "Two", 5: " violins"}
+
+    def text(ids):
+        return "".join(words[i] for i in ids)
+
+    assert says_answer(prompt, [7, 4], text) and says_answer(prompt, [8, 4], text)
+    assert not says_answer(prompt, [8, 5], text)

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import tiny_job
+from command import avflow_, one_line_error
 
 import avflow
+import avflow.models
 from avflow.errors import InputError
 from avflow.runs.folder import read_config
 from avflow.runs.loop import run
@@ -59,6 +61,23 @@ def test_more_shards_than_samples(tmp_path):
     assert parse_shard("3/3") == (3, 3)
     with pytest.raises(InputError, match="no more shards than there are samples"):
         swept(path, tmp_path / "run", shard="3/3")
+
+
+def test_commands_tell_of_bad_rows_and_take_shards(tmp_path, monkeypatch):
+    loaded = tiny_job.job(tmp_path).load()
+    monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: loaded)
+    path = tiny_job.write(tmp_path / "s.jsonl", IDS)
+    path.write_text(path.read_text() + '{"id": "bad"}\n{"id": "worse"}\n')
+    given = ["m", path, "--knockouts", "video->last", "--layers", "1", "--select", "all"]
+    done = avflow_("sweep", *given, "--out", tmp_path / "run", "--shard", "2/2")
+    assert done.exit_code == 0 and "2 swept" in done.stdout, done.output
+    assert f"2 rows make no sample, left out: {path}, line 6: has no 'question'" in done.stderr
+    assert f", and 1 more: see {tmp_path / 'run' / 'bad_rows.jsonl'}" in done.stderr
+    dry = avflow_("sweep", *given, "--dry-run")
+    assert dry.exit_code == 0 and "2 rows make no sample" in dry.stderr and dry.stdout.count("\n") == 8
+    strict = avflow_("sweep", *given, "--out", tmp_path / "x", "--no-skip-bad")
+    assert "line 6: has no 'question'" in one_line_error(strict)
+    assert "write i/n" in one_line_error(avflow_("sweep", *given, "--out", tmp_path / "x", "--shard", "3/2"))
 
 
 def test_bad_rows_are_told_in_the_run_folder(tmp_path):

@@ -31,7 +31,7 @@ OPTIONS = {
     "share": {"layers", "tokens", "generate", "heads", "knockouts", "cut_layers"},
     "lens": {"layers", "knockouts", "cut_layers"},
     "sinks": {"layers", "times", "among"},
-    "pathways": {"keep", "random", "seed"},
+    "pathways": {"keep", "random", "seed", "rule", "within", "counted_from"},
     "patch": {"source", "sites", "part", "direction", "select", "window", "style", "layers", "memory"},
     "text": {"knockouts", "window", "style", "layers", "max_new_tokens", "semantics", "memory"},
 }
@@ -42,13 +42,17 @@ def add_to(app: typer.Typer) -> None:
 
 
 def parse_keep(texts: list[str]) -> dict[str, list[int] | None]:
-    """Pathways of "video->question=8-19" or "question->last" (all layers). Raises InputError."""
+    """Pathways of "video->question=8-19" or "question->last" (all layers), or groups; "last=none": in no layer.
+
+    Raises:
+        InputError: one that cannot be read, or is given twice.
+    """
     out: dict[str, list[int] | None] = {}
     for text in texts:
         path, _, layers = re.sub(r"\s", "", text).partition("=")
         if path in out:
             raise InputError(f"pathway {path!r} is given twice: write its layers together, such as {path}=3-5,9")
-        out[path] = parse_layers(layers or "all")
+        out[path] = [] if layers == "none" else parse_layers(layers or "all")
     return out
 
 
@@ -94,6 +98,8 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
                 'no path is kept: name them, such as --keep "video->question=8-19" --keep "question->last"'
             )
         there["keep"] = parse_keep(there["keep"])
+        if "within" in there:
+            there["within"] = parse_keep(there["within"])
     return there
 
 
@@ -141,6 +147,15 @@ def look(
         str | None, typer.Option(help="share, lens: where the knockouts are in force.", show_default="all")
     ] = None,
     window: Annotated[str | None, typer.Option(help="text, patch: width of the window; text: or several.")] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="pathways: map_the_flow cuts and counts as that study.", show_default="avflow")
+    ] = None,
+    within: Annotated[
+        list[str] | None, typer.Option(help='pathways: edges within a group stay there: "video=0-19", "last=none".')
+    ] = None,
+    counted_from: Annotated[
+        str | None, typer.Option(help="pathways: edges count from this group's first token on.", show_default="all")
+    ] = None,
     style: Annotated[
         str | None, typer.Option(help="text, patch: center, inverse, top_down, bottom_up.", show_default="center")
     ] = None,
@@ -153,6 +168,7 @@ def look(
 ) -> None:
     """Look into runs: attention shares, answer lens, sinks, pathways, patching, text under knockouts."""
     asked = dict(layers=layers, tokens=tokens, generate=generate, heads=heads, times=times, among=among, keep=keep)
+    asked |= dict(rule=rule, within=within, counted_from=counted_from)
     asked |= dict(random=random, seed=seed, knockouts=knockouts, window=window, style=style, semantics=semantics)
     asked |= dict(max_new_tokens=max_new_tokens, memory=memory)
     asked |= dict(cut_layers=cut_layers, source=source, sites=sites, part=part, direction=direction, select=select)

@@ -94,7 +94,9 @@ class SampleOptions:
         str | None, typer.Option(help='The line after the options; "" for none.', show_default="the model's own")
     ] = None
     question_first: Annotated[bool, typer.Option("--question-first", help="The text before the media.")] = False
-    prompt_style: Annotated[str | None, typer.Option(help="A study's wording by its name: map_the_flow.")] = None
+    prompt_style: Annotated[
+        str | None, typer.Option(help="A wording by name: map_the_flow, av-speakerbench, worldsense, tvbench.")
+    ] = None
     option_form: Annotated[
         str | None, typer.Option(help='Of every option: "({letter}) {text}".', show_default="{letter}. {text}")
     ] = None

@@ -70,6 +70,13 @@ def sweep(
             show_default="options",
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose probability is measured: the key's, or the model's own answer's, as in the studies.",
+            show_default="key",
+        ),
+    ] = None,
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
 ) -> None:
@@ -87,6 +94,7 @@ def sweep(
             semantics=semantics,
             cells=cells,
             correct_by=correct_by,
+            target=target,
             memory=memory,
         )
         job = SweepJob(model, samples, **request, **over.of_job())

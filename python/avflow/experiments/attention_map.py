@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +12,25 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from avflow_ext import AttentionProblem
+from avflow_ext import AttentionProblem, mask_of
 
-from ..checks import integer, members, shown
+from ..checks import integer, shown
+from ..checks import members as members_of
 from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
+from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
 from ..results.results import Results
 from ..walk.capture import Captured, capture
+from ..walk.jobs import members
 from .observe import group_mass, observe, tokens_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-BINS_A_PASS = 63  # the op tells 64 groups apart; one of them stands for all keys of other passes
+CLASSES = 64  # groups that the op tells apart; some of them stand for the keys of other passes
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,14 @@ def attention_map(
     bins: int = 128,
     boundaries: Sequence[int] | None = None,
     check: str | int | None = None,
+    knockout: Knockout | str | None = None,
+    cut_in: int | Sequence[int] | None = None,
     labels: Any = None,
 ) -> AttentionMap:
     """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
 
     Pooling is exact: weights are summed over a stretch's keys inside the op (its group masses), and averaged over its
-    rows. One more pass of the op for every 63 bins.
+    rows. One more pass of the op for every 63 bins; under a knockout for every 15 or so.
 
     Args:
         prompt: a Prompt, a Sample, or what holds exactly one: a list, an iterator, a samples file.
@@ -90,6 +96,9 @@ def attention_map(
         bins: stretches of about equal length; fewer where there are fewer tokens.
         boundaries: where stretches begin instead, increasing token numbers (the first is 0), such as frame starts.
         check, labels: as of `avflow.sweep`.
+        knockout: what is cut while the model is looked at, as text or Knockout: the maps are those of the knocked-out
+            run. A line of a row that loses all its edges adds up to 0. None: nothing.
+        cut_in: the layers in which it is; None for all.
 
     Raises:
         InputError: no prompt or several, layers that the model does not have, boundaries that do not increase or
@@ -97,32 +106,91 @@ def attention_map(
     """
     check_model(model)
     chosen = layer_list(layers, model.n_layers)
+    cut = Knockout.parse(knockout) if isinstance(knockout, str) else knockout
+    if cut is not None and not isinstance(cut, Knockout):
+        raise InputError(f"knockout = {shown(knockout)}: pass a text form, avflow.Knockout, or None")
+    if cut is None and cut_in is not None:
+        raise InputError("cut_in without a knockout: say what is cut in these layers")
+    if cut is not None:
+        cut.check_heads(model.n_heads)
+    gone = frozenset() if cut is None else frozenset(layer_list(cut_in, model.n_layers))
     with checking(model, check):
         captured = capture(model, as_prompt(model, prompt, labels=labels))
-        return _pooled(model, captured, chosen, _starts(len(captured), bins, boundaries))
+        return _pooled(model, captured, chosen, _starts(len(captured), bins, boundaries), cut, gone)
 
 
-def _pooled(model: Model, captured: Captured, chosen: list[int], starts: np.ndarray) -> AttentionMap:
+@dataclass(frozen=True)
+class _Pass:
+    """One more run of the op: the masses of some stretches' keys, and of all others together.
+
+    bins: those of this pass. clean, cut: the problem without and with the knockout. bin_of_class: int [classes], which
+    of the bins each of the problem's groups belongs to, counted from the first; -1: to none.
+    """
+
+    bins: range
+    clean: AttentionProblem
+    cut: AttentionProblem | None
+    bin_of_class: list[int]
+
+
+def _passes(model: Model, captured: Captured, bin_of: np.ndarray, cut: Knockout | None) -> list[_Pass]:
+    """Without a knockout a group of the op is a bin. With one it is a bin's tokens of one side: of those that a cut's
+    source holds, its target, both, neither; for a cut is told to the op by groups."""
+    words = [] if cut is None else [word for c in cut.cuts(model.groups) for word in (c.source, c.target)]
+    sides = sum((members(word, captured.columns.group).astype(np.int64) << n for n, word in enumerate(words)), start=0)
+    _, side = np.unique(np.broadcast_to(sides, len(bin_of)), return_inverse=True)  # [n], from 0
+    kinds = int(side.max()) + 1
+    width = max(1, CLASSES // kinds - 1)
+    passes = []
+    for first in range(0, int(bin_of.max()) + 1, width):
+        here = bin_of - first
+        here = np.where((here >= 0) & (here < width), here, width)
+        group = (here * kinds + side).astype(np.int32)
+        rows = tokens_of(captured, torch.from_numpy(group))
+        classes = [n // kinds if n // kinds < width else -1 for n in range((width + 1) * kinds)]
+        clean, knocked = AttentionProblem(rows=rows, groups=len(classes)), None
+        if cut is not None:
+            cuts = []
+            for c in cut.cuts(model.groups):
+                source, target = (_classes(word, captured, group) for word in (c.source, c.target))
+                cuts.append(dataclasses.replace(c, source=source, target=target))
+            knocked = AttentionProblem(rows=rows, groups=len(classes), cuts=cuts)
+        passes.append(_Pass(range(first, min(first + width, int(bin_of.max()) + 1)), clean, knocked, classes))
+    return passes
+
+
+def _classes(word: int, captured: Captured, group: np.ndarray) -> int:
+    """A set of the prompt's groups as the set of classes that its tokens are in."""
+    return mask_of(np.unique(group[members(word, captured.columns.group)]).tolist())
+
+
+def _pooled(
+    model: Model,
+    captured: Captured,
+    chosen: list[int],
+    starts: np.ndarray,
+    cut: Knockout | None,
+    gone: frozenset[int],
+) -> AttentionMap:
     count = len(starts) - 1
     bin_of = np.repeat(np.arange(count), np.diff(starts))  # [n]
-    problems = []
-    for first in range(0, count, BINS_A_PASS):
-        here = bin_of - first
-        group = np.where((here >= 0) & (here < BINS_A_PASS), here, BINS_A_PASS).astype(np.int32)
-        problems.append(AttentionProblem(rows=tokens_of(captured, torch.from_numpy(group)), groups=BINS_A_PASS + 1))
+    passes = _passes(model, captured, bin_of, cut)
     weight = np.zeros((len(chosen), count, count), np.float32)
     rows_of = torch.from_numpy(bin_of)
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
-        for part, problem in enumerate(problems):
-            mass = group_mass(q, k, v, problem, scale)  # [n, heads, 64]
-            pooled = torch.zeros(count, BINS_A_PASS + 1, device=mass.device)
+        for one in passes:
+            problem = one.cut if one.cut is not None and layer in gone else one.clean
+            mass = group_mass(q, k, v, problem, scale)  # [n, heads, classes]
+            pooled = torch.zeros(count, mass.shape[-1], device=mass.device)
             pooled.index_add_(0, rows_of.to(mass.device), mass.mean(1))
-            first = part * BINS_A_PASS
-            stop = min(first + BINS_A_PASS, count)
-            weight[chosen.index(layer), :, first:stop] = pooled[:, : stop - first].cpu().numpy()
+            found = pooled.cpu().numpy()
+            for number, place in enumerate(one.bin_of_class):
+                if 0 <= place < len(one.bins):
+                    weight[chosen.index(layer), :, one.bins[place]] += found[:, number]
 
-    observe(model, captured, on_attention=see, layers=chosen)
+    cuts = [] if cut is None else cut.cuts(model.groups)
+    observe(model, captured, on_attention=see, layers=chosen, cuts=lambda layer: cuts if layer in gone else ())
     weight /= np.diff(starts)[None, :, None]
     names = model.groups.names
     groups = [
@@ -134,7 +202,7 @@ def _pooled(model: Model, captured: Captured, chosen: list[int], starts: np.ndar
 def _starts(n: int, bins: int, boundaries: Sequence[int] | None) -> np.ndarray:
     if boundaries is not None:
         mend = f"pass increasing token numbers from 0 to below {n}"
-        given = members(boundaries, n)  # no more can increase
+        given = members_of(boundaries, n)  # no more can increase
         if given is None:
             raise InputError(f"boundaries = {shown(boundaries)}: {mend}")
         starts = np.array([*(integer("a boundary", one, mend=mend) for one in given), n])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avflow_ext import Cut, table_of
+from avflow_ext import Cut, mask_of, table_of
 
 from .. import checks
 from ..data.prepare import PromptSource, as_prompts
@@ -22,6 +23,7 @@ from ..models.base import Model, check_model
 from ..models.proof import checking, figures
 from ..prompts.correct import answers_correctly
 from ..prompts.groups import GroupTable
+from ..prompts.prompt import Prompt
 from ..prompts.relabel import warn_of_left
 from ..results.results import Results
 from ..results.schemas import PATHWAYS as SCHEMA
@@ -33,6 +35,16 @@ __all__ = ["SCHEMA", "Keep", "count_edges", "pathways"]
 Layers = Iterable[int] | None  # None: all
 # One type for each kind of keys: a Mapping[str, ...] is no Mapping[str | Knockout, ...].
 Keep = Mapping[str, Layers] | Mapping[Knockout, Layers] | Mapping[str | Knockout, Layers]
+Within = Mapping[str, Layers]
+
+# Map the Flow's rule: its published code cuts video -> video after layer 20 and question -> question after 25 (counted
+# from 1), and last -> last everywhere, which is the last token's edge to itself; it counts, and draws for its control,
+# edges from the first video token on.
+MAP_THE_FLOW: dict[str, Any] = {
+    "within": {"video": range(20), "question": range(25), "last": ()},
+    "counted_from": "video",
+}
+RULES: dict[str, dict[str, Any]] = {"avflow": {}, "map_the_flow": MAP_THE_FLOW}
 
 
 @dataclass(frozen=True)
@@ -65,14 +77,25 @@ def _kept(model: Model, keep: Keep) -> list[_Kept]:
     return out
 
 
+def _within(model: Model, within: Within) -> dict[int, frozenset[int]]:
+    """{64-bit set of groups: the layers in which edges among them stay}."""
+    out: dict[int, frozenset[int]] = {}
+    for name, layers in within.items():
+        chosen = layers if layers is None else list(layers)
+        some = frozenset() if chosen == [] else frozenset(layer_list(chosen, model.n_layers))
+        out[model.groups.expand(name)] = some
+    return out
+
+
 class _Rules:
     """What is cut in each layer, for one model and one set of pathways."""
 
-    def __init__(self, model: Model, keep: Keep, context: str) -> None:
+    def __init__(self, model: Model, keep: Keep, context: str, within: Within) -> None:
         self.groups: GroupTable = model.groups
         self.kept = _kept(model, keep)
         paths = [Knockout.parse(path) if isinstance(path, str) else path for path in keep]
         self.sides = [side for path in paths for side in path.groups]
+        self.within = _within(model, within)
         self.context = self.groups.expand(context)
         # The answer's own tokens stand in for `last`: what may reach it may reach them, and they may see it.
         self.tail = self.groups.expand("last+answer")
@@ -94,13 +117,27 @@ class _Rules:
         cuts = [Cut(source=word, target=hidden) for hidden, word in targets.items()]
         for group in present:
             across = [p for p in self.kept if p.across_items and any(word >> group & 1 for word, _ in p.pairs)]
-            if across and not any(layer in p.layers for p in across):
+            gone = self._gone_within(layer, group, group)
+            if gone:
+                cuts.append(Cut(1 << group, 1 << group, cut_self=gone == "self"))
+            elif across and not any(layer in p.layers for p in across):
                 cuts.append(Cut(1 << group, 1 << group, scope="other_items"))
         return cuts
+
+    def _gone_within(self, layer: int, source: int, target: int) -> str:
+        """Whether `within` cuts the edges between two groups of one of its sets: "" no, "edges", or "self": the last
+        token's edge to itself too, which is all that there is of last -> last."""
+        for word, layers in self.within.items():
+            if word >> source & 1 and word >> target & 1 and layer not in layers:
+                return "self" if source == target and self.tail >> source & 1 else "edges"
+        return ""
 
     def _open(self, layer: int, source: int, target: int) -> bool:
         if self.context >> source & 1:
             return True
+        together = [word for word in self.within if word >> source & 1 and word >> target & 1]
+        if together:  # two groups of one set, such as the question's text and an option: its rule, whatever is kept
+            return not self._gone_within(layer, source, target)
         if self.tail >> source & 1 and self.tail >> target & 1:
             return True
         reach = self.tail if self.tail >> target & 1 else 1 << target
@@ -113,13 +150,14 @@ class _Rules:
 
 
 def count_edges(cuts: Sequence[Cut], group: np.ndarray, item: np.ndarray) -> int:
-    """Causal edges that disjoint cuts take out, self edges excepted; from counts, never token by token pair."""
+    """Causal edges that disjoint cuts take out, self edges where a cut says so; from counts, never pair by pair."""
     total = 0
     for cut in cuts:
         source, target = (table_of(word)[group] for word in (cut.source, cut.target))
         if cut.scope == "other_items":
             source, target = source & (item >= 0), target & (item >= 0)
         total += int((np.cumsum(source) - source)[target].sum())
+        total += int((source & target).sum()) if cut.cut_self else 0
         if cut.scope == "other_items":
             for one in np.unique(item[source]):
                 mine = source & (item == one)
@@ -135,13 +173,17 @@ def pathways(
     seed: int = 0,
     context: str = "system+template",
     check: str | int | None = None,
+    rule: str = "avflow",
+    within: Within | None = None,
+    counted_from: str | None = None,
     labels: Any = None,
 ) -> Results:
     """Accuracy and answer probability with only the named edges left, against the full model and random edges.
 
     The method of Map the Flow (ICLR 2026), effective pathways: all edges between groups are cut but those of the
     pathways, each in its own layers. Edges within a group stay, unless it has a "cross:" path: then its edges between
-    items stay in that path's layers only. One pass a prompt and run, O(tokens) memory.
+    items stay in that path's layers only; or unless `within` or `rule` says otherwise. One pass a prompt and run,
+    O(tokens) memory.
 
     Args:
         prompts: as of `avflow.sweep`.
@@ -152,11 +194,18 @@ def pathways(
         seed: of the first control; the next ones count up.
         context: groups that all others may read, and that read only each other.
         check, labels: as of `avflow.sweep`.
+        rule: "avflow", or "map_the_flow", by which that study's shares of edges are counted: where they are not given,
+            `within` is {"video": layers 0 to 19, "question": 0 to 24, "last": none}, `counted_from` "video".
+        within: group or alias -> the layers in which its tokens' edges to each other stay (None for all, () for none);
+            of an alias those between its groups too, whatever `keep` says of them. A token keeps its edge to itself,
+            but `last`, whose only one it is, loses it.
+        counted_from: a group: only edges among the tokens from its first one on are counted in edges_kept, and drawn
+            by the controls. None: all.
 
     Returns:
         Results with a row per prompt and run ("full", "pathways", "random 0", ...): edges_kept (share of the causal
-        edges of all layers, self edges included), correct (as the sweep defines it), p, logp (natural, of all answer
-        tokens).
+        edges of all layers, self edges included, from `counted_from` on), correct (as the sweep defines it), p, logp
+        (natural, of all answer tokens).
 
     Raises:
         InputError: a path of another form, layers or groups that the model does not have, no prompts.
@@ -173,7 +222,8 @@ def pathways(
     # Once: layers may be an iterator.
     paths = {path: layers if layers is None else list(layers) for path, layers in keep.items()}
     given = as_prompts(model, prompts, labels=labels)
-    rules = _Rules(model, paths, context)
+    inner, counted_from = _ruled(model, rule, within, counted_from)
+    rules = _Rules(model, paths, context, inner)
     rows: list[tuple] = []
     with checking(model, check):
         for prompt in given:
@@ -181,26 +231,70 @@ def pathways(
             captured = capture(model, prompt)
             group, item = captured.columns.group, captured.columns.item
             present = set(group.tolist())
-            n, layers = len(captured), range(model.n_layers)
+            layers = range(model.n_layers)
+            begin = _begin(model, prompt, group, counted_from)
+            n = len(captured) - begin  # tokens whose edges are counted
             cuts = [rules.cuts(layer, present) for layer in layers]
-            gone = [count_edges(one, group, item) for one in cuts]
+            gone = [count_edges(one, group[begin:], item[begin:]) for one in cuts]
             edges = n * (n + 1) // 2  # causal ones of a layer, self edges included
+            counted = captured if begin == 0 else _apart(captured, begin, present)
             runs: dict[str, list[list[Cut]]] = {"full": [[] for _ in layers], "pathways": cuts}
             for i in range(random):
-                everything, shares = model.groups.expand("all"), [g / max(edges - n, 1) for g in gone]
+                everything = mask_of(sorted(set(counted.columns.group[begin:].tolist())))
+                shares = [min(1.0, g / max(edges - n, 1)) for g in gone]
                 runs[f"random {i}"] = [
                     [Cut(everything, everything, random_share=s, seed=(seed + i) * 4096 + layer)] if s else []
                     for layer, s in enumerate(shares)
                 ]
             share = 1 - sum(gone) / (edges * model.n_layers)
             for name, per_layer in runs.items():
-                logp, correct = _answer(model, captured, per_layer)
+                logp, correct = _answer(model, counted if name.startswith("random") else captured, per_layer)
                 kept = 1.0 if name == "full" else share
                 rows.append((prompt.id, prompt.task, name, kept, correct, math.exp(logp), logp))
     named = {path if isinstance(path, str) else path.name: layers for path, layers in paths.items()}
-    return Results.from_tuples(
-        "pathways", rows, keep=named, random=random, seed=seed, context=context, check=figures(model)
-    )
+    asked: dict[str, Any] = {"keep": named, "random": random, "seed": seed, "context": context}
+    for name, value in (("rule", rule), ("within", inner), ("counted_from", counted_from)):
+        if value and value != "avflow":
+            asked[name] = value
+    return Results.from_tuples("pathways", rows, **asked, check=figures(model))
+
+
+def _ruled(
+    model: Model, rule: str, within: Within | None, counted_from: str | None
+) -> tuple[dict[str, list[int] | None], str | None]:
+    """`within` and `counted_from` as given, or the rule's, for this model's layers."""
+    checks.choice("rule", rule, RULES)
+    if within is not None and not isinstance(within, Mapping):
+        raise InputError(f"within = {checks.shown(within)}: pass {{group: layers or None}}")
+    if within is None and "within" in RULES[rule]:
+        limit = range(model.n_layers)
+        within = {name: [layer for layer in some if layer in limit] for name, some in RULES[rule]["within"].items()}
+    inner = {name: None if some is None else list(some) for name, some in (within or {}).items()}
+    counted_from = RULES[rule].get("counted_from") if counted_from is None else counted_from
+    for name in (*inner, *([] if counted_from is None else [counted_from])):
+        model.groups.expand(checks.text("a group of pathways", name))
+    return inner, counted_from
+
+
+def _begin(model: Model, prompt: Prompt, group: np.ndarray, counted_from: str | None) -> int:
+    """The first token whose edges are counted."""
+    if counted_from is None:
+        return 0
+    at = np.flatnonzero(table_of(model.groups.expand(counted_from))[group])
+    if not len(at):
+        raise InputError(f"prompt {prompt.id!r}: edges are counted from {counted_from!r} on, of which it has no token")
+    return int(at[0])
+
+
+def _apart(captured: Captured, begin: int, present: set[int]) -> Captured:
+    """The same with the tokens before `begin` in a group that no other token has: no cut of the others' edges meets
+    them."""
+    free = next((g for g in range(63, -1, -1) if g not in present), None)
+    if free is None:
+        raise InputError("all 64 groups are in use, so that none is left for what is not counted: pass random=0")
+    group = captured.columns.group.copy()
+    group[:begin] = free
+    return dataclasses.replace(captured, columns=dataclasses.replace(captured.columns, group=group))
 
 
 @torch.no_grad()

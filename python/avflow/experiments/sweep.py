@@ -45,9 +45,10 @@ class SweepRows:
 
 def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
     p, model, clean = plan.prompts[prompt], plan.model, runner.clean[prompt]
-    correct, logp_clean = runner.correct(prompt), sum(clean.logp)
+    correct, own = runner.correct(prompt), plan.request.target == "own"
     kernel = kernel_name(model.device)
-    answer = p.answer or model.text(list(p.answer_ids))
+    key = p.answer or model.text(list(p.answer_ids))
+    logp_clean, logp_key = clean.own if own else sum(clean.logp), sum(clean.logp)
     texts: dict[int, str] = {}
 
     def text(token: int) -> str:
@@ -60,7 +61,9 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
         if status == "ok" and not layers:
             shown = "no layer in the window"
         cut = runner.cut[job] if job else clean
-        logp = None if status.startswith("no token") else sum(cut.logp)
+        there = not status.startswith("no token")
+        logp = None if not there else cut.own if own else sum(cut.logp)
+        logp_cut_key = sum(cut.logp) if own and there else None
         rows.append(
             {
                 "prompt": p.id,
@@ -70,22 +73,31 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
                 "window": width,
                 "first_layer": min(layers, default=None),
                 "last_layer": max(layers, default=None),
-                "answer": answer,
+                "answer": text(clean.own_token) if own else key,
                 "p_clean": math.exp(logp_clean),
                 "p_knockout": None if logp is None else math.exp(logp),
                 "logp_clean": logp_clean,
                 "logp_knockout": logp,
-                # from the logarithms: right also where both probabilities underflow
-                "change_percent": None if logp is None else 100 * math.expm1(min(logp - logp_clean, 700.0)),
+                "change_percent": _change(logp, logp_clean),
                 "top_clean": text(clean.top[0]),
                 "top_knockout": None if logp is None else text(cut.top[0]),
                 "correct": correct,
                 "correct_knockout": None if logp is None else runner.correct(prompt, job),
                 "status": shown,
                 "kernel": kernel,
+                "target": plan.request.target,
+                "key": key if own else None,
+                "p_clean_key": math.exp(logp_key) if own else None,
+                "p_knockout_key": None if logp_cut_key is None else math.exp(logp_cut_key),
+                "change_percent_key": _change(logp_cut_key, logp_key),
             }
         )
     return rows
+
+
+def _change(logp: float | None, clean: float) -> float | None:
+    """In percent of the clean probability; from the logarithms: right also where both probabilities underflow."""
+    return None if logp is None else 100 * math.expm1(min(logp - clean, 700.0))
 
 
 def sweep_prompts(
@@ -103,7 +115,7 @@ def _sweep(
     model: Model, batch: Sequence[Captured], request: SweepRequest, began: float, tick: Callable[[float], None] | None
 ) -> list[SweepRows]:
     plan = Plan(model, [c.prompt for c in batch], request)
-    runner = Runner(plan, batch, tick, correct_by=request.correct_by)
+    runner = Runner(plan, batch, tick, correct_by=request.correct_by, own=request.target == "own")
     walks = plan.layouts
     if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
         runner.run(plan.layouts[0].clean_only())
@@ -124,7 +136,8 @@ def _sweep(
 
 
 def _info(runner: Runner, prompt: int, seconds: float) -> dict[str, Any]:
-    logp = sum(runner.clean[prompt].logp)
+    clean = runner.clean[prompt]
+    logp = clean.own if runner.own else sum(clean.logp)
     return {
         "prompt": runner.plan.prompts[prompt].id,
         "selected": False,
@@ -214,6 +227,7 @@ def sweep(
     on_error: str = "raise",
     cells: Any = SweepRequest.cells,
     correct_by: str = SweepRequest.correct_by,
+    target: str = SweepRequest.target,
     labels: Any = None,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
@@ -240,7 +254,7 @@ def sweep(
         InputError: a value out of range, layers, heads or groups that the model does not have, no prompts, two of one
             id, too little memory. NumericError: NaN or infinity in the run.
     """
-    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by)
+    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by, target)
     check_model(model)
     given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error, labels=labels)
     request.windows(model)

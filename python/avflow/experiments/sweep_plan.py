@@ -26,6 +26,7 @@ from ..walk.memory import parse_bytes
 from ..walk.packing import Walks
 
 SELECT = ("correct", "wrong", "all")
+TARGETS = ("key", "own")
 MOST_CELLS = 100_000
 
 
@@ -54,6 +55,9 @@ class SweepRequest:
         correct_by: what counts as a correct answer, and is selected by: "options", the answer's letter leads the
             options' letters (without options: all its tokens lead); "vocabulary", the studies' rule: the model's most
             probable token is the answer, whatever its case.
+        target: whose probability is measured: "key", the right answer's; "own", as the studies' percentages, that of
+            the token which the clean model itself says first (of an open-ended answer, too, one token). The key's
+            columns are kept beside it.
 
     Raises:
         InputError: a value out of range; the message names it.
@@ -68,6 +72,7 @@ class SweepRequest:
     memory: int | str | None = None
     cells: Any = None
     correct_by: str = "options"
+    target: str = "key"
 
     def __post_init__(self) -> None:
         if self.cells is not None:
@@ -85,6 +90,7 @@ class SweepRequest:
             raise InputError(f"window = {shown(self.window)}: a width is given twice")
         choice("select", self.select, SELECT)
         choice("correct_by", self.correct_by, CORRECT_BY)
+        choice("target", self.target, TARGETS)
         choice("semantics", self.semantics, SEMANTICS)
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
@@ -140,12 +146,14 @@ class SweepRequest:
         }
 
     def unusual(self) -> dict[str, Any]:
-        """`cells` and `correct_by` where they are asked for, as JSON can hold them."""
+        """`cells`, `correct_by` and `target` where they are asked for, as JSON can hold them."""
         found: dict[str, Any] = {}
         if self.cells is not None:
             found["cells"] = [[knockout.name, centre] for knockout, centre in self.cells]
         if self.correct_by != "options":
             found["correct_by"] = self.correct_by
+        if self.target != "key":
+            found["target"] = self.target
         return found
 
     def windows(self, model: Model) -> list[Window]:

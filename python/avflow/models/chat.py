@@ -137,7 +137,8 @@ class ChatFamily(Family):
     ) -> Prompt:
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
-        own = (wording.system, wording.instruction, wording.style.option, wording.style.answer_prefix)
+        style = wording.style
+        own = (wording.system, wording.instruction, style.option, style.answer_prefix, style.closing or "")
         for text in (*own, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
         text, spans = _render(model.processor, wording.system, parts)
@@ -227,9 +228,10 @@ def wording(
 ) -> Wording:
     """The caller's texts; for None what the checkpoint's config.json has in `prompt_texts`, else the published ones."""
     texts = {"system": published, "instruction": INSTRUCTION} | (getattr(model.hf.config, "prompt_texts", None) or {})
-    given = {"system": system, "instruction": instruction}
+    chosen = PromptStyle.of(style)
+    given = {"system": system, "instruction": chosen.instruction if instruction is None else instruction}
     texts |= {name: text for name, text in given.items() if text is not None}
-    return Wording(**texts, question_first=question_first, style=PromptStyle.of(style))
+    return Wording(**texts, question_first=question_first, style=chosen)
 
 
 def step_seconds(inputs: dict[str, Any], name: str) -> list[float] | None:
@@ -373,10 +375,11 @@ def _check_text_length(model: Model, n: int) -> None:
 def _item_parts(sample: Sample, item: Interleaved, wording: Wording) -> tuple[list[Part], list[tuple[str, int]]]:
     """What an interleaved item's user turn is made of, and what each of its media is."""
     kind, instruction = item.kind, wording.instruction
-    if wording.style.instruction_first or wording.style.option != PromptStyle.option:
+    style = wording.style
+    if style.instruction_first or style.option != PromptStyle.option or style.closing is not None:
         raise InputError(
             f"sample {sample.id!r}: an interleaved item ends in its letters and the instruction: its style has neither "
-            "instruction_first nor an option's form"
+            "instruction_first nor closing nor an option's form"
         )
     parts: list[Part] = []
     roles: list[tuple[str, int]] = []

@@ -24,6 +24,9 @@ class PromptStyle:
             cut with the question, and leave with it. The studies leave it out of the question.
         answer_prefix: what the assistant's turn begins with, such as "Best option:(": its tokens are `template`, its
             last one is `last`, and the answer's first token follows it.
+        instruction: the instruction's text, where the caller gives none; None: the model's own.
+        closing: a last line after the options, such as "The best answer is:", with the instruction's group; "" for an
+            empty one; None for none.
 
     Raises:
         InputError: an option form without a letter or a text, a value of another type.
@@ -33,12 +36,17 @@ class PromptStyle:
     instruction_first: bool = False
     separate_instruction: bool = False
     answer_prefix: str = ""
+    instruction: str | None = None
+    closing: str | None = None
 
     def __post_init__(self) -> None:
         checks.text("PromptStyle.option", self.option)
         checks.text("PromptStyle.answer_prefix", self.answer_prefix)
         checks.flag("PromptStyle.instruction_first", self.instruction_first)
         checks.flag("PromptStyle.separate_instruction", self.separate_instruction)
+        for name in ("instruction", "closing"):
+            if getattr(self, name) is not None:
+                checks.text(f"PromptStyle.{name}", getattr(self, name))
         if self.option.count("{letter}") != 1 or self.option.count("{text}") != 1:
             shown = checks.shown(self.option)
             raise InputError(
@@ -69,10 +77,29 @@ class PromptStyle:
         return before.replace("{letter}", LETTERS[number]) + text + after.replace("{letter}", LETTERS[number])
 
 
+_LETTER_ONLY = "Respond with only the letter (A, B, C, or D) of the correct option."
 STYLES = {
     "avflow": PromptStyle(),
     # The published code of Map the Flow (its TVBench prompts): options in brackets, the answer begun for the model.
     "map_the_flow": PromptStyle("({letter}) {text}", separate_instruction=True, answer_prefix="Best option:("),
+    # Data sets' own evaluations, as lmms-eval has them; the instruction is no part of the question.
+    "av-speakerbench": PromptStyle(
+        instruction_first=True,
+        separate_instruction=True,
+        instruction="Select the best answer to the following multiple-choice question based on the audiovisual clip. "
+        + _LETTER_ONLY,
+        closing="The best answer is:",
+    ),
+    "worldsense": PromptStyle(
+        instruction_first=True,
+        separate_instruction=True,
+        instruction="Carefully watch this video and pay attention to every detail. Based on your observations, select "
+        "the best option that accurately addresses the question.\nThese are the frames of a video and the "
+        "corresponding audio. Select the best answer to the following multiple-choice question based on the video. "
+        + _LETTER_ONLY,
+        closing="",
+    ),
+    "tvbench": PromptStyle(separate_instruction=True, instruction="Answer with the option letter only."),
 }
 
 
@@ -97,7 +124,10 @@ class Wording:
         if sample.options and self.instruction:
             line = (self.instruction, self.instruction_group, -1)
             lines.insert(0 if self.style.instruction_first else len(lines), line)
-        return [(text + "\n" * (n + 1 < len(lines)), group, item) for n, (text, group, item) in enumerate(lines)]
+        if sample.options and self.style.closing is not None:
+            lines.append((self.style.closing, self.instruction_group, -1))
+        whole = [(text + "\n" * (n + 1 < len(lines)), group, item) for n, (text, group, item) in enumerate(lines)]
+        return [line for line in whole if line[0]]
 
 
 def option_group(sample: Sample, number: int) -> str:

@@ -1,12 +1,14 @@
 """Figures by matplotlib, each from a table: the information flow, attention, eviction."""
 
 from ..moved import old_names
+from .accuracy import accuracy
 from .attention import lens_lines, map_image, pathway_bars, share_bars
 from .eviction import eviction_lines
 from .information_flow import flow, flow_panels, heat_map, save, widths
 from .words import word_lines
 
 __all__ = [
+    "accuracy",
     "eviction_lines",
     "flow",
     "flow_panels",

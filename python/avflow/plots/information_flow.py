@@ -24,7 +24,7 @@ from .. import checks
 from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
-from ..results.change import AXES, Center, Clusters, Interval, average_change
+from ..results.change import Center, Clusters, Interval, average_change, axis_of, target_of
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .drawable import heading, table_with
@@ -87,7 +87,7 @@ def flow(
         figure, ax = canvas(ax, (6.0, 3.1))
         _lines(ax, means, chosen, first_layer)
         _decorate(ax, table.filter(_is_in(table, chosen)), title)
-        ax.set_ylabel(AXES[center])
+        ax.set_ylabel(axis_of(table, center))
         _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4)
     return figure, ax
@@ -124,7 +124,7 @@ def flow_panels(
             _decorate(ax, table, None)
             ax.set_title(name, loc="left")
             ax.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.17), frameon=False, handlelength=2.4)
-        axes[0].set_ylabel(AXES[center])
+        axes[0].set_ylabel(axis_of(table, center))
         _span(axes[0])
         figure.suptitle(_titled(table, title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     return figure, axes
@@ -175,7 +175,7 @@ def heat_map(
         ax.set_xlabel("Layer (window centre)")
         ax.set_title(_titled(table.filter(_is_in(table, chosen)), title), loc="left")
         bar = figure.colorbar(image, ax=ax, pad=0.015, fraction=0.05, aspect=2 + 1.6 * len(chosen))
-        bar.set_label("Change (%)")
+        bar.set_label("Change (%)" if target_of(table) != "own" else "Change (%), predicted token")
         bar.outline.set_visible(False)
     return figure, ax
 
@@ -209,7 +209,7 @@ def widths(
         _decorate(ax, table, title or path_label(path))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.margins(x=0.02)
-        ax.set_ylabel(AXES["mean"])
+        ax.set_ylabel(axis_of(table, "mean"))
         _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4, title="Window")
     return figure, ax

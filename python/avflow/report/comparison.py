@@ -21,11 +21,12 @@ from ..errors import InputError
 from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
-from ..results.change import difference, mean_change, significance
+from ..results.change import difference, mean_change, significance, target_of
 from ..results.export import csv_text
 from ..results.results import read
 from ..results.table import paths_of
 from ..results.table import select as select_rows
+from ..results.tasks import between_tasks
 from ..runs.records import read_records, videos_of
 from .html import comparison_page
 from .names import folder_names
@@ -64,9 +65,14 @@ def read_runs(folders: Sequence[str | Path], select: str = "all") -> list[Compar
     runs = []
     for folder, name in zip(folders, folder_names(folders), strict=True):
         results = read(folder)
+        own = ", own answer" if target_of(results.table) == "own" else ""
         model = str((results.meta.get("config") or {}).get("model", ""))
         table = select_rows(results.table, select)
-        runs.append(ComparedRun(name, Path(model).name or model, table, read_records(folder), results.meta["finished"]))
+        runs.append(
+            ComparedRun(
+                f"{name}{own}", Path(model).name or model, table, read_records(folder), results.meta["finished"]
+            )
+        )
     return runs
 
 
@@ -130,6 +136,29 @@ def difference_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     return out
 
 
+def task_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+    """One row per run, two of its tasks and path: where the two differ most, and how sure that is (`between_tasks`).
+
+    None of runs with one task.
+    """
+    out = []
+    for run in runs:
+        if len([task for task in pc.unique(run.table["task"]).to_pylist() if task]) < 2:
+            continue
+        strongest: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for row in between_tasks(run.table, cluster=run.clusters).to_pylist():
+            key = (row["task"], row["other"], row["knockout"])
+            order = (1.0 if row["p"] is None else row["p"], -abs(row["difference"]))
+            if key not in strongest or order < strongest[key]["order"]:
+                strongest[key] = {**row, "order": order}
+        numbers = ("change", "change_other", "difference", "low", "high", "p")
+        for (task, other, path), row in strongest.items():
+            named = {"run": run.name, "task": task, "other": other, "path": path, "layer": row["layer"]}
+            counts = {"samples": row["samples"], "samples_other": row["samples_other"]}
+            out.append({**named, **counts, **{name: _rounded(row[name]) for name in numbers}})
+    return out
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
@@ -176,8 +205,8 @@ def compare_path(
 
 @renamed_keyword("which", "select")
 def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "all", title: str = "Runs") -> list[Path]:
-    """Write comparison.csv, differences.csv (where runs have samples in common), comparison.html and a figure per path
-    (PNG and PDF) into `out`; returns the files made.
+    """Write comparison.csv, differences.csv (where runs have samples in common), tasks.csv (where a run has several
+    tasks), comparison.html and a figure per path (PNG and PDF) into `out`; returns the files made.
 
     Raises:
         InputError: fewer than two runs, one that cannot be read, or no path with a value in any.
@@ -198,6 +227,10 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
         text = csv_text(list(unlike[0]), (list(row.values()) for row in unlike))
         write_whole(out / "differences.csv", text.encode())
         made.append(out / "differences.csv")
+    if apart := task_rows(runs):
+        text = csv_text(list(apart[0]), (list(row.values()) for row in apart))
+        write_whole(out / "tasks.csv", text.encode())
+        made.append(out / "tasks.csv")
     with writing(out / "figures"):
         for number, path in enumerate(paths):
             figure, _ = compare_path(runs, path, relative=relative)

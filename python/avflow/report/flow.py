@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..plots.style import PANELS, distinct_styles, panel_of, path_label
-from ..results.change import mean_change, significance
+from ..results.change import mean_change, significance, target_of
 from ..results.table import paths_of
 from ..runs.records import videos_of
 from .colors import dashes, ink
@@ -21,6 +21,8 @@ def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, 
     lines: [{path, label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples, p]: those of
     results.mean_change as they are, percent, low and high None for a lone sample; and p of results.significance,
     corrected for all paths and layers, of the tasks' entries for all tasks too; None where it cannot be sure.
+
+    Where the changes are those of the model's own answer (target="own"), `own` says so.
 
     Samples on one file (the questions on one video) are drawn, and flipped, together.
     """
@@ -72,7 +74,8 @@ def _entry(
         ]
         if lines:
             panels.append({"title": title, "lines": lines})
-    return {"task": task, "samples": len(ids), "right": sum(known), "known": len(known), "panels": panels}
+    own = {"own": True} if target_of(rows) == "own" else {}
+    return {"task": task, "samples": len(ids), "right": sum(known), "known": len(known), "panels": panels, **own}
 
 
 def lines_of(entry: dict[str, Any]) -> list[dict[str, Any]]:

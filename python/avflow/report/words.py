@@ -89,6 +89,8 @@ def flow_sentence(entry: dict[str, Any], base: int = 0, looks: int = 1) -> str:
         sure = "no path mattered" if all(map(absent, lines)) else "no path is sure to have mattered"
         return head + f"{sure}; the largest change is {_change(peak(top)[1])}, {top['label']}" + few + "."
     text = f"cutting {strong[0][0]['label']} {_strongest_change(*strong[0], base)}"
+    if entry.get("own"):
+        text = text.replace("the answer's probability", "the probability of the model's own answer", 1)
     others = [f"{line['label']} ({_change(top[1])}, {_layers(line, top, base)})" for line, top in strong[1:4]]
     if others:
         text += "; then " + ", ".join(others)

@@ -5,10 +5,12 @@ from .change import average_change, bootstrap, difference, mean_change, path, si
 from .results import Results, read
 from .schemas import register
 from .table import one_width, paths_of, select, widths_of
+from .tasks import between_tasks
 
 __all__ = [
     "Results",
     "average_change",
+    "between_tasks",
     "bootstrap",
     "difference",
     "mean_change",

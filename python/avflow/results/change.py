@@ -28,6 +28,26 @@ AXES: dict[str, str] = {  # what a figure's axis says
     "log_ratio": "Change in geometric mean probability (%)",
     "difference": "Change in answer probability (points)",
 }
+
+
+def target_of(table: pa.Table) -> str:
+    """Whose probability a sweep's table has: "key", or "own", the clean model's own answer.
+
+    Raises:
+        InputError: rows of both.
+    """
+    there = set() if "target" not in table.column_names else set(pc.unique(table["target"]).to_pylist())
+    if "own" in there and len(there) > 1:
+        raise InputError("rows of target='own' and of target='key' in one table: their changes have no average")
+    return "own" if "own" in there else "key"
+
+
+def axis_of(table: pa.Table, center: Center) -> str:
+    """What a figure's axis says of an average of this table."""
+    text = AXES[center]
+    return text if target_of(table) == "key" else f"{text}, own answer"
+
+
 Interval = Literal["bootstrap-t", "bca", "percentile", "simultaneous"]
 INTERVALS: tuple[Interval, ...] = get_args(Interval)
 Clusters = Mapping[str, Hashable] | Callable[[str], Hashable]

@@ -34,9 +34,16 @@ SWEEP = pa.schema(
         ("correct", pa.bool_()),  # is the clean run's answer right
         ("correct_knockout", pa.bool_()),  # is the knocked-out run's; null where there is no value
         ("status", pa.string()),  # "ok", or why the row has no value ("no token: audio")
+        ("target", pa.string()),  # whose probability the columns above have: "key" or "own"; null before 0.2
+        ("key", pa.string()),  # of an own target, the right answer; its probabilities, which are null otherwise
+        ("p_clean_key", pa.float64()),
+        ("p_knockout_key", pa.float64()),
+        ("change_percent_key", pa.float64()),
         ("kernel", pa.string()),  # which path computed the row ("cpu-avx512")
     ]
 )
+# Columns that rows may lack: they are null then, as in tables that were written before there were such.
+OPTIONAL = {"target", "key", "p_clean_key", "p_knockout_key", "change_percent_key"}
 SWEEP_TEXT = pa.schema(
     [
         ("prompt", pa.string()),

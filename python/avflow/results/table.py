@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
-from .schemas import SWEEP, with_new_names
+from .schemas import OPTIONAL, SWEEP, with_new_names
 from .seal import is_whole, sealed
 
 SCHEMA = SWEEP
@@ -30,14 +30,15 @@ def table_from_rows(
     """Table in `schema` from row dicts. Raises InputError naming a missing, an unknown or a wrongly typed column."""
     rows = list(rows)
     names = schema.names
+    optional = OPTIONAL if schema == SWEEP else set()
     for index, row in enumerate(rows):
-        if missing := [name for name in names if name not in row]:
+        if missing := [name for name in names if name not in row and name not in optional]:
             raise InputError(f"result row {index} lacks {missing}; a row has the columns {names}")
         if extra := [name for name in row if name not in names]:
             raise InputError(f"result row {index} has the unknown columns {extra}; a row has the columns {names}")
     columns = []
     for column in schema:
-        values = [row[column.name] for row in rows]
+        values = [row.get(column.name) for row in rows]
         if pa.types.is_string(column.type):
             values = [None if value is None else str(value) for value in values]
         try:
@@ -71,6 +72,9 @@ def checked(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
         InputError: a column is missing.
     """
     table = with_new_names(table, schema)
+    for column in schema if schema == SWEEP else ():
+        if column.name in OPTIONAL and column.name not in table.column_names:
+            table = table.append_column(column, pa.nulls(table.num_rows, column.type))
     if missing := [name for name in schema.names if name not in table.column_names]:
         raise InputError(f"not a result table: it lacks the columns {missing}")
     return table.select(schema.names).cast(schema).replace_schema_metadata(table.schema.metadata)

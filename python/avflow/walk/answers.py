@@ -25,6 +25,8 @@ class Answer:
     option: bool
     kl: float = 0.0  # nats, where asked for: of the next token's distribution, from the clean run's
     entropy: float = 0.0  # nats, of the clean run's
+    own: float = 0.0  # logp of the clean run's own first token, where asked for
+    own_token: int = 0  # that token
 
 
 def predicting(layout: Layout, columns: Sequence[Columns]) -> tuple[np.ndarray, np.ndarray]:
@@ -46,10 +48,11 @@ class Runner:
         tick: Callable[[float], None] | None = None,
         correct_by: str = "options",
         divergence: bool = False,
+        own: bool = False,
     ) -> None:
-        """correct_by: the rule of `prompts.correct`. divergence: as of `run_walk`."""
+        """correct_by: the rule of `prompts.correct`. divergence, own: as of `run_walk`."""
         self.plan, self.batch = plan, batch
-        self.correct_by, self.divergence = correct_by, divergence
+        self.correct_by, self.divergence, self.own = correct_by, divergence, own
         self.on_layer = None if tick is None else lambda rows: tick(rows / plan.cost["rows"])
         self.clean: list[Answer] = []  # per prompt
         self.cut: dict[Job | Eviction, Answer] = {}
@@ -61,7 +64,7 @@ class Runner:
         targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
         args = (plan.model, self.batch, layout, plan.knockouts, rows, targets, plan.semantics)
         try:
-            predicted = run_walk(*args, on_layer=self.on_layer, divergence=self.divergence)
+            predicted = run_walk(*args, on_layer=self.on_layer, divergence=self.divergence, own=self.own)
         except NumericError:
             run_walk(*args, find_nonfinite=True)  # the same walk once more: the error names the layer where it begins
             raise
@@ -69,15 +72,16 @@ class Runner:
 
     def _collect(self, layout: Layout, which: np.ndarray, predicted: Prediction) -> None:
         answers: list[Answer] = []
-        values = zip(which.tolist(), *(column.tolist() for column in predicted.columns), strict=True)
-        for (stream, token), logp, top, option, *far in values:  # by stream, the clean ones first
+        columns = {name: column.tolist() for name, column in predicted.columns.items()}
+        for row, (stream, token) in enumerate(which.tolist()):  # by stream, the clean ones first
             if stream == len(answers):
                 answers.append(self._inherited(answers, int(layout.parent[stream]), stream))
             answer = answers[stream]
-            answer.logp[token], answer.top[token] = logp, top
+            answer.logp[token], answer.top[token] = columns["logp"][row], columns["top"][row]
             if token == 0:
-                answer.option = option
-                answer.kl, answer.entropy = far or (0.0, 0.0)
+                for name in ("option", "kl", "entropy", "own", "own_token"):
+                    if name in columns:
+                        setattr(answer, name, columns[name][row])
         self.clean = answers[: len(self.plan.prompts)]
         self.cut |= {job: answers[stream] for job, stream in layout.stream_of.items()}
 
@@ -87,7 +91,7 @@ class Runner:
             n = len(self.plan.prompts[stream].answer_ids)
             return Answer([0.0] * n, [0] * n, False)
         base = answers[parent]
-        return Answer(list(base.logp), list(base.top), base.option)
+        return Answer(list(base.logp), list(base.top), base.option, own=base.own, own_token=base.own_token)
 
     def correct(self, prompt: int, job: Job | Eviction | None = None) -> bool:
         """Whether the prompt is answered correctly in a job's run, None: in the clean one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,11 +46,14 @@ class Prediction:
     option: torch.Tensor  # [rows] bool: the answer's logit is the highest among the prompt's options
     kl: torch.Tensor | None = None  # [rows] float64, nats: KL(the prompt's clean row || this row); where asked for
     entropy: torch.Tensor | None = None  # [rows] float64, nats: of the prompt's clean row
+    own: torch.Tensor | None = None  # [rows] float64: logp of the prompt's own token; where asked for
+    own_token: torch.Tensor | None = None  # [rows] int64, that token: what its clean run would say first
 
     @property
-    def columns(self) -> tuple[torch.Tensor, ...]:
-        more = () if self.kl is None or self.entropy is None else (self.kl, self.entropy)
-        return self.logp, self.top, self.option, *more
+    def columns(self) -> dict[str, torch.Tensor]:
+        """Those that there are, by name."""
+        there = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: column for name, column in there.items() if column is not None}
 
 
 class _LayerCall:
@@ -157,6 +160,7 @@ def run_walk(
     on_keys: OnKeys | None = None,
     divergence: bool = False,
     edits: Edits | None = None,
+    own: bool = False,
 ) -> Prediction:
     """Runs all layers once.
 
@@ -168,6 +172,8 @@ def run_walk(
         on_keys: called in each layer as (layer, k, v), [rows, kv_heads, d] each.
         divergence: also how far each row's next-token distribution is from its prompt's clean one; every prompt then
             has one predicting row a stream, in `predict` too (`answer_ids` of one token).
+        own: also the probability of the prompt's own token: the most probable one at its clean run's first predicting
+            row, which is in `predict` too.
         find_nonfinite: look for NaN and infinity after every layer; the error then names the layer where they begin.
 
     Raises:
@@ -176,7 +182,7 @@ def run_walk(
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
     lists = [layout.token, predict, targets, *([] if options is None else [options.ravel()])]
-    token, rows, own, *more = upload_lists([*lists, *layout.joins, *layout.saves], model.device)
+    token, rows, wanted, *more = upload_lists([*lists, *layout.joins, *layout.saves], model.device)
     choices = None if options is None else more.pop(0).view(options.shape)
     joins, saves = more[: model.n_layers], more[model.n_layers :]
     cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
@@ -208,10 +214,12 @@ def run_walk(
                 model, first, (cos, sin), call, None, joins, saves, layout.reads, after=after, enter=enter
             )
             enter(model.n_layers, hidden)
-        of_clean = torch.from_numpy(_prompts_of(layout, predict)).to(hidden.device) if divergence else None
-        logp, top, option, finite, *far = _predict(model, hidden[0].index_select(0, rows), own, choices, of_clean)
+        prompts = _prompts_of(layout, predict)
+        beside = Beside(prompts, divergence, _first_rows(batch, layout, predict) if own else None)
+        found = _predict(model, hidden[0].index_select(0, rows), wanted, choices, beside)
+        finite = found.pop("finite")
         if not bool(finite.all()):
-            c = batch[_prompts_of(layout, predict)[int(finite.logical_not().nonzero()[0])]]
+            c = batch[prompts[int(finite.logical_not().nonzero()[0])]]
             raise NumericError(f"prompt {c.prompt.id!r}: NaN or infinity in the logits")
         for number, captured in enumerate(batch):
             if not find_nonfinite and is_due(model, captured, "walk"):
@@ -220,8 +228,33 @@ def run_walk(
                 mine = torch.from_numpy(predict[clean]).to(hidden.device)
                 ours = model.logits(hidden.index_select(1, mine))[0]  # [answer tokens, vocab]
                 prove(model, captured, "walk", ours)
-    has = torch.tensor([c.prompt.option_ids is not None for c in batch])[_prompts_of(layout, predict)]
-    return Prediction(logp.float(), top.long(), option.bool() & has, *far)
+    has = torch.tensor([c.prompt.option_ids is not None for c in batch])[prompts]
+    logp, top, option = found.pop("logp"), found.pop("top"), found.pop("option")
+    if "own_token" in found:
+        found["own_token"] = found["own_token"].long()
+    return Prediction(logp.float(), top.long(), option.bool() & has, **found)
+
+
+@dataclass
+class Beside:
+    """What is wanted of the predicting rows beside their answers.
+
+    prompts: int [P], the prompt of each row. divergence: from the prompt's clean row. first: per prompt, the row of P
+    that predicts the first token of its clean run's answer; None: its own token is not asked for.
+    """
+
+    prompts: np.ndarray
+    divergence: bool = False
+    first: np.ndarray | None = None
+
+
+def _first_rows(batch: Sequence[Captured], layout: Layout, predict: np.ndarray) -> np.ndarray:
+    """Per prompt, which of the predicting rows predicts the first token of its clean run's answer; increasing."""
+    at = [
+        np.flatnonzero((layout.stream[predict] == n) & (layout.order[predict] == c.columns.n_prompt - 1))
+        for n, c in enumerate(batch)
+    ]
+    return np.concatenate(at)
 
 
 def _clean_rows(batch: Sequence[Captured], layout: Layout, token: torch.Tensor) -> torch.Tensor:
@@ -254,31 +287,40 @@ def _predict(
     hidden: torch.Tensor,
     targets: torch.Tensor,
     options: torch.Tensor | None,
-    of_clean: torch.Tensor | None = None,
-) -> torch.Tensor:
+    beside: Beside,
+) -> dict[str, torch.Tensor]:
     """Final norm and output matrix on the predicting rows [P, D], in pieces; log-softmax in fp32.
 
-    of_clean: int64 [P], which of the rows, the clean ones first, is each one's clean row; None: nothing is compared.
-
     Returns:
-        float64 [4, P] on the CPU, by one copy at the end: logp, top, whether the answer leads its options, whether all
-        logits are finite. Numbers of fp32 and token ids are exact in it. With of_clean two more: KL and entropy.
+        float64 [P] on the CPU each, by one copy at the end: logp, top, option (whether the answer leads its options),
+        finite (whether all logits are); numbers of fp32 and token ids are exact in it. With divergence kl and entropy,
+        with first rows own and own_token.
     """
-    parts, chunk = [], head_chunk(model)
+    parts: list[dict[str, torch.Tensor]] = []
+    chunk = head_chunk(model)
+    of_prompt = torch.from_numpy(beside.prompts).to(hidden.device)
     clean = None
-    if of_clean is not None:
+    if beside.divergence:
         chunk = max(1, chunk // 4)  # both distributions in float64 beside the logits
-        count = int(of_clean.max()) + 1
+        count = int(beside.prompts.max()) + 1
         clean = torch.cat([model.logits(hidden[None, at : at + 1])[0].float() for at in range(count)])
+    own = None if beside.first is None else of_prompt.new_zeros(len(beside.first))  # [prompts] token ids
     for at in range(0, hidden.shape[0], chunk):
         part = slice(at, at + chunk)
         logits = model.logits(hidden[None, part])[0].float()  # [rows, vocab]
-        finite = torch.isfinite(logits).all(-1)
-        own = logits.gather(1, targets[part, None])[:, 0]  # [rows]
-        logp, top = own - logits.logsumexp(-1), logits.argmax(-1)
-        leads = finite if options is None else leads_options(logits, targets[part], options[part])
-        found = [logp, top, leads, finite]
-        if clean is not None and of_clean is not None:
-            found += divergence_of(clean.index_select(0, of_clean[part]), logits)
-        parts.append(torch.stack([t.double() for t in found]))
-    return torch.cat(parts, 1).cpu()
+        total = logits.logsumexp(-1)  # [rows]
+        found = {"top": logits.argmax(-1), "finite": torch.isfinite(logits).all(-1)}
+        found["logp"] = logits.gather(1, targets[part, None])[:, 0] - total
+        found["option"] = found["finite"] if options is None else leads_options(logits, targets[part], options[part])
+        if clean is not None:
+            found["kl"], found["entropy"] = divergence_of(clean.index_select(0, of_prompt[part]), logits)
+        if own is not None and beside.first is not None:
+            for prompt, row in enumerate(beside.first.tolist()):  # clean rows come before those of any stream
+                if at <= row < at + chunk:
+                    own[prompt] = found["top"][row - at]
+            found["own_token"] = own.index_select(0, of_prompt[part])  # [rows]
+            found["own"] = logits.gather(1, found["own_token"][:, None])[:, 0] - total
+        parts.append({name: column.double() for name, column in found.items()})
+    names = list(parts[0])
+    together = torch.cat([torch.stack([part[name] for name in names]) for part in parts], 1).cpu()
+    return dict(zip(names, together, strict=True))

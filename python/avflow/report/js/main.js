@@ -72,7 +72,7 @@ function flowCharts() {
   }
   entry.panels.forEach((panel, i) => lineChart(holder.children[i].querySelector(".chart"), {
     lines: panel.lines.filter((line) => !state.off.has(line.path)), base: state.base, y, zero: true,
-    ylabel: i ? "" : "change in answer probability (%)", xlabel: "layer (window centre)", label: `${panel.title}: mean change by layer` }));
+    ylabel: i ? "" : entry.own ? "change in own answer's probability (%)" : "change in answer probability (%)", xlabel: "layer (window centre)", label: `${panel.title}: mean change by layer` }));
   if (visible.length) heatMap(map, visible, state.base, `Mean change by path and layer, ${taskName(entry.task)}`);
   else map.replaceChildren(make("p", { class: "soft" }, "No path is shown."));
   numbers(place("numbers"), visible);
