@@ -24,6 +24,7 @@ from ..walk.answers import Runner
 from ..walk.capture import Captured, capture
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
+from .cheaper import check_summary
 from .sweep_plan import Plan, SweepRequest
 
 __all__ = ["SweepRequest", "SweepRows", "estimate", "sweep", "sweep_prompt", "sweep_prompts"]
@@ -54,7 +55,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
         return texts.setdefault(token, model.text([token]))
 
     rows = []
-    for k, (centre, layers, width) in plan.cells:
+    for k, (centre, layers, width) in plan.asked[prompt]:
         knockout, status = plan.request.knockouts[k], plan.status[prompt][k]
         job, shown = plan.job(prompt, k, layers), status
         if status == "ok" and not layers:
@@ -88,6 +89,16 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _checks_of(plan: Plan, runner: Runner, prompt: int) -> list[list[Any]]:
+    """[knockout, layer, width, change estimated, change exact] in percent, of the cells that were run both ways."""
+    clean, found = sum(runner.clean[prompt].logp), []
+    for k, one in plan.checked(prompt):
+        both = [plan.job(prompt, k, one.layers, exact) for exact in (False, True)]
+        changes = [100 * math.expm1(min(sum(runner.cut[job].logp) - clean, 700.0)) for job in both if job]
+        found.append([plan.request.knockouts[k].name, one.centre, one.width, *changes])
+    return found
+
+
 def sweep_prompts(
     model: Model, prompts: Sequence[Prompt], request: SweepRequest, tick: Callable[[float], None] | None = None
 ) -> list[SweepRows]:
@@ -115,6 +126,8 @@ def _sweep(
     if walks:
         for p in wanted:
             out[p].rows = _rows_of(plan, runner, p)
+            if request.media_until is not None:
+                out[p].info["media_check"] = _checks_of(plan, runner, p)
             out[p].info |= {"selected": True, "ratio": plan.cost["ratio"], "walks": plan.cost["walks"]}
     elif wanted:  # the clean pass has left some prompts out: the others have walks of their own
         swept = _sweep(model, [batch[p] for p in wanted], dataclasses.replace(request, select="all"), began, tick)
@@ -215,6 +228,9 @@ def sweep(
     cells: Any = SweepRequest.cells,
     correct_by: str = SweepRequest.correct_by,
     labels: Any = None,
+    media_until: Any = SweepRequest.media_until,
+    media_check: float = SweepRequest.media_check,
+    spread: int = SweepRequest.spread,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -240,7 +256,8 @@ def sweep(
         InputError: a value out of range, layers, heads or groups that the model does not have, no prompts, two of one
             id, too little memory. NumericError: NaN or infinity in the run.
     """
-    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by)
+    thinned = (media_until, media_check, spread)
+    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by, *thinned)
     check_model(model)
     given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error, labels=labels)
     request.windows(model)
@@ -262,6 +279,9 @@ def sweep(
         "check": figures(model),
         "prompts": [part.info for part in parts],
     }
+    if request.media_until is not None:
+        found = [one for part in parts for one in part.info.get("media_check", ())]
+        meta["media_check_found"] = check_summary(found)
     if given.record:
         meta["failed"] = {**given.failed, **failed}
     return Results.from_rows([row for part in parts for row in part.rows], meta)
