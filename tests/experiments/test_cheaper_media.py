@@ -11,10 +11,12 @@ import torch
 from tiny_job import TinyJob, write
 
 import avflow
+from avflow import plots
 from avflow.errors import InputError
 from avflow.experiments.cheaper import MEDIA, check_summary, last_media_layer
 from avflow.knockouts.presets import PRESETS, as_knockouts
 from avflow.models.compat import find_text_model
+from avflow.report import report
 from avflow.runs.loop import run
 from avflow.walk.memory import fixed_bytes, row_bytes
 
@@ -24,9 +26,11 @@ ASKED = dict(window=2, select="all")
 
 
 def no_media_above(prompt, knockout, layers, until, n_layers, heads):
-    """Masks by layer: the knockout's in its window, and above `until` every edge from the media's keys."""
+    """Masks by layer: the knockout's in its window (None: none's), and above `until`, from it on, all of the media."""
     groups, items = [*prompt.groups], [*prompt.items]
-    cut = oracle.cut_edges(knockout, groups, items, heads)
+    cut = torch.zeros(heads, len(groups), len(groups), dtype=torch.bool)
+    if knockout is not None:
+        cut = oracle.cut_edges(knockout, groups, items, heads)
     media = torch.tensor([g in MEDIA for g in groups])
     gone = torch.zeros_like(cut)
     gone[:, :, media] = True
@@ -63,6 +67,10 @@ def test_an_estimate_is_the_run_without_media_above_a_layer(omni, layout, until)
         layers = oracle.window_layers(row["layer"], 2, "center", n_layers)
         masks = no_media_above(prompt, by_name[row["knockout"]], layers, until, n_layers, heads)
         logp, _ = oracle.answer_logp(omni.hf, prompt, cuts=masks)
+        beside, _ = oracle.answer_logp(
+            omni.hf, prompt, cuts=no_media_above(prompt, None, layers, until, n_layers, heads)
+        )
+        logp = min(0.0, row["logp_clean"] + logp - beside)
         assert row["logp_knockout"] == pytest.approx(logp, abs=1e-4), where
         differ += abs(logp - plain["logp_knockout"]) > 1e-3
     assert differ > 3  # an estimate of this random model, which reads its media to the end
@@ -170,3 +178,19 @@ def test_a_run_tells_the_difference_and_is_resumed(tmp_path):
         with pytest.raises(InputError, match=next(iter(other))):
             run(TinyJob("tiny", samples, PATHS, window=2, select="all", **asked | other), tmp_path / "run", quiet=True)
     assert all(math.isfinite(row["change_percent"]) for row in first.table.to_pylist() if row["status"] == "ok")
+
+
+def test_the_page_and_the_figures_say_what_is_an_estimate_and_on_how_many_samples(tmp_path):
+    samples = write(tmp_path / "samples.jsonl", [f"s{i}" for i in range(6)])
+    asked = dict(media_until=1, media_check=0.5, spread=2)
+    run(TinyJob("tiny", samples, PATHS, window=2, select="all", **asked), tmp_path / "run", quiet=True)
+    report(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "estimates: without media above layer 1" in page and "that were run exactly too they are off by" in page
+    assert "each sample ran one in 2 cells" in page
+    _, ax = plots.flow(avflow.read(tmp_path / "run").table)
+    labels = {text.get_text() for text in ax.get_legend().get_texts()}
+    assert any("other frames" in label and "(n = " in label for label in labels), labels
+    assert "video → question" in labels  # on all samples
+    _, ax = plots.heat_map(avflow.read(tmp_path / "run").table)
+    assert any("(n = " in text.get_text() for text in ax.get_yticklabels())

@@ -3,9 +3,9 @@
 A cell is *in-media* on a prompt where its knockout changes rows of the media: its stream holds the media's rows anew.
 Two ways to pay less for these, both by name; neither is the default:
 
-- `media_until=E`: above layer E, from its window on, a knocked-out stream has no media, neither rows nor keys. An
-  estimate: what still passed from the media to the text there is missing. `media_check` runs a random share exactly,
-  too.
+- `media_until=E`: above layer E, from its window on, a knocked-out stream has no media, neither rows nor keys; what it
+  changes is read off against the clean run whose media leave there too. An estimate: what the knockout still changes
+  in the media, and passes to the text there, is missing. `media_check` runs a random share of the cells exactly, too.
 - `spread=k`: a sample runs every k-th in-media cell. Exact; each cell has about a k-th of the samples.
 """
 
@@ -90,6 +90,18 @@ def check_summary(checked: Iterable[Sequence[Any]]) -> dict[str, Any] | None:
         by_path.setdefault(path, []).append(estimate - exact)
     paths = {path: _of(values) for path, values in by_path.items()}
     return {**_of([value for values in by_path.values() for value in values]), "paths": paths}
+
+
+def described(until: int, found: Mapping[str, Any] | None) -> str:
+    """`check_summary` in words; until: `media_until`."""
+    text = f"the paths within the media are estimates: without media above layer {until}"
+    if not found:
+        return f"{text}; none was run exactly (--media-check)"
+    worst = max(found["paths"], key=lambda path: found["paths"][path]["largest"])
+    return (
+        f"{text}; in {found['cells']} cells that were run exactly too they are off by {found['mean']:.2f} points of "
+        f"change on average (bias {found['bias']:+.2f}), {found['largest']:.2f} at most ({worst})"
+    )
 
 
 def _of(values: list[float]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..walk.answers import Runner
 from ..walk.capture import Captured, capture
+from ..walk.jobs import Job
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
 from .cheaper import check_summary
@@ -61,7 +62,7 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
         if status == "ok" and not layers:
             shown = "no layer in the window"
         cut = runner.cut[job] if job else clean
-        logp = None if status.startswith("no token") else sum(cut.logp)
+        logp = None if status.startswith("no token") else _logp(plan, runner, prompt, job)
         rows.append(
             {
                 "prompt": p.id,
@@ -89,12 +90,23 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _logp(plan: Plan, runner: Runner, prompt: int, job: Job | None) -> float:
+    """Of a job's run, None: of the clean one; of an estimate the clean one's and what the job changes without media."""
+    clean = sum(runner.clean[prompt].logp)
+    if job is None:
+        return clean
+    found, beside = sum(runner.cut[job].logp), plan.beside(job)
+    if beside is None:
+        return found
+    return min(0.0, clean + found - sum(runner.cut[beside].logp))
+
+
 def _checks_of(plan: Plan, runner: Runner, prompt: int) -> list[list[Any]]:
     """[knockout, layer, width, change estimated, change exact] in percent, of the cells that were run both ways."""
     clean, found = sum(runner.clean[prompt].logp), []
     for k, one in plan.checked(prompt):
         both = [plan.job(prompt, k, one.layers, exact) for exact in (False, True)]
-        changes = [100 * math.expm1(min(sum(runner.cut[job].logp) - clean, 700.0)) for job in both if job]
+        changes = [100 * math.expm1(min(_logp(plan, runner, prompt, job) - clean, 700.0)) for job in both]
         found.append([plan.request.knockouts[k].name, one.centre, one.width, *changes])
     return found
 

@@ -22,7 +22,7 @@ from ..models.compat import check_layers
 from ..prompts.correct import CORRECT_BY
 from ..prompts.prompt import Prompt
 from ..prompts.relabel import warn_of_left
-from ..walk.jobs import Job, first_cut_row
+from ..walk.jobs import Eviction, Job, first_cut_row
 from ..walk.jobs import members as members_of
 from ..walk.memory import parse_bytes
 from ..walk.packing import Walks
@@ -58,8 +58,8 @@ class SweepRequest:
             options' letters (without options: all its tokens lead); "vocabulary", the studies' rule: the model's most
             probable token is the answer, whatever its case.
         media_until: an estimate for paths that change the media's rows (98 % of a preset's price): above this layer a
-            knocked-out stream has no media. A layer, or a schedule's file of `avflow plan`, by which media leave there.
-            None: exact.
+            knocked-out stream has no media, and is compared with the clean run without them. A layer, or a schedule's
+            file of `avflow plan`, in which media leave there. None: exact.
         media_check: of these, so large a random share of cells (0 to 1) is run exactly too; the differences are told.
         spread: of the cells of such paths every sample runs every so-many-th; the others are missing values.
 
@@ -224,7 +224,7 @@ class Plan(Walks):
         self.sheds: list[list[bool]] = []  # per prompt and knockout: whether it changes rows of the media
         super().__init__(model, prompts, request.knockouts, request.semantics, request.memory_bytes)
 
-    def _make_jobs(self) -> Iterator[Job]:
+    def _make_jobs(self) -> Iterator[Job | Eviction]:
         for prompt, columns in enumerate(self.columns):
             self.request.warn_of_left(self.model, self.prompts[prompt])
             starts = [first_cut_row(k.cuts(self.parts), columns) for k in self.knockouts]
@@ -238,7 +238,11 @@ class Plan(Walks):
             self.asked.append(self._cells_of(prompt))
             jobs = [self.job(prompt, k, one.layers) for k, one in self.asked[-1]]
             jobs += [self.job(prompt, k, one.layers, exact=True) for k, one in self.checked(prompt)]
-            yield from (job for job in jobs if job)
+            for job in jobs:
+                if job is not None:
+                    yield job
+                    if (beside := self.beside(job)) is not None:
+                        yield beside
 
     def _cells_of(self, prompt: int) -> list[tuple[int, Window]]:
         """All cells, of in-media knockouts every `spread`-th: which, goes on by one from knockout to knockout."""
@@ -277,6 +281,16 @@ class Plan(Walks):
                 return "no edge to cut"
             missing += gone
         return f"no token: {', '.join(dict.fromkeys(missing))}"
+
+    def beside(self, job: Job) -> Eviction | None:
+        """What an estimate is compared with: the clean run whose media leave where the job's do; None: of an exact job.
+
+        The difference of the two is free of what leaving alone does.
+        """
+        if job.shed is None:
+            return None
+        first = (job.layers & -job.layers).bit_length() - 1  # of its window
+        return Eviction.of(job.prompt, {max(job.shed[0], first - 1): job.shed[1]})
 
     def job(self, prompt: int, knockout: int, layers: frozenset[int], exact: bool = False) -> Job | None:
         """None where nothing is cut. exact: with media in all layers, whatever `media_until` says."""

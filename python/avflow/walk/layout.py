@@ -262,7 +262,7 @@ def build_layout(
         jobs: distinct jobs. A knockout has at least one active layer; an eviction's groups have a token, its layers lie
             in -1 (before layer 0) .. n_layers - 2.
         groups: group of every token, int32 [n] for each prompt; evictions and jobs that shed need it. Of the latter all
-            shed after the same layer, and none is beside an eviction.
+            shed after the same layer, and none is beside an eviction whose groups come back.
     """
     made = _Rows(lengths)
     knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made, groups)
