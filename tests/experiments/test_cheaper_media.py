@@ -12,6 +12,7 @@ from tiny_job import TinyJob, write
 
 import avflow
 from avflow import plots
+from avflow.cli.sweep import sweep_options
 from avflow.errors import InputError
 from avflow.experiments.cheaper import MEDIA, check_summary, last_media_layer
 from avflow.knockouts.presets import PRESETS, as_knockouts
@@ -194,3 +195,9 @@ def test_the_page_and_the_figures_say_what_is_an_estimate_and_on_how_many_sample
     assert "video → question" in labels  # on all samples
     _, ax = plots.heat_map(avflow.read(tmp_path / "run").table)
     assert any("(n = " in text.get_text() for text in ax.get_yticklabels())
+
+
+def test_the_options_of_the_command():
+    read = sweep_options(media_until="3", media_check=0.0, spread=2, knockouts=["after_media"])
+    assert read == {"media_until": 3, "media_check": 0.0, "spread": 2, "knockouts": ["after_media"]}
+    assert sweep_options(media_until="plan.json", spread=None) == {"media_until": "plan.json"}
