@@ -248,3 +248,13 @@ def test_decode(scripts, tmp_path, capsys):
     frames = np.load(tmp_path / "frames.npy")
     assert frames.shape == (20, 3, 360, 640) and (frames[0] != frames[-1]).any()
     assert script.chosen("64 frames", 18000)[::63] == [0, 17999]
+
+
+def test_media_paths(scripts, tmp_path):
+    path = tmp_path / "media.json"
+    options = ["--shape", "4x64x160", "--tokens", "160", "--count", "tiny", "--turns", "1", "--json", str(path)]
+    scripts("cpu/media_paths").main(options)
+    found = read(path)
+    assert found["counted"]["after_media"]["flops"] < found["counted"]["spread 5"]["flops"]
+    assert found["counted"]["spread 5"]["flops"] < found["counted"]["whole, exact"]["flops"]
+    assert set(found["timed"]) >= {"after_media", "whole, exact", "spread 10"}

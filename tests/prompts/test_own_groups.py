@@ -242,3 +242,20 @@ def test_unknown_groups_are_refused_before_a_model_is_loaded(tmp_path, monkeypat
     with pytest.raises(InputError, match="'object'"):
         run(job(tmp_path, labels=None), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_every_experiment_takes_labels(omni):
+    prompt = av_prompt(seconds=2)
+    top = int(avflow.sweep(omni, prompt, "video->last", layers=[0], select="all").table["top_clean"][0].as_py())
+    prompt, hook = av_prompt(seconds=2, answer_ids=(top,)), avflow.Labels(by_labels, ["object"])
+    own = {"labels": hook}
+    shares = avflow.attention_share(omni, prompt, layers=[0], **own).table
+    assert "object" in shares["group"].to_pylist()
+    text = avflow.sweep_text(omni, prompt, "object->text", layers=[0], max_new_tokens=1, **own).table
+    assert text["status"].to_pylist() == ["ok"]
+    assert set(avflow.sinks(omni, prompt, among="object", times=1.001, **own).table["group"].to_pylist()) == {"object"}
+    assert avflow.pathways(omni, prompt, {"object->all": None}, random=0, **own).table.num_rows == 2
+    assert avflow.attention_map(omni, prompt, layers=[0], bins=4, **own).prompt == prompt.id
+    assert avflow.estimate(omni, prompt, avflow.SweepRequest("object->last"), **own)["status"] == {"object->last": "ok"}
+    found = avflow.plan_eviction(omni, [prompt], ["object"], max_accuracy_drop=0.99, layers=[1], **own)
+    assert found.plan.table["group"].to_pylist() == ["object"]

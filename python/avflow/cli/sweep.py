@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,6 +78,21 @@ def sweep(
             show_default="key",
         ),
     ] = None,
+    media_until: Annotated[
+        str | None,
+        typer.Option(
+            help="An estimate of the paths within the media: runs have none above this layer; or a schedule's file.",
+            show_default="exact",
+        ),
+    ] = None,
+    media_check: Annotated[
+        float | None,
+        typer.Option(help="Of such estimates, the random share that is run exactly too, 0 to 1.", show_default="0.02"),
+    ] = None,
+    spread: Annotated[
+        int | None,
+        typer.Option(help="Of the paths within the media, each sample runs every so-many-th cell.", show_default="1"),
+    ] = None,
     memory: Memory = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; run no layer.")] = False,
 ) -> None:
@@ -95,6 +111,9 @@ def sweep(
             cells=cells,
             correct_by=correct_by,
             target=target,
+            media_until=media_until,
+            media_check=media_check,
+            spread=spread,
             memory=memory,
         )
         job = SweepJob(model, samples, **request, **over.of_job())
@@ -118,6 +137,7 @@ def sweep_options(**options: Any) -> dict[str, Any]:
         "window": parse_widths,
         "layers": parse_layers,
         "cells": parse_cells,
+        "media_until": lambda text: int(text) if re.fullmatch("[0-9]{1,9}", text) else text,
     }
     return {name: read[name](value) if name in read else value for name, value in given(**options).items()}
 
@@ -142,12 +162,23 @@ def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
     if kernels:
         typer.echo(f"kernel      {', '.join(kernels)}")
     print_check(outcome.results.meta.get("check"))
+    print_estimate(outcome)
     typer.echo(f"rows        {folder / 'rows.parquet'} ({outcome.table.num_rows})")
     for path in files:
         if path.suffix == ".png" and path.stem == "flow":
             typer.echo(f"figure      {path}")
         if path.suffix == ".html":
             typer.echo(f"report      {path}")
+
+
+def print_estimate(outcome: Any) -> None:
+    """Of estimates by --media-until, how far those are from exact runs that were run both ways."""
+    from ..experiments.cheaper import check_summary, described
+
+    asked = outcome.results.meta.get("config") or {}
+    if asked.get("media_until") is not None:
+        cells = (one for record in outcome.records.values() for one in record.get("media_check") or ())
+        typer.echo(f"estimate    {described(asked['media_until'], check_summary(cells))}")
 
 
 def print_check(check: dict[str, Any] | None) -> None:

@@ -20,10 +20,12 @@ from ..models.proof import checking, figures
 from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
-from ..walk.answers import Runner
+from ..walk.answers import Answer, Runner
 from ..walk.capture import Captured, capture
+from ..walk.jobs import Job
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
+from .cheaper import check_summary
 from .sweep_plan import Plan, SweepRequest
 
 __all__ = ["SweepRequest", "SweepRows", "estimate", "sweep", "sweep_prompt", "sweep_prompts"]
@@ -55,15 +57,15 @@ def _rows_of(plan: Plan, runner: Runner, prompt: int) -> list[dict[str, Any]]:
         return texts.setdefault(token, model.text([token]))
 
     rows = []
-    for k, (centre, layers, width) in plan.cells:
+    for k, (centre, layers, width) in plan.asked[prompt]:
         knockout, status = plan.request.knockouts[k], plan.status[prompt][k]
         job, shown = plan.job(prompt, k, layers), status
         if status == "ok" and not layers:
             shown = "no layer in the window"
         cut = runner.cut[job] if job else clean
         there = not status.startswith("no token")
-        logp = None if not there else cut.own if own else sum(cut.logp)
-        logp_cut_key = sum(cut.logp) if own and there else None
+        logp = _logp(plan, runner, prompt, job, own) if there else None
+        logp_cut_key = _logp(plan, runner, prompt, job, False) if own and there else None
         rows.append(
             {
                 "prompt": p.id,
@@ -100,6 +102,35 @@ def _change(logp: float | None, clean: float) -> float | None:
     return None if logp is None else 100 * math.expm1(min(logp - clean, 700.0))
 
 
+def _logp(plan: Plan, runner: Runner, prompt: int, job: Job | None, own: bool) -> float:
+    """Of a job's run, None: of the clean one; of an estimate the clean one's and what the job changes without media.
+
+    own: of the token that the model itself says; else of the key.
+    """
+
+    def of(answer: Answer) -> float:
+        return answer.own if own else sum(answer.logp)
+
+    clean = of(runner.clean[prompt])
+    if job is None:
+        return clean
+    beside = plan.beside(job)
+    if beside is None:
+        return of(runner.cut[job])
+    return min(0.0, clean + of(runner.cut[job]) - of(runner.cut[beside]))
+
+
+def _checks_of(plan: Plan, runner: Runner, prompt: int) -> list[list[Any]]:
+    """[knockout, layer, width, change estimated, change exact] in percent, of the cells that were run both ways."""
+    own, found = plan.request.target == "own", []
+    clean = _logp(plan, runner, prompt, None, own)
+    for k, one in plan.checked(prompt):
+        both = [plan.job(prompt, k, one.layers, exact) for exact in (False, True)]
+        changes = [_change(_logp(plan, runner, prompt, job, own), clean) for job in both]
+        found.append([plan.request.knockouts[k].name, one.centre, one.width, *changes])
+    return found
+
+
 def sweep_prompts(
     model: Model, prompts: Sequence[Prompt], request: SweepRequest, tick: Callable[[float], None] | None = None
 ) -> list[SweepRows]:
@@ -127,6 +158,8 @@ def _sweep(
     if walks:
         for p in wanted:
             out[p].rows = _rows_of(plan, runner, p)
+            if request.media_until is not None:
+                out[p].info["media_check"] = _checks_of(plan, runner, p)
             out[p].info |= {"selected": True, "ratio": plan.cost["ratio"], "walks": plan.cost["walks"]}
     elif wanted:  # the clean pass has left some prompts out: the others have walks of their own
         swept = _sweep(model, [batch[p] for p in wanted], dataclasses.replace(request, select="all"), began, tick)
@@ -229,6 +262,9 @@ def sweep(
     correct_by: str = SweepRequest.correct_by,
     target: str = SweepRequest.target,
     labels: Any = None,
+    media_until: Any = SweepRequest.media_until,
+    media_check: float = SweepRequest.media_check,
+    spread: int = SweepRequest.spread,
 ) -> Results:
     """Cuts each knockout in each window of layers, on each prompt, and reads the answer's probability.
 
@@ -254,7 +290,9 @@ def sweep(
         InputError: a value out of range, layers, heads or groups that the model does not have, no prompts, two of one
             id, too little memory. NumericError: NaN or infinity in the run.
     """
-    request = SweepRequest(knockouts, window, style, layers, select, semantics, memory, cells, correct_by, target)
+    thinned = (media_until, media_check, spread)
+    how = (knockouts, window, style, layers, select, semantics, memory, cells, correct_by, target, *thinned)
+    request = SweepRequest(*how)
     check_model(model)
     given = as_prompts(model, prompts, threads=decode_threads, on_error=on_error, labels=labels)
     request.windows(model)
@@ -276,6 +314,9 @@ def sweep(
         "check": figures(model),
         "prompts": [part.info for part in parts],
     }
+    if request.media_until is not None:
+        found = [one for part in parts for one in part.info.get("media_check", ())]
+        meta["media_check_found"] = check_summary(found)
     if given.record:
         meta["failed"] = {**given.failed, **failed}
     return Results.from_rows([row for part in parts for row in part.rows], meta)

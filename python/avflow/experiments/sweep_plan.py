@@ -10,6 +10,7 @@ import numpy as np
 
 from avflow_ext import table_of
 
+from .. import checks
 from ..checks import MOST_LAYERS, choice, integer, members, shown
 from ..errors import InputError
 from ..knockouts.knockout import SEMANTICS, Knockout, Semantics
@@ -21,9 +22,11 @@ from ..models.compat import check_layers
 from ..prompts.correct import CORRECT_BY
 from ..prompts.prompt import Prompt
 from ..prompts.relabel import warn_of_left
-from ..walk.jobs import Job, first_cut_row
+from ..walk.jobs import Eviction, Job, first_cut_row
+from ..walk.jobs import members as members_of
 from ..walk.memory import parse_bytes
 from ..walk.packing import Walks
+from .cheaper import MOST_SPREAD, in_media, is_checked, last_media_layer, media_word, turn_of
 
 SELECT = ("correct", "wrong", "all")
 TARGETS = ("key", "own")
@@ -58,6 +61,11 @@ class SweepRequest:
         target: whose probability is measured: "key", the right answer's; "own", as the studies' percentages, that of
             the token which the clean model itself says first (of an open-ended answer, too, one token). The key's
             columns are kept beside it.
+        media_until: an estimate for paths that change the media's rows (98 % of a preset's price): above this layer a
+            knocked-out stream has no media, and is compared with the clean run without them. A layer, or a schedule's
+            file of `avflow plan`, in which media leave there. None: exact.
+        media_check: of these, so large a random share of cells (0 to 1) is run exactly too; the differences are told.
+        spread: of the cells of such paths every sample runs every so-many-th; the others are missing values.
 
     Raises:
         InputError: a value out of range; the message names it.
@@ -73,6 +81,9 @@ class SweepRequest:
     cells: Any = None
     correct_by: str = "options"
     target: str = "key"
+    media_until: Any = None
+    media_check: float = 0.02
+    spread: int = 1
 
     def __post_init__(self) -> None:
         if self.cells is not None:
@@ -94,6 +105,11 @@ class SweepRequest:
         choice("semantics", self.semantics, SEMANTICS)
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
+        self.media_until = last_media_layer(self.media_until)
+        mend = "give a share of the cells, 0 to 1"
+        self.media_check = checks.number("media_check =", self.media_check, high=1.0, mend=mend)
+        mend = "every sample runs every so-many-th cell: give 1 for all of them, or more"
+        self.spread = checks.integer("spread =", self.spread, low=1, high=MOST_SPREAD, mend=mend)
 
     def _take_cells(self) -> None:
         """`cells` as [(Knockout, centre)], and `knockouts` as those that they name."""
@@ -146,7 +162,7 @@ class SweepRequest:
         }
 
     def unusual(self) -> dict[str, Any]:
-        """`cells`, `correct_by` and `target` where they are asked for, as JSON can hold them."""
+        """What is not always asked for, where it is, as JSON can hold it."""
         found: dict[str, Any] = {}
         if self.cells is not None:
             found["cells"] = [[knockout.name, centre] for knockout, centre in self.cells]
@@ -154,6 +170,10 @@ class SweepRequest:
             found["correct_by"] = self.correct_by
         if self.target != "key":
             found["target"] = self.target
+        if self.media_until is not None:
+            found |= {"media_until": self.media_until, "media_check": self.media_check}
+        if self.spread > 1:
+            found["spread"] = self.spread
         return found
 
     def windows(self, model: Model) -> list[Window]:
@@ -168,6 +188,11 @@ class SweepRequest:
         for knockout in self.knockouts:
             knockout.check_heads(model.n_heads)
         parts_of(model.groups, self.knockouts)
+        if self.media_until is not None and self.media_until > model.n_layers - 2:
+            raise InputError(
+                f"media_until = {self.media_until}: the model has layers 0 .. {model.n_layers - 1}, so media can be "
+                f"gone after layer {model.n_layers - 2} at the latest; leave it out to have them in all"
+            )
         centres = layer_list(self._layers, model.n_layers)
         return [Window(c, window(c, w, self.style, model.n_layers), w) for w in self.widths for c in centres]
 
@@ -202,9 +227,12 @@ class Plan(Walks):
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
         self.status: list[list[str]] = []
         self.starts: list[list[int | None]] = []
+        self.asked: list[list[tuple[int, Window]]] = []  # per prompt, the cells that it runs
+        self.media: list[int] = []  # per prompt, the word of the media's groups
+        self.sheds: list[list[bool]] = []  # per prompt and knockout: whether it changes rows of the media
         super().__init__(model, prompts, request.knockouts, request.semantics, request.memory_bytes)
 
-    def _make_jobs(self) -> Iterator[Job]:
+    def _make_jobs(self) -> Iterator[Job | Eviction]:
         for prompt, columns in enumerate(self.columns):
             self.request.warn_of_left(self.model, self.prompts[prompt])
             starts = [first_cut_row(k.cuts(self.parts), columns) for k in self.knockouts]
@@ -212,8 +240,45 @@ class Plan(Walks):
             pairs = zip(self.knockouts, starts, strict=True)
             self.starts.append(starts)
             self.status.append(["ok" if start is not None else self._why_none(present, k) for k, start in pairs])
-            jobs = (self.job(prompt, k, layers) for k, (_, layers, _) in self.cells)
-            yield from (job for job in jobs if job)
+            self.media.append(media_word(self.parts, self.prompts[prompt]))
+            media = members_of(self.media[-1], columns.group)
+            self.sheds.append([in_media(start, media) for start in starts])
+            self.asked.append(self._cells_of(prompt))
+            jobs = [self.job(prompt, k, one.layers) for k, one in self.asked[-1]]
+            jobs += [self.job(prompt, k, one.layers, exact=True) for k, one in self.checked(prompt)]
+            for job in jobs:
+                if job is not None:
+                    yield job
+                    if (beside := self.beside(job)) is not None:
+                        yield beside
+
+    def _cells_of(self, prompt: int) -> list[tuple[int, Window]]:
+        """All cells, of in-media knockouts every `spread`-th: which, goes on by one from knockout to knockout."""
+        spread = self.request.spread
+        if spread == 1:
+            return self.cells
+        turn, seen = turn_of(self.prompts[prompt].id, spread), dict[int, int]()
+        out = []
+        for k, one in self.cells:
+            if self.sheds[prompt][k]:
+                seen[k] = seen.get(k, -1) + 1
+                if (seen[k] + k) % spread != turn:
+                    continue
+            out.append((k, one))
+        return out
+
+    def checked(self, prompt: int) -> list[tuple[int, Window]]:
+        """The cells that are estimates and are run exactly too."""
+        asked, name = self.request, self.prompts[prompt].id
+        if asked.media_until is None:
+            return []
+        return [
+            (k, one)
+            for k, one in self.asked[prompt]
+            if self.sheds[prompt][k]
+            and one.layers
+            and is_checked(name, asked.knockouts[k].name, one.centre, one.width, asked.media_check)
+        ]
 
     def _why_none(self, present: np.ndarray, knockout: Knockout) -> str:
         """Why a knockout cuts nothing, given which groups have a token (bool [64])."""
@@ -225,7 +290,20 @@ class Plan(Walks):
             missing += gone
         return f"no token: {', '.join(dict.fromkeys(missing))}"
 
-    def job(self, prompt: int, knockout: int, layers: frozenset[int]) -> Job | None:
-        """None where nothing is cut."""
-        start = self.starts[prompt][knockout]
-        return None if start is None or not layers else Job.of(prompt, knockout, start, layers)
+    def beside(self, job: Job) -> Eviction | None:
+        """What an estimate is compared with: the clean run whose media leave where the job's do; None: of an exact job.
+
+        The difference of the two is free of what leaving alone does.
+        """
+        if job.shed is None:
+            return None
+        first = (job.layers & -job.layers).bit_length() - 1  # of its window
+        return Eviction.of(job.prompt, {max(job.shed[0], first - 1): job.shed[1]})
+
+    def job(self, prompt: int, knockout: int, layers: frozenset[int], exact: bool = False) -> Job | None:
+        """None where nothing is cut. exact: with media in all layers, whatever `media_until` says."""
+        start, until = self.starts[prompt][knockout], self.request.media_until
+        shed = None
+        if until is not None and self.sheds[prompt][knockout] and not exact:
+            shed = until, self.media[prompt]
+        return None if start is None or not layers else Job.of(prompt, knockout, start, layers, shed)

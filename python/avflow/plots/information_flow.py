@@ -166,7 +166,7 @@ def heat_map(
         )
         ax.set_facecolor("#D9D9D9")
         ax.invert_yaxis()
-        ax.set_yticks(range(len(chosen)), [path_label(path) for path in chosen])
+        ax.set_yticks(range(len(chosen)), [_counted(path, means) for path in chosen])
         step = -(-len(layers) // 18)
         ax.set_xticks(range(0, len(layers), step), [str(layer + first_layer) for layer in layers[::step]])
         ax.tick_params(length=0)
@@ -270,9 +270,18 @@ def _lines(ax: Axes, means: pa.Table, paths: Sequence[str], first_layer: int) ->
     ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
     for path, style in zip(paths, distinct_styles(paths), strict=True):
         rows = means.filter(pc.equal(means["knockout"], path)).sort_by("layer")
-        _line(ax, rows, first_layer, path_label(path), style)
+        _line(ax, rows, first_layer, _counted(path, means), style)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     ax.margins(x=0.02)
+
+
+def _counted(path: str, means: pa.Table) -> str:
+    """A path's label, with how many samples its points stand on where those are not all samples of the figure."""
+    own = means.filter(pc.equal(means["knockout"], path))["samples"].to_pylist()
+    least, most = min(own), max(own)
+    if least == max(means["samples"].to_pylist()):
+        return path_label(path)
+    return f"{path_label(path)} (n = {least if least == most else f'{least} to {most}'})"
 
 
 def _line(ax: Axes, rows: pa.Table, first_layer: int, label: str, style: dict) -> None:

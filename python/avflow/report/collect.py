@@ -15,6 +15,7 @@ from ..documents import parse_json, read_text
 from ..errors import InputError
 from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.attention_share import SCHEMA as SHARE
+from ..experiments.cheaper import described
 from ..results.results import read
 from ..results.schemas import PLAN_EVICTION
 from ..results.table import checked, one_width, read_parquet, widths_of
@@ -95,7 +96,22 @@ def _sweep(table: pa.Table, records: list[dict[str, Any]], name: str, meta: dict
         "rows": table.num_rows,
         "failed": summary["failed"],
         "strongest": summary["paths"],
+        "thinned": _thinned(meta.get("config") or {}, summary.get("media_check")),
     }
+
+
+def _thinned(config: dict[str, Any], found: dict[str, Any] | None) -> list[str]:
+    """In sentences, what of a sweep is an estimate, or was run on a part of the samples."""
+    out = []
+    if config.get("media_until") is not None:
+        text = described(config["media_until"], found)
+        out.append(f"{text[0].upper()}{text[1:]}.")
+    if config.get("spread", 1) > 1:
+        out.append(
+            f"Of the paths within the media each sample ran one in {config['spread']} cells: their points stand on "
+            "fewer samples; how many is said at each."
+        )
+    return out
 
 
 def _rows(folder: Path, schema: pa.Schema) -> pa.Table:

@@ -25,7 +25,8 @@ def summary(found: dict[str, Any], base: int = 0) -> list[dict[str, Any]]:
         entries = sweep["flow"][1:] or sweep["flow"]
         if entries:
             looks = sum(bool(other["flow"]) for other in found["sweeps"])
-            parts.append({"title": title, "lines": [flow_sentence(entry, base, looks) for entry in entries]})
+            lines = [flow_sentence(entry, base, looks) for entry in entries]
+            parts.append({"title": title, "lines": [*lines, *sweep.get("thinned", [])]})
     if "share" in found:
         parts.append({"title": "Attention", "lines": [share_sentence(found["share"][0], base)]})
     if "lens" in found:

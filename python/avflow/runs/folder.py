@@ -133,6 +133,7 @@ class RunFolder:
         check: Mapping[str, Any] | None = None,
         media: Mapping[str, list[Any]] | None = None,
         notes: Sequence[str] = (),
+        media_check: Sequence[Sequence[Any]] = (),
     ) -> None:
         """Put a sample on disk: its rows (status ok) and its record. Durable when this returns."""
         if status not in STATUSES:
@@ -148,6 +149,8 @@ class RunFolder:
             record["check"] = check
         if notes:
             record["notes"] = list(notes)
+        if media_check:
+            record["media_check"] = [list(one) for one in media_check]
         if self.finished(sample_id):
             raise InputError(f"sample {sample_id!r} is finished in {self.path} already: ids must differ")
         if status == "ok":

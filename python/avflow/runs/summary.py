@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..experiments.cheaper import check_summary
 from ..results.change import mean_change
 from ..results.table import as_sweep, one_width, paths_of, widths_of
 from .records import STATUSES
@@ -47,6 +48,7 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
             strongest[path] = {"layer": row["layer"], "mean_change_percent": row["mean"], "samples": row["samples"]}
         else:
             strongest[path] = None  # no sample has the tokens for it
+    estimated = check_summary(one for r in records if r["status"] == "ok" for one in r.get("media_check") or ())
     return {
         "samples": counts,
         "failed": failed,
@@ -56,4 +58,5 @@ def summarize(table: pa.Table, records: Iterable[Mapping[str, Any]]) -> dict[str
         "kernels": sorted(k for k in pc.unique(table["kernel"]).to_pylist() if k),
         "seconds": sum(r.get("seconds") or 0.0 for r in records),
         "paths": strongest,
+        **({} if estimated is None else {"media_check": estimated}),
     }

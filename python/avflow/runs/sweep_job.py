@@ -67,6 +67,8 @@ class SweepJob(SweepRequest, RunJob):
 def _record_of(part: SweepRows, select: str) -> Record:
     info = part.info
     record = {name: info.get(name) for name in ("p_clean", "correct", "seconds")}
+    if info.get("media_check"):
+        record["media_check"] = info["media_check"]
     if info.get("selected", bool(part.rows)):
         return {"rows": part.rows, "status": "ok", **record}
     answered = "right" if record["correct"] else "wrong"

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from ..models.base import Model
-from .layout import Layout
+from .layout import Early, Layout
 
 
 def linear_flops(module: nn.Module) -> int:
@@ -27,13 +27,24 @@ def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
     width = model.config.hidden_size
     keys_only = 2 * width * 2 * model.n_kv_heads * model.head_dim
     head = 2 * width * model.vocab
-    # A row sees the clean rows before its stream's start, and its stream's rows up to itself.
-    own = np.arange(len(layout.order)) - layout.first_row[layout.stream]
-    seen = np.cumsum(layout.start[layout.stream] + own + 1)  # keys seen by the first r rows, int64
-    attention = [4 * model.n_heads * model.head_dim * int(seen[r - 1]) for r in layout.rows]
+    early = layout.early
+    late, below = _seen(layout), None if early is None else (early.layers, _seen(early))
+    attention = []
+    for index, r in enumerate(layout.rows):
+        seen = below[1] if below is not None and index < below[0] else late
+        attention.append(4 * model.n_heads * model.head_dim * int(seen[r - 1]))
     total = sum(r * row for r in layout.rows[:-1]) + sum(attention[:-1])
     last = layout.rows[-1] * keys_only + predicting * (row - keys_only + head)
     return total + last + 4 * model.n_heads * model.head_dim * int(layout.order.max() + 1) * predicting
+
+
+def _seen(rows: Layout | Early) -> np.ndarray:
+    """Keys seen by the first r + 1 rows together, int64 [rows].
+
+    A row sees the clean rows before its stream's start, and its stream's rows up to itself.
+    """
+    own = np.arange(len(rows.order)) - rows.first_row[rows.stream]
+    return np.cumsum(rows.start[rows.stream] + own + 1)
 
 
 def walks_cost(model: Model, layouts: Sequence[Layout], n_predict: int) -> dict[str, Any]:
@@ -52,5 +63,5 @@ def walks_cost(model: Model, layouts: Sequence[Layout], n_predict: int) -> dict[
         "flops": sum(layout_flops(model, layout, n_predict * len(layout.parent)) for layout in layouts),
         "clean_flops": layout_flops(model, clean, n_predict * len(clean.parent)),
         "walks": len(layouts),
-        "peak_rows": max(layout.rows[-1] for layout in layouts),
+        "peak_rows": max(max(layout.rows) for layout in layouts),
     }

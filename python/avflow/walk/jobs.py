@@ -77,10 +77,19 @@ class Job:
     knockout: int
     start: int  # first_cut_row of the knockout in this prompt
     layers: int  # bit set
+    # (last layer with them, word of groups) whose rows it has no longer after that: an estimate of the run. None: all.
+    shed: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, prompt: int, knockout: int, start: int, layers: frozenset[int]) -> Job:
-        return cls(prompt, knockout, start, sum(1 << layer for layer in layers))
+    def of(
+        cls, prompt: int, knockout: int, start: int, layers: frozenset[int], shed: tuple[int, int] | None = None
+    ) -> Job:
+        return cls(prompt, knockout, start, sum(1 << layer for layer in layers), shed)
+
+    @property
+    def begins_shed(self) -> bool:
+        """Whether it has no row of those groups in any layer: its window begins behind the last layer with them."""
+        return self.shed is not None and self.layers & ((2 << self.shed[0]) - 1) == 0
 
 
 def kept_orders(gone: int, group: np.ndarray, first: int) -> tuple[int, np.ndarray]:
@@ -128,6 +137,8 @@ def job_rows(job: Job | Eviction, lengths: Sequence[int], groups: Sequence[np.nd
     What rests needs no more memory than this: its hidden states are held until it has rows, and are less than these.
     """
     if isinstance(job, Job):
+        if job.shed is not None and job.begins_shed:
+            return len(kept_orders(job.shed[1], groups[job.prompt], job.start)[1])
         return lengths[job.prompt] - job.start
     count, first = 0, lengths[job.prompt]
     for _, gone in job.steps:

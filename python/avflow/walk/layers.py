@@ -35,6 +35,7 @@ def run_layers(
     reads: Collection[int] = (),
     after: Callable[[int, torch.Tensor], None] | None = None,
     enter: Callable[[int, torch.Tensor], None] | None = None,
+    shed: tuple[int, torch.Tensor, Tables] | None = None,
 ) -> torch.Tensor:
     """Runs the first `count` layers (None: all) and returns the hidden states [1, rows, D] after the last of them.
 
@@ -47,6 +48,7 @@ def run_layers(
         joins: per layer int64 [n], rows that are copied to the end before it; None: none in any. In the layers `reads`
             numbers from the row count on are what was saved.
         saves: per layer int64 [n], rows that are saved before it, for later joins; None: none in any.
+        shed: (layer, rows int64 [n] that alone go on into it, in this order, tables of the rows from then on).
         after: called after every layer as (layer, hidden [1, rows, D]).
         enter: called before every layer in the same way, once the rows that join there are in; it may write to them.
 
@@ -57,6 +59,9 @@ def run_layers(
     saved: list[torch.Tensor] = []  # [1, n, D] each
     with attention_name(model.text_model, register()):
         for index, layer in enumerate(islice(model.layers, count)):
+            if shed is not None and index == shed[0]:
+                hidden, tables = hidden.index_select(1, shed[1]), shed[2]
+                cos, sin = tables
             if saves is not None and len(saves[index]):
                 saved.append(hidden.index_select(1, saves[index]))
             if joins is not None and len(joins[index]):

@@ -4,11 +4,13 @@ A job is one knockout in one set of layers, or one eviction, on one prompt. Jobs
 rows for as long as they do not differ: two knockouts are one *stream* while the same layers were active in both;
 where they first differ, one keeps the rows and the other starts from a copy of them. Two evictions are one stream while
 the same tokens have left, and come back, after the same layers. A job that has not begun is the clean stream.
+
+A knockout that sheds groups goes on, above the last layer with them, without their rows and without a key of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,8 +20,22 @@ from .jobs import Eviction, Job, job_rows, kept_orders, members
 
 
 @dataclass
+class Early:
+    """The rows of a walk before some were shed: below layer `layers`. Fields as of Layout."""
+
+    layers: int
+    kept: np.ndarray  # int64: before layer `layers`, the rows that go on, in the order in which they do
+    order: np.ndarray
+    token: np.ndarray
+    stream: np.ndarray
+    start: np.ndarray
+    first_row: np.ndarray
+
+
+@dataclass
 class Layout:
-    """The rows of one walk. Rows are only ever appended, so layer l works on the first `rows[l]` of the columns.
+    """The rows of one walk. Rows are only ever appended, so layer l works on the first `rows[l]` of the columns. Only
+    where jobs shed groups rows go too, once: the columns of the layers below are `early`.
 
     Tokens that rest have no row meanwhile. Their hidden states are saved as they leave; those saved before a layer or
     in it are numbered through, and a join copies them by their number, counted on from the rows that are there.
@@ -37,6 +53,7 @@ class Layout:
     reads: frozenset[int]  # layers whose joins copy what was saved
     active: list[dict[int, tuple[int, ...]]]  # per layer: knockout -> streams in which it is in force
     stream_of: dict[Job | Eviction, int]
+    early: Early | None = None
 
     @property
     def clean_rows(self) -> int:
@@ -92,6 +109,36 @@ class _Rows:
         self.total += len(orders)
         return len(self.parent) - 1
 
+    def shed(self, streams: Mapping[int, tuple[int, np.ndarray, np.ndarray]]) -> np.ndarray:
+        """These streams go on without some groups' rows: which rows go on, int64.
+
+        streams: stream -> (its start, its tokens from now on, the rows where these are now).
+        """
+        kept = []
+        for stream, old in enumerate(self.orders):
+            if stream in streams:
+                self.start[stream], self.orders[stream], rows = streams[stream]
+                kept.append(rows)
+            else:
+                kept.append(np.arange(self.first_row[stream], self.first_row[stream] + len(old)))
+        counts = [len(rows) for rows in kept]
+        self.first_row = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64).tolist()
+        self.total = self.before = sum(counts)
+        return np.concatenate(kept)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Order, token and stream of every row, start and first row of every stream, as of Layout."""
+        prompt = [s if p < 0 else p for s, p in enumerate(self.parent)]
+        counts = [len(orders) for orders in self.orders]
+        order = np.concatenate(self.orders)
+        return {
+            "order": order.astype(np.int32),
+            "token": self.offsets[np.repeat(prompt, counts)] + order,
+            "stream": np.repeat(np.arange(len(prompt)), counts).astype(np.int32),
+            "start": np.array(self.start, np.int32),
+            "first_row": np.array(self.first_row, np.int64),
+        }
+
     def next_layer(self) -> tuple[np.ndarray, np.ndarray, bool]:
         """What joined and what was saved since the last call, int64, as `Layout` has them; if saved states joined."""
         joins, saves = (np.concatenate(part) if part else np.empty(0, np.int64) for part in (self.here, self.saving))
@@ -104,15 +151,30 @@ class _Rows:
 class _Knockouts:
     """Streams of knockouts: one for the jobs whose active layers have been the same so far."""
 
-    def __init__(self, jobs: Sequence[Job], rows: _Rows) -> None:
-        self.rows = rows
+    def __init__(self, jobs: Sequence[Job], rows: _Rows, groups: Sequence[np.ndarray]) -> None:
+        self.rows, self.groups = rows, groups
         self.clean = list(jobs)  # those whose window has not begun
         self.sharing: list[tuple[int, list[Job]]] = []  # (stream, the jobs that share its rows)
 
-    def _join(self, members: list[Job], source: int) -> None:
+    def _join(self, members: list[Job], source: int, layer: int) -> None:
         job = members[0]
-        orders = np.arange(job.start, len(self.rows.orders[job.prompt]))
-        self.sharing.append((self.rows.join(job.prompt, job.start, orders, source), members))
+        start, orders = job.start, np.arange(job.start, len(self.rows.orders[job.prompt]))
+        if job.shed is not None and layer > job.shed[0]:
+            start, orders = kept_orders(job.shed[1], self.groups[job.prompt], job.start)
+        self.sharing.append((self.rows.join(job.prompt, start, orders, source), members))
+
+    def sheds_before(self, layer: int) -> bool:
+        """Whether a stream loses rows between this layer and the one below."""
+        return any(job.shed is not None and job.shed[0] == layer - 1 for _, (job, *_) in self.sharing)
+
+    def shed(self, layer: int) -> np.ndarray:
+        """Takes out the rows that no job has from this layer on: the rows that go on, int64."""
+        leaving = {}
+        for at, (job, *_) in self.sharing:
+            if job.shed is not None and job.shed[0] == layer - 1:
+                start, orders = kept_orders(job.shed[1], self.groups[job.prompt], job.start)
+                leaving[at] = (start, orders, self.rows.find(job.prompt, orders, at))
+        return self.rows.shed(leaving)
 
     def enter(self, layer: int) -> dict[int, tuple[int, ...]]:
         """Lets streams join before the layer. Returns knockout -> streams in which it is in force."""
@@ -121,14 +183,14 @@ class _Knockouts:
             inside = [j for j in members if j.layers >> layer & 1]
             if inside and len(inside) < len(members):  # they part here: those still inside keep the rows
                 self.sharing[index] = (at, inside)
-                self._join([j for j in members if not j.layers >> layer & 1], at)
-        begin: dict[tuple[int, int], list[Job]] = {}
+                self._join([j for j in members if not j.layers >> layer & 1], at, layer)
+        begin: dict[tuple, list[Job]] = {}
         for job in self.clean:
             if job.layers >> layer & 1:
-                begin.setdefault((job.prompt, job.knockout), []).append(job)
+                begin.setdefault((job.prompt, job.knockout, job.shed), []).append(job)
         self.clean = [j for j in self.clean if not j.layers >> layer & 1]
         for members in begin.values():
-            self._join(members, members[0].prompt)
+            self._join(members, members[0].prompt, layer)
         in_force: dict[int, list[int]] = {}
         for at, members in self.sharing:
             if members[0].layers >> layer & 1:
@@ -199,14 +261,19 @@ def build_layout(
         lengths: tokens of each prompt; its clean stream has the prompt's number.
         jobs: distinct jobs. A knockout has at least one active layer; an eviction's groups have a token, its layers lie
             in -1 (before layer 0) .. n_layers - 2.
-        groups: group of every token, int32 [n] for each prompt; evictions need it.
+        groups: group of every token, int32 [n] for each prompt; evictions and jobs that shed need it. Of the latter all
+            shed after the same layer, and none is beside an eviction whose groups come back.
     """
     made = _Rows(lengths)
-    knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made)
+    knockouts = _Knockouts([j for j in jobs if isinstance(j, Job)], made, groups)
     evictions = _Evictions([j for j in jobs if isinstance(j, Eviction)], made, groups)
     rows, joins, saves, active = [], [], [], []
     reads = set()
+    early: Early | None = None
     for layer in range(n_layers):
+        if knockouts.sheds_before(layer):
+            there = made.columns()
+            early = Early(layer, knockouts.shed(layer), **there)
         active.append(knockouts.enter(layer))
         evictions.enter(layer)
         joined, saved, read = made.next_layer()
@@ -215,22 +282,16 @@ def build_layout(
         if read:
             reads.add(layer)
         rows.append(made.total)
-    prompt = [s if p < 0 else p for s, p in enumerate(made.parent)]
-    counts = [len(orders) for orders in made.orders]
-    order = np.concatenate(made.orders)
     return Layout(
-        order=order.astype(np.int32),
-        token=made.offsets[np.repeat(prompt, counts)] + order,
-        stream=np.repeat(np.arange(len(prompt)), counts).astype(np.int32),
+        **made.columns(),
         parent=np.array(made.parent, np.int32),
-        start=np.array(made.start, np.int32),
-        first_row=np.array(made.first_row, np.int64),
         rows=rows,
         joins=joins,
         saves=saves,
         reads=frozenset(reads),
         active=active,
         stream_of=knockouts.stream_of | evictions.stream_of,
+        early=early,
     )
 
 
@@ -240,7 +301,7 @@ AnyJob = TypeVar("AnyJob", bound=Job | Eviction)
 def _together(job: Job | Eviction) -> tuple:
     """Sorts jobs that share rows next to each other."""
     if isinstance(job, Job):
-        return job.prompt, 0, job.knockout, job.layers
+        return job.prompt, 0, job.knockout, job.shed or (), job.layers
     return job.prompt, 1, job.steps
 
 

@@ -26,8 +26,8 @@ from .amplified import Loud, combined, factors_of
 from .capture import Captured
 from .chunks import head_chunk
 from .edits import Edits, with_edited_mlps
-from .layers import check_finite, run_layers
-from .layout import Layout
+from .layers import Tables, check_finite, run_layers
+from .layout import Early, Layout
 from .proof import is_due, prove
 from .row_wise import row_wise
 
@@ -104,13 +104,23 @@ class Problems:
         self.model, self.layout, self.knockouts = model, layout, knockouts
         self.parts = parts_of(model.groups, knockouts)
         item = np.concatenate([c.columns.item for c in batch])
-        group = self.parts.columns(np.concatenate([c.columns.group for c in batch]), item)[layout.token]
-        item = item[layout.token]
-        self.tokens = Tokens(*(torch.from_numpy(a) for a in (layout.order, group, item, layout.stream)))
-        self.streams = Streams(torch.from_numpy(layout.parent), torch.from_numpy(layout.start))
-        self._key: tuple[int, dict[int, tuple[int, ...]], bool] | None = None  # of the problem at hand
+        group = self.parts.columns(np.concatenate([c.columns.group for c in batch]), item)
+        self._late = self._columns(layout, group, item)
+        self._early = None if layout.early is None else self._columns(layout.early, group, item)
+        self._key: tuple[int, dict[int, tuple[int, ...]], bool, bool] | None = None  # of the problem at hand
         self._problem: AttentionProblem | None = None
         self._loud: Loud | None = None
+
+    def _columns(self, rows: Layout | Early, group: np.ndarray, item: np.ndarray) -> tuple[Tokens, Streams]:
+        """group, item: int32, of the prompts' tokens end to end."""
+        columns = (rows.order, group[rows.token], item[rows.token], rows.stream)
+        parent = self.layout.parent[: len(rows.start)]
+        streams = Streams(torch.from_numpy(parent), torch.from_numpy(rows.start))
+        return Tokens(*(torch.from_numpy(a) for a in columns)), streams
+
+    def _early_at(self, layer: int) -> Early | None:
+        early = self.layout.early
+        return early if early is not None and layer < early.layers else None
 
     def cuts(self, layer: int, amplified: bool = True) -> list[Cut]:
         """amplified: also of edges that are to be amplified."""
@@ -122,19 +132,20 @@ class Problems:
         return [c for k, streams in active.items() for c in self.knockouts[k].cuts(self.parts, streams)]
 
     def make(self, layer: int, keep_rows: np.ndarray | None, amplified: bool = True) -> AttentionProblem:
-        tokens = self.tokens.head(self.layout.rows[layer])
+        columns = self._early if self._early is not None and self._early_at(layer) else self._late
+        tokens = columns[0].head(self.layout.rows[layer])
         return AttentionProblem(
-            rows=tokens, keys=tokens, streams=self.streams, cuts=self.cuts(layer, amplified), keep_rows=keep_rows
+            rows=tokens, keys=tokens, streams=columns[1], cuts=self.cuts(layer, amplified), keep_rows=keep_rows
         )
 
     def make_loud(self, layer: int, keep_rows: np.ndarray | None) -> Loud | None:
-        stream = self.layout.stream[: self.layout.rows[layer]]
+        stream = (self._early_at(layer) or self.layout).stream[: self.layout.rows[layer]]
         stream = stream if keep_rows is None else stream[keep_rows]
         factors = factors_of(self.layout.active[layer], self.knockouts, stream, self.model.device)
         return None if factors is None else Loud(self.make(layer, keep_rows, amplified=False), factors)
 
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
-        key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None)
+        key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None, self._early_at(layer) is not None)
         if self._problem is None or key != self._key:
             self._key, self._problem = key, self.make(layer, keep_rows)
             self._loud = self.make_loud(layer, keep_rows)
@@ -181,12 +192,21 @@ def run_walk(
         UnsupportedModelError: the clean run is not the model's own (`walk.proof`).
     """
     options = _options(batch, layout, predict)  # [rows, options] or None
+    early = layout.early
     lists = [layout.token, predict, targets, *([] if options is None else [options.ravel()])]
-    token, rows, wanted, *more = upload_lists([*lists, *layout.joins, *layout.saves], model.device)
+    lists = [*([] if early is None else [early.token, early.kept]), *lists]
+    before, sent = [], list(upload_lists([*lists, *layout.joins, *layout.saves], model.device))
+    if early is not None:
+        before, sent = sent[:2], sent[2:]
+    token, rows, wanted, *more = sent
     choices = None if options is None else more.pop(0).view(options.shape)
     joins, saves = more[: model.n_layers], more[model.n_layers :]
-    cos = torch.cat([c.cos for c in batch], -2).index_select(-2, token)  # [1, rows at the end, d]
-    sin = torch.cat([c.sin for c in batch], -2).index_select(-2, token)
+    every = (torch.cat([c.cos for c in batch], -2), torch.cat([c.sin for c in batch], -2))  # [1, tokens, d]
+    tables = (every[0].index_select(-2, token), every[1].index_select(-2, token))  # [1, rows at the end, d]
+    shed: tuple[int, torch.Tensor, Tables] | None = None
+    if early is not None:
+        shed = early.layers, before[1], tables
+        tables = (every[0].index_select(-2, before[0]), every[1].index_select(-2, before[0]))
     problems = Problems(model, batch, layout, knockouts)
     last = model.n_layers - 1
 
@@ -209,9 +229,9 @@ def run_walk(
         warn_of_hooks(model, "a sweep")
     with in_eval_mode(model):  # the output matrix too: an adapter's dropout would make each run differ
         with attributes(with_edited_mlps(model, row_wise(model, rows), edits)):
-            first = _clean_rows(batch, layout, token)
+            first = _clean_rows(batch, layout, token if early is None else before[0])
             hidden = run_layers(
-                model, first, (cos, sin), call, None, joins, saves, layout.reads, after=after, enter=enter
+                model, first, tables, call, None, joins, saves, layout.reads, after=after, enter=enter, shed=shed
             )
             enter(model.n_layers, hidden)
         prompts = _prompts_of(layout, predict)
