@@ -32,7 +32,7 @@ def test_a_map_is_that_of_the_knocked_out_run(text, bins, monkeypatch):
     model, prompt = avflow.wrap(thinker(layers=3)), av_prompt("interleaved", seconds=2)
     knockout = avflow.Knockout.parse(text)
     want = weights(model, prompt, knockout, [0, 1], monkeypatch)
-    found = avflow.attention_map(model, prompt, bins=bins, knockout=text, cut_in=[0, 1])
+    found = avflow.attention_map(model, prompt, bins=bins, knockouts=text, cut_layers=[0, 1])
     pool = torch.zeros(len(found.groups), len(prompt))
     for i, (a, b) in enumerate(zip(found.starts, found.starts[1:], strict=False)):
         pool[i, a:b] = 1
@@ -46,14 +46,14 @@ def test_random_edges_heads_and_all_layers(monkeypatch):
     model, prompt = avflow.wrap(thinker(layers=3)), av_prompt("interleaved", seconds=2)
     knockout = avflow.Knockout("video", "question", heads=(1,), random_share=0.5, seed=3)
     want = weights(model, prompt, knockout, range(3), monkeypatch)
-    found = avflow.attention_map(model, prompt, bins=10**6, knockout=knockout)
+    found = avflow.attention_map(model, prompt, bins=10**6, knockouts=knockout)
     assert np.abs(found.weight - want.numpy()).max() <= 1e-5
 
 
 def test_a_row_without_an_edge_adds_up_to_nothing():
     model, prompt = avflow.wrap(thinker(layers=3)), av_prompt("interleaved", seconds=2)
     found = avflow.attention_map(
-        model, prompt, layers=1, bins=10**6, knockout=avflow.Knockout("all", "last", cut_self=True)
+        model, prompt, layers=1, bins=10**6, knockouts=avflow.Knockout("all", "last", cut_self=True)
     )
     assert found.weight[0, -1].sum() == 0 and found.weight[0, -2].sum() == pytest.approx(1, abs=1e-5)
 
@@ -61,12 +61,13 @@ def test_a_row_without_an_edge_adds_up_to_nothing():
 @pytest.mark.parametrize(
     "options, says",
     [
-        (dict(knockout=3), "knockout = 3"),
-        (dict(knockout="video"), "write"),
-        (dict(cut_in=[1]), "cut_in without a knockout"),
-        (dict(knockout="video->last", cut_in=[9]), "out of range"),
-        (dict(knockout="vido->last"), "vido"),
-        (dict(knockout=avflow.Knockout("video", "last", heads=(33,))), "head 33 is out of range"),
+        (dict(knockouts=3), "knockouts"),
+        (dict(knockouts="video[1]->last"), "names items"),
+        (dict(knockouts="video"), "write"),
+        (dict(cut_layers=[1]), "cut_layers without knockouts"),
+        (dict(knockouts="video->last", cut_layers=[9]), "out of range"),
+        (dict(knockouts="vido->last"), "vido"),
+        (dict(knockouts=avflow.Knockout("video", "last", heads=(33,))), "head 33 is out of range"),
     ],
 )
 def test_what_makes_no_sense(options, says):

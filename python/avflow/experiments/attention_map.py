@@ -18,7 +18,6 @@ from ..checks import integer, shown
 from ..checks import members as members_of
 from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
-from ..knockouts.knockout import Knockout
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
@@ -26,6 +25,7 @@ from ..results.results import Results
 from ..walk.capture import Captured, capture
 from ..walk.jobs import members
 from .observe import group_mass, observe, tokens_of
+from .under import Cutting, Knockouts, Layers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +81,8 @@ def attention_map(
     bins: int = 128,
     boundaries: Sequence[int] | None = None,
     check: str | int | None = None,
-    knockout: Knockout | str | None = None,
-    cut_in: int | Sequence[int] | None = None,
+    knockouts: Knockouts = None,
+    cut_layers: Layers = None,
     labels: Any = None,
 ) -> AttentionMap:
     """The attention matrix of chosen layers, pooled to bins x bins; memory O(tokens), never tokens x tokens.
@@ -96,9 +96,8 @@ def attention_map(
         bins: stretches of about equal length; fewer where there are fewer tokens.
         boundaries: where stretches begin instead, increasing token numbers (the first is 0), such as frame starts.
         check, labels: as of `avflow.sweep`.
-        knockout: what is cut while the model is looked at, as text or Knockout: the maps are those of the knocked-out
-            run. A line of a row that loses all its edges adds up to 0. None: nothing.
-        cut_in: the layers in which it is; None for all.
+        knockouts, cut_layers: what is cut meanwhile, and in which layers (None for all): the maps are those of the
+            knocked-out run. A line of a row that loses all its edges adds up to 0. Default: nothing.
 
     Raises:
         InputError: no prompt or several, layers that the model does not have, boundaries that do not increase or
@@ -106,17 +105,10 @@ def attention_map(
     """
     check_model(model)
     chosen = layer_list(layers, model.n_layers)
-    cut = Knockout.parse(knockout) if isinstance(knockout, str) else knockout
-    if cut is not None and not isinstance(cut, Knockout):
-        raise InputError(f"knockout = {shown(knockout)}: pass a text form, avflow.Knockout, or None")
-    if cut is None and cut_in is not None:
-        raise InputError("cut_in without a knockout: say what is cut in these layers")
-    if cut is not None:
-        cut.check_heads(model.n_heads)
-    gone = frozenset() if cut is None else frozenset(layer_list(cut_in, model.n_layers))
+    cutting = Cutting(model, knockouts, cut_layers)
     with checking(model, check):
         captured = capture(model, as_prompt(model, prompt, labels=labels))
-        return _pooled(model, captured, chosen, _starts(len(captured), bins, boundaries), cut, gone)
+        return _pooled(model, captured, chosen, _starts(len(captured), bins, boundaries), cutting)
 
 
 @dataclass(frozen=True)
@@ -133,10 +125,10 @@ class _Pass:
     bin_of_class: list[int]
 
 
-def _passes(model: Model, captured: Captured, bin_of: np.ndarray, cut: Knockout | None) -> list[_Pass]:
+def _passes(captured: Captured, bin_of: np.ndarray, cutting: Cutting) -> list[_Pass]:
     """Without a knockout a group of the op is a bin. With one it is a bin's tokens of one side: of those that a cut's
     source holds, its target, both, neither; for a cut is told to the op by groups."""
-    words = [] if cut is None else [word for c in cut.cuts(model.groups) for word in (c.source, c.target)]
+    words = [word for c in cutting.cuts for word in (c.source, c.target)]
     sides = sum((members(word, captured.columns.group).astype(np.int64) << n for n, word in enumerate(words)), start=0)
     _, side = np.unique(np.broadcast_to(sides, len(bin_of)), return_inverse=True)  # [n], from 0
     kinds = int(side.max()) + 1
@@ -149,9 +141,9 @@ def _passes(model: Model, captured: Captured, bin_of: np.ndarray, cut: Knockout 
         rows = tokens_of(captured, torch.from_numpy(group))
         classes = [n // kinds if n // kinds < width else -1 for n in range((width + 1) * kinds)]
         clean, knocked = AttentionProblem(rows=rows, groups=len(classes)), None
-        if cut is not None:
+        if cutting.cuts:
             cuts = []
-            for c in cut.cuts(model.groups):
+            for c in cutting.cuts:
                 source, target = (_classes(word, captured, group) for word in (c.source, c.target))
                 cuts.append(dataclasses.replace(c, source=source, target=target))
             knocked = AttentionProblem(rows=rows, groups=len(classes), cuts=cuts)
@@ -169,18 +161,17 @@ def _pooled(
     captured: Captured,
     chosen: list[int],
     starts: np.ndarray,
-    cut: Knockout | None,
-    gone: frozenset[int],
+    cutting: Cutting,
 ) -> AttentionMap:
     count = len(starts) - 1
     bin_of = np.repeat(np.arange(count), np.diff(starts))  # [n]
-    passes = _passes(model, captured, bin_of, cut)
+    passes = _passes(captured, bin_of, cutting)
     weight = np.zeros((len(chosen), count, count), np.float32)
     rows_of = torch.from_numpy(bin_of)
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
         for one in passes:
-            problem = one.cut if one.cut is not None and layer in gone else one.clean
+            problem = one.cut if one.cut is not None and layer in cutting.layers else one.clean
             mass = group_mass(q, k, v, problem, scale)  # [n, heads, classes]
             pooled = torch.zeros(count, mass.shape[-1], device=mass.device)
             pooled.index_add_(0, rows_of.to(mass.device), mass.mean(1))
@@ -189,8 +180,7 @@ def _pooled(
                 if 0 <= place < len(one.bins):
                     weight[chosen.index(layer), :, one.bins[place]] += found[:, number]
 
-    cuts = [] if cut is None else cut.cuts(model.groups)
-    observe(model, captured, on_attention=see, layers=chosen, cuts=lambda layer: cuts if layer in gone else ())
+    observe(model, captured, on_attention=see, layers=chosen, cuts=cutting)
     weight /= np.diff(starts)[None, :, None]
     names = model.groups.names
     groups = [

@@ -21,6 +21,8 @@ Layers = int | Sequence[int] | None
 class Cutting:
     """All of these knockouts together, in some layers: layer -> cuts.
 
+    `cuts`: all of them; `layers`: where they are in force; `names`: of the knockouts.
+
     Args:
         knockouts: as of `avflow.knockout`; None: nothing is cut. layers: where; None for all.
 
@@ -31,7 +33,7 @@ class Cutting:
     def __init__(self, model: Model, knockouts: Knockouts, layers: Layers) -> None:
         self.names: list[str] = []
         self.layers: list[int] = []
-        self._cuts: tuple[Cut, ...] = ()
+        self.cuts: tuple[Cut, ...] = ()
         if knockouts is None:
             if layers is not None:
                 raise InputError("cut_layers without knockouts: name what is cut there, or leave them out")
@@ -40,11 +42,12 @@ class Cutting:
         refuse_amplified(chosen, "a look")
         for one in chosen:
             one.check_heads(model.n_heads)
+            one.refuse_items("a look")
         self.names, self.layers = [one.name for one in chosen], layer_list(layers, model.n_layers)
-        self._cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
+        self.cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
 
     def __call__(self, layer: int) -> tuple[Cut, ...]:
-        return self._cuts if layer in self.layers else ()
+        return self.cuts if layer in self.layers else ()
 
     def meta(self) -> dict[str, Any]:
         """For a result's `meta`; nothing where nothing is cut."""

@@ -136,6 +136,14 @@ class Knockout:
         """Whether a side names items."""
         return "[" in self.source + self.target
 
+    def refuse_items(self, where: str) -> None:
+        """Raises InputError where a side names items and `where` cannot tell items apart, as sweeps do."""
+        if self.has_items:
+            raise InputError(
+                f"knockout {self.name!r} names items, which sweeps tell apart: in {where}, put these tokens into a "
+                'group of your own, by labels= of model.prepare, {"group": "part", "of": "video", "items": [2]}'
+            )
+
     def cuts(self, groups: Words, streams: tuple[int, ...] | None = None) -> list[Cut]:
         """The cuts of this knockout for the rows of `streams` (None: all)."""
         heads = None if self.heads is None else sum(1 << h for h in self.heads)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from .. import checks
-from ..errors import InputError
 from ..knockouts.amplification import refuse_amplified
 from ..knockouts.knockout import SEMANTICS, Semantics
 from ..knockouts.presets import as_knockouts
@@ -62,11 +61,7 @@ def knockout(
     refuse_amplified(chosen, "avflow.knockout")
     for one in chosen:
         one.check_heads(model.n_heads)
-        if one.has_items:
-            raise InputError(
-                f"knockout {one.name!r} names items, which sweeps tell apart: in a block, put these tokens into a "
-                'group of your own, by labels= of model.prepare, {"group": "part", "of": "video", "items": [2]}'
-            )
+        one.refuse_items("a block")
     checks.choice("semantics", semantics, SEMANTICS)
     cuts = tuple(cut for one in chosen for cut in one.cuts(model.groups))
     rule = Rule(tuple(chosen), frozenset(layer_list(layers, model.n_layers)), semantics, cuts)
