@@ -48,6 +48,14 @@ class BatchPlan:
     whole: bool = False
 
 
+def on_device(array: np.ndarray, device: Any) -> torch.Tensor:
+    """A copy that no GPU is waited for: vLLM prepares a step while the one before is running."""
+    host = torch.from_numpy(array)
+    if torch.device(device).type == "cpu":
+        return host
+    return host.pin_memory().to(device, non_blocking=True)
+
+
 def plan_batch(
     plans: Sequence[Plan], computed: np.ndarray, scheduled: np.ndarray, segments: Sequence[int], device: Any
 ) -> BatchPlan:
@@ -69,8 +77,8 @@ def plan_batch(
         index = np.concatenate(rows).astype(np.int64)
         relative = np.searchsorted(previous, index)
         parts[segment] = Part(
-            rows=None if len(index) == total else torch.from_numpy(index).to(device),
-            relative=None if len(index) == len(previous) else torch.from_numpy(relative).to(device),
+            rows=None if len(index) == total else on_device(index, device),
+            relative=None if len(index) == len(previous) else on_device(relative, device),
             starts=np.cumsum([0, *map(len, rows)], dtype=np.int32),
             lengths=np.array(lengths, np.int32),
             order=np.concatenate(order).astype(np.int64),
@@ -94,10 +102,7 @@ def place(now: BatchPlan, groups: Sequence[Any], blocks_of: Callable[[int], tupl
         blocks, size = blocks_of(number)
         part = now.parts[segment]
         if segment not in places:
-            places[segment] = (
-                torch.from_numpy(part.owner).to(blocks.device),
-                torch.from_numpy(part.order).to(blocks.device),
-            )
+            places[segment] = on_device(part.owner, blocks.device), on_device(part.order, blocks.device)
         owner, order = places[segment]
         now.slots[number] = blocks[owner, order // size].long() * size + order % size
         now.group_of.update(dict.fromkeys(group.layer_names, number))
@@ -131,17 +136,16 @@ def narrow(common: Any, part: Part, slots: torch.Tensor, lengths: torch.Tensor, 
         there = np.flatnonzero(np.diff(part.starts))
         starts = np.append(part.starts[there], part.starts[-1]).astype(np.int32)
         host = host[there]
-        index = torch.from_numpy(there)
         out.num_reqs, out.num_actual_tokens = len(there), m
         out.query_start_loc_cpu = torch.from_numpy(starts)
-        out.query_start_loc = out.query_start_loc_cpu.to(device)
+        out.query_start_loc = on_device(starts, device)
         out.max_query_len = int(np.diff(starts).max(initial=0))
         out.slot_mapping = common.slot_mapping[:m]
-        out.block_table_tensor = common.block_table_tensor[index.to(device)]
+        out.block_table_tensor = common.block_table_tensor[on_device(there, device)]
         out.positions = None if common.positions is None else common.positions[part.rows]
-        out.is_prefilling = None if common.is_prefilling is None else common.is_prefilling[index]
+        out.is_prefilling = None if common.is_prefilling is None else common.is_prefilling[torch.from_numpy(there)]
         out.req_idx = None if common.req_idx is None else common.req_idx[there]
     out.seq_lens_cpu_upper_bound = torch.from_numpy(host)
-    out.seq_lens = lengths[: len(host)].copy_(out.seq_lens_cpu_upper_bound)
+    out.seq_lens = lengths[: len(host)].copy_(on_device(host, device))
     out.max_seq_len = max(1, int(host.max(initial=0)))
     return out

@@ -79,7 +79,7 @@ def test_video_salmonn_is_refused_by_vllm_itself(engine):
         ("model_config", "enable_prompt_embeds", True, "prompt embeddings"),
         ("compilation_config", "cudagraph_mode", CUDAGraphMode.FULL, "CUDA graphs of prompts"),
         ("", "lora_config", object(), "LoRA"),
-        ("", "kv_transfer_config", object(), "KV connector"),
+        ("", "kv_transfer_config", object(), "a KV connector"),
         ("", "kv_events_config", object(), "KV cache events"),
     ],
 )
