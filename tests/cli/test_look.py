@@ -114,6 +114,18 @@ def test_bad_options(command, message, samples, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+def test_sites_are_checked_before_a_model_is_loaded(samples, tmp_path):
+    more = ["--source", "zero", "--sites", "vidoe"]
+    result = avflow_("look", "patch", "/no/such/model", samples, "--out", tmp_path / "r", *more)
+    assert "no group or alias is called 'vidoe'" in one_line_error(result)
+
+
+def test_a_job_takes_only_what_its_configuration_can_hold(samples):
+    for options in ({"source": avflow.PatchSource.zero()}, {"source": "zero", "sites": [avflow.PatchSite("last")]}):
+        with pytest.raises(avflow.InputError, match=r"cannot stand in a run's config.yaml.*call avflow.patch"):
+            LookJob("m", samples, "patch", options)
+
+
 def test_samples_that_patching_leaves_out(samples, tmp_path):
     """Of the two ways to select, every sample falls under one."""
     counts = []

@@ -156,6 +156,28 @@ def test_black_needs_a_processor_and_silence_a_sound(omni):
         avflow.patch(omni, tiny.av_prompt("silent", seconds=2), "silence", "video", select="all")
 
 
+def test_sites_of_ones_own_in_the_prompts_and_in_those_that_give_the_states(small, tmp_path):
+    samples = avflow.data.read(
+        avflow.synthetic.write_items(avflow.synthetic.make_items("heldout", 2), tmp_path)
+    ).samples
+    labels = avflow.Labels(lambda p, s: [{"group": "begun", "of": "video", "items": [0]}], ["begun"])
+    own, other = (small.prepare(one, labels=labels) for one in samples)
+    sources = {"of": [samples[1]], "mean": [samples[1]]}
+    for kind, given in sources.items():
+        make = getattr(avflow.PatchSource, kind)
+        with pytest.warns(avflow.AvflowWarning, match=r"'video' no longer .* video\+begun"):
+            small.warned.clear()
+            found = rows_of(small, samples[0], make(given), ["begun", "video"], layers=[2], labels=labels)
+        assert found == rows_of(small, own, make([other]), ["begun", "video"], layers=[2])
+        assert all(row["status"] == "ok" for row in found)
+
+
+def test_more_other_prompts_than_are_patched_are_no_pairs(omni, prompt):
+    others = [tiny.av_prompt(seconds=2, seed=seed, id=str(seed)) for seed in (2, 3)]
+    with pytest.raises(avflow.InputError, match="2 other prompts are given for 1 that are patched"):
+        rows_of(omni, prompt, avflow.PatchSource.of(others), "last")
+
+
 def question_changed(prompt):
     ids, first = prompt.input_ids.clone(), prompt.groups.index("question_text")
     ids[first + 1] = (ids[first + 1] + 1) % 400

@@ -82,6 +82,23 @@ def test_seconds_are_those_of_the_file():
     assert Counter(item for item, _ in shown) == {0: 3, 1: 12}
 
 
+def test_seconds_are_those_of_the_file_whatever_the_model_is_told():
+    """With timing="published" the model is told 2 frames a second; 4 of them are read here."""
+    told = {"group": "then", "of": "video", "start": 1.1, "end": 1.4}
+    player, published = (model().prepare(sample(told), fps=4, timing=timing) for timing in ("player", "published"))
+    assert published.times != player.times
+    assert {item for item, _ in places(player, "then")} == {2}  # steps of half a second
+    assert places(published, "then") == places(player, "then")
+
+
+@pytest.mark.parametrize("words", ["猫", "犬", "😀", "größer", "Ist die 猫"])
+def test_words_with_characters_of_several_tokens(words):
+    question = "Ist die 猫 größer als 犬 😀 hier?"
+    prompt = model().prepare(sample({"group": "noun", "text": words}, question=question))
+    own = prompt.input_ids[[g == "noun" for g in prompt.groups]].tolist()
+    assert model().text(own).strip() == words
+
+
 def test_words_items_positions_and_which_label_goes_first():
     prompt = model().prepare(
         sample(

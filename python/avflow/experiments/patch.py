@@ -21,7 +21,9 @@ from ..models.compat import check_layers
 from ..models.proof import checking, figures
 from ..progress import Progress
 from ..prompts.correct import is_correct
+from ..prompts.label_hook import Labels
 from ..prompts.prompt import Prompt
+from ..prompts.relabel import warn_of_left
 from ..results.results import Results
 from ..results.schemas import PATCH as SCHEMA
 from ..walk.answers import Answer
@@ -50,6 +52,7 @@ class _Asked:
     denoise: bool
     select: str
     memory: int | None
+    labels: Labels | None = None
     means: dict[str, torch.Tensor] | None = None  # of the source "mean", by site: [layers, ...]
 
 
@@ -67,6 +70,7 @@ def patch(
     memory: int | str | None = None,
     progress: bool = False,
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """Puts the states of another run at each site in each window of layers, and reads the answer's probability.
 
@@ -83,7 +87,7 @@ def patch(
         direction: "noise": states of the source go into the prompt's run. "denoise": states of the prompt's run go into
             the source's, which is the one that is patched.
         select: prompts that the model answers "correct"ly, "wrong"ly, or "all"; of both directions, its run as given.
-        memory, progress, check: as of `avflow.sweep`.
+        memory, progress, check, labels: as of `avflow.sweep`; labels of the prompts that give the states too.
 
     Returns:
         Results with a row per prompt x site x window centre: p_base, p_patched, p_source (of the run that is patched,
@@ -95,13 +99,18 @@ def patch(
         InputError: a value out of range, groups, heads or layers that the model does not have, too little memory; a
             site with another number of tokens in the two runs. NumericError: NaN or infinity in a run.
     """
+    hook = Labels.of(labels)
+    if hook is not None:
+        hook.declare(model.groups)  # sites may name its groups
     asked = _asked(model, source, sites, part, window, style, layers, direction, select, memory)
+    asked.labels = hook
     rows: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
     with checking(model, check):
+        given = as_prompts(model, prompts, labels=hook)
+        asked.source.check_count(given.count)
         if asked.source.kind == "mean":
-            asked.means = site_means(model, asked.source.prompts, asked.sites)
-        given = as_prompts(model, prompts)
+            asked.means = site_means(model, asked.source.prompts, asked.sites, hook)
         with Progress(given.count, unit="prompt", quiet=not progress, doing="patch") as bar:
             for number, prompt in enumerate(given):
                 found, info = _patch_prompt(model, prompt, number, asked, bar.begin(1))
@@ -185,8 +194,9 @@ def _patch_prompt(
     model: Model, prompt: Prompt, number: int, asked: _Asked, tick: Callable[[float], None]
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of one prompt, none where it is not selected, and what to tell of it."""
+    warn_of_left(prompt, [site.group for site in asked.sites], model.groups, model.warned)
     own = capture(model, prompt)
-    other = asked.source.run(model, own, number) if asked.source.is_run else None
+    other = asked.source.run(model, own, number, asked.labels) if asked.source.is_run else None
     base, source = (other, own) if asked.denoise and other is not None else (own, other)
     sites = [_site_rows(model, asked, site, base, source) for site in asked.sites]
     there = [site for site in sites if site is not None]

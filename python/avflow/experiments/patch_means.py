@@ -10,6 +10,7 @@ import torch
 from ..data.prepare import PromptSource, as_prompts
 from ..errors import InputError
 from ..models.base import Model
+from ..prompts.label_hook import Labels
 from ..walk.capture import Captured, capture
 from ..walk.edits import Part
 from ..walk.layout import build_layout
@@ -47,7 +48,9 @@ class _Sums:
             self.counts[key] = self.counts.get(key, 0) + len(rows)
 
 
-def site_means(model: Model, prompts: PromptSource, sites: Sequence[PatchSite]) -> dict[str, torch.Tensor]:
+def site_means(
+    model: Model, prompts: PromptSource, sites: Sequence[PatchSite], labels: Labels | None = None
+) -> dict[str, torch.Tensor]:
     """By site, float32 [layers, D], of attention [layers, heads, d]; one plain run a prompt.
 
     In the last layer, where only tokens that predict are computed, it is the mean over those, and 0 without any.
@@ -56,7 +59,7 @@ def site_means(model: Model, prompts: PromptSource, sites: Sequence[PatchSite]) 
         InputError: no prompt has a token of a site.
     """
     sums = _Sums(model, sites)
-    for prompt in as_prompts(model, prompts):
+    for prompt in as_prompts(model, prompts, labels=labels):
         captured = capture(model, prompt)
         sums.begin(captured)
         rows = np.arange(captured.columns.n_prompt - 1, len(captured))

@@ -17,6 +17,7 @@ from ..data.prepare import PromptSource, as_prompt
 from ..errors import InputError
 from ..models.base import Model
 from ..models.blank import KINDS, blanked
+from ..prompts.label_hook import Labels
 from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 from ..walk.capture import Captured, capture
@@ -69,7 +70,7 @@ class PatchSource:
 
         Args:
             sd: its standard deviation; or times: as so many standard deviations of those embeddings' own values (3 in
-                that study). seed: of the first prompt; the next ones count up.
+                that study). seed: each prompt's noise is drawn from this seed and its id.
 
         Raises:
             InputError: both or neither; a value out of range.
@@ -104,7 +105,10 @@ class PatchSource:
 
     @classmethod
     def mean(cls, prompts: PromptSource) -> PatchSource:
-        """The mean of the site's states over its tokens in these prompts, layer by layer: mean ablation."""
+        """The mean of the site's states over its tokens in these prompts, layer by layer: mean ablation.
+
+        In the last layer, where nothing else counts, over those of its tokens that predict the answer.
+        """
         return cls("mean", "mean", prompts=prompts)
 
     @classmethod
@@ -154,8 +158,18 @@ class PatchSource:
         """Raises InputError for a group that the model does not have."""
         model.groups.expand(self.group)
 
-    def run(self, model: Model, captured: Captured, number: int) -> Captured:
-        """The other run of a prompt, the `number`-th, which is asked for the prompt's own answer.
+    def check_count(self, prompts: int | None) -> None:
+        """Raises InputError where more other prompts are listed than the `prompts` that are patched."""
+        if self.kind != "prompts" or prompts is None or callable(self.prompts) or isinstance(self.prompts, Mapping):
+            return
+        if len(self.prompts) > prompts:
+            raise InputError(
+                f"{len(self.prompts)} other prompts are given for {prompts} that are patched: give one for each, in "
+                "their order, or {id of a prompt: its other}"
+            )
+
+    def run(self, model: Model, captured: Captured, number: int, labels: Labels | None = None) -> Captured:
+        """The other run of a prompt, the `number`-th, labelled as it and asked for the prompt's own answer.
 
         Raises:
             InputError: there is none for this prompt.
@@ -165,7 +179,7 @@ class PatchSource:
             return self._noised(model, captured)
         if self.kind == "blank":
             return capture(model, blanked(model, prompt, self.blanks))
-        other = as_prompt(model, self._other(prompt, number), answers=False)
+        other = as_prompt(model, self._other(prompt, number), answers=False, labels=labels)
         if other is prompt:
             raise InputError(f"prompt {prompt.id!r} is given as its own other run: give one that differs")
         answer = {name: getattr(prompt, name) for name in ("answer_ids", "option_ids", "answer")}

@@ -21,6 +21,8 @@ def spans(prompt: Prompt, groups: np.ndarray) -> np.ndarray | None:
     if prompt.times is None:
         return None
     begin = np.array(prompt.times, np.float64)  # None becomes NaN
+    video = groups == "video"
+    begin[video] *= _true_rate(prompt, begin[video])
     out = np.stack([begin, np.full(len(begin), np.nan)], 1)
     for group in np.unique(groups[~np.isnan(begin)]):
         own = np.flatnonzero((groups == group) & ~np.isnan(begin))
@@ -29,6 +31,17 @@ def spans(prompt: Prompt, groups: np.ndarray) -> np.ndarray | None:
         steps[-1] = steps[-2] if len(moments) > 1 else np.inf
         out[own, 1] = begin[own] + steps[np.searchsorted(moments, begin[own])]
     return out
+
+
+def _true_rate(prompt: Prompt, told: np.ndarray) -> float:
+    """Seconds of the file per second of the video's clock as the model is told it, which timing="published" sets to
+    2 frames a second whatever they are. told: the times of all video tokens."""
+    frames, seconds = prompt.media.get("frames"), prompt.media.get("video_seconds")
+    moments = np.unique(told[~np.isnan(told)])
+    if not frames or not seconds or len(moments) < 2:
+        return 1.0
+    rate = seconds / len(moments) / (moments[1] - moments[0])
+    return rate if abs(rate - 1) > 1e-3 else 1.0  # nearer is float32's rounding
 
 
 def cells(prompt: Prompt, groups: np.ndarray, items: np.ndarray) -> np.ndarray | None:

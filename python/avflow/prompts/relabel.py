@@ -15,6 +15,7 @@ from .prompt import Prompt
 
 Decode = Callable[[list[int]], str]  # token ids as text
 _BY = ", by its labels"
+_LONGEST_PIECE = 16  # tokens: four characters of four bytes
 _WORDS = ("system", "question_text", "option_correct", "option_incorrect", "instruction")
 # In Prompt.media: {group: {group of one's own: how many of its tokens went there}}, and what avflow's own labels were.
 LEFT, OWN = "relabelled", "labels_of_avflow"
@@ -151,16 +152,21 @@ class _Finder:
             raise self._say(label, "its tokens have no ids, so their words are not known: give tokens instead of text")
         at = np.flatnonzero(np.isin(self.groups, _WORDS)).tolist()
         ids = self.prompt.input_ids.tolist()
-        text, ends = "", []
+        text, held = "", []  # positions that one piece of the text comes from, its begin and end
+        piece: list[int] = []
         for number, position in enumerate(at):
-            if number and at[number - 1] != position - 1:
-                text += "\0"  # no words go on across what stands between
-            text += self.decode([ids[position]])
-            ends.append(len(text))
+            piece.append(position)
+            shown = self.decode([ids[one] for one in piece])
+            whole = number + 1 == len(at) or at[number + 1] != position + 1
+            if shown.endswith("\ufffd") and not whole and len(piece) < _LONGEST_PIECE:
+                continue  # the token ends within a character
+            held.append((piece, len(text), len(text) + len(shown)))
+            text += shown + ("\0" if whole else "")  # no words go on across what stands between
+            piece = []
         found, place = np.zeros(len(self.prompt), bool), text.find(words)
         while place >= 0:
-            first = np.searchsorted(ends, place, side="right")
-            last = np.searchsorted(ends, place + len(words) - 1, side="right")
-            found[at[first] : at[last] + 1] = True
+            for piece, begin, end in held:
+                if begin < place + len(words) and end > place:
+                    found[piece] = True
             place = text.find(words, place + 1)
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ..experiments.attention_share import SCHEMA as SHARE
 from ..experiments.attention_share import attention_share
 from ..experiments.patch import SCHEMA as PATCH
 from ..experiments.patch import patch
+from ..experiments.patch_sites import as_sites
 from ..experiments.pathways import SCHEMA as PATHWAYS
 from ..experiments.pathways import pathways
 from ..experiments.sinks import SCHEMA as SINKS
@@ -77,6 +79,15 @@ class LookJob(RunJob):
             inspect.signature(EXPERIMENTS[self.experiment].run).bind("model", "prompts", **self.options)
         except TypeError as error:
             raise InputError(f"options of {self.experiment!r}: {error}") from None
+        for name, value in self.own_config().items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise InputError(
+                    f"options of {self.experiment!r}: {name} = {checks.shown(value)} cannot stand in a run's "
+                    "config.yaml: give texts, numbers and lists of them, or call "
+                    f"avflow.{EXPERIMENTS[self.experiment].run.__name__}"
+                ) from None
 
     @property
     def schema(self) -> pa.Schema:
@@ -89,6 +100,9 @@ class LookJob(RunJob):
     def named_groups(self) -> list[str]:
         if self.experiment == "sinks":
             return [self.options["among"]] if isinstance(self.options.get("among"), str) else []
+        if self.experiment == "patch":
+            default = inspect.signature(patch).parameters["sites"].default
+            return [site.group for site in as_sites(self.options.get("sites", default))]
         paths: Any = ()
         if self.experiment == "text":
             paths = as_knockouts(self.options.get("knockouts", SweepRequest.knockouts))
