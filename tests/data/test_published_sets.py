@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avflow.data import DataMapping, choose, read
+from avflow.data.option_lists import filled
 from avflow.errors import InputError
 from avflow.prompts.answer import option_index, without_letters
 from avflow.prompts.sample import Sample
@@ -281,3 +282,28 @@ def test_where_no_row_makes_a_sample_the_first_reason_is_the_error(tmp_path):
         read(tmp_path / "nowhere.json", skip_bad=True)
     with pytest.raises(InputError, match="at_tags is about images and audios"):
         DataMapping(video="v", at_tags=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.jsonl", "{GOOD1}\n{{bad\n{GOOD2}\n", "not JSON"),
+        ("a.jsonl", "{GOOD1}\n5\n{GOOD2}\n", "holds int"),
+        ("a.json", "[{GOOD1}, 5, {GOOD2}]", "holds int"),
+        ("a.csv", "id,question,answer,video\n1,Q?,a,a.mp4\n7,Q\n2,Q?,b,a.mp4\n", "has 2 cells"),
+    ],
+)
+def test_what_is_no_row_is_skipped_too(tmp_path, name, text, reason):
+    good = [json.dumps({"id": n, "question": "Q?", "answer": "a", "video": "a.mp4"}) for n in (1, 2)]
+    path = tmp_path / name
+    path.write_text(text.format(GOOD1=good[0], GOOD2=good[1]) if name != "a.csv" else text)
+    found = read(path, "avflow", skip_bad=True)
+    assert [sample.id for sample in found.samples] == ["1", "2"]
+    assert list(found.bad) == [f"{path}, row 1"] and reason in found.bad[f"{path}, row 1"]
+    with pytest.raises(InputError, match=reason):
+        read(path, "avflow")
+
+
+def test_a_blank_filled_with_nothing_is_a_bad_row():
+    with pytest.raises(InputError, match="an empty value"):
+        filled("Is the <Object> left of the <Object>?", ["piano", " "])

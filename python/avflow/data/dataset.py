@@ -62,6 +62,11 @@ def read(
     left_out: Counter[str] = Counter()
     seen: dict[str, str] = {}
     for where, row in read_rows(source, chosen):
+        if isinstance(row, InputError):
+            if not checks.flag("skip_bad", skip_bad):
+                raise row
+            bad[where] = str(row)
+            continue
         try:
             sample = chosen.sample(row, folder, answers)
             if sample.id in seen:

@@ -74,5 +74,9 @@ def filled(question: Any, values: Any) -> str:
             f"the question {checks.shown(text)} has {len(blanks)} blanks ({', '.join(blanks) or 'none'}), its row has "
             f"{len(words)} values for them ({', '.join(words) or 'none'})"
         )
+    if not all(word.strip() for word in words):
+        raise InputError(
+            f"the question {checks.shown(text)} has a blank for which its row has an empty value ({words})"
+        )
     rest = iter(words)
     return _BLANK.sub(lambda _: next(rest), text)

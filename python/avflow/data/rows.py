@@ -26,8 +26,10 @@ def is_hub(source: Any) -> bool:
     return str(source).startswith(HUB)
 
 
-def read_rows(source: str | Path, mapping: DataMapping) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(source: str | Path, mapping: DataMapping) -> Iterator[tuple[str, dict[str, Any] | InputError]]:
     """(where, row) of every row: `where` names it in messages. Rows are read as they are asked for.
+
+    What is no row, while those after it can be read, comes as the error that says so.
 
     Raises:
         InputError: nothing there, or not of the format that its ending promises.
@@ -42,9 +44,12 @@ def read_rows(source: str | Path, mapping: DataMapping) -> Iterator[tuple[str, d
     for file in _files(path):
         for number, row in enumerate(_file_rows(file, mapping)):
             where = f"{file}, row {number}"
-            if not isinstance(row, dict):
-                raise InputError(f"{where} holds {type(row).__name__}, not an object with columns")
-            yield where, {"_file": file.stem, "_row": number, **row}
+            if isinstance(row, InputError):
+                yield where, row
+            elif not isinstance(row, dict):
+                yield where, InputError(f"{where} holds {type(row).__name__}, not an object with columns")
+            else:
+                yield where, {"_file": file.stem, "_row": number, **row}
 
 
 def _files(path: Path) -> list[Path]:
@@ -79,7 +84,10 @@ def _file_rows(path: Path, mapping: DataMapping) -> Iterator[Any]:
         return
     for line, part in enumerate(text.split("\n"), start=1):
         if part.strip():
-            yield _parsed(part, path, line)
+            try:
+                yield _parsed(part, path, line)
+            except InputError as error:
+                yield error
 
 
 def _parsed(text: str, path: Path, line: int = 1) -> Any:
@@ -89,10 +97,11 @@ def _parsed(text: str, path: Path, line: int = 1) -> Any:
         raise InputError(f"{path}: {error}") from error
 
 
-def _table_rows(text: str, path: Path, delimiter: str) -> Iterator[dict[str, str]]:
+def _table_rows(text: str, path: Path, delimiter: str) -> Iterator[dict[str, str] | InputError]:
     """Rows of a CSV or TSV text. Only line ends end a row, and each row has as many cells as the first line.
 
-    A cell that holds the delimiter without quotes, or a line end, would move the others into wrong columns.
+    A cell that holds the delimiter without quotes, or a line end, would move the others into wrong columns: such a row
+    comes as an error.
     """
     csv.field_size_limit(2**27)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -105,11 +114,12 @@ def _table_rows(text: str, path: Path, delimiter: str) -> Iterator[dict[str, str
             if not cells:
                 continue  # an empty line
             if len(cells) != len(columns):
-                raise InputError(
+                yield InputError(
                     f"{path}, row {number} (to line {reader.line_num}) has {len(cells)} cells, the first line names "
                     f'{len(columns)} columns: put cells with a delimiter or a line end in "quotes"'
                 )
-            yield dict(zip(columns, cells, strict=True))
+            else:
+                yield dict(zip(columns, cells, strict=True))
             number += 1
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: not {path.suffix[1:].upper()} ({error})") from error
