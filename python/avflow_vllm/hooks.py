@@ -27,8 +27,7 @@ def install() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
     for architecture, where in compat.MODELS.items():
-        if where is not None:
-            ModelRegistry.register_model(architecture, where)
+        ModelRegistry.register_model(architecture, where)
     kv.install()
     _config()
     _door()

@@ -78,9 +78,6 @@ def untried(config: Any) -> dict[str, bool]:
         "KV cache events (kv_events_config)": config.kv_events_config is not None,
         "a disabled hybrid KV cache manager": bool(scheduler.disable_hybrid_kv_cache_manager),
         "a sliding window": compat.slides(config),
-        "Model Runner V2 with this architecture (VLLM_USE_V2_MODEL_RUNNER)": (
-            bool(config.use_v2_model_runner) and config.model_config.architecture not in compat.IN_V2
-        ),
         "dual chunk attention (dual_chunk_attention_config)": compat.in_chunks(config),
         "another pruning of videos (video_pruning_rate)": compat.prunes(config),
         "fast prefill (kv_sharing_fast_prefill)": config.cache_config.kv_sharing_fast_prefill,
