@@ -155,6 +155,13 @@ def test_more_other_prompts_than_are_patched_are_no_pairs(omni, prompt):
         rows_of(omni, prompt, avflow.PatchSource.of(others), "last")
 
 
+def test_a_sample_is_no_other_run_of_itself(small, tmp_path):
+    items = avflow.synthetic.make_items("heldout", 1)
+    sample = avflow.data.read(avflow.synthetic.write_items(items, tmp_path)).samples[0]
+    with pytest.raises(avflow.InputError, match="as its own other run"):
+        rows_of(small, [sample], avflow.PatchSource.of([dataclasses.replace(sample)]), "last", layers=[3])
+
+
 def question_changed(prompt):
     ids, first = prompt.input_ids.clone(), prompt.groups.index("question_text")
     ids[first + 1] = (ids[first + 1] + 1) % 400

@@ -179,8 +179,9 @@ class PatchSource:
             return self._noised(model, captured)
         if self.kind == "blank":
             return capture(model, blanked(model, prompt, self.blanks))
-        other = as_prompt(model, self._other(prompt, number), answers=False, labels=labels)
-        if other is prompt:
+        given = self._other(prompt, number)
+        other = as_prompt(model, given, answers=False, labels=labels)
+        if other is prompt or (isinstance(given, Sample) and given == prompt.sample):
             raise InputError(f"prompt {prompt.id!r} is given as its own other run: give one that differs")
         answer = {name: getattr(prompt, name) for name in ("answer_ids", "option_ids", "answer")}
         return capture(model, dataclasses.replace(other, **answer))
