@@ -105,10 +105,7 @@ class PatchSource:
 
     @classmethod
     def mean(cls, prompts: PromptSource) -> PatchSource:
-        """The mean of the site's states over its tokens in these prompts, layer by layer: mean ablation.
-
-        In the last layer, where nothing else counts, over those of its tokens that predict the answer.
-        """
+        """The mean of the site's states over its tokens in these prompts, layer by layer: mean ablation."""
         return cls("mean", "mean", prompts=prompts)
 
     @classmethod
