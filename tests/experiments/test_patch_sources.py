@@ -178,6 +178,25 @@ def test_more_other_prompts_than_are_patched_are_no_pairs(omni, prompt):
         rows_of(omni, prompt, avflow.PatchSource.of(others), "last")
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_the_mean_of_a_sum_is_over_all_its_tokens_in_the_last_layer_too(omni, prompt, part):
+    more = [tiny.av_prompt(seconds=2, seed=seed, id=str(seed)) for seed in (3, 4)]
+    last, site = omni.n_layers - 1, "question+last"
+    (row,) = rows_of(omni, prompt, avflow.PatchSource.mean(more), site, part, layers=last)
+    seen = [patch_oracle.states(omni.hf, one, part)[last][patch_oracle.tokens(one, site)] for one in more]
+    at, mean = patch_oracle.tokens(prompt, site), torch.cat(seen).mean(0)
+    new = lambda layer, states: mean.expand(len(at), *mean.shape)  # noqa: E731
+    logp, _ = patch_oracle.patched(omni.hf, prompt, part, [last], at, new)
+    assert abs(row["logp_patched"] - logp) <= 1e-4
+
+
+def test_a_sample_is_no_other_run_of_itself(small, tmp_path):
+    items = avflow.synthetic.make_items("heldout", 1)
+    sample = avflow.data.read(avflow.synthetic.write_items(items, tmp_path)).samples[0]
+    with pytest.raises(avflow.InputError, match="as its own other run"):
+        rows_of(small, [sample], avflow.PatchSource.of([dataclasses.replace(sample)]), "last", layers=[3])
+
+
 def question_changed(prompt):
     ids, first = prompt.input_ids.clone(), prompt.groups.index("question_text")
     ids[first + 1] = (ids[first + 1] + 1) % 400

@@ -27,12 +27,17 @@ class _Sums:
         self.sums: dict[tuple[str, int], torch.Tensor] = {}  # by site and layer, float64 [D] or [heads, d]
         self.counts: dict[tuple[str, int], int] = {}
         self.rows: dict[str, torch.Tensor] = {}  # of the prompt at hand, int64
-        self.predicting: dict[str, torch.Tensor] = {}  # those of them that the last layer computes
+        self.predicting: dict[str, torch.Tensor] = {}  # those of them that the last layer is asked for
+        self.all_rows = False  # whether that is more than the tokens that predict
 
     def begin(self, captured: Captured) -> None:
+        self.all_rows = False
         for site in self.sites:
             orders = site.orders(self.model, captured.columns)
             ends = orders[orders >= captured.columns.n_prompt - 1]
+            predicts = {"last", "answer"} & set(self.model.groups.members(site.group))
+            if predicts and len(ends) < len(orders):  # the mean is put in the place of tokens that predict: all count
+                ends, self.all_rows = orders, True
             self.rows[site.name], self.predicting[site.name] = (
                 torch.from_numpy(part).to(self.model.device) for part in (orders, ends)
             )
@@ -53,7 +58,7 @@ def site_means(
 ) -> dict[str, torch.Tensor]:
     """By site, float32 [layers, D], of attention [layers, heads, d]; one plain run a prompt.
 
-    In the last layer, where only tokens that predict are computed, it is the mean over those, and 0 without any.
+    In the last layer of a site without a token that predicts, where it can change nothing, it is 0.
 
     Raises:
         InputError: no prompt has a token of a site.
@@ -62,9 +67,9 @@ def site_means(
     for prompt in as_prompts(model, prompts, labels=labels):
         captured = capture(model, prompt)
         sums.begin(captured)
-        rows = np.arange(captured.columns.n_prompt - 1, len(captured))
+        rows = np.arange(0 if sums.all_rows else captured.columns.n_prompt - 1, len(captured))
         layout = build_layout([len(captured)], [], model.n_layers)
-        targets = np.array(prompt.answer_ids, np.int64)
+        targets = np.zeros(len(rows), np.int64)  # what they predict is not asked for
         run_walk(model, [captured], layout, (), rows, targets, "renormalize", edits=sums)
     for site in sites:
         if not any(count for (name, _), count in sums.counts.items() if name == site.name):

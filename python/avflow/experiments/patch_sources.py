@@ -105,10 +105,7 @@ class PatchSource:
 
     @classmethod
     def mean(cls, prompts: PromptSource) -> PatchSource:
-        """The mean of the site's states over its tokens in these prompts, layer by layer: mean ablation.
-
-        In the last layer, where nothing else counts, over those of its tokens that predict the answer.
-        """
+        """The mean of the site's states over its tokens in these prompts, layer by layer: mean ablation."""
         return cls("mean", "mean", prompts=prompts)
 
     @classmethod
@@ -179,8 +176,9 @@ class PatchSource:
             return self._noised(model, captured)
         if self.kind == "blank":
             return capture(model, blanked(model, prompt, self.blanks))
-        other = as_prompt(model, self._other(prompt, number), answers=False, labels=labels)
-        if other is prompt:
+        given = self._other(prompt, number)
+        other = as_prompt(model, given, answers=False, labels=labels)
+        if other is prompt or (isinstance(given, Sample) and given == prompt.sample):
             raise InputError(f"prompt {prompt.id!r} is given as its own other run: give one that differs")
         answer = {name: getattr(prompt, name) for name in ("answer_ids", "option_ids", "answer")}
         return capture(model, dataclasses.replace(other, **answer))
