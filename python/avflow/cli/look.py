@@ -141,12 +141,15 @@ def look(
         str | None, typer.Option(help="patch: samples answered correct, wrong, or all.", show_default="correct")
     ] = None,
     knockouts: Annotated[
-        list[str] | None, typer.Option(help="text: preset or paths; share, lens: what is cut.")
+        list[str] | None,
+        typer.Option(help="text: preset or paths; share, lens: what is cut, by default nothing.", show_default="av_video"),
     ] = None,
     cut_layers: Annotated[
         str | None, typer.Option(help="share, lens: where the knockouts are in force.", show_default="all")
     ] = None,
-    window: Annotated[str | None, typer.Option(help="text, patch: width of the window; text: or several.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="text, patch (there 1): width of the window; text: or several.", show_default="7")
+    ] = None,
     rule: Annotated[
         str | None, typer.Option(help="pathways: map_the_flow cuts and counts as that study.", show_default="avflow")
     ] = None,
