@@ -142,7 +142,7 @@ def look(
     ] = None,
     knockouts: Annotated[
         list[str] | None,
-        typer.Option(help="text: preset or paths; share, lens: what is cut, by default nothing.", show_default="av_video"),
+        typer.Option(help="text: preset or paths; share, lens: what is cut (nothing).", show_default="av_video"),
     ] = None,
     cut_layers: Annotated[
         str | None, typer.Option(help="share, lens: where the knockouts are in force.", show_default="all")
