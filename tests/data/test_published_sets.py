@@ -68,6 +68,13 @@ def test_media_stand_at_their_tags_and_options_keep_their_texts(tmp_path):
     assert second.files == list(second.tagged.values()) and len(first.files) == 5
 
 
+def test_tags_in_capitals_are_tags(tmp_path):
+    question = "What is felt in [AUDIO1] and [Img1]?"
+    pq.write_table(pa.Table.from_pylist([odyssey(question, NAMED, 1, 1)]), tmp_path / "a.parquet")
+    (sample,) = read(tmp_path / "a.parquet", "av-odyssey").samples
+    assert list(sample.tagged) == ["[AUDIO1]", "[Img1]"] and [m.kind for m in sample.placed] == ["audio", "image"]
+
+
 def test_the_copy_with_lists_of_paths(tmp_path):
     row = {"question_id": 5, "question": FOUR, "options": NAMED, "answer": "B", "subfield": "Tone"}
     row |= {
@@ -85,6 +92,7 @@ def test_the_copy_with_lists_of_paths(tmp_path):
     "row, says",
     [
         (odyssey(FOUR, NAMED, images=3), r"has \[img4\], but the row holds no such medium"),
+        (odyssey(FOUR, NAMED, audios=2), r"a medium that the question has no tag for: \[audio2\]"),
         (odyssey(FOUR + " [img1]!", NAMED), r"the tag '\[img1\]' stands 2 times"),
     ],
 )

@@ -44,12 +44,12 @@ def media_at_tags(
     the options name all media of one kind one by one.
 
     Raises:
-        LeftOut: no tag, or one of a video. InputError: a tag without a medium.
+        LeftOut: no tag, or one of a video. InputError: a tag without a medium, or a medium without a tag.
     """
     tags = DATA_SET_TAG.findall(question)
     if not tags:
         raise LeftOut("questions without a tag of a medium")
-    if any(tag.startswith("[video") for tag in tags):
+    if any(tag.lower().startswith("[video") for tag in tags):
         raise LeftOut("a video at a tag")
     files = {"img": _columns(row, images, gaps=True), "audio": _columns(row, audios, gaps=True)}
     tagged = {}
@@ -59,6 +59,11 @@ def media_at_tags(
         if not 0 < number <= len(there) or is_missing(there[number - 1]):
             raise InputError(f"the question has {tag}, but the row holds no such medium")
         tagged[tag] = as_path(tag, there[number - 1], media)
+    placed = {_parts(tag) for tag in tags}
+    for kind, there in files.items():
+        for number, file in enumerate(there, start=1):
+            if not is_missing(file) and (kind, number) not in placed:
+                raise InputError(f"the row holds a medium that the question has no tag for: [{kind}{number}]")
     names = next((found for kind in files if (found := _named(kind, tags, options or ()))), None)
     return {"tagged": tagged, "names": names}
 
@@ -74,8 +79,9 @@ def _columns(row: Row, columns: Sequence[str], gaps: bool = False) -> list[Any]:
 
 def _parts(tag: str) -> tuple[str, int]:
     """("img", 2) of "[img2]"."""
-    kind = "img" if tag.startswith("[img") else "audio"
-    return kind, int(tag.strip("[]").removeprefix(kind))
+    text = tag.lower().strip("[]")
+    kind = "img" if text.startswith("img") else "audio"
+    return kind, int(text.removeprefix(kind))
 
 
 def _named(kind: str, tags: Sequence[str], options: Sequence[str]) -> list[str] | None:

@@ -11,7 +11,7 @@ from ..errors import InputError
 from .media_path import media_path
 
 Kind = Literal["image", "audio"]
-DATA_SET_TAG = re.compile(r"\[(?:img|audio|video)[0-9]+\]")  # as AV-Odyssey writes them
+DATA_SET_TAG = re.compile(r"\[(?:img|audio|video)[0-9]+\]", re.IGNORECASE)  # as AV-Odyssey writes them
 
 
 class Tagged(NamedTuple):
