@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
@@ -183,6 +184,29 @@ def test_counts_are_products_of_the_grid_and_the_sound(tmp_path, seconds, fps):
     assert items["audio"] == [i // 50 for i in range(round(25 * seconds))]
     assert float(prompt.model_inputs["video_second_per_grid"]) == pytest.approx(2 * seconds / frames, rel=1e-5)
     assert torch.isfinite(forward(prompt)).all()
+
+
+def test_a_dub_stands_where_the_videos_own_sound_would(tmp_path):
+    """A clip dubbed with itself is the clip; with another's sound it has this one's frames and that one's sound."""
+    other = dataclasses.replace(CLIP, pitch="low" if CLIP.pitch != "low" else "high")
+    mine, theirs = str(clip_file(CLIP)), str(clip_file(other))
+    plain, beside = model().prepare(sample(video=mine)), model().prepare(sample(video=theirs))
+    itself = model().prepare(sample(video=mine, dub=mine))
+    dubbed = model().prepare(sample(video=mine, dub=theirs))
+    for key, value in plain.model_inputs.items():
+        assert itself.model_inputs[key] is value or torch.equal(itself.model_inputs[key], value), key
+    assert dubbed.groups == plain.groups and dubbed.items == plain.items
+    assert torch.equal(dubbed.model_inputs["pixel_values_videos"], plain.model_inputs["pixel_values_videos"])
+    assert torch.equal(dubbed.model_inputs["input_features"], beside.model_inputs["input_features"])
+    assert not torch.equal(plain.model_inputs["input_features"], beside.model_inputs["input_features"])
+    silent = str(clip_file(CLIP, sound=False))
+    assert model().prepare(sample(video=silent, dub=mine)).groups == plain.groups
+    with pytest.raises(InputError, match="use_audio_in_video=False and a dub"):
+        model().prepare(sample(video=mine, dub=theirs), use_audio_in_video=False)
+    short = write_wav(Clip(seconds=1), tmp_path / "short.wav")
+    with pytest.raises(MediaError, match="its sound lasts 1.00 s"):
+        model().prepare(sample(video=mine, dub=str(short)), strict_media=True)
+    assert any("padded" in note for note in model().prepare(sample(video=mine, dub=str(short))).media["notes"])
 
 
 def test_sound_is_never_dropped_in_silence(tmp_path):

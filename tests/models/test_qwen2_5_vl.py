@@ -174,7 +174,8 @@ def test_sweeps_equal_dense_masks():
 
 def test_what_it_cannot_hear(tmp_path):
     wav = str(write_wav(CLIP, tmp_path / "a.wav"))
-    for change in ({"audio": wav}, {"use_audio_in_video": True, "video": str(clip_file(CLIP))}):
+    clip = str(clip_file(CLIP))
+    for change in ({"audio": wav}, {"use_audio_in_video": True, "video": clip}, {"dub": wav, "video": clip}):
         with pytest.raises(InputError, match="hears nothing"):
             model().prepare(sample(**change))
     with pytest.raises(InputError, match="hears nothing"):

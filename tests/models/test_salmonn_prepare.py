@@ -107,6 +107,9 @@ def test_a_sound_file_takes_the_place_of_the_videos_own(tmp_path):
     own, other = model().prepare(sample()), model().prepare(sample(video=str(clip_file(CLIP)), audio=str(wav)))
     silent_file = str(clip_file(CLIP, sound=False))
     added = model().prepare(sample(video=silent_file, audio=str(wav)))
+    dubbed = model().prepare(sample(video=str(clip_file(CLIP)), dub=str(wav)))
+    assert torch.equal(dubbed.model_inputs["audio_features"], other.model_inputs["audio_features"])
+    assert (dubbed.groups, dubbed.items) == (other.groups, other.items)
     assert own.groups == other.groups == added.groups and own.items == other.items
     assert torch.equal(other.model_inputs["audio_features"], added.model_inputs["audio_features"])
     assert not torch.equal(own.model_inputs["audio_features"], other.model_inputs["audio_features"])

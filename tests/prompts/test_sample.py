@@ -24,13 +24,15 @@ def test_a_file_is_read_in_order_with_paths_relative_to_it(tmp_path):
         LINE | {"task": "color", "source": "ignored"},
         "",
         {"id": 7, "question": "What is said?", "answer": "Good morning", "audio": "/data/b.wav"},
+        LINE | {"id": 8, "dub": "c.wav"},
     )
-    first, second = Sample.read_jsonl(path)
+    first, second, third = Sample.read_jsonl(path)
     assert (first.id, first.answer, first.answer_index, first.task) == ("1", "B", 1, "color")
     assert first.video == str(tmp_path / "clips/a.mp4")
     assert (second.id, second.audio, second.options, second.answer_index) == ("7", "/data/b.wav", None, None)
-    again = Sample.read_jsonl(write(tmp_path, first.to_json(), second.to_json(), name="t.jsonl"))
-    assert again == [first, second]
+    assert third.files == [str(tmp_path / "clips/a.mp4"), str(tmp_path / "c.wav")]
+    again = Sample.read_jsonl(write(tmp_path, *(one.to_json() for one in (first, second, third)), name="t.jsonl"))
+    assert again == [first, second, third]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,9 @@ def test_options_that_carry_their_letters_lose_them():
         ({"video": ["a.mp4"]}, "video must be one path"),
         ({"use_audio_in_video": "yes"}, "use true, false or null"),
         ({"use_audio_in_video": True, "audio": "a.wav"}, "leave one of them out"),
+        ({"dub": "a.wav", "audio": "b.wav"}, "dub is the sound of a video"),
+        ({"dub": "a.wav", "video": None, "image": "a.png"}, "dub is the sound of a video"),
+        ({"dub": "a.wav", "use_audio_in_video": False}, "dub is the sound of a video"),
         ({"use_audio_in_video": True, "video": None, "audio": "a.wav"}, "there is no video"),
         ({"options": ["A", "B", "C"], "answer": "B"}, "are the letters .* without a text"),
         ({"options": ["A.", "B."], "answer": "B"}, "option A is empty"),

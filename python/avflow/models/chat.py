@@ -253,7 +253,9 @@ def wants_sound(sample: Sample, asked: bool | None) -> bool:
     asked = sample.use_audio_in_video if asked is None else asked
     if asked and sample.audio:
         raise InputError(f"sample {sample.id!r}: use_audio_in_video=True and an audio file: leave one of them out")
-    return bool(sample.video) and not sample.audio and asked is not False
+    if sample.dub and asked is False:
+        raise InputError(f"sample {sample.id!r}: use_audio_in_video=False and a dub: leave one of them out")
+    return bool(sample.video) and not sample.audio and not sample.dub and asked is not False
 
 
 def read_own_sound(

@@ -77,7 +77,7 @@ class Qwen25VL(chat.ChatFamily):
                 that holds one of the model's special tokens, limits that make no sense.
         """
         asked = sample.use_audio_in_video if use_audio_in_video is None else use_audio_in_video
-        if sample.audio or asked:
+        if sample.audio or sample.dub or asked:
             raise InputError(f"sample {sample.id!r}: Qwen2.5-VL hears nothing: leave audio and use_audio_in_video out")
         chat.tokenizer_of(model)
         limits = (min_pixels, max_pixels)

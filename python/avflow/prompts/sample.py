@@ -43,6 +43,8 @@ class Sample:
         task: a name to group results by.
         use_audio_in_video: True or None: a video's own sound is read with it, interleaved by time, unless `audio` is
             given. False: frames only.
+        dub: a sound file that takes the place of the video's own: interleaved with its frames by time, the file's begin
+            at the first of them. For mismatched sound (arXiv 2604.02605); `audio` with a video is an item of its own.
         candidates: an interleaved item instead of the media above: 2 to 26 images, or as many sounds, to choose from.
             Each has a letter, and the letters are the options: leave `options` out, and give `answer` as a letter.
         reference: of an interleaved item, what the candidates are compared with: a sound if they are images, an image
@@ -75,6 +77,7 @@ class Sample:
     tagged: dict[str, str] | None = None
     names: list[str] | None = None
     labels: list[dict[str, Any]] | None = None
+    dub: str | None = None
     answered: ClassVar[bool] = True  # False on an instance that `open` made
 
     def __post_init__(self) -> None:
@@ -83,7 +86,7 @@ class Sample:
         self.task = self._text("task", empty=True)
         for name in MEDIA:
             setattr(self, name, self._path(name))
-        self.reference = self._path("reference")
+        self.reference, self.dub = self._path("reference"), self._path("dub")
         if self.use_audio_in_video is not None and not isinstance(self.use_audio_in_video, bool):
             shown = checks.shown(self.use_audio_in_video)
             raise self._say(f"use_audio_in_video is {shown}: use true, false or null")
@@ -97,6 +100,8 @@ class Sample:
             raise self._say("use_audio_in_video is set, but there is no video")
         if self.use_audio_in_video and self.audio:
             raise self._say("use_audio_in_video=True and an audio file: leave one of them out")
+        if self.dub and (not self.video or self.audio or self.use_audio_in_video is False):
+            raise self._say("dub is the sound of a video: name the video, and leave audio and use_audio_in_video out")
         self._check_span()
         self._check_labels()
         if self.options is not None and self.candidates is None:
@@ -162,7 +167,7 @@ class Sample:
     @property
     def files(self) -> list[str]:
         """The paths of all its media."""
-        paths = [*(getattr(self, name) for name in MEDIA), self.reference, *(self.candidates or [])]
+        paths = [*(getattr(self, name) for name in MEDIA), self.dub, self.reference, *(self.candidates or [])]
         paths += (self.tagged or {}).values()
         return [path for path in paths if path]
 
@@ -345,7 +350,7 @@ def _record(line: str, number: int, folder: Path) -> dict[str, Any]:
     name = sample_id(record["id"])
     known = {f.name for f in fields(Sample)}
     values = {k: v for k, v in record.items() if k in known and v is not None}
-    for medium in (*MEDIA, "reference"):
+    for medium in (*MEDIA, "dub", "reference"):
         if medium in values:
             values[medium] = media_path(f"sample {name!r}: {medium}", values[medium], folder)
     if isinstance(values.get("candidates"), list):

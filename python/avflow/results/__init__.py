@@ -2,6 +2,7 @@
 
 from ..moved import old_names
 from .change import average_change, bootstrap, difference, mean_change, path, significance
+from .refine import cells_to_refine
 from .results import Results, read
 from .schemas import register
 from .table import one_width, paths_of, select, widths_of
@@ -12,6 +13,7 @@ __all__ = [
     "average_change",
     "between_tasks",
     "bootstrap",
+    "cells_to_refine",
     "difference",
     "mean_change",
     "one_width",

@@ -16,6 +16,7 @@ from ..documents import parse_yaml, read_text
 from ..errors import InputError
 from .change import Center, average_change, mean_change, significance
 from .export import strongest_latex, write_csv
+from .refine import cells_to_refine
 from .schemas import SCHEMAS, SWEEP, column_now, experiment_name, schema_of
 from .table import checked, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
 
@@ -121,6 +122,10 @@ class Results:
     def significance(self, *, select: str = "all", **options: Any) -> pa.Table:
         """Of a sweep: see `avflow.results.significance`."""
         return significance(self.table, select=select, **options)
+
+    def cells_to_refine(self, count: int, *, select: str = "all") -> list[tuple[str, int]]:
+        """Of a sweep: see `avflow.results.cells_to_refine`."""
+        return cells_to_refine(self.table, count, select)
 
     def to_csv(self, path: str | Path) -> Path:
         """Writes the table as CSV, whole or not at all; text that a spreadsheet would run begins with a '.

@@ -205,13 +205,15 @@ def _read(
     strict: bool,
     timing: Timing,
 ) -> chat.Media:
-    media = chat.Media(interleaved=own_sound)
+    media = chat.Media(interleaved=own_sound or bool(sample.dub))
     if sample.image:
         media.image = read_image(sample.image)
     if sample.video:
-        _read_video(model, sample, sample.video, sampling, limits, media, strict, timing)
+        _read_video(model, sample, sample.video, sampling, limits, media, own_sound, strict, timing)
     if sample.audio:
         media.sound = _read_sound(model.processor, sample.audio, strict, media, timing)
+    if sample.dub:
+        media.sound = _dub(model.processor, sample.dub, strict, media, timing)
     if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
@@ -224,10 +226,11 @@ def _read_video(
     sampling: tuple[float, int, int],
     limits: chat.Limits,
     media: chat.Media,
+    own_sound: bool,
     strict: bool,
     timing: Timing,
 ) -> None:
-    """Decodes the sample's video, the file `path`, into `media`, and its own sound where that is interleaved."""
+    """Decodes the sample's video, the file `path`, into `media`, and its own sound where that is asked for."""
     info, part = processing.info(model.processor), model.processor.video_processor
     low, high = chat.pixel_limits(*limits, info.min_pixels, info.max_pixels)
     factor, most = part.patch_size * part.merge_size, _most_seconds(model.processor)
@@ -236,12 +239,12 @@ def _read_video(
         return pictures.video_size(frames, height, width, factor, low, high)
 
     with open_media(path) as file:
-        check = chat.judge_own_sound(sample, file, strict, most) if media.interleaved else None
+        check = chat.judge_own_sound(sample, file, strict, most) if own_sound else None
         video = read_video(file, *sampling, size, span=(sample.start, sample.end), check=check, timing=timing)
         media.frames = video.frames
         media.seconds_per_frame = PUBLISHED_SECONDS if timing == "published" else video.seconds_per_frame
         media.facts |= {"frames": len(video.frames), "video_seconds": video.duration}
-        if not media.interleaved:
+        if not own_sound:
             return
         sound = chat.read_own_sound(sample, file, video, most, timing=timing)
         cut = len(sound) == round(most * SAMPLE_RATE)
@@ -266,6 +269,17 @@ def _read_sound(processor: Any, path: str, strict: bool, media: chat.Media, timi
         sound = read_audio(file, seconds=most, gaps=timing == "player")
     _note_cut(media, seconds, most, path)
     return _check_audible(sound, path)
+
+
+def _dub(processor: Any, path: str, strict: bool, media: chat.Media, timing: Timing) -> np.ndarray:
+    """A sound file on the clock of the video that was read into `media`, float32 [samples]."""
+    sound = _read_sound(processor, path, strict, media, timing)
+    seconds, duration = len(sound) / SAMPLE_RATE, media.facts["video_seconds"]
+    done = "as it is"
+    if timing == "player":
+        sound, done = align_sound(sound, min(duration, _most_seconds(processor)), path, strict)
+    chat.note_alignment(media, done, seconds, duration)
+    return sound
 
 
 def _most_seconds(processor: Any) -> float:

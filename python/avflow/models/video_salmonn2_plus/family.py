@@ -187,10 +187,10 @@ def _read(
             video = _read_video(model, sample, file, sampling, limits, media, check, timing)
             if own_sound:
                 media.sound = chat.read_own_sound(sample, file, video, mix="downmix", timing=timing)
-    if sample.audio:
-        media.sound = read_audio(sample.audio, mix="downmix", gaps=timing == "player")
+    if sound := sample.audio or sample.dub:  # with a video they are the same here
+        media.sound = read_audio(sound, mix="downmix", gaps=timing == "player")
     if media.sound is not None and media.frames is not None:
-        what = f"sample {sample.id!r}: the sound of {sample.audio or sample.video}"
+        what = f"sample {sample.id!r}: the sound of {sound or sample.video}"
         _fit_to_steps(model, media, what, pad=timing == "player")
     if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
@@ -199,7 +199,7 @@ def _read(
 
 def _judge_audio(sample: Sample, file: MediaFile, strict: bool) -> Callable[[Index], None] | None:
     """With strict_media: a check, before anything is decoded, of the sound file that takes the place of the video's."""
-    audio = sample.audio
+    audio = sample.audio or sample.dub
     if not (strict and audio):
         return None
     return lambda index: check_same_length(sound_seconds(audio), index.duration, file.path)
