@@ -40,7 +40,8 @@ def test_a_device_map_places_the_model(family, monkeypatch):
 
 
 def test_a_device_map_without_accelerate(monkeypatch):
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    found = loading.importlib.util.find_spec
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None if name == "accelerate" else found(name))
     with pytest.raises(avflow.InputError, match="'auto' needs the package accelerate, .* pip install accelerate"):
         avflow.load("tiny-omni", device_map="auto")
 
