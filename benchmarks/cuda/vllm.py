@@ -34,7 +34,7 @@ def checkpoint(folder: Path, shape: str, tokens: int) -> str:
     """A configuration without weights, and tiny-omni's tokenizer, which nothing asks."""
     from transformers import Qwen2Config
 
-    import avflow
+    from avflow import weights
 
     layers, hidden, inner, heads, kv_heads, vocabulary = SHAPES[shape]
     config = Qwen2Config(
@@ -49,7 +49,7 @@ def checkpoint(folder: Path, shape: str, tokens: int) -> str:
         architectures=["Qwen2ForCausalLM"],
     )
     config.save_pretrained(folder)
-    for path in (Path(avflow.__file__).parent / "weights/tiny-omni").iterdir():
+    for path in weights.folder("tiny-omni").iterdir():
         if "token" in path.name or path.name in ("vocab.json", "merges.txt"):
             shutil.copy(path, folder)
     return str(folder)
