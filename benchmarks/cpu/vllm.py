@@ -14,12 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import shutil
 import statistics
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.lib.tokenizer import copy_tokenizer
 
 LAYERS, HIDDEN, TEXT = 12, 512, 61
 
@@ -28,8 +29,6 @@ def checkpoint(folder: Path, tokens: int) -> str:
     """A Qwen2 of random weights, with tiny-omni's tokenizer."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from avflow import weights
 
     torch.manual_seed(0)
     config = Qwen2Config(
@@ -43,9 +42,7 @@ def checkpoint(folder: Path, tokens: int) -> str:
         tie_word_embeddings=False,
     )
     Qwen2ForCausalLM(config).save_pretrained(folder)
-    for path in weights.folder("tiny-omni").iterdir():
-        if "token" in path.name or path.name in ("vocab.json", "merges.txt"):
-            shutil.copy(path, folder)
+    copy_tokenizer(folder)
     return str(folder)
 
 

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from benchmarks.lib.decoders import SHAPES
 from benchmarks.lib.options import device_parser
 from benchmarks.lib.report import machine, write_json
+from benchmarks.lib.tokenizer import copy_tokenizer
 
 TEXT = 61  # tokens that stay
 DECODED = 64
@@ -33,8 +33,6 @@ LENGTHS = (4096, 16384)
 def checkpoint(folder: Path, shape: str, tokens: int) -> str:
     """A configuration without weights, and tiny-omni's tokenizer, which nothing asks."""
     from transformers import Qwen2Config
-
-    from avflow import weights
 
     layers, hidden, inner, heads, kv_heads, vocabulary = SHAPES[shape]
     config = Qwen2Config(
@@ -49,9 +47,7 @@ def checkpoint(folder: Path, shape: str, tokens: int) -> str:
         architectures=["Qwen2ForCausalLM"],
     )
     config.save_pretrained(folder)
-    for path in weights.folder("tiny-omni").iterdir():
-        if "token" in path.name or path.name in ("vocab.json", "merges.txt"):
-            shutil.copy(path, folder)
+    copy_tokenizer(folder)
     return str(folder)
 
 

@@ -17,7 +17,7 @@ MODELS = {
     **dict.fromkeys(OMNI, "avflow_vllm.omni:OmniThinker"),
     "Qwen2_5_VLForConditionalGeneration": "avflow_vllm.outer:EvictingQwen25VL",
     "Qwen2VLForConditionalGeneration": "avflow_vllm.outer:EvictingQwen2VL",
-    "Qwen2ForCausalLM": "avflow_vllm.model:EvictingQwen2",
+    "Qwen2ForCausalLM": "avflow_vllm.decoders:EvictingQwen2",
     "Qwen3ForCausalLM": "avflow_vllm.decoders:EvictingQwen3",
     "LlamaForCausalLM": "avflow_vllm.decoders:EvictingLlama",
     "MistralForCausalLM": "avflow_vllm.decoders:EvictingMistral",

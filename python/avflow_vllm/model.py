@@ -1,7 +1,8 @@
-"""A decoder whose rows leave between stretches of layers; and vLLM's Qwen2, of which its Qwen models with media are."""
+"""A decoder of vLLM's whose rows leave between stretches of layers, and the model around it."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,6 @@ from vllm.compilation.backends import set_model_tag
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import get_forward_context
-from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM, Qwen2Model
 
 from . import counters
 from .attention import convert
@@ -106,19 +106,24 @@ class HasModelState:
         return EvictingModelState
 
 
-class EvictingQwen2(HasModelState, Qwen2ForCausalLM):
-    """Qwen2ForCausalLM, and nothing else where the engine has no schedule."""
+@cache
+def in_stretches(decoder: Any) -> Any:
+    return type(f"Evicting{decoder.__name__}", (Stretches, decoder), {"__module__": __name__})
+
+
+class Evicting(HasModelState):
+    """Before a ...ForCausalLM of vLLM's, whose constructor makes the decoder `model`; nothing without a schedule."""
+
+    model: Any
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        super().__init__(vllm_config=vllm_config, prefix=prefix)  # type: ignore[call-arg]
         settings = read_settings(vllm_config.additional_config)
         if settings is None or not settings.boundaries:
             return
-        self.model.__class__ = EvictingQwen2Model  # vLLM's constructor names the class of its decoder itself
+        decoder: Any = type(self.model)
+        self.model.__class__ = in_stretches(decoder)  # vLLM's constructor names the class of its decoder itself
         for number, layer in enumerate(self.model.layers):
             if segment := settings.segment(number):
                 convert(layer.self_attn.attn, segment)
         self.model.avflow_prepare(vllm_config, settings)
-
-
-class EvictingQwen2Model(Stretches, Qwen2Model): ...

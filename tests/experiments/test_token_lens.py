@@ -190,3 +190,16 @@ def tiny_text(model) -> avflow.Prompt:
     ids = model.processor.tokenizer("which color is it?", add_special_tokens=False)["input_ids"]
     groups = [*["question_text"] * (len(ids) - 1), "last"]
     return avflow.Prompt(input_ids=torch.tensor(ids), groups=groups, answer_ids=[ids[0]])
+
+
+def test_groups_of_ones_own(prompt):
+    """By `labels=`, as everywhere; the other model of a shift learns of them too."""
+    model, same = avflow.wrap(tiny.thinker(layers=3)), avflow.wrap(tiny.thinker(layers=3))
+    at = patch_oracle.tokens(prompt, "video")[:3]
+    marks = avflow.Labels(lambda prompt, sample: {"object": [int(i) for i in at]}, ["object"])
+    by_hand = dataclasses.replace(prompt, groups=["object" if i in at else g for i, g in enumerate(prompt.groups)])
+    found = avflow.token_lens(model, prompt, "object+video", layers=2, labels=marks).table
+    assert {(r["group"], r["tokens"]) for r in found.to_pylist()} == {("object", 3), ("video", 9)}
+    assert found.equals(avflow.token_lens(model, by_hand, "object+video", layers=2).table)
+    (row,) = avflow.lens_shift(model, same, prompt, "object", layers=2, labels=marks).table.to_pylist()
+    assert row["tokens"] == 3 and abs(row["kl"]) < 1e-6 and row["unshifted"] == 1

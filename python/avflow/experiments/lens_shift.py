@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, with_answer_of
 from ..results.results import Results
 from ..results.schemas import LENS_SHIFT as SCHEMA
 from ..walk.capture import capture
@@ -36,6 +35,7 @@ def lens_shift(
     layers: int | Sequence[int] | None = None,
     ask: Callable[[Prompt], Any] | None = None,
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """The two models' lenses on the same tokens, layer by layer, and at the last layer their predictions.
 
@@ -49,7 +49,7 @@ def lens_shift(
         layers: 0-based; None for all.
         ask: what the other model reads for a prompt: prompt -> Sample or Prompt, such as one without sound. None: the
             same ids. It needs as many tokens of each of these groups.
-        check: as of `avflow.sweep`, of both models.
+        check, labels: as of `avflow.sweep`, of both models.
 
     Returns:
         Results with the columns prompt, task, group, layer, tokens, kl (mean, nats, from `model`'s distribution to the
@@ -65,19 +65,19 @@ def lens_shift(
             raise InputError(f"the models have {mine} and {its} {what}: only models of as many can be compared")
     if ask is not None and not callable(ask):
         raise InputError(f"ask = {checks.shown(ask)}: pass a function of a prompt, or None")
+    given = as_prompts(model, prompts, labels=labels)
     model.groups.expand(tokens)
     chosen = layer_list(layers, model.n_layers)
     rows: list[tuple] = []
     with checking(model, check), checking(other, check):
-        for prompt in as_prompts(model, prompts):
-            asked = prompt if ask is None else as_prompt(other, ask(prompt), answers=False)
-            rows += _rows(model, other, prompt, _answered(asked, prompt), tokens, chosen)
+        for prompt in given:
+            for name in model.groups.names:  # those of labels too
+                other.groups.add(name)
+            asked = prompt
+            if ask is not None:
+                asked = with_answer_of(as_prompt(other, ask(prompt), answers=False, labels=labels), prompt)
+            rows += _rows(model, other, prompt, asked, tokens, chosen)
     return Results.from_tuples("lens_shift", rows, tokens=tokens, layers=chosen, check=figures(model))
-
-
-def _answered(asked: Prompt, prompt: Prompt) -> Prompt:
-    answer = {name: getattr(prompt, name) for name in ("answer_ids", "option_ids", "answer")}
-    return asked if asked is prompt else dataclasses.replace(asked, **answer)
 
 
 def _rows(model: Model, other: Model, prompt: Prompt, asked: Prompt, among: str, layers: list[int]) -> list[tuple]:

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..models.base import Model
 from ..models.blank import KINDS, blanked
 from ..prompts.label_hook import Labels
-from ..prompts.prompt import Prompt
+from ..prompts.prompt import Prompt, with_answer_of
 from ..prompts.sample import Sample
 from ..walk.capture import Captured, capture
 from ..walk.jobs import members
@@ -180,8 +180,7 @@ class PatchSource:
         other = as_prompt(model, given, answers=False, labels=labels)
         if other is prompt or (isinstance(given, Sample) and given == prompt.sample):
             raise InputError(f"prompt {prompt.id!r} is given as its own other run: give one that differs")
-        answer = {name: getattr(prompt, name) for name in ("answer_ids", "option_ids", "answer")}
-        return capture(model, dataclasses.replace(other, **answer))
+        return capture(model, with_answer_of(other, prompt))
 
     def _other(self, prompt: Prompt, number: int) -> Any:
         if callable(self.prompts):

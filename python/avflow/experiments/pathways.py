@@ -56,11 +56,10 @@ class _Kept:
     layers: frozenset[int]
 
 
-def _kept(model: Model, keep: Keep) -> list[_Kept]:
+def _kept(model: Model, paths: Sequence[tuple[Knockout, Layers]]) -> list[_Kept]:
     out = []
-    refuse_amplified([path for path in keep if isinstance(path, Knockout)], "avflow.pathways")
-    for path, layers in keep.items():
-        path = Knockout.parse(path) if isinstance(path, str) else path
+    refuse_amplified([path for path, _ in paths], "avflow.pathways")
+    for path, layers in paths:
         if path.heads is not None or path.random_share is not None or path.cut_self:
             raise InputError(f"pathway {path.name!r}: heads, random shares and self edges cannot be kept apart")
         if path.has_items:
@@ -68,10 +67,8 @@ def _kept(model: Model, keep: Keep) -> list[_Kept]:
         across = path.scope == "other_items"
         if across and path.source != path.target:
             raise InputError(f'pathway {path.name!r}: write "cross:group", or a path without a scope')
-        chosen = layers if layers is None else list(layers)
-        some = frozenset() if chosen == [] else frozenset(layer_list(chosen, model.n_layers))
         pairs = tuple((model.groups.expand(a), model.groups.expand(b)) for a, b in path.edges)
-        out.append(_Kept(pairs, across, some))
+        out.append(_Kept(pairs, across, _layers(model, layers)))
     if not out:
         raise InputError("keep is empty: name at least one path, such as {'video->question': range(8, 20)}")
     return out
@@ -79,12 +76,13 @@ def _kept(model: Model, keep: Keep) -> list[_Kept]:
 
 def _within(model: Model, within: Within) -> dict[int, frozenset[int]]:
     """{64-bit set of groups: the layers in which edges among them stay}."""
-    out: dict[int, frozenset[int]] = {}
-    for name, layers in within.items():
-        chosen = layers if layers is None else list(layers)
-        some = frozenset() if chosen == [] else frozenset(layer_list(chosen, model.n_layers))
-        out[model.groups.expand(name)] = some
-    return out
+    return {model.groups.expand(name): _layers(model, layers) for name, layers in within.items()}
+
+
+def _layers(model: Model, given: Layers) -> frozenset[int]:
+    """None: all; an empty list: none."""
+    chosen = given if given is None else list(given)
+    return frozenset() if chosen == [] else frozenset(layer_list(chosen, model.n_layers))
 
 
 class _Rules:
@@ -92,9 +90,9 @@ class _Rules:
 
     def __init__(self, model: Model, keep: Keep, context: str, within: Within) -> None:
         self.groups: GroupTable = model.groups
-        self.kept = _kept(model, keep)
-        paths = [Knockout.parse(path) if isinstance(path, str) else path for path in keep]
-        self.sides = [side for path in paths for side in path.groups]
+        paths = [(Knockout.parse(path) if isinstance(path, str) else path, layers) for path, layers in keep.items()]
+        self.kept = _kept(model, paths)
+        self.sides = [side for path, _ in paths for side in path.groups]
         self.within = _within(model, within)
         self.context = self.groups.expand(context)
         # The answer's own tokens stand in for `last`: what may reach it may reach them, and they may see it.

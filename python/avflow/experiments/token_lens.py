@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ def token_lens(
     knockouts: Knockouts = None,
     cut_layers: Layers = None,
     check: str | int | None = None,
+    labels: Any = None,
 ) -> Results:
     """What tokens of a group would say: their hidden states through the model's final norm and output matrix.
 
@@ -70,7 +72,7 @@ def token_lens(
         every: only every so many tokens of a group; the output matrix costs as much as several layers for each.
         generate: so many greedily generated tokens take the place of the answer: look at tokens="answer".
         knockouts, cut_layers: what is cut meanwhile, and in which layers (None for all); default: nothing.
-        check: as of `avflow.sweep`.
+        check, labels: as of `avflow.sweep`.
 
     Returns:
         Results with the columns prompt, task, group, layer, token, token_id, count, tokens (of the group), p (mean).
@@ -80,6 +82,7 @@ def token_lens(
         NumericError: NaN or infinity in the run.
     """
     check_model(model)
+    given = as_prompts(model, prompts, labels=labels)
     model.groups.expand(tokens)
     chosen = layer_list(layers, model.n_layers)
     keep = None if keep is None else checks.integer("keep =", keep, high=10**7, mend="pass a number of words, or None")
@@ -91,7 +94,7 @@ def token_lens(
     cutting = Cutting(model, knockouts, cut_layers)
     rows: list[tuple] = []
     with checking(model, check):
-        for prompt in as_prompts(model, prompts):
+        for prompt in given:
             prompt = with_generated(model, prompt, generate) if generate else prompt
             rows += _rows(model, prompt, tokens, chosen, asked, keep, every, cutting)
     named = [int(word) for word in asked]

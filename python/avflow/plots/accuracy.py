@@ -14,11 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ..planning.exact import share_limits
-from ..results.table import one_width, paths_of
+from ..results.table import one_width
 from ..results.table import select as select_rows
 from ..statistics import intervals
 from .drawable import heading, table_with
-from .information_flow import STYLE, canvas, check_first_layer
+from .information_flow import STYLE, canvas, check_first_layer, line_with_band, paths_there
 from .style import distinct_styles, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "correct", "correct_knockout")
@@ -51,9 +51,7 @@ def accuracy(
     intervals.check(confidence, 1)
     table = one_width(select_rows(table_with(table, COLUMNS, "avflow.sweep"), select))
     table = table.filter(pc.is_valid(table["correct_knockout"]))
-    there = paths_of(table)
-    if unknown := [path for path in paths or () if path not in there]:
-        raise InputError(f"no rows of {unknown[0]!r} in the table: it has {', '.join(there) or 'no rows at all'}")
+    there = paths_there(table, paths)
     if not there:
         raise InputError("nothing to draw: no row tells whether the answer is right")
     chosen = list(paths or there)
@@ -63,10 +61,8 @@ def accuracy(
             layers, right, samples = _counts(table.filter(pc.equal(table["knockout"], path)))
             ends = [share_limits(k, int(n), (1 - confidence) / 2) for k, n in zip(right, samples, strict=True)]
             low, high = np.array(ends).T
-            x = layers + first_layer
-            ax.fill_between(x, 100 * low, 100 * high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
-            marker = "o" if len(x) == 1 else None
-            ax.plot(x, 100 * right / samples, label=path_label(path), linewidth=1.6, marker=marker, zorder=3, **style)
+            share = (100 * right / samples, 100 * low, 100 * high)
+            line_with_band(ax, layers + first_layer, *share, path_label(path), style)
         clean = dict(zip(table["prompt"].to_pylist(), table["correct"].to_pylist(), strict=True))
         level = 100 * float(np.mean(list(clean.values())))
         ax.axhline(level, color="#444444", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1, label="clean")

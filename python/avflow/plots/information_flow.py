@@ -242,12 +242,18 @@ def _is_in(table: pa.Table, paths: Sequence[str]) -> pa.ChunkedArray:
     return pc.is_in(table["knockout"], value_set=pa.array(list(paths), pa.string()))
 
 
-def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
-    """The paths to draw. Raises InputError for one that is not in the table, or if nothing has a value."""
+def paths_there(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
+    """The table's paths. Raises InputError for one of `paths` that is not among them."""
     there = paths_of(table)
     for path in paths or ():
         if path not in there:
             raise InputError(f"no rows of {path!r} in the table: it has {', '.join(there) or 'no rows at all'}")
+    return there
+
+
+def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
+    """The paths to draw. Raises InputError for one that is not in the table, or if nothing has a value."""
+    there = paths_there(table, paths)
     valued = set(paths_of(table.filter(pc.is_valid(table["change_percent"]))))
     chosen = [path for path in (paths or there) if path in valued]
     if not chosen:
@@ -286,11 +292,17 @@ def _counted(path: str, means: pa.Table) -> str:
 
 def _line(ax: Axes, rows: pa.Table, first_layer: int, label: str, style: dict) -> None:
     """A line of averages with its band; rows of `average_change`, by layer."""
-    layer = rows["layer"].to_numpy() + first_layer
     low, high = (pc.cast(rows[name], pa.float64()).to_numpy() for name in ("low", "high"))
+    line_with_band(ax, rows["layer"].to_numpy() + first_layer, rows["change"].to_numpy(), low, high, label, style)
+
+
+def line_with_band(
+    ax: Axes, layer: np.ndarray, middle: np.ndarray, low: np.ndarray, high: np.ndarray, label: str, style: dict
+) -> None:
+    """One path over the layers, each [L]; a dot where there is one layer."""
     ax.fill_between(layer, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
     marker = "o" if len(layer) == 1 else None
-    ax.plot(layer, rows["change"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+    ax.plot(layer, middle, label=label, linewidth=1.6, marker=marker, zorder=3, **style)
 
 
 def _span(ax: Axes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -226,3 +226,8 @@ class Prompt:
         if self.input_ids is not None and not 0 <= int(self.input_ids.min()) <= int(self.input_ids.max()) < vocab:
             span = f"{int(self.input_ids.min())} .. {int(self.input_ids.max())}"
             raise self._say(f"input_ids reach {span}, the model's vocabulary has {vocab} tokens")
+
+
+def with_answer_of(prompt: Prompt, asked: Prompt) -> Prompt:
+    """The prompt with another one's answer and options: what it says of the question that `asked` asks."""
+    return replace(prompt, answer_ids=asked.answer_ids, option_ids=asked.option_ids, answer=asked.answer)
