@@ -120,6 +120,13 @@ def test_sites_are_checked_before_a_model_is_loaded(samples, tmp_path):
     assert "no group or alias is called 'vidoe'" in one_line_error(result)
 
 
+@pytest.mark.parametrize("what", ["share", "lens"])
+def test_what_is_cut_meanwhile_is_checked_before_a_model_is_loaded(what, samples):
+    options = {"knockouts": ["vidoe->last"], "cut_layers": [0]}
+    with pytest.raises(avflow.InputError, match="no group or alias is called 'vidoe'"):
+        LookJob("m", samples, what, options).read_samples()
+
+
 def test_a_job_takes_only_what_its_configuration_can_hold(samples):
     for options in ({"source": avflow.PatchSource.zero()}, {"source": "zero", "sites": [avflow.PatchSite("last")]}):
         with pytest.raises(avflow.InputError, match=r"cannot stand in a run's config.yaml.*call avflow.patch"):

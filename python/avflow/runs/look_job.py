@@ -106,6 +106,8 @@ class LookJob(RunJob):
         paths: Any = ()
         if self.experiment == "text":
             paths = as_knockouts(self.options.get("knockouts", SweepRequest.knockouts))
+        elif self.options.get("knockouts") is not None:  # what is cut during a share or a lens
+            paths = as_knockouts(self.options["knockouts"])
         elif self.experiment == "pathways":
             paths = as_knockouts(list(self.options.get("keep", ())) or "av_video")
         return [side for path in paths for side in path.groups]

@@ -48,9 +48,7 @@ class Source:
     labels: Any = None
     left_out: dict[str, int] = field(default_factory=dict, init=False)  # rows that `data` does not take: why, how many
     bad: dict[str, str] = field(default_factory=dict, init=False)  # rows that make no sample: why
-    own_groups: list[str] = field(
-        default_factory=list, init=False
-    )  # those of the samples that were read, and of labels
+    own_groups: list[str] = field(default_factory=list, init=False)  # of the samples that were read, and of labels
 
     @property
     def needs_answers(self) -> bool:
