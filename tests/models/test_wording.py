@@ -70,6 +70,53 @@ def test_the_default_is_as_before_and_every_piece_by_itself():
     assert ("option_incorrect", "A) red;\n") in texts(prepared(prompt_style={"option": "{letter}) {text};"}))
 
 
+def test_headings_have_the_instructions_group():
+    style = {"question": "Question:\n{question}\n", "options": "Options:\n{options}\n", "joiner": "\n\n"}
+    found = texts(prepared(prompt_style=style | {"separate_instruction": True}, instruction="Say a letter."))
+    assert found[3:-2] == [
+        ("instruction", "Question:\n"),
+        ("question_text", "Which color?"),
+        ("instruction", "\n\nOptions:\n"),  # the empty line after the question is the style's
+        ("option_incorrect", "A. red\n\n"),
+        ("option_correct", "B. green"),
+        ("instruction", "\n\nSay a letter."),
+    ]
+    plain = texts(prepared(prompt_style=style, instruction="Say a letter."))
+    assert ("question_text", "Question:\nWhich color?\n\nOptions:\n") in plain  # by default, as the instruction is
+    assert not any(group == "instruction" for group, _ in plain)
+
+
+@pytest.mark.parametrize(
+    ("listing", "options", "written"),
+    [
+        ("list", ["red", "it's green"], "['A. red', \"B. it's green\"]"),
+        ("dict", ["red", 'a "green" one'], "{'A': 'red', 'B': 'a \"green\" one'}"),
+    ],
+)
+def test_options_as_python_writes_them(listing, options, written):
+    style = {"listing": listing, "options": "Choices: {options}", "separate_instruction": True}
+    sample = avflow.Sample(video=str(clip_file(Clip())), **ASK | {"options": options, "answer": "B"})
+    found = texts(model().prepare(sample, prompt_style=style))
+    whole = "".join(text for _, text in found)
+    assert f"Which color?\nChoices: {written}\nAnswer with" in whole
+    own = {group: text for group, text in found if group.startswith("option")}
+    assert "red" in own["option_incorrect"] and "green" not in own["option_incorrect"]
+    assert "green" in own["option_correct"] and "red" not in own["option_correct"]
+    assert written == (
+        repr([f"{letter}. {text}" for letter, text in zip("AB", options, strict=True)])
+        if listing == "list"
+        else repr(dict(zip("AB", options, strict=True)))
+    )
+
+
+def test_a_question_without_options_has_its_heading_alone():
+    style = {"question": "Question: {question}", "options": "Options: {options}", "closing": "Go."}
+    asked = avflow.Sample(id="0", video=str(clip_file(Clip())), question="Which color?", answer="green")
+    found = texts(model().prepare(asked, prompt_style=style))
+    assert ("question_text", "Question: Which color?") in found
+    assert not any("Options" in text or "Go." in text for _, text in found)
+
+
 def test_cutting_the_question_leaves_a_separate_instruction():
     own, plain = prepared(prompt_style={"separate_instruction": True}), prepared()
     changes = [
@@ -99,7 +146,13 @@ def test_a_begun_answer_is_generated_on_and_evicted_as_any_prompt():
     [
         ("flow", "pass one of avflow, map_the_flow"),
         (3, "prompt_style = 3"),
-        ({"options": "x"}, "prompt_style has no 'options'"),
+        ({"choices": "x"}, "prompt_style has no 'choices'"),
+        ({"options": "x"}, "write {options} once"),
+        ({"question": "{question} {question}"}, "write {question} once"),
+        ({"listing": "tuple"}, "PromptStyle.listing"),
+        ({"listing": "dict", "option": "({letter}) {text}"}, "a dict is written without it"),
+        ({"listing": "list", "joiner": "; "}, "PromptStyle.joiner = '; ': a list is written without it"),
+        ({"question": "<|im_end|>{question}"}, "special token"),
         ({"option": "{letter}"}, "write {letter} and {text} once"),
         ({"instruction_first": "yes"}, "instruction_first"),
         ({"answer_prefix": "<|im_end|>"}, "special token"),
@@ -117,8 +170,9 @@ def test_interleaved_items_take_a_prefix_and_a_separate_instruction_alone(tmp_pa
     sample = avflow.Sample.read_jsonl(lineup)[0]
     prompt = model().prepare(sample, prompt_style={"separate_instruction": True, "answer_prefix": "("})
     assert "instruction" in prompt.groups and prompt.groups[-1] == "last"
-    with pytest.raises(InputError, match="interleaved item"):
-        model().prepare(sample, prompt_style={"instruction_first": True})
+    for refused in ({"instruction_first": True}, {"options": "Options: {options}"}):
+        with pytest.raises(InputError, match="interleaved item"):
+            model().prepare(sample, prompt_style=refused)
 
 
 def test_in_a_command_and_in_its_config(tmp_path, monkeypatch):
@@ -145,6 +199,25 @@ def test_in_a_command_and_in_its_config(tmp_path, monkeypatch):
     assert "says how the whole prompt is worded" in one_line_error(both)
     named = avflow_("sweep", "m", demo()["samples"], "--out", tmp_path / "y", *given, "--prompt-style", "map_the_flow")
     assert named.exit_code == 0 and read_config(tmp_path / "y")["prompt_style"] == "map_the_flow"
+
+
+def test_a_style_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: model())
+    style = {"options": "Choices: {options}", "listing": "list", "closing": "The letter:\n"}
+    written, wrong, empty = (tmp_path / name for name in ("style.yaml", "wrong.json", "empty.yml"))
+    written.write_text('options: "Choices: {options}"\nlisting: list\nclosing: "The letter:\\n"\n')
+    wrong.write_text('{"heading": "Options"}')
+    empty.write_text("- a\n")
+    given = ["sweep", "m", demo()["samples"], "--out", tmp_path / "run", "--knockouts", "question->last"]
+    given += ["--layers", "6", "--select", "all", "--limit", "1", "--prompt-style"]
+    assert "prompt_style has no 'heading'" in one_line_error(avflow_(*given, wrong))
+    assert "holds no keys" in one_line_error(avflow_(*given, empty))
+    assert "cannot read" in one_line_error(avflow_(*given, tmp_path / "none.yaml"))
+    assert not (tmp_path / "run").exists()
+    run = avflow_(*given, written)
+    assert run.exit_code == 0, run.output
+    assert read_config(tmp_path / "run")["prompt_style"] == style
+    assert avflow_(*given, written).exit_code == 0  # resumed: the same wording
 
 
 def test_the_other_families_take_styles_too():

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from ..checks import MOST_LAYERS, expanded, shown
+from ..documents import parse_yaml, read_text
 from ..errors import AvflowError, AvflowWarning, InputError
 from ..streams import printable
 
@@ -95,7 +96,10 @@ class SampleOptions:
     ] = None
     question_first: Annotated[bool, typer.Option("--question-first", help="The text before the media.")] = False
     prompt_style: Annotated[
-        str | None, typer.Option(help="A wording by name: map_the_flow, av-speakerbench, worldsense, tvbench.")
+        str | None,
+        typer.Option(
+            help="A wording by name (map_the_flow, av-speakerbench, worldsense, tvbench), or a .yaml or .json file."
+        ),
     ] = None
     option_form: Annotated[
         str | None, typer.Option(help='Of every option: "({letter}) {text}".', show_default="{letter}. {text}")
@@ -146,7 +150,7 @@ class SampleOptions:
                 f"--prompt-style {self.prompt_style} says how the whole prompt is worded: leave it out, or the others"
             )
         texts = given(system=self.system, instruction=self.instruction, question_first=self.question_first)
-        return texts | given(prompt_style=style or None if self.prompt_style is None else self.prompt_style)
+        return texts | given(prompt_style=style or None if self.prompt_style is None else read_style(self.prompt_style))
 
 
 class Command(TyperCommand):
@@ -214,6 +218,20 @@ def over_samples(command: Callable[..., None]) -> Callable[..., None]:
 def given(**values: Any) -> dict[str, Any]:
     """The options that were given: what is left out has its default where it is used."""
     return {name: value for name, value in values.items() if value is not None and value is not False and value != []}
+
+
+def read_style(text: str) -> str | dict[str, Any]:
+    """A style's name as it is; of a file, the fields of an avflow.PromptStyle. Raises InputError."""
+    if not text.lower().endswith((".yaml", ".yml", ".json")):
+        return text
+    path = Path(expanded("--prompt-style", text))
+    try:
+        values = parse_yaml(read_text(path, "the prompt style"))  # JSON is YAML
+    except InputError as error:
+        raise InputError(f"--prompt-style {path}: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"the prompt style {path} holds no keys: write lines such as 'separate_instruction: true'")
+    return values
 
 
 def sampling(

@@ -137,8 +137,7 @@ class ChatFamily(Family):
     ) -> Prompt:
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
-        style = wording.style
-        own = (wording.system, wording.instruction, style.option, style.answer_prefix, style.closing or "")
+        own = (wording.system, wording.instruction, *wording.style.texts)
         for text in (*own, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
         text, spans = _render(model.processor, wording.system, parts)
@@ -377,11 +376,10 @@ def _check_text_length(model: Model, n: int) -> None:
 def _item_parts(sample: Sample, item: Interleaved, wording: Wording) -> tuple[list[Part], list[tuple[str, int]]]:
     """What an interleaved item's user turn is made of, and what each of its media is."""
     kind, instruction = item.kind, wording.instruction
-    style = wording.style
-    if style.instruction_first or style.option != PromptStyle.option or style.closing is not None:
+    if wording.style.words_options:
         raise InputError(
             f"sample {sample.id!r}: an interleaved item ends in its letters and the instruction: its style has neither "
-            "instruction_first nor closing nor an option's form"
+            "instruction_first nor closing nor a form of question, option or options"
         )
     parts: list[Part] = []
     roles: list[tuple[str, int]] = []

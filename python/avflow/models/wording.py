@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .. import checks
 from ..errors import InputError
 from ..prompts.sample import LETTERS, Sample
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."
+Listing = Literal["lines", "list", "dict"]
+Piece = tuple[str, str, int]  # text, group, item
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,18 @@ class PromptStyle:
         instruction: the instruction's text, where the caller gives none; None: the model's own.
         closing: a last line after the options, such as "The best answer is:", with the instruction's group; "" for an
             empty one; None for none.
+        question: around the question, with "{question}": "Question: {question}".
+        options: around all options, with "{options}": "Options:\\n{options}\\n" (an empty line after them).
+        listing: "lines", the options by `option`, with `joiner` between them; or as Python writes them: "list", of
+            what `option` makes, "['A. red', 'B. green']"; "dict", of letters and texts, "{'A': 'red', 'B': 'green'}".
+        joiner: what stands between two "lines"; the others have a comma and a space.
+
+    The words of `question` and `options` around what they hold, and a list's brackets, have the instruction's group;
+    an option's quotation marks are the option's, and what joins it to the next one is too. A token has the group of
+    its first character.
 
     Raises:
-        InputError: an option form without a letter or a text, a value of another type.
+        InputError: a form without what it is to hold, a value of another type or none of its choices.
     """
 
     option: str = "{letter}. {text}"
@@ -38,10 +49,15 @@ class PromptStyle:
     answer_prefix: str = ""
     instruction: str | None = None
     closing: str | None = None
+    question: str = "{question}"
+    options: str = "{options}"
+    listing: Listing = "lines"
+    joiner: str = "\n"
 
     def __post_init__(self) -> None:
-        checks.text("PromptStyle.option", self.option)
-        checks.text("PromptStyle.answer_prefix", self.answer_prefix)
+        for name in ("option", "answer_prefix", "question", "options", "joiner"):
+            checks.text(f"PromptStyle.{name}", getattr(self, name))
+        checks.choice("PromptStyle.listing", self.listing, get_args(Listing))
         checks.flag("PromptStyle.instruction_first", self.instruction_first)
         checks.flag("PromptStyle.separate_instruction", self.separate_instruction)
         for name in ("instruction", "closing"):
@@ -52,6 +68,15 @@ class PromptStyle:
             raise InputError(
                 f'PromptStyle.option = {shown}: write {{letter}} and {{text}} once, "({{letter}}) {{text}}"'
             )
+        unused = {"option": self.listing == "dict", "joiner": self.listing != "lines"}
+        for name, is_unused in unused.items():
+            if is_unused and getattr(self, name) != getattr(PromptStyle, name):
+                shown = checks.shown(getattr(self, name))
+                raise InputError(f"PromptStyle.{name} = {shown}: a {self.listing} is written without it, leave it out")
+        for name in ("question", "options"):
+            if getattr(self, name).count(f"{{{name}}}") != 1:
+                shown = checks.shown(getattr(self, name))
+                raise InputError(f'PromptStyle.{name} = {shown}: write {{{name}}} once, "Here:\\n{{{name}}}"')
 
     @classmethod
     def of(cls, given: PromptStyle | Mapping[str, Any] | str | None) -> PromptStyle:
@@ -71,10 +96,33 @@ class PromptStyle:
             raise InputError(f"prompt_style has no {checks.shown(unknown[0])}: it has {', '.join(known)}")
         return cls(**given)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its own words: all that a prompt gets from it, but for the instruction."""
+        return (self.option, self.answer_prefix, self.closing or "", self.question, self.options, self.joiner)
+
+    @property
+    def words_options(self) -> bool:
+        """Does it say how question, options and instruction stand to each other, other than by default?"""
+        own = ("option", "instruction_first", "closing", "question", "options", "listing", "joiner")
+        return any(getattr(self, name) != getattr(PromptStyle, name) for name in own)
+
     def line(self, number: int, text: str) -> str:
-        """An option's line, without its end."""
+        """An option in itself."""
         before, _, after = self.option.partition("{text}")
         return before.replace("{letter}", LETTERS[number]) + text + after.replace("{letter}", LETTERS[number])
+
+    def listed(self, texts: Sequence[str]) -> tuple[str, list[str], str]:
+        """What stands before all options, each of them with what joins it to the next one, and what stands after."""
+        lines = [self.line(number, text) for number, text in enumerate(texts)]
+        before, joiner, after = "", self.joiner, ""
+        if self.listing == "list":
+            (before, after), joiner = "[]", ", "
+            lines = [repr(line) for line in lines]
+        elif self.listing == "dict":
+            (before, after), joiner = "{}", ", "
+            lines = [f"{LETTERS[number]!r}: {text!r}" for number, text in enumerate(texts)]
+        return before, [line + joiner for line in lines[:-1]] + lines[-1:], after
 
 
 _LETTER_ONLY = "Respond with only the letter (A, B, C, or D) of the correct option."
@@ -116,18 +164,30 @@ class Wording:
     def instruction_group(self) -> str:
         return "instruction" if self.style.separate_instruction else "question_text"
 
-    def user_lines(self, sample: Sample) -> list[tuple[str, str, int]]:
-        """(text, group, item) of question, options, instruction; a line's end belongs to the line."""
-        lines = [(sample.question, "question_text", -1)]
-        for number, option in enumerate(sample.options or ()):
-            lines.append((self.style.line(number, option), option_group(sample, number), number))
-        if sample.options and self.instruction:
-            line = (self.instruction, self.instruction_group, -1)
-            lines.insert(0 if self.style.instruction_first else len(lines), line)
-        if sample.options and self.style.closing is not None:
-            lines.append((self.style.closing, self.instruction_group, -1))
-        whole = [(text + "\n" * (n + 1 < len(lines)), group, item) for n, (text, group, item) in enumerate(lines)]
-        return [line for line in whole if line[0]]
+    def user_lines(self, sample: Sample) -> list[Piece]:
+        """(text, group, item) of question, options, instruction; a line's end belongs to what stands before it."""
+        style, own = self.style, self.instruction_group
+        blocks = [_within(style.question, "{question}", [(sample.question, "question_text", -1)], own)]
+        if sample.options:
+            before, listed, after = style.listed(sample.options)
+            pieces = [(text, option_group(sample, number), number) for number, text in enumerate(listed)]
+            blocks.append(_within(style.options, "{options}", [(before, own, -1), *pieces, (after, own, -1)], own))
+            if self.instruction:
+                blocks.insert(0 if style.instruction_first else 2, [(self.instruction, own, -1)])
+            if style.closing is not None:
+                blocks.append([(style.closing, own, -1)])
+        out: list[Piece] = []
+        for number, block in enumerate(blocks):
+            there = [piece for piece in block if piece[0]] or block[:1]
+            text, group, item = there[-1]
+            out += [*there[:-1], (text + "\n" * (number + 1 < len(blocks)), group, item)]
+        return [piece for piece in out if piece[0]]
+
+
+def _within(form: str, hole: str, pieces: Sequence[Piece], group: str) -> list[Piece]:
+    """The pieces, and the words of `form` before and after its hole."""
+    before, _, after = form.partition(hole)
+    return [(before, group, -1), *pieces, (after, group, -1)]
 
 
 def option_group(sample: Sample, number: int) -> str:
