@@ -7,6 +7,7 @@ import math
 import oracle
 import pytest
 import tiny
+import tiny_deep
 import torch
 from tiny_job import TinyJob, write
 
@@ -49,10 +50,14 @@ def by_cell(results) -> dict:
     return {(row["prompt"], row["knockout"], row["layer"]): row for row in results.table.to_pylist()}
 
 
-@pytest.mark.parametrize("layout", ["interleaved", "separate", "question_first"])
+@pytest.mark.parametrize("layout", ["interleaved", "separate", "question_first", "deepstack"])
 @pytest.mark.parametrize("until", [0, 1, 2])
 def test_an_estimate_is_the_run_without_media_above_a_layer(omni, layout, until):
-    prompt, knockouts = tiny.av_prompt(layout, seconds=3), as_knockouts(PATHS)
+    knockouts = as_knockouts(PATHS)
+    if layout == "deepstack":
+        omni, prompt = tiny_deep.model(), tiny_deep.prompt(3)
+    else:
+        prompt = tiny.av_prompt(layout, seconds=3)
     found = avflow.sweep(omni, prompt, knockouts, **ASKED, media_until=until, media_check=0)
     exact = avflow.sweep(omni, prompt, knockouts, **ASKED).table.to_pylist()
     by_name = {one.name: one for one in knockouts}

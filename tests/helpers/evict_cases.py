@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import oracle
 import tiny
+import tiny_deep
 import tiny_salmonn
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
@@ -77,6 +78,8 @@ def deep():
 @lru_cache
 def model(name: str) -> avflow.Model:
     make = {"omni": tiny.thinker, "salmonn": tiny_salmonn.thinker, "vl": vl, "deep": deep}
+    if name == "deepstack":
+        return tiny_deep.model()
     return avflow.wrap(make[name]() if name in make else tiny.decoder(name))
 
 
@@ -93,6 +96,9 @@ def prompt(name: str, seed: int = 1, size: int = 2) -> Case:
         made = tiny.av_prompt("silent", seconds=size, seed=seed)
         inputs = {k: v for k, v in _media(made).items() if k in ("pixel_values_videos", "video_grid_thw")}
         inputs["mm_token_type_ids"] = 2 * (made.input_ids[None] == tiny.VIDEO).long()
+    elif name == "deepstack":
+        made = tiny_deep.prompt(frames=size, seed=seed)
+        inputs = _media(made)
     else:
         made, inputs = tiny.text_prompt(64, tokens=20 + 10 * size, seed=seed), {}
     inputs = {"input_ids": made.input_ids[None], "attention_mask": torch.ones(1, len(made), dtype=torch.long), **inputs}

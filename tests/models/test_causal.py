@@ -222,47 +222,6 @@ def test_masks_of_a_prompt_are_refused(qwen3, mask):
         avflow.sweep(qwen3, masked, CUT, window=1, select="all")
 
 
-def test_features_of_deep_vision_layers_are_refused():
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    torch.manual_seed(0)
-    text = SMALL | dict(
-        vocab_size=64, rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [3, 3, 2]}
-    )
-    vision = dict(
-        depth=2,
-        hidden_size=32,
-        intermediate_size=64,
-        num_heads=2,
-        out_hidden_size=64,
-        deepstack_visual_indexes=[0, 1],
-        num_position_embeddings=64,
-    )
-    tokens = dict(image_token_id=60, vision_start_token_id=61, vision_end_token_id=62)
-    hf = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**tokens, text_config=text, vision_config=vision)).eval()
-    ids = torch.tensor([1, 2, 61] + [60] * 6 + [62, 3, 4, 5, 6, 7])
-    inputs = dict(
-        input_ids=ids[None],
-        pixel_values=torch.randn(24, 1536),
-        image_grid_thw=torch.tensor([[1, 4, 6]]),
-        mm_token_type_ids=(ids[None] == 60).int(),
-    )
-    groups = ["system"] * 2 + ["template"] + ["image"] * 6 + ["template"] + ["question_text"] * 4 + ["last"]
-    model = Model(hf, Family())
-    prompt = avflow.Prompt(input_ids=ids, model_inputs=inputs, groups=groups, answer_ids=[9])
-    refused = pytest.raises(UnsupportedModelError, match="is given visual_pos_masks")
-    with refused:
-        avflow.sweep(model, prompt, "image->question", window=1, select="all")
-    with refused:
-        avflow.answer_lens(model, prompt)
-    with avflow.evict(model, {"image": 0}, groups=groups), refused:
-        hf(**inputs)
-    with torch.no_grad():
-        plain = hf(**inputs).logits
-        with avflow.knockout(model, "audio->last", groups=groups):  # the model's own forward adds them
-            assert torch.allclose(hf(**inputs).logits, plain, atol=1e-4)
-
-
 def test_what_a_decoder_is_given_is_named():
     decoder = torch.nn.Identity()
     decoder.forward = lambda hidden, per_layer_inputs=None, **kwargs: hidden

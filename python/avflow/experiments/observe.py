@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from avflow_ext import AttentionProblem, Cut, Tokens
@@ -15,6 +16,7 @@ from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
+from ..walk.deep_rows import DeepRows
 from ..walk.layers import check_finite, run_layers
 from ..walk.proof import is_due, prove
 from ..walk.row_wise import chunked_mlps
@@ -73,7 +75,8 @@ def observe(
 
     Args:
         on_attention: called in every layer as (layer, q [n, heads, d], k, v [n, kv_heads, d], scale).
-        on_hidden: called after every layer as (layer, hidden [n, D]), before the final norm.
+        on_hidden: called after every layer as (layer, hidden [n, D]), before the final norm; with what the decoder adds
+            to the rows of pictures behind it (deepstack).
         layers: those that the observers are called for; None for all.
         cuts: what is cut in a layer; default: nothing, the clean run.
 
@@ -106,7 +109,8 @@ def observe(
     with in_eval_mode(model), attributes(chunked_mlps(model)):
         tables = captured.cos, captured.sin
         count = None if proving else last + 1
-        hidden = run_layers(model, captured.hidden, tables, call, count=count, after=after)
+        deep = DeepRows([captured.deep], [len(captured)], [np.arange(len(captured))]).add
+        hidden = run_layers(model, captured.hidden, tables, call, count=count, after=after, deep=deep)
         if proving:
             rows = predicting_rows(captured).to(hidden.device)
             prove(model, captured, "observe", model.logits(hidden.index_select(1, rows))[0])

@@ -68,6 +68,9 @@ class PatchSource:
     ) -> PatchSource:
         """The same prompt with gaussian noise on the embeddings of a group (causal tracing, Meng et al. 2022).
 
+        On what enters the first layer alone: features that a decoder adds behind later ones (deepstack) stay as they
+        are.
+
         Args:
             sd: its standard deviation; or times: as so many standard deviations of those embeddings' own values (3 in
                 that study). seed: each prompt's noise is drawn from this seed and its id.

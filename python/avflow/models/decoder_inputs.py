@@ -1,7 +1,7 @@
 """What a decoder and its layers are given beside embeddings, positions and a mask: what the walk would drop is refused.
 
-Such as features of deep vision layers that are added between decoder layers, embeddings per layer, or keys that layers
-share with each other.
+Such as embeddings per layer, or keys that layers share with each other. Features of deep vision layers are carried
+where the decoder adds them as `deepstack` knows it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from ..errors import InputError, UnsupportedModelError
 from .causal import RefusedMask, refuse_if_given
+from .deepstack import arguments_of_deepstack
 
 _CACHES = {"cache", "past_key_value", "past_key_values", "cache_position", "use_cache", "layer_past"}
 _SHAPES = {"attention_mask", "position_ids", "return_dict", "output_attentions", "output_hidden_states"}
@@ -28,11 +29,13 @@ def check_decoder_arguments(decoder: nn.Module, args: Sequence[Any], kwargs: Map
     """The arguments of a decoder's forward, by name.
 
     Raises:
-        UnsupportedModelError: something beside embeddings, positions and masks; the message names it.
+        UnsupportedModelError: something beside embeddings, positions, masks and deepstack; the message names it.
         InputError: an attention mask that hides tokens, or has two sequence dimensions.
     """
     given = by_name(decoder, args, kwargs)
-    _refuse_others(f"the decoder ({type(decoder).__name__})", given, _DECODER | _PLACES)
+    _refuse_others(
+        f"the decoder ({type(decoder).__name__})", given, _DECODER | _PLACES | arguments_of_deepstack(decoder)
+    )
     masks = given.get("attention_mask")
     for mask in masks.values() if isinstance(masks, Mapping) else [masks]:
         if mask is None or (isinstance(mask, RefusedMask) and isinstance(masks, Mapping)):
@@ -70,9 +73,10 @@ def check_layer_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping
 
 
 def refuse_other_decoder_arguments(decoder: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModelError for what the decoder is given beside embeddings, positions and masks."""
+    """Raises UnsupportedModelError for what the decoder is given beside embeddings, positions, masks and deepstack."""
     given = by_name(decoder, args, kwargs)
-    _refuse_others(f"the decoder ({type(decoder).__name__})", given, _DECODER | _PLACES | {"avflow_call"})
+    known = _DECODER | _PLACES | {"avflow_call"} | arguments_of_deepstack(decoder)
+    _refuse_others(f"the decoder ({type(decoder).__name__})", given, known)
 
 
 def refuse_other_layer_arguments(layer: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from ..eviction.views import Labels, views
 from ..models.attention import attention
 from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
+from ..models.deepstack import Add, of_rows
 from ..uploads import upload
 from .boundary import gather_hidden, take
 from .cache import check_cache, count_missing, drop, is_static, take_back
@@ -83,6 +84,7 @@ class Prefill:
         self.prompt_end = len(state) if prompt_end is None else prompt_end
         self.gather_all, self.times = gather_all, times
         self.asked: Counter[int] = Counter()  # by layer, the calls of its attention
+        self.segment = 0  # of the layer that ran last
         # Per segment: logical columns of the rows int [batch, m], -1 is padding; the rows of the segment before that
         # they are, those that come back counted after them, int64 [batch, m] (None: all of them); what the decoder
         # passes to every layer, gathered.
@@ -357,7 +359,7 @@ class Prefill:
         batch, heads, rows, d = q.shape
         layer, state = module.layer_idx, self.state
         self.asked[layer] += 1
-        segment = state.segment(layer)
+        self.segment = segment = state.segment(layer)
         n = state.physical(layer)
         other_keys = k.shape[2] < n or (k.shape[2] > n and not is_static(self.cache))
         if segment >= len(self.rows) or rows != self.rows[segment].shape[1] or other_keys:
@@ -379,6 +381,17 @@ class Prefill:
             question = self.interventions.model.groups.expand("question")
             self.scored["this"] = Scored(q, k, result.lse, problem, scale, question, self.prompt_end)
         return result.out.view(batch, rows, heads, d)
+
+    def add_deep(self, run: Add, hidden: torch.Tensor, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """What the decoder adds behind the layer that ran last, for the rows that went through it.
+
+        run: the decoder's own method. places: bool [batch, new]. features: [p, D].
+        """
+        rows = self.rows[self.segment]
+        if rows is not self.rows[0]:
+            at = np.where(rows >= 0, rows - (len(self.state) - self.new), -1).astype(np.int64)
+            places, (features,) = of_rows(places, [features], slice(None), torch.from_numpy(at))
+        return run(hidden, places, features)
 
     def finish(self, cache: Any, rope_deltas: list[Any]) -> None:
         """After the last layer: the cache holds the new tokens."""

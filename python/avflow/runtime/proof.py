@@ -20,6 +20,7 @@ from ..models import proof
 from ..models.base import Model
 from ..models.compat import attributes, cache_argument, decoder_configs, implementation
 from ..models.decoder_inputs import by_name
+from ..models.deepstack import FEATURES, PLACES, of_rows
 from ..models.evaluating import without_hooks
 from .conversation import Conversation
 from .decoding import Decoding
@@ -67,7 +68,7 @@ class BlockProof:
         self.real = np.ones((self.state.batch, self.new), bool) if mask is None else mask[:, : self.new].numpy()
         self.padded = not self.real.all()
         self.sequence = int(self.real.sum(1).argmax())  # the one that is compared: that with the least padding
-        others = set(self.arguments) - _BY_TOKEN - {"attention_mask"}
+        others = set(self.arguments) - _BY_TOKEN - {"attention_mask", PLACES, FEATURES}
         self.parted = not any(_holds_tensors(self.arguments[name]) for name in others)
         use = named.get("use_cache")
         use = getattr(self.model.config, "use_cache", True) if use is None else use
@@ -161,7 +162,7 @@ class BlockProof:
                 value, dim = arguments[name], _dim(name)
                 if value is not None and value.shape[dim - 1] == self.state.batch > 1:
                     arguments[name] = value.narrow(dim - 1, self.sequence, 1)
-            _select(arguments, columns)
+            _select(arguments, columns, self.sequence)
         arguments["attention_mask"] = torch.ones_like(columns)[None]
         return arguments
 
@@ -171,8 +172,14 @@ def _dim(name: str) -> int:
     return 1 if name in ("input_ids", "inputs_embeds") else -1
 
 
-def _select(arguments: dict[str, Any], columns: torch.Tensor) -> None:
-    """Takes some columns out of what is given by token; a decoder that counts positions itself is told them."""
+def _select(arguments: dict[str, Any], columns: torch.Tensor, sequence: int | None = None) -> None:
+    """Takes some columns out of what is given by token; a decoder that counts positions itself is told them.
+
+    sequence: the one that deepstack is still to be parted from the others of; None: all go on.
+    """
+    if arguments.get(FEATURES) is not None:
+        which = slice(None) if sequence is None else slice(sequence, sequence + 1)
+        arguments[PLACES], arguments[FEATURES] = of_rows(arguments[PLACES], arguments[FEATURES], which, columns)
     for name in _BY_TOKEN & set(arguments):
         if arguments[name] is not None:
             arguments[name] = arguments[name].index_select(_dim(name), columns.to(arguments[name].device))

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from ..errors import InputError, UnsupportedModelError
+from ..models import deepstack
 from ..models.attention import bypassed, register
 from ..models.base import Model
 from ..models.compat import (
@@ -291,6 +292,11 @@ class Tracker:
         check_owner(self.model.text_model)
         return self.running.enter_layer(module, args, kwargs)
 
+    def add_deep(self, run: deepstack.Add, hidden: torch.Tensor, *given: torch.Tensor) -> torch.Tensor:
+        """The decoder's own addition to the rows of pictures, for the rows that are left."""
+        running = self.running if isinstance(self.running, Prefill) else None
+        return run(hidden, *given) if running is None else running.add_deep(run, hidden, *given)
+
     def before_head(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Within generate only the last of the prompt's tokens needs logits."""
         if torch.compiler.is_compiling():
@@ -354,6 +360,9 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
         model.text_model.register_forward_hook(tracker.after_decoder)
         model.lm_head.register_forward_pre_hook(tracker.before_head)
         replaced = [(model, "tracker", tracker), (model.text_model, BLOCK, tracker), *model.family.patches(model)]
+        if hasattr(model.text_model, deepstack.METHOD):
+            run = getattr(model.text_model, deepstack.METHOD)
+            replaced.append((model.text_model, deepstack.METHOD, partial(tracker.add_deep, run)))
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
         with in_eval_mode(model), attention_name(model.text_model, register()), attributes(replaced):

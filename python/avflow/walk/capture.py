@@ -20,6 +20,7 @@ from ..models.compat import (
     rope_owners,
 )
 from ..models.decoder_inputs import check_decoder_arguments
+from ..models.deepstack import Deepstack, deepstack_of
 from ..models.evaluating import in_eval_mode
 from ..models.head import is_plain
 from ..models.inputs import forward_inputs
@@ -43,6 +44,7 @@ class Captured:
     after: int  # the position of the first token that generate would append
     nth: bool = False  # of `Model.check_every`: its clean run is compared with the model's own forward
     altered: bool = False  # its embeddings are no longer those that the model's own forward makes
+    deep: Deepstack | None = None  # what the decoder adds to the rows of pictures behind its first layers
     compared: set[str] = field(default_factory=set)  # the ways to run it that were
 
     def __len__(self) -> int:
@@ -62,12 +64,13 @@ def columns_of(model: Model, prompt: Prompt) -> Columns:
     return Columns(group, item, len(prompt))
 
 
-def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-    """Embeddings [1, N, D], position ids ([3, 1, N], [1, N] or None) of the prompt, and the position after it.
+def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None, int, Deepstack | None]:
+    """Embeddings [1, N, D], position ids ([3, 1, N], [1, N] or None) of the prompt, the position after it, deepstack.
 
     Media are encoded here, once.
     """
     after: int | None = None
+    deep: Deepstack | None = None
     if prompt.inputs_embeds is not None:
         embeds = prompt.inputs_embeds[None].to(model.device, model.dtype)
         if embeds.shape[-1] != model.config.hidden_size:
@@ -87,6 +90,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         seen = check_decoder_arguments(model.text_model, args, kwargs)
         given, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         embeds = model.text_model.embed_tokens(seen["input_ids"]) if given is None else given
+        deep = deepstack_of(seen, embeds.dtype)
         if embeds.shape[1] != len(prompt):
             raise InputError(f"prompt {prompt.id!r}: the model reads {embeds.shape[1]}, groups name {len(prompt)}")
         if positions is not None and positions.dim() == 3 and positions.shape[0] == 4:
@@ -95,7 +99,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         positions, after = prompt.position_ids.to(model.device).unsqueeze(-2), None  # [3, 1, N] or [1, N]
     if after is None:
         after = len(prompt) if positions is None else int(positions.max()) + 1
-    return embeds, positions, after
+    return embeds, positions, after, deep
 
 
 @torch.no_grad()
@@ -125,7 +129,7 @@ def capture(model: Model, prompt: Prompt) -> Captured:
 def _capture(model: Model, prompt: Prompt) -> Captured:
     prompt.check_vocab(model.vocab)
     columns = columns_of(model, prompt)
-    hidden, positions, after = _embed(model, prompt)
+    hidden, positions, after, deep = _embed(model, prompt)
     extra = len(prompt.answer_ids) - 1
     if extra:
         ids = torch.tensor([prompt.answer_ids[:-1]], device=model.device)
@@ -138,4 +142,4 @@ def _capture(model: Model, prompt: Prompt) -> Captured:
     hidden, (cos, sin) = layer_input(model, hidden, positions)
     if not bool(torch.isfinite(hidden).all()):
         raise NumericError(f"prompt {prompt.id!r}: its embeddings hold NaN or infinity: look at media and weights")
-    return Captured(prompt, columns, hidden, cos, sin, positions, after, turn(model))
+    return Captured(prompt, columns, hidden, cos, sin, positions, after, turn(model), deep=deep)

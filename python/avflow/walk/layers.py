@@ -36,6 +36,7 @@ def run_layers(
     after: Callable[[int, torch.Tensor], None] | None = None,
     enter: Callable[[int, torch.Tensor], None] | None = None,
     shed: tuple[int, torch.Tensor, Tables] | None = None,
+    deep: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Runs the first `count` layers (None: all) and returns the hidden states [1, rows, D] after the last of them.
 
@@ -49,7 +50,8 @@ def run_layers(
             numbers from the row count on are what was saved.
         saves: per layer int64 [n], rows that are saved before it, for later joins; None: none in any.
         shed: (layer, rows int64 [n] that alone go on into it, in this order, tables of the rows from then on).
-        after: called after every layer as (layer, hidden [1, rows, D]).
+        deep: what the decoder itself adds behind a layer: (layer, hidden [1, rows, D]) -> the next layer's input.
+        after: called after every layer as (layer, hidden [1, rows, D]), once that is added.
         enter: called before every layer in the same way, once the rows that join there are in; it may write to them.
 
     Raises:
@@ -92,6 +94,8 @@ def run_layers(
             if counted.times != 1:
                 raise bypassed(layer, index, counted.times)
             hidden = hidden if isinstance(hidden, torch.Tensor) else hidden[0]  # some families' layers return tuples
+            if deep is not None:
+                hidden = deep(index, hidden)
             if after is not None:
                 after(index, hidden)
     return hidden

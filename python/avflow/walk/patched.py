@@ -17,6 +17,7 @@ import torch
 
 from ..errors import InputError, NumericError
 from ..models.base import Model
+from ..models.deepstack import first_unlike
 from .answers import Answer
 from .capture import Captured
 from .edits import Edit, Part, RowEdits
@@ -62,6 +63,8 @@ def alike(a: Captured, b: Captured) -> int:
     The last token of neither counts: it predicts, and each run has its own.
     """
     n = min(a.columns.n_prompt, b.columns.n_prompt) - 1
+    deep = first_unlike(a.deep, b.deep)
+    n = n if deep is None else min(n, deep)
     pairs = ((a.hidden, b.hidden), (a.cos, b.cos), (a.sin, b.sin))
     unlike = [(x[0, :n] != y[0, :n]).any(-1) for x, y in pairs]
     differs = torch.stack(unlike).any(0)  # [n]

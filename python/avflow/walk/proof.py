@@ -22,6 +22,8 @@ from ..models.undoing import pre_hooked
 from .capture import Captured
 from .jobs import Columns
 
+_KINDS = "mm_token_type_ids"  # an argument of the forward, [1, N]: which medium each token is of, 0 for text
+
 
 def is_due(model: Model, captured: Captured, how: str) -> bool:
     """Whether a clean run of this prompt is to be compared. how: "walk", "observe", "text", which run differently."""
@@ -128,6 +130,8 @@ def _inputs(model: Model, captured: Captured) -> tuple[dict[str, Any], int]:
     else:
         inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
     inputs["attention_mask"] = inputs["attention_mask"].new_ones(1, n + extra)
+    if _KINDS in inputs:
+        inputs[_KINDS] = torch.cat([inputs[_KINDS], inputs[_KINDS].new_zeros(1, extra)], 1)
     if captured.positions is not None:
         inputs["position_ids"] = captured.positions
     elif "position_ids" in inputs:
@@ -138,4 +142,4 @@ def _inputs(model: Model, captured: Captured) -> tuple[dict[str, Any], int]:
 def _takes_answers(inputs: Mapping[str, Any], n: int) -> bool:
     """Whether answers can be appended to a prompt of n tokens: of other values by token, the model alone knows more."""
     by_token = {name for name, v in inputs.items() if isinstance(v, torch.Tensor) and v.shape[-1:] == (n,)}
-    return not by_token - {"input_ids", "attention_mask", "position_ids"}
+    return not by_token - {"input_ids", "attention_mask", "position_ids", _KINDS}

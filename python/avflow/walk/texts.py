@@ -107,4 +107,7 @@ def _prompt_alone(captured: Captured, n: int) -> Captured:
     columns = Columns(captured.columns.group[:n], captured.columns.item[:n], n)
     positions = None if captured.positions is None else captured.positions[..., :n]
     tables = (captured.cos[..., :n, :], captured.sin[..., :n, :])
-    return Captured(captured.prompt, columns, captured.hidden[:, :n], *tables, positions, captured.after, captured.nth)
+    nth, deep = captured.nth, captured.deep
+    return Captured(
+        captured.prompt, columns, captured.hidden[:, :n], *tables, positions, captured.after, nth, deep=deep
+    )

@@ -25,6 +25,7 @@ from ..uploads import upload_lists
 from .amplified import Loud, combined, factors_of
 from .capture import Captured
 from .chunks import head_chunk
+from .deep_rows import DeepRows
 from .edits import Edits, with_edited_mlps
 from .layers import Tables, check_finite, run_layers
 from .layout import Early, Layout
@@ -208,12 +209,17 @@ def run_walk(
         shed = early.layers, before[1], tables
         tables = (every[0].index_select(-2, before[0]), every[1].index_select(-2, before[0]))
     problems = Problems(model, batch, layout, knockouts)
+    tokens = [layout.token] if early is None else [layout.token, early.token]
+    features = DeepRows([c.deep for c in batch], [len(c) for c in batch], tokens)
     last = model.n_layers - 1
 
     def call(layer: int) -> AttentionCall:
         problem = problems.at(layer, predict if layer == last else None)
         keep = rows if layer == last else None
         return _LayerCall(problem, semantics, on_keys, layer, keep, edits, problems.loud)
+
+    def deep(layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        return features.add(layer, hidden, int(early is not None and layer < early.layers))
 
     def enter(layer: int, hidden: torch.Tensor) -> None:
         if edits is not None and layer:
@@ -231,7 +237,17 @@ def run_walk(
         with attributes(with_edited_mlps(model, row_wise(model, rows), edits)):
             first = _clean_rows(batch, layout, token if early is None else before[0])
             hidden = run_layers(
-                model, first, tables, call, None, joins, saves, layout.reads, after=after, enter=enter, shed=shed
+                model,
+                first,
+                tables,
+                call,
+                joins=joins,
+                saves=saves,
+                reads=layout.reads,
+                after=after,
+                enter=enter,
+                shed=shed,
+                deep=deep,
             )
             enter(model.n_layers, hidden)
         prompts = _prompts_of(layout, predict)
