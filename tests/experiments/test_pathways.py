@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracle import answer_logp, dense
+from pathway_oracle import masks as _masks
 from tiny import av_prompt, decoder, text_prompt, thinker
 
 import avflow
@@ -19,50 +20,6 @@ KEEP = {
     "question_text->options": None,
     "question->last": [2, 3],
 }
-
-
-def _names(side, group):
-    alias = {"question": ("question_text", "option_correct", "option_incorrect")}
-    alias["options"] = alias["question"][1:]
-    return any(group in alias.get(part, (part,)) for part in side.split("+"))
-
-
-def _open(prompt_groups, items, keep, layer, i, j) -> bool:
-    """Row i, key j <= i, from the words of the docstring."""
-    target, source = prompt_groups[i], prompt_groups[j]
-    if i == j:
-        return True
-    if source == target:
-        crossed = [path for path in keep if path.startswith("cross:") and path[6:] == source]
-        if not crossed or items[i] == items[j] or items[i] < 0 or items[j] < 0:
-            return True
-        return any(keep[path] is None or layer in keep[path] for path in crossed)
-    if source in ("system", "template"):
-        return True
-    if {source, target} <= {"last", "answer"}:
-        return True
-    for path, layers in keep.items():
-        if path.startswith("cross:") or (layers is not None and layer not in layers):
-            continue
-        a, b = path.split("->")
-        reached = _names(b, target) or (target == "answer" and b == "last")
-        if _names(a, source) and reached:
-            return True
-    return False
-
-
-def _masks(prompt, keep, layers, heads):
-    extra = len(prompt.answer_ids) - 1
-    groups, items = [*prompt.groups, *["answer"] * extra], [*prompt.items, *[-1] * extra]
-    n, out, kept = len(groups), {}, 0
-    for layer in range(layers):
-        cut = torch.zeros(n, n, dtype=torch.bool)
-        for i in range(n):
-            for j in range(i + 1):
-                cut[i, j] = not _open(groups, items, keep, layer, i, j)
-                kept += not bool(cut[i, j])
-        out[layer] = cut.expand(1, heads, n, n)
-    return out, kept / (layers * n * (n + 1) / 2)
 
 
 @torch.no_grad()

@@ -53,21 +53,22 @@ def cut_edges(knockout, groups: list[str], items: list[int], heads: int) -> torc
 
 
 def dense_attention(q, k, v, seen, cut, scale, semantics):
-    """q [B, H, M, d], k, v [B, Hkv, K, d], seen bool [B, 1, M, K], cut bool [B, H, M, K] -> [B, M, H, d]."""
+    """q [B, H, M, d], k, v [B, Hkv, K, d], seen bool [B, 1, M, K], cut bool [B, H, M, K] -> [B, M, H, d], weights."""
     k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     score = (q @ k.transpose(2, 3)).float() * scale
     closed = ~seen | cut if semantics == "renormalize" else ~seen.expand_as(score)
     weight = torch.softmax(score.masked_fill(closed, -math.inf), -1)
     weight = weight.nan_to_num(0.0)  # a row with no open edge
     weight = weight.masked_fill(cut, 0.0)
-    return (weight.to(v.dtype) @ v).transpose(1, 2)
+    return (weight.to(v.dtype) @ v).transpose(1, 2), weight
 
 
 @contextmanager
-def dense(hf, cuts: dict[int, torch.Tensor], semantics: str = "renormalize"):
-    """The model's own forward with dense masks. cuts: layer -> bool [B or 1, H, N, N] over the whole sequence.
+def dense(hf, cuts: dict[int, torch.Tensor], semantics: str = "renormalize", saved: dict | None = None):
+    """The model's own forward with dense masks. cuts: layer -> bool [B or 1, H or 1, N, N] over the whole sequence.
 
-    Query m of M stands at sequence position m + (keys written so far - M); padding as the 4-D mask says.
+    Query m of M stands at sequence position m + (keys written so far - M); padding as the 4-D mask says. saved gets the
+    attention [B, H, M, K] of every layer.
     """
 
     def attend(module, query, key, value, attention_mask=None, scaling=None, **_):
@@ -85,7 +86,10 @@ def dense(hf, cuts: dict[int, torch.Tensor], semantics: str = "renormalize"):
             at = state["at"] if position is None else int(position[0])
             n = min(total, full.shape[-1])
             cut[..., :n] = full[:, :, at : at + m, :n]
-        return dense_attention(query, key, value, seen, cut, scaling, semantics), None
+        out, weight = dense_attention(query, key, value, seen, cut, scaling, semantics)
+        if saved is not None:
+            saved[module.layer_idx] = weight
+        return out, None
 
     state = {"at": 0}
     AttentionInterface.register(NAME, attend)
