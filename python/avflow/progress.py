@@ -19,8 +19,8 @@ class Progress:
     """Samples done, with rate and time left, on stderr. A log file gets a line now and then, a terminal a moving bar,
     a notebook its own kind of bar (text where ipywidgets is not installed).
 
-    Rate and time left are told from the first finished sample on, and count from when work on it was begun: a model that
-    loads for minutes is no measure of what a sample takes.
+    Rate and time left are told from the first finished sample on, and count from when work on it was begun: a model
+    that loads for minutes is no measure of what a sample takes.
 
     Args:
         total: samples; None where nobody knows. done: of these, finished before. doing: a word before the bar.
