@@ -204,3 +204,10 @@ def test_plots_are_one_import_and_take_the_old_name_of_select(table):
     for draw in (exported.flow_panels, exported.heat_map, lambda t, **k: exported.widths(t, PATHS[0], **k)):
         with pytest.warns(DeprecationWarning):
             draw(table, which="wrong")
+
+
+def test_a_notebook_shows_what_a_figure_function_returns(table):
+    drawn = plots.flow(table)
+    figure, axes = drawn
+    assert drawn[0] is figure and len(drawn) == 2 and axes in figure.axes
+    assert drawn._repr_png_().startswith(b"\x89PNG")

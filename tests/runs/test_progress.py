@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 import avflow
+from avflow import progress
 from avflow.progress import Progress
 
 
@@ -27,3 +28,29 @@ def test_the_line_tells_rate_and_time_left(capsys):
         bar.write("a line")
     text = capsys.readouterr().err
     assert "a line" in text and "3.0/4 samples" in text and "<" in text
+
+
+def test_time_left_is_told_from_the_first_finished_sample_on(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with Progress(10, done=2) as bar:
+        clock[0] = 600.0  # the model loads
+        tick = bar.begin(1)
+        clock[0] = 601.0
+        tick(0.001)
+        assert "<?, ?sample/s]" in str(bar._bar)  # nobody knows yet
+        clock[0] = 610.0
+        bar.finish()
+        assert "<01:10, 10.00s/sample]" in str(bar._bar)  # seven more
+        bar.begin(1)(0.5)
+        clock[0] = 615.0
+        assert "<01:05, 10.00s/sample]" in str(bar._bar)
+
+
+def test_a_run_by_workers_tells_time_left_too(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with Progress(3) as bar:  # nothing is begun here
+        clock[0] = 4.0
+        bar.finish()
+        assert "<00:08,  4.00s/sample]" in str(bar._bar)

@@ -18,6 +18,7 @@ from ..results.table import one_width
 from ..results.table import select as select_rows
 from ..statistics import intervals
 from .drawable import heading, table_with
+from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer, line_with_band, paths_there
 from .style import distinct_styles, path_label
 
@@ -74,7 +75,7 @@ def accuracy(
         if title is not None:
             ax.set_title(heading(title, "Accuracy", len(clean)), loc="left")
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4)
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 def _counts(rows: pa.Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..experiments.attention_map import AttentionMap
 from ..results.change import bootstrap
 from .drawable import heading, table_with
+from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
 
@@ -85,7 +86,7 @@ def share_bars(
         ax.set_title(_titled(table, title, "Attention allocation"), loc="left")
         handles, labels = ax.get_legend_handles_labels()  # in the order of the stack, from the top
         ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 def share_means(table: pa.Table) -> tuple[list[int], dict[str, np.ndarray]]:
@@ -138,7 +139,7 @@ def lens_lines(
         ax.set_ylabel("Probability after the layer")
         ax.set_title(_titled(table, title, "Answer lens"), loc="left")
         ax.legend(frameon=False, loc="best")
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict[str, list[list]]:
@@ -183,7 +184,7 @@ def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes
         bar.set_label("Attention to the stretch, mean over rows and heads")
         bar.outline.set_visible(False)
         ax.set_xlabel(f"Layer {layer + first_layer}: keys; rows downwards")
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
@@ -205,4 +206,4 @@ def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None =
         ax.set_ylim(0, 108)
         ax.set_ylabel("Accuracy (%)")
         ax.set_title(_titled(table, title, "Effective pathways"), loc="left")
-    return figure, ax
+    return Drawn(figure, ax)

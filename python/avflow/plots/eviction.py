@@ -21,6 +21,7 @@ from ..checks import choice
 from ..errors import InputError
 from ..results.schemas import PLAN_EVICTION
 from .drawable import heading, table_with
+from .drawn import Drawn
 from .information_flow import STYLE, check_first_layer
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, SOURCE_COLORS, VERMILLION, words
 
@@ -115,7 +116,7 @@ def eviction_lines(
         does = "What dropping tokens does" if until is None else f"Tokens that rest until layer {until + first_layer}"
         titled = heading(title, does, table["prompts"][0].as_py())
         figure.suptitle(titled, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    return figure, [left, right]
+    return Drawn(figure, [left, right])
 
 
 def _when(after: int, first_layer: int) -> str:

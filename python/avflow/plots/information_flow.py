@@ -1,7 +1,7 @@
 """Figures of the information flow: a line per path with its confidence band, and the map path x layer.
 
-Every function takes a result table and returns (figure, axes). Figures are matplotlib.figure.Figure objects made
-without pyplot, so they need no display and stay out of its global list.
+Every function takes a result table and returns (figure, axes), which a notebook shows. Figures are
+matplotlib.figure.Figure objects made without pyplot, so they need no display and stay out of its global list.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ..results.change import Center, Clusters, Interval, average_change, axis_of
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .drawable import heading, table_with
+from .drawn import Drawn
 from .style import PANELS, distinct_styles, panel_of, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
@@ -90,7 +91,7 @@ def flow(
         ax.set_ylabel(axis_of(table, center))
         _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4)
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 @renamed_keyword("which", "select")
@@ -127,7 +128,7 @@ def flow_panels(
         axes[0].set_ylabel(axis_of(table, center))
         _span(axes[0])
         figure.suptitle(_titled(table, title), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-    return figure, axes
+    return Drawn(figure, axes)
 
 
 @renamed_keyword("which", "select")
@@ -177,7 +178,7 @@ def heat_map(
         bar = figure.colorbar(image, ax=ax, pad=0.015, fraction=0.05, aspect=2 + 1.6 * len(chosen))
         bar.set_label("Change (%)" if target_of(table) != "own" else "Change (%), predicted token")
         bar.outline.set_visible(False)
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 @renamed_keyword("which", "select")
@@ -212,7 +213,7 @@ def widths(
         ax.set_ylabel(axis_of(table, "mean"))
         _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4, title="Window")
-    return figure, ax
+    return Drawn(figure, ax)
 
 
 def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from .. import checks
 from ..errors import InputError
 from .drawable import heading, table_with
+from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
 from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
 
@@ -76,4 +77,4 @@ def word_lines(
         ax.set_ylabel(f"Share of {group} tokens")
         ax.set_title(heading(title, "Words by the lens", len(pc.unique(table["prompt"]))), loc="left")
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.0)
-    return figure, ax
+    return Drawn(figure, ax)

@@ -16,6 +16,7 @@ from ..documents import parse_yaml, read_text
 from ..errors import InputError
 from .change import Center, average_change, mean_change, significance
 from .export import strongest_latex, write_csv
+from .notebook import as_html
 from .refine import cells_to_refine
 from .schemas import SCHEMAS, SWEEP, column_now, experiment_name, schema_of
 from .table import checked, meta_of, read_parquet, select, table_from_rows, with_meta, write_table
@@ -73,6 +74,9 @@ class Results:
     def __repr__(self) -> str:
         columns = ", ".join(self.table.column_names)
         return f"avflow.Results({self.experiment}, {len(self)} rows: {columns})"
+
+    def _repr_html_(self) -> str:
+        return as_html(self.experiment, self.table, self.meta.get("finished") is not False)
 
     def to_pandas(self) -> pd.DataFrame:
         """pandas.DataFrame of the table. Raises ImportError with the mend where pandas is not installed."""
