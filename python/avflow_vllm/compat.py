@@ -22,6 +22,9 @@ MODELS = {
     "LlamaForCausalLM": "avflow_vllm.decoders:EvictingLlama",
     "MistralForCausalLM": "avflow_vllm.decoders:EvictingMistral",
 }
+# Families of avflow that vLLM does not have. Registered, so that our sentence refuses them and not vLLM with a list
+# of 300 names: refusals.py, before the class is made.
+UNSERVED = {"video_SALMONN2_plus": "avflow_vllm.outer:EvictingQwen25VL"}
 
 
 def installed_version() -> str | None:

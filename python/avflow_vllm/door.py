@@ -12,6 +12,7 @@ import numpy as np
 from avflow import checks
 from avflow.errors import InputError
 from avflow.eviction.leaving import leaves_after
+from avflow.eviction.schedule import when
 
 from .items import Items
 from .names import LEAVES, OFF, RUNS
@@ -49,7 +50,7 @@ def leaving(
         if by_ids is None:
             assert step is not None
             raise InputError(
-                f"the schedule drops {step.group!r} after layer {step.after}, which token ids alone do not tell: pass "
+                f"the schedule drops {step.group!r} {step.when}, which token ids alone do not tell: pass "
                 f"{RUNS} with the request (avflow_vllm.client.extra_args(prompt)), or {OFF}"
             )
         out = by_ids
@@ -57,7 +58,7 @@ def leaving(
         out = runs_of(_by_runs(settings, runs, len(ids)))
     if out and out[-1][1] == len(ids):
         raise InputError(
-            f"the prompt's last token would leave after layer {out[-1][2]}: no answer could be predicted. End the "
+            f"the prompt's last token would leave {when(out[-1][2])}: no answer could be predicted. End the "
             "prompt with a token that stays"
         )
     return out, out == by_ids

@@ -26,7 +26,7 @@ def _settings(vllm_config: Any) -> Settings | None:
 def install() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
-    for architecture, where in compat.MODELS.items():
+    for architecture, where in (compat.MODELS | compat.UNSERVED).items():
         ModelRegistry.register_model(architecture, where)
     kv.install()
     _config()

@@ -29,6 +29,10 @@ class EvictedAttentionSpec(AttentionSpec):
         longest = vllm_config.model_config.max_model_len  # a prompt from which nothing leaves
         return -(-longest // self.block_size) * self.page_size_bytes
 
+    def is_uniform_with_collection(self, kv_cache_specs: dict[str, Any]) -> bool:
+        """Whether all layers are of this segment: where tokens leave before layer 0, none is vLLM's own."""
+        return all(getattr(spec, "segment", 0) == self.segment for spec in kv_cache_specs.values())
+
 
 class PrefixTable:
     """Which blocks hold the tokens of a prefix that are there, for one KV cache group.
@@ -86,6 +90,10 @@ class EvictedAttentionManager(SingleTypeKVCacheManager):
         plan = PLANS.get(request_id)
         return tokens if plan is None else plan.count(self.kv_cache_spec.segment, tokens)
 
+    def _room(self, request_id: str, tokens: int) -> int:
+        """One at least: the prompt's last token stays, and vLLM resumes no request that has no block of any group."""
+        return max(1, self._count(request_id, tokens))
+
     # --- blocks -----------------------------------------------------------------------------------------------------
 
     def get_num_blocks_to_allocate(
@@ -98,16 +106,14 @@ class EvictedAttentionManager(SingleTypeKVCacheManager):
         num_tokens_main_model: int,
         **more: Any,
     ) -> int:
-        tokens, computed, local, main = (
-            self._count(request_id, n)
-            for n in (num_tokens, total_computed_tokens, num_local_computed_tokens, num_tokens_main_model)
-        )
+        tokens, main = (self._room(request_id, n) for n in (num_tokens, num_tokens_main_model))
+        computed, local = (self._count(request_id, n) for n in (total_computed_tokens, num_local_computed_tokens))
         return super().get_num_blocks_to_allocate(
             request_id, tokens, new_computed_blocks, computed, local, main, **more
         )
 
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> Any:
-        tokens, main = (self._count(request_id, n) for n in (num_tokens, num_tokens_main_model))
+        tokens, main = (self._room(request_id, n) for n in (num_tokens, num_tokens_main_model))
         return super().allocate_new_blocks(request_id, tokens, main)
 
     # --- prefix cache -----------------------------------------------------------------------------------------------

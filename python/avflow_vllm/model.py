@@ -46,7 +46,7 @@ class Stretches(nn.Module):
 
     def avflow_prepare(self, vllm_config: Any, settings: Settings) -> None:
         self.do_not_compile = True
-        starts = [0, *(end + 1 for end in settings.boundaries)]
+        starts = sorted({0, *(end + 1 for end in settings.boundaries)})  # once, also where some leave before layer 0
         ends = [*starts[1:], len(self.layers)]
         # Modules of this one, though they hold no weights: vLLM looks for what is compiled among them, and makes no
         # piecewise CUDA graphs where it finds none.
@@ -68,12 +68,13 @@ class Stretches(nn.Module):
         rows, total = None, len(hidden)
         context = get_forward_context()
         metadata = context.attn_metadata
-        for number, (stretch, names) in enumerate(zip(self.avflow_stretches, self.avflow_names, strict=True)):
-            part = getattr(metadata[names[0]], "avflow", None) if number and metadata is not None else None
+        for stretch, names in zip(self.avflow_stretches, self.avflow_names, strict=True):
+            part = None if metadata is None else getattr(metadata[names[0]], "avflow", None)
             if part is not None:
                 if part.relative is not None:
                     context.cudagraph_runtime_mode = CUDAGraphMode.NONE  # graphs are of the whole batch's size
-                    hidden, residual = hidden[part.relative], residual[part.relative]
+                    hidden = hidden[part.relative]
+                    residual = None if residual is None else residual[part.relative]
                     positions = positions[..., part.relative]
                 rows = part.rows
                 for name in names:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from avflow.eviction.leaving import NEVER
+
 from .names import LEAVES
 
 
@@ -14,14 +16,14 @@ class Plan:
     """Of a prompt of n tokens; what is generated after it is there in every layer.
 
     Args:
-        boundaries: last layer of every segment but the last.
+        boundaries: last layer of every segment but the last; -1 for a first one without layers.
         leaves: [start, stop, layer]: tokens start .. stop - 1 leave after that layer. Tokens in no run stay.
     """
 
     def __init__(self, boundaries: Sequence[int], leaves: Sequence[Sequence[int]], n: int) -> None:
         self.n = n
         self.empty = not leaves
-        after = np.full(n, np.iinfo(np.int64).max)
+        after = np.full(n, NEVER)
         for start, stop, layer in leaves:
             after[start:stop] = layer
         self._stay = [after > end for end in boundaries]  # per later segment bool [n]
@@ -50,10 +52,10 @@ def plan_of(boundaries: Sequence[int], sampling_params: Any, n: int) -> Plan:
 
 
 def runs_of(after: np.ndarray) -> list[list[int]]:
-    """[start, stop, layer] of neighbouring tokens that leave after one layer; int [n], below 0 for those that stay."""
+    """[start, stop, layer] of neighbouring tokens that leave after one layer; int [n], NEVER for those that stay."""
     edges = [0, *(np.flatnonzero(np.diff(after)) + 1).tolist(), len(after)]
     return [
         [start, stop, int(after[start])]
         for start, stop in zip(edges, edges[1:], strict=False)
-        if stop > start and after[start] >= 0
+        if stop > start and after[start] != NEVER
     ]

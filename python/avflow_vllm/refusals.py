@@ -19,14 +19,20 @@ def check_config(config: Any) -> None:
     """For every VllmConfig.
 
     Raises:
-        InputError: settings that make no sense, another model's schedule, or a configuration that was not tried.
+        InputError: a family that vLLM does not have; settings that make no sense, another model's schedule, or a
+            configuration that was not tried.
     """
     if config.model_config is None:
         return
+    architecture = config.model_config.architecture
+    if architecture in compat.UNSERVED:
+        raise InputError(
+            f"vLLM {compat.SUPPORTED} has no {architecture}: its sound has a tower of its own, and places in time that "
+            "vLLM's Qwen2.5-VL does not know. Use transformers: avflow.load(path), then avflow.evict around generate"
+        )
     settings = read_settings(config.additional_config)
     if settings is None:
         return
-    architecture = config.model_config.architecture
     if architecture not in compat.MODELS:
         raise InputError(
             f"avflow in vLLM knows {', '.join(compat.MODELS)}, and this model is a {architecture}: use avflow.evict "
@@ -105,7 +111,7 @@ def _check_device(settings: Settings) -> None:
 
 def describe(settings: Settings, layers: int, omni: bool) -> None:
     """Logs a line for each thing that is not as in vLLM alone; once, though vLLM makes several configurations."""
-    lines = [(logging.INFO, f"{s.group} leaves after layer {s.after}, keeping {s.keep}") for s in settings.steps]
+    lines = [(logging.INFO, f"{s.group} leaves {s.when}, keeping {s.keep}") for s in settings.steps]
     if settings.boundaries and (text := vllm_groups.warning(layers, settings.boundaries)):
         lines.append((logging.WARNING, text))
     if omni and settings.corrected:

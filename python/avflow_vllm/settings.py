@@ -17,6 +17,10 @@ NAMED = ("schedule", "positions", "decode", "untried")
 POSITIONS = ("transformers", "vllm")
 TOLD_BY_IDS = ("video", "audio", "image")  # every other group comes as runs, request by request
 POINTWISE = (KeepNone, KeepAll, EveryNth)
+WHY = {
+    "until": "in vLLM what leaves does not come back, since later layers keep no KV blocks for it",
+    "per": "in vLLM a step counts the items of all its tokens together",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Settings:
 
     Attributes:
         steps: of the schedule, sorted by layer; () if nothing leaves.
-        boundaries: layers after which something may leave, ascending; layers between two of them are a segment.
+        boundaries: layers after which something may leave, ascending, -1 for before layer 0; layers between two of
+            them are a segment.
         corrected: positions of video that is interleaved with its sound are those of transformers.
         facts: of the model that the schedule was made for, or None.
         untried: devices on which nobody has compared the answers are taken.
@@ -131,7 +136,7 @@ def _schedule(given: Any) -> EvictionSchedule:
 
 
 def _check(step: Step) -> None:
-    what = f"the step {step.group!r} after layer {step.after}"
+    what = f"the step {step.group!r} {step.when}"
     if type(step.keep) not in POINTWISE:
         names = ", ".join(policy.__name__ for policy in POINTWISE)
         raise InputError(
@@ -142,8 +147,5 @@ def _check(step: Step) -> None:
         for field in fields(thing):
             value = getattr(thing, field.name)
             if field.name not in known and value != field.default:
-                raise InputError(
-                    f"{what} has {field.name} = {checks.shown(value)}, which avflow in vLLM does not do yet"
-                )
-    if step.after < 0:
-        raise InputError(f"{what}: in vLLM tokens leave after layer 0 at the earliest")
+                why = WHY.get(field.name, "avflow in vLLM does not know that")
+                raise InputError(f"{what} has {field.name} = {checks.shown(value)}: {why}. Use avflow.evict for it")

@@ -76,7 +76,7 @@ class Asked:
         }
 
 
-def ask(count: int) -> list[Asked]:
+def ask(count: int, schedules: dict[str, list[Step]] = SCHEDULES) -> list[Asked]:
     """Held-out questions, answered by avflow.evict(decode="keep") and generate, in float32."""
     model = avflow.load("tiny-omni", dtype=torch.float32)
     model.hf.generation_config.eos_token_id = None
@@ -97,7 +97,7 @@ def ask(count: int) -> list[Asked]:
                 text, media = calls[-1]
                 one = Asked(prompt, text, media["frames"], media["sounds"][0], 1 / media["seconds_per_frame"])
                 one.answers[""] = _generate(model, prompt)
-                for name, steps in SCHEDULES.items():
+                for name, steps in schedules.items():
                     with avflow.evict(model, avflow.EvictionSchedule(steps), groups=prompt):
                         one.answers[name] = _generate(model, prompt)
                 asked.append(one)

@@ -100,9 +100,9 @@ def test_a_plan_moves_to_what_saves_and_the_plug_in_has_no_word_about_it(tmp_pat
 def test_what_vllm_cannot_do_is_not_planned():
     for more, told in (
         (dict(until=4), "until = 4 with runtime = 'vllm'"),
-        (dict(layers=[-1, 0, 1]), "layers hold -1 with runtime = 'vllm'"),
         (dict(runtime="tgi"), "runtime = 'tgi'"),
     ):
         with pytest.raises(InputError, match=told):
             avflow.plan_eviction(model(), prompts(), GROUPS, **(dict(runtime="vllm") | more))
-    assert PlanRequest(layers=[-1, 0, 1]).layer_list(model()) == [-1, 0, 1]
+    for runtime in ("avflow", "vllm"):
+        assert PlanRequest(layers=[-1, 0, 1], runtime=runtime).layer_list(model()) == [-1, 0, 1]

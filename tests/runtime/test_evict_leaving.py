@@ -26,6 +26,6 @@ def test_evict_agrees(model, case):
     with avflow.evict(model, avflow.EvictionSchedule(steps), groups=[case["groups"]], items=[case["items"]]):
         cache = model.hf(input_ids=ids, use_cache=True).past_key_values
     gone = conversation_of(cache).gone[0]
-    assert [-1 if layer == NEVER else int(layer) for layer in gone] == case["after"]
+    assert [None if layer == NEVER else int(layer) for layer in gone] == case["after"]
     for number, layer in enumerate(cache.layers):
-        assert layer.keys.shape[2] == sum(after == -1 or after >= number for after in case["after"])
+        assert layer.keys.shape[2] == sum(after is None or after >= number for after in case["after"])

@@ -9,6 +9,7 @@ import pytest
 
 from avflow import EvictionSchedule, InputError, Step
 from avflow.eviction import policies
+from avflow.eviction.leaving import NEVER
 from avflow_vllm.client import extra_args, runs
 from avflow_vllm.door import admit, leaving
 from avflow_vllm.items import Items
@@ -31,9 +32,10 @@ def test_plans_agree_with_the_rule(case):
     labels = SimpleNamespace(groups=case["groups"], items=case["items"])
     found, _ = leaving(settings, {}, range(len(case["after"])), extra_args(labels))
     n, plan = len(case["after"]), Plan(settings.boundaries, found, len(case["after"]))
-    after = np.array([*case["after"], -1, -1])  # and two generated tokens
-    for segment, end in enumerate([-1, *settings.boundaries]):
-        there = (after == -1) | (after > end)
+    ends = [*case["after"], None, None]  # and two generated tokens
+    after = np.array([NEVER if end is None else end for end in ends])
+    for segment, end in enumerate([-2, *settings.boundaries]):
+        there = after > end
         for stop in range(n + 3):
             assert plan.count(segment, stop) == there[:stop].sum()
             for start in range(stop):

@@ -15,6 +15,8 @@ from avflow.eviction.vllm_groups import count, memory, nearest, segments, warnin
         (36, (24,), 4, 0.947, 0.725),
         (28, (18,), 4, 0.996, 0.711),
         (12, (5,), 2, 0.55, 0.55),
+        (12, (-1,), 1, 0.1, 0.1),  # before layer 0: no layer holds all
+        (12, (-1, 3), 3, 0.1, 0.1),
     ],
 )
 def test_memory(layers, boundaries, groups, real, ideal):
@@ -31,3 +33,8 @@ def test_the_nearest_boundary_that_saves_what_it_should():
     text = warning(36, (24,))
     assert "95% of the plain" in text and "should take 73%" in text and "23 (70%); 26 (77%)" in text
     assert warning(36, (26,)) is None
+
+
+def test_what_leaves_before_layer_0_pads_too_little_for_a_word():
+    assert segments(12, (-1, 4)) == [0, 5, 7]
+    assert not any(warning(36, (-1, after)) for after in range(35))

@@ -52,7 +52,7 @@ def decoder(folder, hidden_size=128, initializer_range=0.2):
     return folder
 
 
-def make_requests(folder, count, new):
+def make_requests(folder, count, new, steps=STEPS):
     """Random ones, of which many begin as another does."""
     hf = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = avflow.wrap(hf)
@@ -71,7 +71,7 @@ def make_requests(folder, count, new):
         tail = [rng.randrange(400) for _ in range(rng.randrange(3, 40))]
         ids = heads[which] + tail
         groups = labels[which] + [rng.choice(("video", "template")) for _ in tail[1:]] + ["last"]
-        schedule = avflow.EvictionSchedule({g: layer for g, layer in STEPS.items() if g in groups})
+        schedule = avflow.EvictionSchedule({g: layer for g, layer in steps.items() if g in groups})
         with avflow.evict(model, schedule, groups=groups):
             evicted = answer(ids)
         edges = [0, *(i for i in range(1, len(groups)) if groups[i] != groups[i - 1]), len(groups)]

@@ -1,5 +1,7 @@
 """What an engine with a schedule refuses, and what an engine without one is."""
 
+import shutil
+
 import pytest
 from served import MODEL, SCHEDULES
 from transformers import MistralConfig, Phi3Config, Qwen2Config
@@ -63,9 +65,13 @@ def test_models_that_are_refused_before_their_weights_are_looked_for(config, mes
         engine(model=str(tmp_path), avflow={"media": 1}, skip_tokenizer_init=True, limit_mm_per_prompt=None)
 
 
-def test_video_salmonn_is_refused_by_vllm_itself(engine):
-    with pytest.raises(Exception, match="video_SALMONN2_plus'] are not supported"):
-        engine(model=str(MODEL.parent / "tiny-salmonn"), avflow={"media": 1})
+@pytest.mark.parametrize("given", [None, {"media": 1}], ids=["plain", "evicting"])
+def test_video_salmonn_is_refused_before_its_weights_are_looked_for(given, engine, tmp_path):
+    for path in (MODEL.parent / "tiny-salmonn").iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copy(path, tmp_path)
+    with pytest.raises(Exception, match="no video_SALMONN2_plus: its sound has .* Use transformers: avflow.load"):
+        engine(model=str(tmp_path), avflow=given)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,26 @@ def test_refused(given, message):
         read(given)
 
 
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"until": 4}, "'video' after layer 1 has until = 4: in vLLM what leaves does not come back"),
+        ({"per": "second"}, "'video' after layer 1 has per = 'second': in vLLM a step counts"),
+    ],
+)
+def test_rests_and_parts_are_refused_with_a_reason(more, message, tmp_path):
+    path = tmp_path / "schedule.json"
+    EvictionSchedule([Step("video", 1, EveryNth(2), **more)]).save(path)
+    with pytest.raises(InputError, match=message):
+        read({"schedule": str(path)})
+
+
+def test_before_layer_0():
+    settings = read({"video": -1, "audio": 5})
+    assert settings.boundaries == (-1, 5)
+    assert [settings.segment(layer) for layer in (0, 5, 6)] == [1, 1, 2]
+
+
 def test_attention_scores_are_refused_by_name(tmp_path):
     path = tmp_path / "schedule.json"
     EvictionSchedule([Step("video", 1, TopK(share=0.5))]).save(path)

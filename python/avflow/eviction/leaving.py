@@ -15,7 +15,7 @@ from ..prompts.groups import GroupTable
 from .policies import View, waits
 from .schedule import Step
 
-NEVER = -1
+NEVER = np.iinfo(np.int64).max
 
 
 def _no_scores(by: str) -> np.ndarray:
@@ -23,7 +23,7 @@ def _no_scores(by: str) -> np.ndarray:
 
 
 def leaves_after(steps: Iterable[Step], table: GroupTable, group: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """The layer after which each token of one prompt leaves; NEVER for those that stay.
+    """The layer after which each token of one prompt leaves, -1 for before layer 0; NEVER for those that stay.
 
     Args:
         group: int [n], ids of `table`. item: int [n], frame, audio segment or option number, -1 for none.
@@ -32,17 +32,15 @@ def leaves_after(steps: Iterable[Step], table: GroupTable, group: np.ndarray, it
         int64 [n].
 
     Raises:
-        InputError: a policy that needs scores or embeddings, or an item where there is none; a step before layer 0,
-            with `until` or `per`; a group that is not in table.
+        InputError: a policy that needs scores or embeddings, or an item where there is none; a step with
+            `until` or `per`; a group that is not in table.
     """
     after = np.full(len(group), NEVER, np.int64)
     for step in sorted(steps, key=lambda step: step.after):
         if waits(step.keep):
             raise InputError(f"{step.keep} chooses by what the model computes, which is not there before it has run")
-        if step.after < 0 or step.until is not None or step.per is not None:
-            raise InputError(
-                f"the step {step} begins before layer 0, rests, or has a budget for each part: not here yet"
-            )
+        if step.until is not None or step.per is not None:
+            raise InputError(f"the step {step} rests, or has a budget for each part: not here yet")
         mine = table.table(table.expand(step.group))[group]
         at = np.flatnonzero(mine & (after == NEVER))
         if len(at):

@@ -14,14 +14,14 @@ NEAR, CLOSE = 3, 0.02  # how far boundaries are moved; how near to the ideal is 
 
 
 def segments(layers: int, boundaries: Sequence[int]) -> list[int]:
-    """How many layers each segment has."""
+    """How many layers each segment has; the first none where tokens leave before layer 0."""
     ends = [-1, *boundaries, layers - 1]
     return [end - start for start, end in zip(ends, ends[1:], strict=False)]
 
 
 def group_size(parts: Sequence[int]) -> int:
     """Layers in every KV cache group, for segments of so many layers (vLLM 0.32, kv_cache_utils)."""
-    small, large = min(parts), max(parts)
+    small, large = min(part for part in parts if part), max(parts)
     return large if large < small * 1.5 else small
 
 

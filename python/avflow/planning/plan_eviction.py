@@ -104,7 +104,7 @@ class PlanRequest:
             layers after which they may rest are those below it.
         max_kl: nats; a label-free plan, see measure.Measure. metric, max_new_tokens: a measure of one's own, likewise.
         runtime: what is to run the schedule. "vllm": only boundaries that save KV memory there as they should, see
-            eviction.vllm_groups; nothing that rests, or leaves before layer 0.
+            eviction.vllm_groups; nothing that rests.
 
     Raises:
         InputError: a value out of range, or what the runtime cannot do; the message names it.
@@ -166,8 +166,6 @@ class PlanRequest:
         found = layer_list(list(range(end)) if self.layers is None else self.layers, model.n_layers, BEFORE)
         if self.until is not None and found[-1] >= self.until:
             raise InputError(f"layers hold {found[-1]}, and until = {self.until}: a rest begins below its last layer")
-        if self.runtime == "vllm" and found[0] == BEFORE:
-            raise InputError("layers hold -1 with runtime = 'vllm': there tokens leave after layer 0 at the earliest")
         return found
 
     def schedule(self, chosen: Mapping[str, int]) -> EvictionSchedule:
