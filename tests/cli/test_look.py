@@ -1,6 +1,9 @@
 """`avflow look` on the demo's checkpoint and clips: run folders with rows and figures, resumed, refused."""
 
+import dataclasses
 import json
+import pickle
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,12 +13,19 @@ from demo_folder import demo, model
 import avflow
 import avflow.models
 from avflow.cli.look import parse_keep
+from avflow.runs.folder import read_config
 from avflow.runs.look_job import EXPERIMENTS, LookJob
+from avflow.runs.look_shift import silent
 from avflow.runs.loop import run as run_job
 
 CASES = {
     "share": (["--layers", "0,2", "--tokens", "answer"], ["share_last"]),
     "lens": ([], ["lens"]),
+    "tokens": (
+        "--tokens media+last --layers 0,3 --words 7 --words A --most 2 --every 9".split(),
+        ["tokens_video", "tokens_audio", "tokens_last"],
+    ),
+    "shift": (["--other", "m", "--layers", "0,3", "--without-sound"], ["shift", "shift_kl"]),
     "sinks": (["--times", "1.2", "--among", "video"], []),
     "pathways": (["--keep", "video->question=0-1", "--keep", "question->last"], ["pathways"]),
     "patch": (
@@ -47,6 +57,7 @@ def test_every_experiment_ends_in_a_folder(what, samples, tmp_path):
     first = avflow.Sample.read_jsonl(samples)[0]
     options = {"share": {"layers": [0, 2], "tokens": "answer"}, "lens": {}, "sinks": {"times": 1.2, "among": "video"}}
     options["patch"] = {"source": "silence+black", "sites": ["video", "last"], "layers": [0, 1], "select": "all"}
+    options["tokens"] = {"tokens": "media+last", "layers": [0, 3], "words": [7, "A"], "keep": 2, "every": 9}
     if what in options:  # the rows are those of the function
         want = EXPERIMENTS[what].run(model(), model().prepare(first), **options[what]).table
         assert table.replace_schema_metadata(None).equals(want)
@@ -68,6 +79,54 @@ def test_a_folder_is_resumed_and_guarded(samples, tmp_path, monkeypatch):
     said = one_line_error(avflow_("look", "lens", "m", samples, "--out", out, "--limit", "1", "--layers", "0"))
     assert "another configuration" in said
     assert json.loads((out / "summary.json").read_text())["samples"] == 2
+
+
+def test_a_shift_from_a_model_that_hears_nothing(samples, tmp_path):
+    """The other model's prompt is the job's, without its sound; the folder says which model that was."""
+    out, other = tmp_path / "run", demo()["checkpoint"]
+    result = avflow_("look", "shift", "m", samples, "--out", out, "--limit", "1", "--without-sound", "--other", other)
+    assert result.exit_code == 0, result.output
+    sample = avflow.Sample.read_jsonl(samples)[0]
+    want = avflow.lens_shift(
+        model(), model(), sample, ask=lambda p: avflow.Sample(**asked(p.sample, use_audio_in_video=False))
+    )
+    found = avflow.read(out)
+    assert found.experiment == "lens_shift"
+    assert found.table.replace_schema_metadata(None).equals(want.table.replace_schema_metadata(None))
+    assert max(found.table["kl"].to_pylist()) > 1e-6  # it read something else
+    config = read_config(out)
+    assert config["other"] == str(other) and config["other_fingerprint"]
+    same = avflow_("look", "shift", "m", samples, "--out", tmp_path / "same", "--limit", "1", "--other", other)
+    assert same.exit_code == 0, same.output
+    assert max(avflow.read(tmp_path / "same").table["kl"].to_pylist()) < 1e-6
+    again = avflow_("look", "shift", "m", samples, "--out", out, "--limit", "1", "--other", "m", "--without-sound")
+    assert "another configuration" in one_line_error(again)
+
+
+def asked(sample, **changes):
+    fields = {f.name: getattr(sample, f.name) for f in dataclasses.fields(sample) if f.init}
+    return {k: v for k, v in fields.items() if v is not None} | changes
+
+
+def test_the_other_model_is_loaded_once_and_by_every_worker_for_itself(samples, monkeypatch):
+    loads = []
+    monkeypatch.setattr(avflow.models, "load", lambda name, device, dtype: loads.append((name, dtype)) or model())
+    job = LookJob("m", samples, "shift", {"other": "base", "layers": [3]}, dtype="bfloat16")
+    for _ in range(2):
+        job.check(model())
+    assert loads == [("base", "bfloat16")] and job.other_model is model()
+    assert pickle.loads(pickle.dumps(job)).other_model is None
+
+
+def test_sound_that_cannot_be_left_out():
+    with pytest.raises(avflow.InputError, match="made of no sample"):
+        silent(SimpleNamespace(id="0", sample=None))
+    heard = avflow.Sample(id="1", audio="a.wav", question="What?", answer="A")
+    with pytest.raises(avflow.InputError, match="neither a video nor an image"):
+        silent(SimpleNamespace(id="1", sample=heard))
+    seen = avflow.Sample(id="2", audio="a.wav", image="a.png", question="What?", answer="A")
+    left = silent(SimpleNamespace(id="2", sample=seen))
+    assert left.audio is None and left.image == "a.png" and left.use_audio_in_video is None
 
 
 def test_layers_of_pathways():
@@ -104,6 +163,11 @@ def test_a_broken_sample_is_recorded(samples, tmp_path, monkeypatch):
         (["pathways", "--keep", "a->b", "--within", "video=x"], "cannot read 'x'"),
         (["share", "--rule", "map_the_flow"], "--rule is no option of `look share`"),
         (["share", "--layers", "x"], "cannot read"),
+        (["tokens", "--most", "-1"], "--most -1"),
+        (["tokens", "--tokens", "vidoe"], "no group or alias is called 'vidoe'"),
+        (["lens", "--other", "m"], "--other is no option of `look lens`, but of: shift"),
+        (["shift"], "--other BASE_CHECKPOINT"),
+        (["shift", "--other", "m", "--tokens", "vidoe"], "no group or alias is called 'vidoe'"),
         (["patch"], "--source silence"),
         (["patch", "--source", "zero", "--window", "1,3"], "one width"),
     ],

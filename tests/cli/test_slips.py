@@ -72,6 +72,8 @@ def test_a_device_is_refused_before_the_run(tmp_path, device):
         (["pathways", "--keep", "video->last", "--seed", "-1"], "seed = -1"),
         (["text", "--max-new-tokens", "0"], "max_new_tokens = 0"),
         (["lens", "--layers", "99"], "layers [99] are out of range"),
+        (["tokens", "--words", "a word of several tokens"], "pass a text of one"),
+        (["tokens", "--every", "0"], "every = 0"),
     ],
 )
 def test_an_option_of_a_look_is_refused_before_the_first_sample(samples, tmp_path, options, says):

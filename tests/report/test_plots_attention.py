@@ -12,6 +12,7 @@ from avflow.experiments import attention_share as share
 from avflow.experiments.pathways import SCHEMA
 from avflow.plots import attention as plots_attention
 from avflow.plots import information_flow as plots
+from avflow.plots import shift_lines
 
 mpl.use("Agg")
 
@@ -98,3 +99,20 @@ def test_pathway_bars_show_accuracy_and_edges():
     _, ax = plots_attention.pathway_bars(pa.table(columns, schema=SCHEMA))
     assert [bar.get_height() for bar in ax.containers[0]] == pytest.approx([100, 50, 25])
     assert [t.get_text() for t in ax.get_xticklabels()][1:] == ["pathways\n40 % of edges", "random\n40 % of edges"]
+
+
+def test_shift_lines_count_every_prompt_once():
+    rows = [
+        ("0", "", "video", layer, 30, 0.5, 0.5, 0.25, shifted) for layer, shifted in enumerate((0.25, 0.75))
+    ]  # prompt, task, group, layer, tokens, kl, unshifted, marginal, shifted
+    rows += [("1", "", "video", layer, 2, 1.5, 0.5, 0.25, shifted) for layer, shifted in enumerate((0.75, 0.25))]
+    rows.append(("1", "", "last", 0, 1, 2.0, 1.0, 0.0, 0.0))
+    table = avflow.Results.from_tuples("lens_shift", rows).table
+    _, ax = shift_lines(table, first_layer=1)
+    video, last = ax.get_lines()
+    assert video.get_xydata().tolist() == [[1, 50], [2, 50]] and last.get_xydata().tolist() == [[1, 0]]
+    assert ax.get_ylabel() == "Shifted tokens (%)" and "2 samples" in ax.get_title(loc="left")
+    _, ax = shift_lines(table, "kl")
+    assert ax.get_lines()[0].get_xydata().tolist() == [[0, 1], [1, 1]]
+    with pytest.raises(avflow.InputError, match="value"):
+        shift_lines(table, "count")

@@ -1,4 +1,4 @@
-"""`avflow look`: attention shares, answer lens, sinks, pathways, patching, generated text, into a run folder."""
+"""`avflow look`: attention shares, lenses, sinks, pathways, patching, generated text, into a run folder."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ from .sweep import print_check, sweep_options
 OPTIONS = {
     "share": {"layers", "tokens", "generate", "heads", "knockouts", "cut_layers"},
     "lens": {"layers", "knockouts", "cut_layers"},
+    "tokens": {"layers", "tokens", "words", "most", "every", "generate", "knockouts", "cut_layers"},
+    "shift": {"layers", "tokens", "other", "without_sound"},
     "sinks": {"layers", "times", "among"},
     "pathways": {"keep", "random", "seed", "rule", "within", "counted_from"},
     "patch": {"source", "sites", "part", "direction", "select", "window", "style", "layers", "memory"},
@@ -64,6 +66,15 @@ def parse_width(text: str) -> int:
     return widths
 
 
+def parse_most(text: str) -> int | None:
+    """A number of words; None for "all". Raises InputError."""
+    if text == "all":
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise InputError(f"--most {text}: write how many words of each layer and group are kept, or all")
+    return int(text)
+
+
 def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
     """The options that were given, as keyword arguments of the experiment.
 
@@ -89,7 +100,13 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
         there |= {name: split_texts(there[name]) for name in ("sites",) if name in there}
         if "window" in there:
             there["window"] = parse_width(there["window"])
-    if what in ("share", "lens"):
+    if "words" in there:
+        there["words"] = [int(word) if re.fullmatch("[0-9]{1,9}", word) else word for word in there["words"]]
+    if "most" in there:
+        there["keep"] = parse_most(there.pop("most"))
+    if what == "shift" and "other" not in there:
+        raise InputError("no other model: name the one to compare with, such as --other BASE_CHECKPOINT")
+    if what in ("share", "lens", "tokens"):
         there |= {"knockouts": split_texts(there["knockouts"])} if "knockouts" in there else {}
         there |= {"cut_layers": parse_layers(there["cut_layers"])} if "cut_layers" in there else {}
     if what == "pathways":
@@ -105,18 +122,36 @@ def chosen_options(what: str, asked: dict[str, Any]) -> dict[str, Any]:
 
 @over_samples
 def look(
-    what: Annotated[str, typer.Argument(help="share, lens, sinks, pathways, patch or text.")],
+    what: Annotated[str, typer.Argument(help="share, lens, tokens, shift, sinks, pathways, patch or text.")],
     model: Checkpoint,
     samples: Questions,
     over: SampleOptions,
     out: Annotated[Path, typer.Option(help="Run folder; an unfinished one is resumed.")],
-    layers: Annotated[
-        str | None, typer.Option(help='share, lens, sinks, patch, text: "0-11", "3,5,7-9".', show_default="all")
-    ] = None,
+    layers: Annotated[str | None, typer.Option(help='all but pathways: "0-11", "3,5,7-9".', show_default="all")] = None,
     tokens: Annotated[
-        str | None, typer.Option(help="share: last, or answer: its tokens too.", show_default="last")
+        str | None,
+        typer.Option(
+            help="share: last, or answer: its tokens too; tokens, shift: groups (media; last+answer).",
+            show_default="last",
+        ),
     ] = None,
-    generate: Annotated[int | None, typer.Option(help="share: so many generated tokens for the answer.")] = None,
+    generate: Annotated[
+        int | None, typer.Option(help="share, tokens: so many generated tokens for the answer.")
+    ] = None,
+    words: Annotated[
+        list[str] | None, typer.Option(help="tokens: a word of one token, or its id, that is always listed; repeat it.")
+    ] = None,
+    most: Annotated[
+        str | None,
+        typer.Option(help="tokens: words kept of each layer and group, the most counted; or all.", show_default="20"),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(help="tokens: one of so many tokens of a group.", show_default="1")
+    ] = None,
+    other: Annotated[str | None, typer.Option(help="shift: the checkpoint to compare with.")] = None,
+    without_sound: Annotated[
+        bool, typer.Option("--without-sound", help="shift: the other model reads the samples without their sound.")
+    ] = False,
     heads: Annotated[bool, typer.Option("--heads", help="share: every head apart.")] = False,
     times: Annotated[
         float | None, typer.Option(help="sinks: norm in medians of the group's.", show_default="10")
@@ -142,10 +177,12 @@ def look(
     ] = None,
     knockouts: Annotated[
         list[str] | None,
-        typer.Option(help="text: preset or paths; share, lens: what is cut (nothing).", show_default="av_video"),
+        typer.Option(
+            help="text: preset or paths; share, lens, tokens: what is cut (nothing).", show_default="av_video"
+        ),
     ] = None,
     cut_layers: Annotated[
-        str | None, typer.Option(help="share, lens: where the knockouts are in force.", show_default="all")
+        str | None, typer.Option(help="share, lens, tokens: where the knockouts are in force.", show_default="all")
     ] = None,
     window: Annotated[
         str | None, typer.Option(help="text, patch (there 1): width of the window; text: or several.", show_default="7")
@@ -169,11 +206,12 @@ def look(
     memory: Annotated[str | None, typer.Option(help="text, patch: for the rows of one walk: 8GB.")] = None,
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
 ) -> None:
-    """Look into runs: attention shares, answer lens, sinks, pathways, patching, text under knockouts."""
+    """Look into runs: attention shares, lenses, sinks, pathways, patching, text under knockouts."""
     asked = dict(layers=layers, tokens=tokens, generate=generate, heads=heads, times=times, among=among, keep=keep)
     asked |= dict(rule=rule, within=within, counted_from=counted_from)
     asked |= dict(random=random, seed=seed, knockouts=knockouts, window=window, style=style, semantics=semantics)
     asked |= dict(max_new_tokens=max_new_tokens, memory=memory)
+    asked |= dict(words=words, most=most, every=every, other=other, without_sound=without_sound)
     asked |= dict(cut_layers=cut_layers, source=source, sites=sites, part=part, direction=direction, select=select)
     with cli_errors():
         options = chosen_options(what, asked)

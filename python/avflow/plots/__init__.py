@@ -5,7 +5,7 @@ from .accuracy import accuracy
 from .attention import lens_lines, map_image, pathway_bars, share_bars
 from .eviction import eviction_lines
 from .information_flow import flow, flow_panels, heat_map, save, widths
-from .words import word_lines
+from .words import shift_lines, word_lines
 
 __all__ = [
     "accuracy",
@@ -18,6 +18,7 @@ __all__ = [
     "pathway_bars",
     "save",
     "share_bars",
+    "shift_lines",
     "widths",
     "word_lines",
 ]

@@ -1,4 +1,4 @@
-"""What tokens say, drawn: how many of a group have each word as their most probable one, layer by layer."""
+"""What tokens say, drawn layer by layer: each word's share of a group; how far another model's words are."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from matplotlib.ticker import MaxNLocator
 
 from .. import checks
 from ..errors import InputError
+from ..results.change import bootstrap
+from .attention import GROUP_STYLE
 from .drawable import heading, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
-from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
+from .style import words as group_words
 
 COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, "#000000")
 
@@ -78,3 +81,63 @@ def word_lines(
         ax.set_title(heading(title, "Words by the lens", len(pc.unique(table["prompt"]))), loc="left")
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.0)
     return Drawn(figure, ax)
+
+
+_SHIFTS = {
+    "shifted": "Shifted tokens (%)",
+    "marginal": "Marginal tokens (%)",
+    "unshifted": "Unshifted tokens (%)",
+    "kl": "KL to the other model (nats)",
+}
+
+
+def shift_lines(
+    table: pa.Table,
+    value: str = "shifted",
+    *,
+    title: str | None = None,
+    first_layer: int = 0,
+    confidence: float = 0.95,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> tuple[Figure, Axes]:
+    """Of a lens shift: how far every group's words are from the other model's, layer by layer, with bands.
+
+    `value`: "shifted", "marginal" or "unshifted" (see `avflow.lens_shift`), shares of the tokens in percent; "kl", in
+    nats. Every sample counts once, by its mean over the group's tokens; a band is over samples, and there is none for
+    one.
+    """
+    check_first_layer(first_layer)
+    checks.choice("value", value, _SHIFTS)
+    table = table_with(table, ("prompt", "group", "layer", value), "avflow.lens_shift")
+    if not table.num_rows:
+        raise InputError("nothing to draw: the table has no rows")
+    scale = 1 if value == "kl" else 100
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (5.4, 3.0))
+        for group in pc.unique(table["group"]).to_pylist():
+            own = table.filter(pc.equal(table["group"], group))
+            layers, mean, low, high = (np.asarray(v) for v in _means(own, value, confidence, seed))
+            color, hatch = GROUP_STYLE.get(group, (GREY, ""))
+            at = layers + first_layer
+            ax.fill_between(at, scale * low, scale * high, color=color, alpha=0.13, linewidth=0)
+            look = dict(color=color, linestyle=(0, (4, 1.5)) if hatch else "-", marker="o" if len(at) == 1 else None)
+            ax.plot(at, scale * mean, label=group_words(group), **look)
+        ax.set_ylim(0, None if value == "kl" else 102)
+        ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.set_xlabel("Layer")
+        ax.set_ylabel(_SHIFTS[value])
+        ax.set_title(heading(title, "Shift of the lens", len(pc.unique(table["prompt"]))), loc="left")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.0)
+    return Drawn(figure, ax)
+
+
+def _means(table: pa.Table, value: str, confidence: float, seed: int) -> tuple[np.ndarray, ...]:
+    """Layers, and there mean, low and high over prompts (NaN for a lone one), each [layers]."""
+    prompts = table["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
+    layers, column = np.unique(table["layer"].to_numpy(), return_inverse=True)
+    values = np.full((prompts.max() + 1, len(layers)), np.nan)  # [prompts, layers]
+    values[prompts, column] = table[value].to_numpy()
+    mean, low, high, _ = bootstrap(values, confidence, 1000, seed)
+    return layers, mean, low, high

@@ -226,7 +226,14 @@ SCHEMAS: dict[str, pa.Schema] = {
     "plan": PLAN,
 }
 # What the commands and config.yaml call an experiment.
-ALIASES = {"share": "attention_share", "lens": "answer_lens", "text": "sweep_text", "map": "attention_map"}
+ALIASES = {
+    "share": "attention_share",
+    "lens": "answer_lens",
+    "tokens": "token_lens",
+    "shift": "lens_shift",
+    "text": "sweep_text",
+    "map": "attention_map",
+}
 # Columns as avflow 0.1 called them, where a file lacks the new name on the right of the first pair.
 _RENAMED: dict[str, dict[str, str]] = {
     "attention_share": {"token": "answer_token", "text": "token"},

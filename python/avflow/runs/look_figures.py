@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ..files import writing
 from ..plots import attention as plots_attention
 from ..plots import information_flow as plots
+from ..plots import words as plots_words
 from .records import file_name
 
 
@@ -47,6 +48,18 @@ def _lens(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     return {"lens": plots_attention.lens_lines(table, first_layer=first_layer)[0]}
 
 
+def _tokens(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+    groups = pc.unique(table["group"]).to_pylist()
+    return {f"tokens_{g}": plots_words.word_lines(table, g, first_layer=first_layer)[0] for g in groups}
+
+
+def _shift(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+    return {
+        "shift": plots_words.shift_lines(table, first_layer=first_layer)[0],
+        "shift_kl": plots_words.shift_lines(table, "kl", first_layer=first_layer)[0],
+    }
+
+
 def _pathways(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     return {"pathways": plots_attention.pathway_bars(table)[0]}
 
@@ -60,4 +73,11 @@ def _patch(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     return {"patch": lines, "patch_map": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 
-_FIGURES = {"share": _share, "lens": _lens, "pathways": _pathways, "patch": _patch}
+_FIGURES = {
+    "share": _share,
+    "lens": _lens,
+    "tokens": _tokens,
+    "shift": _shift,
+    "pathways": _pathways,
+    "patch": _patch,
+}
