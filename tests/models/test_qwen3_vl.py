@@ -129,7 +129,7 @@ def test_limits_of_a_frame(dense, media):
     assert grid() == [2, 4, 8]  # 4 frames of at most 12 tokens: the folder's 48 of all
     assert grid(max_pixels=6 * 1024) == [2, 4, 4]
     assert grid(min_pixels=20 * 1024) == [2, 6, 10]  # a limit that is given goes before the folder's
-    assert grid(fps=1.0, min_frames=2) == [1, 6, 10]
+    assert grid(fps=1.0, min_frames=2) == [1, 8, 10]
     with pytest.raises(InputError, match="need 0 < min_pixels <= max_pixels"):
         grid(min_pixels=2048, max_pixels=1024)
 
