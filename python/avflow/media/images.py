@@ -64,6 +64,26 @@ def video_size(
     return frame_size(height, width, factor, min_pixels, min(share, max_pixels))
 
 
+def fit_video(frames: int, height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
+    """(height, width) of a video's frames, an even number, where the limits are of all frames' pixels together.
+
+    The rule of transformers' Qwen3VLVideoProcessor; a strip whose shorter side is one `factor` may hold more.
+    """
+    if min(height, width) < factor:
+        grow = max(factor / height, factor / width)
+        height, width = int(height * grow), int(width * grow)
+    if max(height, width) > 200 * min(height, width):
+        raise InputError(f"a picture of {width} x {height}: sides that differ more than 200-fold are not supported")
+    h, w = (round(side / factor) * factor for side in (height, width))
+    if frames * h * w > most:
+        shrink = math.sqrt(frames * height * width / most)
+        h, w = (max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width))
+    elif frames * h * w < least:
+        wider = math.sqrt(least / (frames * height * width))
+        h, w = (math.ceil(side * wider / factor) * factor for side in (height, width))
+    return h, w
+
+
 def fit_images(
     images: Sequence[torch.Tensor], processor: Any, limits: tuple[int, int] | None
 ) -> tuple[list[torch.Tensor], dict[str, int] | None]:

@@ -137,7 +137,7 @@ class ChatFamily(Family):
     ) -> Prompt:
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
-        own = (wording.system, wording.instruction, *wording.style.texts)
+        own = (wording.system or "", wording.instruction, *wording.style.texts)
         for text in (*own, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
         text, spans = _render(model.processor, wording.system, parts)
@@ -169,6 +169,10 @@ class ChatFamily(Family):
         """Of every token; None where none has a time."""
         found = self.media_times(model, ids, inputs)
         return [found.get(at) for at in range(len(ids))] if found else None
+
+    def expand(self, model: Model, plain: list[int], real: list[int]) -> list[int]:
+        """For every real token, the number of the token of the chat text that it is, or whose placeholder it was."""
+        return labels.expand(plain, real, self.media_ids(model))
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
         return labels.count_videos(torch.as_tensor(input_ids).reshape(-1).tolist(), self.media_ids(model))
@@ -204,7 +208,7 @@ class ChatFamily(Family):
         plain = tokenizer_of(model)(text, return_offsets_mapping=True, add_special_tokens=False)
         _check_text_length(model, len(plain["input_ids"]))
         groups, items = labels.label_text(plain["offset_mapping"], spans)
-        source = labels.expand(plain["input_ids"], ids, self.media_ids(model))
+        source = self.expand(model, plain["input_ids"], ids)
         groups, items = [groups[i] for i in source], [items[i] for i in source]
         found = self.media_labels(model, ids, grid)
         if roles is not None:
@@ -219,13 +223,16 @@ class ChatFamily(Family):
 
 def wording(
     model: Model,
-    published: str,
+    published: str | None,
     system: str | None,
     instruction: str | None,
     question_first: bool,
     style: PromptStyle | Mapping[str, Any] | str | None,
 ) -> Wording:
-    """The caller's texts; for None what the checkpoint's config.json has in `prompt_texts`, else the published ones."""
+    """The caller's texts; for None what the checkpoint's config.json has in `prompt_texts`, else the published ones.
+
+    published: the system text; None: no system turn.
+    """
     texts = {"system": published, "instruction": INSTRUCTION} | (getattr(model.hf.config, "prompt_texts", None) or {})
     chosen = PromptStyle.of(style)
     given = {"system": system, "instruction": chosen.instruction if instruction is None else instruction}
@@ -414,13 +421,13 @@ def _tagged_parts(sample: Sample, wording: Wording) -> tuple[list[Part], list[tu
     return parts, roles
 
 
-def _render(processor: Any, system: str, parts: list[Part]) -> tuple[str, list[labels.Span]]:
+def _render(processor: Any, system: str | None, parts: list[Part]) -> tuple[str, list[labels.Span]]:
     """The chat text by the checkpoint's own template, and the spans of system and user text in it.
 
     Neighbouring texts are one for the template: while it runs, a mark stands for each stretch of text, so that its
-    place is known.
+    place is known. system: None for no such turn.
     """
-    stretches: list[list[Text]] = [[Text(system, "system")]]
+    stretches: list[list[Text]] = [[] if system is None else [Text(system, "system")]]
     content: list[dict[str, str]] = []
     for part in parts:
         if isinstance(part, str):
@@ -430,13 +437,14 @@ def _render(processor: Any, system: str, parts: list[Part]) -> tuple[str, list[l
         else:
             content.append({"type": "text", "text": _mark(len(stretches))})
             stretches.append([part])
-    chat = [
-        {"role": "system", "content": [{"type": "text", "text": _mark(0)}]},
-        {"role": "user", "content": content},
-    ]
+    chat = [{"role": "user", "content": content}]
+    if system is not None:
+        chat.insert(0, {"role": "system", "content": [{"type": "text", "text": _mark(0)}]})
     rest = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     out, spans = "", []
     for number, texts in enumerate(stretches):
+        if not texts:
+            continue
         if rest.count(_mark(number)) != 1:
             raise InputError("the chat template does not show the system text and every text of the user once each")
         before, rest = rest.split(_mark(number))

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class VisionProcessor:
-    """What a checkpoint folder says about text and pictures. `settings`: its preprocessor_config.json."""
+    """What a checkpoint folder says about text and pictures.
+
+    settings: its preprocessor_config.json. video: its video_preprocessor_config.json, of families that read one.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     image_processor: TorchImages
@@ -32,10 +35,18 @@ class VisionProcessor:
     settings: dict[str, Any]
     chat_template: str | None = None
     avflow_info: ProcessorInfo = ProcessorInfo("avflow")
+    video: dict[str, Any] | None = None
 
     @classmethod
-    def from_pretrained(cls, folder: str) -> VisionProcessor:
-        """From a checkpoint folder or a hub name. Raises InputError where it lacks a file."""
+    def from_pretrained(
+        cls, folder: str, picture: Mapping[str, Any] | None = None, video_pixels: tuple[int, int] | None = None
+    ) -> VisionProcessor:
+        """From a checkpoint folder or a hub name. Raises InputError where it lacks a file.
+
+        Args:
+            picture: settings for what the folder leaves out. video_pixels: min and max pixels of a video, likewise, of
+                a family whose video processor has a size of its own; None: it has that of images.
+        """
         from transformers import AutoTokenizer
 
         settings = read_settings(folder, "preprocessor_config.json")
@@ -43,13 +54,18 @@ class VisionProcessor:
             settings = (read_settings(folder, "processor_config.json") or {}).get("image_processor")
         if settings is None:
             raise InputError(f"checkpoint {folder!r} lacks a processor file: it needs a preprocessor_config.json")
+        settings, video = {**(picture or {}), **settings}, None
+        if video_pixels is not None:
+            least, most = video_limits(folder, *video_pixels)
+            limits = {"size": {"shortest_edge": least, "longest_edge": most}, "min_pixels": None, "max_pixels": None}
+            video = {**settings, **limits}
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise InputError(f"checkpoint {folder!r} has no tokenizer that loads: {error}") from error
-        pictures = TorchImages(settings), TorchVideos(settings)
+        pictures = TorchImages(settings), TorchVideos(video or settings)
         info = ProcessorInfo("avflow", *video_limits(folder))
-        return cls(tokenizer, *pictures, settings, cls._template(folder, tokenizer), info)
+        return cls(tokenizer, *pictures, settings, cls._template(folder, tokenizer), info, video)
 
     @classmethod
     def _template(cls, folder: str, tokenizer: PreTrainedTokenizerBase) -> str | None:
@@ -65,6 +81,8 @@ class VisionProcessor:
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(folder)
         files = {"preprocessor_config.json": self.settings}
+        if self.video is not None:
+            files["video_preprocessor_config.json"] = self.video
         if self.chat_template is not None:
             files["chat_template.json"] = {"chat_template": self.chat_template}
         for name, value in files.items():
@@ -96,7 +114,9 @@ def pixels(
     if frames is not None:
         area = frames.shape[-2] * frames.shape[-1]
         size = {"shortest_edge": area, "longest_edge": area}
-        out |= processor.video_processor(videos=[frames], do_sample_frames=False, size=size, return_tensors="pt")
+        out |= processor.video_processor(
+            videos=[frames], do_sample_frames=False, do_resize=False, size=size, return_tensors="pt"
+        )
     if image is not None:
         fitting, limits = fit_images([image], processor.image_processor, image_pixels)
         more = {} if limits is None else {"size": limits}

@@ -155,7 +155,7 @@ STYLES = {
 class Wording:
     """The text of one prompt. `question_first`: the question stands before the media."""
 
-    system: str
+    system: str | None  # None: no system turn
     instruction: str = INSTRUCTION
     question_first: bool = False
     style: PromptStyle = PromptStyle()

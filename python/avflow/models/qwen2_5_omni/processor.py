@@ -181,12 +181,13 @@ def read_settings(folder: str, name: str) -> dict | None:
     return json.loads(text) if name.endswith(".json") else {"chat_template": text}
 
 
-def video_limits(folder: str) -> tuple[int, int]:
+def video_limits(folder: str, least: int = VIDEO_MIN_PIXELS, most: int = VIDEO_MAX_PIXELS) -> tuple[int, int]:
+    """What a folder states of its videos' min and max pixels, else `least` and `most`."""
     stated = read_settings(folder, "video_preprocessor_config.json")
     stated = stated or (read_settings(folder, "processor_config.json") or {}).get("video_processor") or {}
     size = stated.get("size") or {}
-    low = stated.get("min_pixels") or size.get("shortest_edge") or VIDEO_MIN_PIXELS
-    high = stated.get("max_pixels") or size.get("longest_edge") or VIDEO_MAX_PIXELS
+    low = stated.get("min_pixels") or size.get("shortest_edge") or least
+    high = stated.get("max_pixels") or size.get("longest_edge") or most
     return int(low), int(high)
 
 

@@ -1,0 +1,124 @@
+"""What every token of a video is where each of its steps has marks of its own, and words of its time before them.
+
+As Qwen3-VL writes one: mark, then `<0.2 seconds>`, mark, tokens of the step, mark for every step, then the last mark.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..errors import InputError
+
+_SECONDS = re.compile(r"<(\d+(?:\.\d+)?) seconds>")
+
+
+@dataclass(frozen=True)
+class TimedIds:
+    """Token ids: the placeholders, and the marks around each image, each step, and all steps of a video."""
+
+    video: int
+    image: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class TimedStep:
+    """One step of a video: its tokens, and the words of its time before its first mark, as ranges of positions."""
+
+    tokens: range
+    words: range
+
+
+def expand_timed(plain: Sequence[int], real: Sequence[int], media: TimedIds) -> list[int]:
+    """As `labels.expand`: for every real token, the number of the plain token it is, or whose placeholder it came from.
+
+    Raises:
+        InputError: they do not line up.
+    """
+    source: list[int] = []
+    at = 0
+    for number, token in enumerate(plain):
+        begin = at
+        if token == media.video:
+            at = _after_video(real, at, media)
+        elif token == media.image:
+            while at < len(real) and real[at] == token:
+                at += 1
+        elif at < len(real) and real[at] == token:
+            at += 1
+        if at == begin:
+            found: int | str = real[at] if at < len(real) else "the end"
+            raise InputError(f"token {number} of the chat text is {token}, the processor has {found} there (at {at})")
+        source += [number] * (at - begin)
+    if at != len(real):
+        raise InputError(f"the processor has {len(real) - at} tokens more than the chat text: first {real[at]}")
+    return source
+
+
+def _after_video(real: Sequence[int], at: int, media: TimedIds) -> int:
+    """Where a video that begins at `at` is over: its last step's mark is followed by the mark of all of them."""
+    stop = at
+    while stop < len(real):
+        if real[stop] == media.end:
+            if stop + 1 >= len(real) or real[stop + 1] == media.end:
+                return stop + 1
+        stop += 1
+    return at
+
+
+def steps_of(ids: Sequence[int], media: TimedIds) -> list[TimedStep]:
+    """The steps of all videos, in their order."""
+    steps: list[TimedStep] = []
+    at = 0
+    while at < len(ids):
+        if ids[at] != media.video:
+            at += 1
+            continue
+        stop = at
+        while stop < len(ids) and ids[stop] == media.video:
+            stop += 1
+        mark = at - 1 if at and ids[at - 1] == media.begin else at
+        first = mark
+        while first and ids[first - 1] not in (media.begin, media.end):
+            first -= 1
+        # Without a mark before them the words are a text's: of a chat that was laid out in another way.
+        steps.append(TimedStep(range(at, stop), range(first if first else mark, mark)))
+        at = stop
+    return steps
+
+
+def label_timed(ids: Sequence[int], media: TimedIds) -> dict[int, tuple[str, int]]:
+    """Group and item of every token of images and videos: {position: (group, item)}.
+
+    Video: the item is the step (two frames), counted on from one video to the next; the words of its time and the mark
+    before its tokens are "template". Image: its number.
+    """
+    labels: dict[int, tuple[str, int]] = {}
+    for item, step in enumerate(steps_of(ids, media)):
+        labels |= dict.fromkeys(range(step.words.start, step.tokens.start), ("template", -1))
+        labels |= dict.fromkeys(step.tokens, ("video", item))
+    number = -1
+    for at, token in enumerate(ids):
+        if token == media.image:
+            number += at == 0 or ids[at - 1] != media.image
+            labels[at] = ("image", number)
+    return labels
+
+
+def times_timed(ids: Sequence[int], media: TimedIds, decode: Callable[[list[int]], str]) -> dict[int, float]:
+    """Seconds of every video token, as the words before its step tell them to the model: {position: seconds}."""
+    times: dict[int, float] = {}
+    for step in steps_of(ids, media):
+        found = _SECONDS.search(decode(list(ids[step.words.start : step.words.stop])))
+        if found:
+            times |= dict.fromkeys(step.tokens, float(found[1]))
+    return times
+
+
+def count_timed_videos(ids: Sequence[int], media: TimedIds) -> int:
+    """How many videos the ids hold: each begins with two marks, but for the words of a time between them."""
+    steps = steps_of(ids, media)
+    return sum(step.words.start > 0 and ids[step.words.start - 1] == media.begin for step in steps)
