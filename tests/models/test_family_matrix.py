@@ -73,6 +73,8 @@ class Case:
 @pytest.fixture(scope="module", params=tiny_families.names())
 def cases(request, tmp_path_factory) -> list[Case]:
     found = tiny_families.family(request.param)
+    for package in getattr(found, "NEEDS", ()):
+        pytest.importorskip(package)
     folder = found.build(tmp_path_factory.mktemp(request.param))
     model = avflow.load(folder)
     model.hf.generation_config.eos_token_id = None  # nothing ends early

@@ -72,10 +72,16 @@ class Text:
 
 
 Part = Text | str  # a text, or a medium's kind: "image", "video", "audio"
+Labeller = Callable[[str, list[labels.Span], list[int]], tuple[list[str], list[int]]]
 
 
 class ChatFamily(Family):
-    """A family whose prompts are a system turn and a user turn with media, question and options."""
+    """A family whose prompts are a system turn and a user turn with media, question and options.
+
+    empty_system: without a system text there is still a system turn.
+    """
+
+    empty_system = True
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         """The token ids of the model's media."""
@@ -93,17 +99,25 @@ class ChatFamily(Family):
         return {}
 
     def lay_out(
-        self, model: Model, sample: Sample, media: Media, wording: Wording, encode: Callable[[str], dict[str, Any]]
+        self,
+        model: Model,
+        sample: Sample,
+        media: Media,
+        wording: Wording,
+        encode: Callable[[str], dict[str, Any]],
+        label: Labeller | None = None,
     ) -> Prompt:
         """The prompt of decoded media: chat text, the processor's call, every token labelled.
 
-        encode: rendered chat text, one placeholder per medium -> keyword arguments of the model's forward.
+        Args:
+            encode: rendered chat text, one placeholder per medium -> keyword arguments of the model's forward.
+            label: (that text, its spans, the ids) -> group and item of every token; None: by `media_labels`.
         """
         text: list[Part] = [Text(*line) for line in wording.user_lines(sample)]
         kinds: list[Part] = list(media.kinds)
         parts = text + kinds if wording.question_first else kinds + text
         with _TOKENIZING:
-            prompt = self._prompt(model, sample, parts, None, wording, encode)
+            prompt = self._prompt(model, sample, parts, None, wording, encode, label)
         prompt.media = media.facts
         return prompt
 
@@ -134,20 +148,26 @@ class ChatFamily(Family):
         roles: list[tuple[str, int]] | None,
         wording: Wording,
         encode: Callable[[str], dict[str, Any]],
+        label: Labeller | None = None,
     ) -> Prompt:
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
         own = (wording.system or "", wording.instruction, *wording.style.texts)
         for text in (*own, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
-        text, spans = _render(model.processor, wording.system, parts)
+        bare = wording.system is None or not (wording.system or self.empty_system)
+        text, spans = _render(model.processor, None if bare else wording.system, parts)
         text += wording.style.answer_prefix
         inputs = encode(text)
         ids = inputs["input_ids"][0]  # [N]
         for name in ("pixel_values", "pixel_values_videos", "input_features", "audio_features"):
             if name in inputs:
                 inputs[name] = inputs[name].to(model.dtype)
-        groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"), roles)
+        if label is None:
+            groups, items = self._label_prompt(model, text, spans, ids.tolist(), inputs.get("video_grid_thw"), roles)
+        else:
+            groups, items = label(text, spans, ids.tolist())
+            groups[-1], items[-1] = "last", -1
         times = None if roles is not None else self._times(model, ids.tolist(), inputs)  # candidates have no one clock
         _check_length(model, len(ids), sample)
         answer_ids, option_ids = _answer(tokenizer, sample) if sample.answered else (None, None)
@@ -424,10 +444,12 @@ def _tagged_parts(sample: Sample, wording: Wording) -> tuple[list[Part], list[tu
 def _render(processor: Any, system: str | None, parts: list[Part]) -> tuple[str, list[labels.Span]]:
     """The chat text by the checkpoint's own template, and the spans of system and user text in it.
 
+    system: None for a chat without a system turn.
+
     Neighbouring texts are one for the template: while it runs, a mark stands for each stretch of text, so that its
-    place is known. system: None for no such turn.
+    place is known.
     """
-    stretches: list[list[Text]] = [[] if system is None else [Text(system, "system")]]
+    stretches: list[list[Text]] = [] if system is None else [[Text(system, "system")]]
     content: list[dict[str, str]] = []
     for part in parts:
         if isinstance(part, str):
@@ -443,8 +465,6 @@ def _render(processor: Any, system: str | None, parts: list[Part]) -> tuple[str,
     rest = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     out, spans = "", []
     for number, texts in enumerate(stretches):
-        if not texts:
-            continue
         if rest.count(_mark(number)) != 1:
             raise InputError("the chat template does not show the system text and every text of the user once each")
         before, rest = rest.split(_mark(number))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import wave
 from pathlib import Path
-
-import numpy as np
 
 from avflow.tiny.checkpoint import Tiny
 from avflow.tiny.checkpoint import build as build_tiny
 
-from . import ask, clip, frames, picture, tone, video_call, words
+from . import ask, clip, frames, picture, samples_of, tone, video_call, words
 
 OPTIONS = {"fps": 1.0, "system": "You are a helpful assistant."}
 
@@ -33,9 +30,7 @@ def published(folder: Path, prompt) -> dict:
     chat = [{"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}, *words(prompt)]
     call = {"text": [processor.apply_chat_template(chat, add_generation_prompt=True)], "return_tensors": "pt"}
     if sample.image:
-        with wave.open(sample.audio) as file:
-            sound = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
-        return dict(processor(**call, images=[load_image(sample.image)], audio=[sound]))
+        return dict(processor(**call, images=[load_image(sample.image)], audio=[samples_of(sample.audio)]))
     whole = hasattr(type(processor), "load_audio_from_video")  # transformers >= 5.23
     more = {"load_audio_from_video": True, "audio_from_video_indices": [0]} if whole else {"use_audio_in_video": True}
     videos = video_call(frames(sample.video, [0, 16, 31, 47]), 1.0)
