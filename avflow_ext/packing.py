@@ -16,10 +16,11 @@ def _signed(word: int) -> int:
 def cut_columns(cuts: Sequence[Cut]) -> tuple[torch.Tensor, torch.Tensor]:
     """Cuts as the operator takes them: `torch.ops.avflow.pack(rows, *cut_columns(cuts), heads, kv_heads)`.
 
-    `rows`: int32 [n, 4], on the CPU as all of these: order, group, item, stream. By name: keys [m, 4]; streams [s, 2]:
-    parent, start; keep_rows, keep_keys [k]; groups (0: as many as the keys have); zero; latest_order; device_type:
-    "cpu", "cuda" or "hopper". They mean what they mean to `AttentionProblem`; the words and the errors are the same
-    (ValueError; RuntimeError for a wrong dtype or shape).
+    `rows`: int32 [n, 4], on the CPU as all of these: order, group, item, stream; or [n, 5], block too. By name: keys
+    as rows; streams [s, 2]: parent, start; keep_rows, keep_keys [k]; groups (0: as many as the keys have); zero;
+    latest_order; device_type: "cpu", "cuda" or "hopper"; window (0: none); window_in_blocks: blocks are "windowed".
+    They mean what they mean to `AttentionProblem`; the words and the errors are the same (ValueError; RuntimeError for
+    a wrong dtype or shape).
 
     Returns:
         int64 [cuts, 8]: source, target, heads, threshold, seed, other_items, cut_self, and whether only some streams

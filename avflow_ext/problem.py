@@ -10,7 +10,7 @@ import torch
 
 from ._load import _C
 from .device import DeviceCopy, Kernel, cuda_kernel
-from .tokens import MAX_HEADS, SEMANTICS, Cut, Integers, Semantics, Streams, Tokens
+from .tokens import BLOCKS, MAX_HEADS, SEMANTICS, Blocks, Cut, Integers, Semantics, Streams, Tokens
 
 MAX_IMPLIED_STREAMS = 2**20  # of a problem without streams and with fewer tokens; each takes some 50 bytes of a plan
 
@@ -64,6 +64,10 @@ class AttentionProblem:
         groups: columns of `group_mass`; default 1 + the largest group among the keys.
         latest_order: the rows' orders come with each call, as its `row_order`: anything from `rows.order` to this. The
             plan holds whatever such an order may need, so that one problem serves while a sequence grows.
+        window: only keys of order above the row's order - window are seen, as in layers with a sliding window; None:
+            all of them.
+        blocks: what the tokens' blocks do in this layer. "whole": tokens of one block see each other, whatever the
+            window says; "windowed": the window hides keys of the own block too; "off": nothing.
 
     Raises:
         ValueError, IndexError: columns or lists that do not fit together; the message names the value.
@@ -79,6 +83,8 @@ class AttentionProblem:
         keep_keys: Integers | None = None,
         groups: int | None = None,
         latest_order: int | None = None,
+        window: int | None = None,
+        blocks: Blocks = "whole",
     ) -> None:
         keys = rows if keys is None else keys
         self.n_rows, self.n_keys = len(rows), len(keys)  # of q and of k, v as they are passed
@@ -115,6 +121,11 @@ class AttentionProblem:
                     f"latest_order = {latest_order}: rows begin at {first[0] if first else 'no'} order, and int32 ends "
                     f"at {2**31 - 1}; pass the largest order that any row may have"
                 )
+        if window is not None and not 1 <= window < 2**31:
+            raise ValueError(f"window = {window}: pass how many orders a row sees, 1 .. 2**31 - 1, or None for all")
+        if blocks not in BLOCKS:
+            raise ValueError(f"blocks = {blocks!r}: pass one of {', '.join(BLOCKS)}")
+        self.window, self.blocks = window, blocks
         self._packed: dict[tuple[int, str, str], torch.Tensor] = {}
         self._copies: dict[tuple[int, str, int], DeviceCopy] = {}
 
@@ -157,9 +168,10 @@ class AttentionProblem:
                 )
                 for cut in self.cuts
             ]
+            both_ways = self.blocks != "off"
             words = _C.pack(
-                rows=self.rows.matrix,
-                keys=self.keys.matrix,
+                rows=self.rows.matrix if both_ways else self.rows.matrix[:, :4],
+                keys=self.keys.matrix if both_ways else self.keys.matrix[:, :4],
                 streams=self.streams.matrix,
                 cuts=cuts,
                 keep_rows=None if self.keep_rows is None else self.keep_rows.numpy(),
@@ -170,6 +182,8 @@ class AttentionProblem:
                 tile_rows=_C.tile_rows(heads_per_kv_head, device_type),
                 zero=semantics == "zero",
                 latest_order=self.latest_order,
+                window=self.window or 0,
+                window_in_blocks=self.blocks == "windowed",
             )
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]

@@ -26,19 +26,29 @@ def edge_hash(seed: int, order_row: torch.Tensor, order_key: torch.Tensor) -> to
 def rows_at(problem: AttentionProblem, row_order: torch.Tensor | None) -> Tokens:
     """The kept rows, with the orders of one call."""
     rows = problem.rows
-    return rows if row_order is None else Tokens(row_order, rows.group, rows.item, rows.stream)
+    return rows if row_order is None else Tokens(row_order, rows.group, rows.item, rows.stream, rows.block)
 
 
 def visible(problem: AttentionProblem, row_order: torch.Tensor | None = None) -> torch.Tensor:
-    """Causality and streams: bool [rows, keys], before any cut."""
+    """Causality, streams, window and blocks: bool [rows, keys], before any cut."""
     rows, keys, streams = rows_at(problem, row_order), problem.keys, problem.streams
     parent, start = streams.parent.long(), streams.start
     row_stream, key_stream = rows.stream.long(), keys.stream.long()
     alive = (row_stream >= 0)[:, None] & (key_stream >= 0)[None, :]
     safe = row_stream.clamp(min=0)
-    own = (row_stream[:, None] == key_stream[None, :]) & (keys.order[None, :] <= rows.order[:, None])
+    own = row_stream[:, None] == key_stream[None, :]
     of_parent = (parent[safe][:, None] == key_stream[None, :]) & (keys.order[None, :] < start[safe][:, None])
-    return alive & (own | of_parent)
+    causal = own & (keys.order[None, :] <= rows.order[:, None]) | of_parent
+    block = torch.zeros_like(causal)
+    if problem.blocks != "off" and rows.block is not None and keys.block is not None:
+        one = (rows.block[:, None] == keys.block[None, :]) & (rows.block >= 0)[:, None]
+        block = one & (own | of_parent)
+    if problem.window is None:
+        return alive & (causal | block)
+    near = rows.order.long()[:, None] - keys.order.long()[None, :] < problem.window
+    if problem.blocks == "windowed":
+        return alive & near & (causal | block)
+    return alive & (near & causal | block)
 
 
 def _has(word: int, members: torch.Tensor) -> torch.Tensor:

@@ -14,12 +14,15 @@ MAX_GROUPS = 64  # a set of groups is one 64-bit word
 MAX_HEADS = 64  # so is a set of query heads
 ALL = (1 << 64) - 1
 NO_ITEM = -1
+NO_BLOCK = -1
 PADDING = -1  # stream of a token that no other sees and that sees none
 
 Integers = torch.Tensor | np.ndarray | Sequence[int]  # one integer per token
 Scope = Literal["all", "other_items"]
 Semantics = Literal["renormalize", "zero"]
 SCOPES: tuple[Scope, ...] = ("all", "other_items")
+Blocks = Literal["whole", "windowed", "off"]
+BLOCKS: tuple[Blocks, ...] = ("whole", "windowed", "off")
 SEMANTICS: tuple[Semantics, ...] = ("renormalize", "zero")
 
 
@@ -45,45 +48,57 @@ def _column(name: str, values: Integers | None, length: int | None, default: int
 
 @dataclass(init=False)
 class Tokens:
-    """The four integers of each token, on the host; copied, and kept as int32 tensors [n].
+    """The integers of each token, on the host; copied, and kept as int32 tensors [n].
 
     Args:
         order: int [n]. Place in the original sequence. Causality compares it; within a stream it strictly increases.
         group: int [n], 0..63. What the token is (video, question, ...).
         item: int [n]. Frame, audio segment, option number; -1 for none. Default: none.
         stream: int [n]. Which run of rows the token belongs to; -1 is padding. Default: stream 0.
+        block: int [n]. Tokens of one block, within a stream's sequence, see each other both ways, whatever their order
+            (an image's tokens in some models, a whole prefix in others); -1 for none. Default: None, no token has one.
 
     Raises:
-        ValueError, TypeError: a column of another length, rank or dtype, or a group outside 0..63.
+        ValueError, TypeError: a column of another length, rank or dtype, a group outside 0..63, or a block below -1.
     """
 
     order: torch.Tensor
     group: torch.Tensor
     item: torch.Tensor
     stream: torch.Tensor
+    block: torch.Tensor | None
 
     def __init__(
-        self, order: Integers, group: Integers, item: Integers | None = None, stream: Integers | None = None
+        self,
+        order: Integers,
+        group: Integers,
+        item: Integers | None = None,
+        stream: Integers | None = None,
+        block: Integers | None = None,
     ) -> None:
         self.order = _column("Tokens.order", order, None)  # [n]
         n = self.order.numel()
         self.group = _column("Tokens.group", group, n)  # [n]
         self.item = _column("Tokens.item", item, n, NO_ITEM)  # [n]
         self.stream = _column("Tokens.stream", stream, n, 0)  # [n]
+        self.block = None if block is None else _column("Tokens.block", block, n)  # [n]
         if n and not 0 <= int(self.group.min()) <= int(self.group.max()) < MAX_GROUPS:
             bad = int(self.group.min()) if int(self.group.min()) < 0 else int(self.group.max())
             raise ValueError(f"Tokens.group holds {bad}: groups are 0..{MAX_GROUPS - 1}")
         if n and int(self.stream.min()) < PADDING:
             raise ValueError(f"Tokens.stream holds {int(self.stream.min())}: streams count from 0, -1 is padding")
+        if n and self.block is not None and int(self.block.min()) < NO_BLOCK:
+            raise ValueError(f"Tokens.block holds {int(self.block.min())}: blocks count from 0, -1 is none")
 
     def __len__(self) -> int:
         return self.order.numel()
 
     @functools.cached_property
     def matrix(self) -> np.ndarray:
-        """The columns side by side, int32 [n, 4]."""
+        """The columns side by side, int32 [n, 4]: order, group, item, stream; [n, 5] with blocks."""
         # By numpy: torch cuts a copy of 40k numbers among threads, and waits for them where the cores are busy.
-        return np.stack([c.numpy() for c in (self.order, self.group, self.item, self.stream)], 1)
+        columns = (self.order, self.group, self.item, self.stream, self.block)
+        return np.stack([c.numpy() for c in columns if c is not None], 1)
 
     @functools.cached_property
     def disorder(self) -> int | None:
@@ -101,6 +116,7 @@ class Tokens:
         """The first `count` tokens, as views. What was found out about all of them is not looked up again."""
         first = object.__new__(Tokens)
         first.__dict__.update({name: getattr(self, name)[:count] for name in ("order", "group", "item", "stream")})
+        first.__dict__["block"] = None if self.block is None else self.block[:count]
         first.__dict__["matrix"] = self.matrix[:count]
         if self.disorder is None:
             first.__dict__["disorder"] = None
@@ -109,7 +125,8 @@ class Tokens:
     def select(self, index: torch.Tensor) -> Tokens:
         """The tokens at `index` (int [m]), in that order."""
         index = index.to(device="cpu", dtype=torch.int64)
-        return Tokens(self.order[index], self.group[index], self.item[index], self.stream[index])
+        block = None if self.block is None else self.block[index]
+        return Tokens(self.order[index], self.group[index], self.item[index], self.stream[index], block)
 
 
 @dataclass(init=False)

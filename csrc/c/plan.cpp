@@ -47,6 +47,19 @@ std::vector<Token> gathered(const AvflowTokens& from, const int32_t* keep, int64
     return tokens;
 }
 
+// Of the tokens that take part; none where the column is null.
+std::vector<int32_t> blocks_of(const int32_t* column, const AvflowTokens& from, const int32_t* keep, int64_t kept,
+                               const char* name) {
+    std::vector<int32_t> blocks(column ? (keep ? kept : from.n) : 0);
+    for (size_t i = 0; i < blocks.size(); ++i) {
+        const int64_t at = keep ? keep[i] : static_cast<int64_t>(i);
+        AVFLOW_REQUIRE(column[at] >= -1, "%s[%lld] = %d: blocks count from 0, -1 is none", name,
+                       static_cast<long long>(at), column[at]);
+        blocks[i] = column[at];
+    }
+    return blocks;
+}
+
 void check_increasing(const std::vector<Token>& tokens, size_t streams, const char* name) {
     std::vector<int64_t> last(streams, INT64_MIN);
     for (size_t i = 0; i < tokens.size(); ++i) {
@@ -151,6 +164,12 @@ Layout layout_of(const AvflowLayout& from) {
     AVFLOW_REQUIRE(seen <= in.groups && in.groups <= 64,
                    "groups = %d: pass %d .. 64, more than the keys' largest group", from.groups, seen);
     in.zero = from.zero != 0;
+    const int32_t* key_block = shared && !from.key_block ? from.row_block : from.key_block;
+    in.row_blocks = blocks_of(from.row_block, from.rows, from.keep_rows, from.n_keep_rows, "row_block");
+    in.key_blocks = blocks_of(key_block, keys, from.keep_keys, from.n_keep_keys, "key_block");
+    AVFLOW_REQUIRE(from.window >= 0, "window = %d: pass a number of orders, 0 for no window", from.window);
+    in.window = from.window;
+    in.window_in_blocks = from.window_in_blocks != 0;
     if (from.latest_order) {
         in.latest_order = *from.latest_order;
         for (const Token& row : in.rows) {

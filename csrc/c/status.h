@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdarg>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <new>
@@ -46,17 +47,26 @@ AvflowStatus guarded(const Body& body) noexcept {
     }
 }
 
-// The caller's struct, which may be of a newer header: then fields that this library lacks must be 0. Since ABI 1 has
-// had one version of each struct so far, none may be smaller.
+// How large a struct was in the first header of ABI 1.
+template <typename T>
+constexpr size_t kFirstSize = sizeof(T);
+template <>
+inline constexpr size_t kFirstSize<AvflowLayout> = offsetof(AvflowLayout, row_block);
+
+// The caller's struct. Of an older header: fields that came later are 0. Of a newer one: fields that this library lacks
+// must be 0.
 template <typename T>
 T read(const T* from, const char* name) {
     AVFLOW_REQUIRE(from, "%s is null", name);
-    AVFLOW_REQUIRE(from->size >= sizeof(T) && from->size <= 4096, "%s.size = %zu: set it to sizeof(%s)", name,
-                   from->size, name);
+    const size_t size = from->size;
+    AVFLOW_REQUIRE(size == kFirstSize<T> || (size >= sizeof(T) && size <= 4096), "%s.size = %zu: set it to sizeof(%s)",
+                   name, size, name);
     const char* bytes = reinterpret_cast<const char*>(from);
-    AVFLOW_REQUIRE(std::all_of(bytes + sizeof(T), bytes + from->size, [](char byte) { return byte == 0; }),
+    AVFLOW_REQUIRE(std::all_of(bytes + std::min(size, sizeof(T)), bytes + size, [](char byte) { return byte == 0; }),
                    "%s has a field set that libavflow " AVFLOW_VERSION_STRING " does not know: it is too old", name);
-    return *from;
+    T known{};
+    std::memcpy(&known, bytes, std::min(size, sizeof(T)));
+    return known;
 }
 
 // Into the caller's struct; fields of a newer header than this library's become 0.

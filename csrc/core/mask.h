@@ -43,18 +43,32 @@ AVFLOW_HD int32_t keys_up_to(const Run& run, const Token* tile_keys, int32_t lim
     return low;
 }
 
-// Keys of the run that causality and the streams let the row see, as bits of the tile.
-AVFLOW_HD uint64_t seen_bits(const Problem& p, const Token& row, const Run& run, const Token* tile_keys) {
+// How many of the run's first keys the window hides from a row of this order.
+AVFLOW_HD int32_t keys_too_old(const Run& run, const Token* tile_keys, int32_t order, int32_t window) {
+    const int64_t newest = int64_t{order} - window;
+    return newest < INT32_MIN ? 0 : keys_up_to(run, tile_keys, static_cast<int32_t>(newest));
+}
+
+// Keys of the run that causality, the streams, the window and the blocks let the row see, as bits of the tile.
+// `earliest`: the order from which the window counts, the row's own unless a range of orders is asked about.
+AVFLOW_HD uint64_t seen_bits(const Problem& p, const Row& row, const Run& run, const Token* tile_keys,
+                             int32_t earliest) {
     if (row.stream < 0) return 0;
+    const bool own = run.stream == row.stream;
     int32_t limit;
-    if (run.stream == row.stream) {
+    if (own) {
         limit = row.order;
     } else if (run.stream >= 0 && run.stream == p.streams[row.stream].parent) {
         limit = p.streams[row.stream].start - 1;
     } else {
         return 0;
     }
-    return low_bits(keys_up_to(run, tile_keys, limit)) << run.begin;
+    uint64_t bits = low_bits(keys_up_to(run, tile_keys, limit));
+    const uint64_t block = row.block < 0 || row.block != run.block ? 0 : own ? low_bits(run.count) : bits;
+    if (p.window_in_blocks) bits |= block;
+    if (p.window) bits &= ~low_bits(keys_too_old(run, tile_keys, earliest, p.window));
+    if (!p.window_in_blocks) bits |= block;
+    return bits << run.begin;
 }
 
 // Does the cut concern edges between tokens like these at all?
@@ -82,7 +96,7 @@ AVFLOW_HD uint64_t removed_bits(const CutRule& cut, const Token& row, const Run&
 }
 
 struct Words {
-    uint64_t seen;  // causality and streams
+    uint64_t seen;  // causality, streams, window and blocks
     uint64_t open;  // seen and not cut
 };
 
@@ -91,8 +105,8 @@ constexpr int32_t kAnyHead = -1;    // open for some head: only cuts that name n
 constexpr int32_t kEveryHead = -2;  // open for every head: all cuts count
 
 // The part of row_words that lies in one run.
-AVFLOW_HD Words run_words(const Problem& p, const Token& row, const Run& run, const Token* tile_keys, int32_t head) {
-    const uint64_t seen = seen_bits(p, row, run, tile_keys);
+AVFLOW_HD Words run_words(const Problem& p, const Row& row, const Run& run, const Token* tile_keys, int32_t head) {
+    const uint64_t seen = seen_bits(p, row, run, tile_keys, row.order);
     if (!seen) return {0, 0};
     uint64_t open = seen;
     const int32_t cut_last = p.cut_begin[row.stream + 1];
@@ -106,7 +120,7 @@ AVFLOW_HD Words run_words(const Problem& p, const Token& row, const Run& run, co
     return {seen, open};
 }
 
-AVFLOW_HD Words row_words(const Problem& p, const Token& row, int32_t tile, int32_t head) {
+AVFLOW_HD Words row_words(const Problem& p, const Row& row, int32_t tile, int32_t head) {
     const Token* tile_keys = p.keys + static_cast<int64_t>(tile) * kKeyTile;
     Words words = {0, 0};
     for (int32_t r = p.run_begin[tile]; r < p.run_begin[tile + 1]; ++r) {

@@ -35,7 +35,8 @@ struct Builder {
     std::vector<Summary> key_summary;
     std::vector<int32_t> first_tile, last_tile;  // of each stream's keys
     std::vector<int32_t> plain_end;              // last tile of the stretch that add_plain takes from here
-    std::vector<int32_t> tile_first;             // smallest order of a key that is no padding
+    std::vector<int32_t> tile_first, tile_last;  // smallest and largest order of a key that is no padding
+    bool blocks = false;                         // some row has one, and some key
     Header header{};
     Problem problem{};
 
@@ -43,6 +44,20 @@ struct Builder {
         check_words(words_of(in.rows.size() * sizeof(Token)) + words_of(in.keys.size() * sizeof(Token)));
         key_tiles = static_cast<int32_t>((in.keys.size() + kKeyTile - 1) / kKeyTile);
         row_tiles = static_cast<int32_t>((in.rows.size() + in.tile_rows - 1) / in.tile_rows);
+        const auto some = [](const std::vector<int32_t>& of) {
+            return std::any_of(of.begin(), of.end(), [](int32_t block) { return block >= 0; });
+        };
+        blocks = some(in.row_blocks) && some(in.key_blocks);
+    }
+
+    int32_t key_block(size_t key) const { return blocks ? in.key_blocks[key] : kNoBlock; }
+
+    // The layout's window, or 0 where every key is near enough to every row.
+    int32_t needed_window() const {
+        int64_t last = INT32_MIN, first = INT32_MAX;
+        for (const Token& row : in.rows) last = std::max<int64_t>(last, in.latest_order.value_or(row.order));
+        for (const Token& key : in.keys) first = std::min<int64_t>(first, key.order);
+        return last - first < in.window ? 0 : in.window;
     }
 
     // Before what has this many words is made: every offset and count below then fits in int32.
@@ -58,6 +73,7 @@ struct Builder {
         run_begin.assign(1, 0);
         key_summary.resize(key_tiles);
         tile_first.assign(key_tiles, INT32_MAX);
+        tile_last.assign(key_tiles, INT32_MIN);
         first_tile.assign(in.streams.size(), INT32_MAX);
         last_tile.assign(in.streams.size(), -1);
         for (int32_t tile = 0; tile < key_tiles; ++tile) {
@@ -65,19 +81,24 @@ struct Builder {
             const int32_t count = std::min<int32_t>(kKeyTile, static_cast<int32_t>(in.keys.size()) - base);
             for (int32_t j = 0; j < count; ++j) {
                 const Token& key = in.keys[base + j];
-                key_summary[tile].add(key, j == 0);
+                const int32_t block = key_block(base + j);
+                key_summary[tile].add(key, block, j == 0);
                 if (key.stream >= 0) {
-                    tile_first[tile] = std::min(tile_first[tile], key.order);
+                    // Rows of a block see its keys whatever the orders.
+                    tile_first[tile] = std::min(tile_first[tile], block < 0 ? key.order : INT32_MIN);
+                    tile_last[tile] = std::max(tile_last[tile], block < 0 ? key.order : INT32_MAX);
                     first_tile[key.stream] = std::min(first_tile[key.stream], tile);
                     last_tile[key.stream] = tile;
                 }
                 Run* run = static_cast<int32_t>(runs.size()) > run_begin.back() ? &runs.back() : nullptr;
-                if (run && run->group == key.group && run->item == key.item && run->stream == key.stream) {
+                if (run && run->group == key.group && run->item == key.item && run->stream == key.stream &&
+                    run->block == block) {
                     run->consecutive = run->consecutive && key.order == int64_t{run->last_order} + 1;
                     run->last_order = key.order;
                     ++run->count;
                 } else {
-                    runs.push_back({j, 1, key.group, key.item, key.stream, key.order, key.order, 1});
+                    runs.push_back(
+                        {static_cast<int16_t>(j), 1, key.group, key.item, key.stream, block, key.order, key.order, 1});
                 }
             }
             run_begin.push_back(static_cast<int32_t>(runs.size()));
@@ -118,17 +139,18 @@ struct Builder {
     }
 
     // row_words for a row of any order in its range: `seen` by one order at least; `open` unless cut in every order.
-    Words possible_words(Token row, int32_t tile) const {
+    Words possible_words(Row row, int32_t tile) const {
         const Token* tile_keys = in.keys.data() + static_cast<int64_t>(tile) * kKeyTile;
         const int32_t earliest = row.order;
         row.order = *in.latest_order;
         Words words = {0, 0};
         for (int32_t r = run_begin[tile]; r < run_begin[tile + 1]; ++r) {
             const Run& run = runs[r];
-            const uint64_t seen = seen_bits(problem, row, run, tile_keys);
+            const uint64_t seen = seen_bits(problem, row, run, tile_keys, earliest);
             const int32_t before = earliest == INT32_MIN ? 0 : keys_up_to(run, tile_keys, earliest - 1);
             // Keys that are the row's own in some order.
-            const uint64_t own = run.stream == row.stream ? seen & ~(low_bits(before) << run.begin) : 0;
+            const uint64_t range = low_bits(keys_up_to(run, tile_keys, row.order)) & ~low_bits(before);
+            const uint64_t own = run.stream == row.stream ? seen & range << run.begin : 0;
             uint64_t open = seen;
             for (int32_t c = cut_begin[row.stream]; seen && c < cut_begin[row.stream + 1]; ++c) {
                 const CutRule& cut = in.cuts[cut_ids[c]];
@@ -142,16 +164,19 @@ struct Builder {
     }
 
     // Does the row see all 64 keys, and is none of them cut, whatever its order?
-    bool surely_open(const Token& row, int32_t tile) const {
+    bool surely_open(Row row, int32_t tile) const {
         for (int32_t r = run_begin[tile]; r < run_begin[tile + 1]; ++r) {
             for (int32_t c = cut_begin[row.stream]; c < cut_begin[row.stream + 1]; ++c) {
                 if (concerns(in.cuts[cut_ids[c]], row, runs[r])) return false;
             }
         }
-        return row_words(problem, row, tile, kEveryHead).open == ~uint64_t{0};
+        if (row_words(problem, row, tile, kEveryHead).open != ~uint64_t{0}) return false;
+        row.order = *in.latest_order;  // what causality opens the window may close later
+        return !header.window || row_words(problem, row, tile, kEveryHead).open == ~uint64_t{0};
     }
 
-    // Every row of a stream sees a stream's keys of orders <= the first, none sees orders > the second.
+    // Every row of a stream sees a stream's keys of orders <= the first, none sees orders > the second; but for windows
+    // and blocks.
     std::pair<int32_t, int32_t> limits(const Summary& rows, int32_t key_stream) const {
         const Stream& stream = in.streams[rows.stream];
         if (key_stream == rows.stream) return {rows.first_order, in.latest_order.value_or(rows.last_order)};
@@ -159,21 +184,35 @@ struct Builder {
         return {INT32_MIN, INT32_MIN};
     }
 
+    // The window hides keys of orders <= the first from all of these rows, of orders <= the second from one at least.
+    std::pair<int64_t, int64_t> hidden(const Summary& rows) const {
+        if (!header.window) return {INT64_MIN, INT64_MIN};
+        const int64_t last = in.latest_order.value_or(rows.last_order);
+        return {int64_t{rows.first_order} - header.window, last - header.window};
+    }
+
     Kind judge(int32_t row_first, int32_t row_last, const Summary& rows, int32_t tile) const {
         const Summary& keys = key_summary[tile];
         const bool whole = static_cast<size_t>(tile + 1) * kKeyTile <= in.keys.size();
+        const bool apart = !may_share_block(rows, keys);
+        const auto [by_all, by_some] = hidden(rows);
+        if (keys.last_order <= by_all && (apart || header.window_in_blocks)) return Kind::kSkip;
         if (rows.one_stream && keys.one_stream) {
             if (rows.stream < 0 || keys.stream < 0) return Kind::kSkip;
             const auto [least, most] = limits(rows, keys.stream);
-            if (keys.first_order > most) return Kind::kSkip;
+            if (apart && keys.first_order > most) return Kind::kSkip;
             if (!some_cut_concerns(rows.stream, rows.groups, keys.groups)) {
-                return whole && keys.last_order <= least ? Kind::kFull : Kind::kPartial;
+                const bool inside = keys.first_order > by_some;
+                const bool together = !apart && rows.one_block && keys.one_block && keys.stream == rows.stream;
+                if (whole && inside && (together || keys.last_order <= least)) return Kind::kFull;
+                if (whole && together && !header.window_in_blocks) return Kind::kFull;
+                if (apart && inside) return Kind::kPartial;
             }
         }
         // Token by token, as the kernels do it, so that the answer is exact.
         bool any = false, all = whole;
         for (int32_t r = row_first; r < row_last; ++r) {
-            const Token& row = in.rows[r];
+            const Row row = row_of(problem, r);
             if (row.stream < 0) {
                 all = false;
                 continue;
@@ -209,15 +248,26 @@ struct Builder {
         }
     };
 
-    // Where no cut concerns the rows and the key tiles first .. last are whole tiles of one stream, one after the
-    // other, their kinds change at two places only: full, then partial, then skipped.
-    void add_plain(const Summary& rows, int32_t first, int32_t last, Reads& reads) const {
+    // Where no cut concerns the rows, none has a block, and the key tiles first .. last are whole tiles of one stream,
+    // one after the other, their kinds change at four places only: skipped by the window, partial, full, then partial,
+    // then skipped.
+    void add_plain(int32_t row_first, int32_t row_last, const Summary& rows, int32_t first, int32_t last,
+                   Reads& reads) const {
         const auto [least, most] = limits(rows, key_summary[first].stream);
-        const auto begin = key_summary.begin() + first, end = key_summary.begin() + last + 1;
-        const auto full = std::partition_point(begin, end, [least = least](auto& s) { return s.last_order <= least; });
-        const auto seen = std::partition_point(full, end, [most = most](auto& s) { return s.first_order <= most; });
-        reads.add(first, static_cast<int32_t>(full - begin), Kind::kFull);
-        reads.add(first + static_cast<int32_t>(full - begin), static_cast<int32_t>(seen - full), Kind::kPartial);
+        const auto [by_all, by_some] = hidden(rows);
+        auto begin = key_summary.begin() + first;
+        const auto end = key_summary.begin() + last + 1;
+        const auto at = [&](auto tile) { return static_cast<int32_t>(tile - key_summary.begin()); };
+        const auto seen = std::partition_point(begin, end, [most = most](auto& s) { return s.first_order <= most; });
+        if (header.window) {
+            begin = std::partition_point(begin, seen, [old = by_all](auto& s) { return s.last_order <= old; });
+            const auto inside =
+                std::partition_point(begin, seen, [old = by_some](auto& s) { return s.first_order <= old; });
+            for (; begin != inside; ++begin) reads.add(at(begin), 1, judge(row_first, row_last, rows, at(begin)));
+        }
+        const auto full = std::partition_point(begin, seen, [least = least](auto& s) { return s.last_order <= least; });
+        reads.add(at(begin), static_cast<int32_t>(full - begin), Kind::kFull);
+        reads.add(at(full), static_cast<int32_t>(seen - full), Kind::kPartial);
     }
 
     // Key tiles from .. to - 1, which hold no key of the rows' own streams.
@@ -245,7 +295,7 @@ struct Builder {
         std::vector<int32_t> own;  // classes of the rows
         bool classed = !classes.of_row.empty();
         for (int32_t r = first; r < last; ++r) {
-            rows.add(in.rows[r], r == first);
+            rows.add(in.rows[r], blocks ? in.row_blocks[r] : kNoBlock, r == first);
             const int32_t c = classed ? classes.of_row[r] : RowClasses::kNone;
             classed = c != RowClasses::kNone;
             if (classed && (own.empty() || own.back() != c)) own.push_back(c);
@@ -265,15 +315,15 @@ struct Builder {
             next = std::min(next, 64 * classes.first_word(own[i]));
             end_classed = std::max(end_classed, 64 * classes.last_word(own[i]));
         }
-        const bool plain =
-            rows.one_stream && rows.stream >= 0 && !some_cut_concerns(rows.stream, rows.groups, ~uint64_t{0});
+        const bool plain = rows.one_stream && rows.stream >= 0 && rows.last_block < 0 &&
+                           !some_cut_concerns(rows.stream, rows.groups, ~uint64_t{0});
         Reads reads{spans};
         for (const auto& range : ranges) {
             if (classed && range.first > next) add_classed(classes, own, next, range.first, reads);
             for (int32_t tile = std::max(range.first, next); tile <= range.second; ++tile) {
                 const int32_t end = plain ? std::min(plain_end[tile], range.second) : tile;
                 if (end > tile) {
-                    add_plain(rows, tile, end, reads);
+                    add_plain(first, last, rows, tile, end, reads);
                     tile = end;
                 } else {
                     reads.add(tile, 1, judge(first, last, rows, tile));
@@ -363,6 +413,8 @@ struct Builder {
         header.zero = in.zero;
         header.order_range = in.latest_order.has_value();
         header.latest_order = in.latest_order.value_or(0);
+        header.window = in.window ? needed_window() : 0;
+        header.window_in_blocks = header.window && blocks && in.window_in_blocks;
         for (const CutRule& cut : in.cuts) header.head_cuts |= cut.heads != kAllHeads;
         find_runs();
         index_cuts();
@@ -375,6 +427,9 @@ struct Builder {
         problem.cut_ids = cut_ids.data();
         problem.run_begin = run_begin.data();
         problem.runs = runs.data();
+        problem.row_blocks = blocks ? in.row_blocks.data() : nullptr;
+        problem.window = header.window;
+        problem.window_in_blocks = header.window_in_blocks;
         find_spans();
         return lay_out();
     }
@@ -403,6 +458,8 @@ struct Builder {
         if (in.keeps_rows) header.keep_rows = append(in.keep_rows);
         if (in.keeps_keys) header.keep_keys = append(in.keep_keys);
         if (in.latest_order) header.tile_first = append(tile_first);
+        if (in.latest_order && header.window) header.tile_last = append(tile_last);
+        if (blocks) header.row_blocks = append(in.row_blocks);
         header.words = static_cast<int32_t>(words.size());
         std::memcpy(words.data(), &header, sizeof(header));
         return words;

@@ -18,6 +18,9 @@ struct Layout {
     bool keeps_rows = false, keeps_keys = false;
     int32_t q_rows = 0, k_rows = 0, groups = 1;
     int32_t tile_rows = 1;
+    std::vector<int32_t> row_blocks, key_blocks;  // of each row and key, -1: none; empty: all none
+    int32_t window = 0;                           // 0: none
+    bool window_in_blocks = false;
     bool zero = false;
     std::optional<int32_t> latest_order;  // a row's order is its token's at least and this at most
     int64_t most_words = INT32_MAX;       // of the buffer: its offsets are int32

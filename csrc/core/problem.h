@@ -22,8 +22,15 @@ constexpr int32_t kKeyTile = 64;  // one 64-bit word tells which keys of a tile 
 constexpr uint64_t kAllHeads = ~uint64_t{0};
 constexpr uint64_t kAllEdges = uint64_t{1} << 32;  // threshold that every 32-bit hash is below
 
+constexpr int32_t kNoBlock = -1;
+
 struct Token {
     int32_t order, group, item, stream;
+};
+
+// A row, with the block whose tokens see each other both ways.
+struct Row : Token {
+    int32_t block;
 };
 
 struct Stream {
@@ -40,8 +47,8 @@ struct CutRule {
 
 // Neighbouring keys of one tile that differ in order only.
 struct Run {
-    int32_t begin, count;  // place in the tile
-    int32_t group, item, stream;
+    int16_t begin, count;  // place in the tile
+    int32_t group, item, stream, block;
     int32_t first_order, last_order;
     int32_t consecutive;  // orders step by one
 };
@@ -63,6 +70,8 @@ struct Header {
     int32_t head_cuts;    // some cut names heads
     int32_t order_range;  // rows' orders are those of the tokens at least, `latest_order` at most; each call says which
     int32_t latest_order;
+    int32_t window;            // keys of order <= row's - window are out of sight; 0: none are
+    int32_t window_in_blocks;  // also those of the row's own block
     int64_t total_tiles;  // over all row tiles; passes 2^31 at some 2 million tokens, where the buffer is still small
     // Where the sections begin, in words from the buffer's start.
     int32_t row_tokens, key_tokens, stream_table, cut_table, cut_begin, cut_ids;
@@ -70,6 +79,8 @@ struct Header {
     int32_t keep_rows, keep_keys;  // 0: all
     int32_t max_tiles;             // most key tiles that a row tile reads
     int32_t tile_first;            // where the plan is for a range of orders, else 0
+    int32_t tile_last;             // the same, where there is a window
+    int32_t row_blocks;            // 0: no row has a block
 };
 
 // Typed pointers into the buffer.
@@ -88,7 +99,10 @@ struct Problem {
     const int32_t* tile_order;  // [row_tiles] heavy tiles first
     const int32_t* keep_rows;   // [rows] or null
     const int32_t* keep_keys;   // [keys] or null
-    const int32_t* tile_first;  // [key_tiles] smallest order of a key that anybody may see, or null
+    const int32_t* tile_first;  // [key_tiles] no row of a smaller order sees a key of the tile; or null
+    const int32_t* tile_last;   // [key_tiles] no row whose window begins after that sees a key of the tile; or null
+    const int32_t* row_blocks;  // [rows] or null
+    int32_t window, window_in_blocks;
 };
 
 AVFLOW_HD Problem view(const int32_t* words) {
@@ -109,7 +123,15 @@ AVFLOW_HD Problem view(const int32_t* words) {
     p.keep_rows = h->keep_rows ? words + h->keep_rows : nullptr;
     p.keep_keys = h->keep_keys ? words + h->keep_keys : nullptr;
     p.tile_first = h->tile_first ? words + h->tile_first : nullptr;
+    p.tile_last = h->tile_last ? words + h->tile_last : nullptr;
+    p.row_blocks = h->row_blocks ? words + h->row_blocks : nullptr;
+    p.window = h->window;
+    p.window_in_blocks = h->window_in_blocks;
     return p;
+}
+
+AVFLOW_HD Row row_of(const Problem& p, int32_t index) {
+    return {p.rows[index], p.row_blocks ? p.row_blocks[index] : kNoBlock};
 }
 
 }  // namespace avflow

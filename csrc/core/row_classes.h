@@ -1,9 +1,9 @@
 // What the rows of knocked-out streams read of their parents' keys, judged once for all rows that read the same.
 //
-// A stream sees its parent's keys of orders below its start, whatever a row's own order. So what a row reads of a tile
-// without keys of its own stream follows from its class: parent, start, cuts, group, and item where a cut compares
-// items. The 430 streams of a sweep of ten knockouts hold some sixty classes: a class is judged once, and a row tile
-// combines those of its rows, 64 key tiles at a time.
+// A stream sees its parent's keys of orders below its start, whatever a row's own order and block. So what a row reads
+// of a tile without keys of its own stream follows from its class: parent, start, cuts, group, and item where a cut
+// compares items. The 430 streams of a sweep of ten knockouts hold some sixty classes: a class is judged once, and a
+// row tile combines those of its rows, 64 key tiles at a time.
 #pragma once
 
 #include <algorithm>
@@ -31,8 +31,9 @@ class RowClasses {
     RowClasses(const Layout& layout, const Problem& packed, const std::vector<Summary>& tiles,
                const std::vector<int32_t>& first_tile, const std::vector<int32_t>& last_tile, int64_t row_tiles)
         : in_(layout), p_(packed), tiles_(tiles), first_tile_(first_tile), last_tile_(last_tile) {
-        // Orders that come with each call decide which of a stream's own keys are cut: those plans judge every tile.
-        if (in_.latest_order || !name_classes(row_tiles)) return;
+        // Orders that come with each call decide which of a stream's own keys are cut, and a window asks each row for
+        // its order: those plans judge every tile.
+        if (in_.latest_order || packed.window || !name_classes(row_tiles)) return;
         for (Class& c : classes_) judge(c);
     }
 
@@ -57,7 +58,7 @@ class RowClasses {
     static constexpr int32_t kLeastTiles = 8;
 
     struct Class {
-        Token row;  // one of its rows
+        Row row;  // one of its rows
         int32_t begin = 0;
         std::vector<uint64_t> any, all;
     };
@@ -101,7 +102,7 @@ class RowClasses {
                 const uint64_t key = static_cast<uint64_t>(stream.id) << 38 | static_cast<uint64_t>(row.group) << 32 |
                                      static_cast<uint32_t>(stream.items ? row.item : 0);
                 const auto [at, fresh] = found.try_emplace(key, static_cast<int32_t>(classes_.size()));
-                if (fresh) classes_.push_back({row, 0, {}, {}});
+                if (fresh) classes_.push_back({{row, kNoBlock}, 0, {}, {}});
                 of_row[r] = at->second;
                 // As many classes as tiles: judging tiles is no dearer, since most end at their first row.
                 if (static_cast<int64_t>(classes_.size()) > row_tiles) return false;
@@ -159,7 +160,7 @@ class RowClasses {
 
     // By the parent's runs of the tile. Others of its keys are a sibling's, or of the row's own stream: the class is
     // not asked about a tile with those.
-    std::pair<bool, bool> judge(const Token& row, int32_t parent, int32_t tile) const {
+    std::pair<bool, bool> judge(const Row& row, int32_t parent, int32_t tile) const {
         const Token* tile_keys = p_.keys + static_cast<int64_t>(tile) * kKeyTile;
         uint64_t seen = 0, open = 0, every = 0;
         for (int32_t r = p_.run_begin[tile]; r < p_.run_begin[tile + 1]; ++r) {

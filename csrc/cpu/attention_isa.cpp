@@ -91,7 +91,7 @@ uint64_t held_bits(const TaskPlan& plan, int key_tile) {
 void fill_words(const TaskPlan& plan, const Tile& tile, int key_tile, int slot, Scratch& w) {
     const uint64_t held = held_bits(plan, key_tile);
     for (int r = 0; r < tile.rows; ++r) {
-        Token row = plan.p.rows[tile.first_row + r];
+        Row row = row_of(plan.p, tile.first_row + r);
         if (plan.a.row_order) row.order = plan.a.row_order[tile.first_row + r];
         Words words = {0, 0};
         for (int h = 0; h < tile.heads; ++h) {

@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
     if (whole && split) return;
     Walk now = walk_from(p, row_tile, split * c.split_tiles, c.split_tiles);
     if (split && ended(now)) return;
-    const int32_t latest = latest_seen(c, p, tile);
-    pass_closed(c, p, latest, now);
+    const int32_t latest = latest_seen(c, p, tile), earliest = earliest_seen(c, p, tile);
+    pass_closed(c, p, latest, earliest, now);
     bool next_full = !ended(now) && is_whole(c, p, now);
 
     float* const mass = reinterpret_cast<float*>(&shared + 1) + warp * 16 * c.mass_groups;
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
         const int32_t this_tile = key_tile(now);
         const bool full = next_full;
         advance(now);
-        pass_closed(c, p, latest, now);
+        pass_closed(c, p, latest, earliest, now);
         if (!ended(now)) {
             const uint32_t next = tiles + (stage ^ 1) * 2 * kTileBytes;
             load_keys<kDepth>(c, p, kv_head, key_tile(now), next, next + kTileBytes);

@@ -39,9 +39,9 @@ template <bool kBf16, int kDepth>
 AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& tile, int32_t row_tile,
                            const Ring<kDepth>& ring, WideShared& shared) {
     const Problem& p = shared.problem;
-    const int32_t latest = latest_seen(c, p, tile);
+    const int32_t latest = latest_seen(c, p, tile), earliest = earliest_seen(c, p, tile);
     Walk now = walk_from(p, row_tile, 0, INT32_MAX);
-    pass_closed(c, p, latest, now);
+    pass_closed(c, p, latest, earliest, now);
     uint32_t waiting = 0;  // bit i: the tile begun i steps before the last one is not shown yet
     uint32_t partial = 0;  // the same: it is partial
     int begun = 0;         // tiles; a tile a step, then steps without one
@@ -99,7 +99,7 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
                 partial |= !whole;
             }
             advance(now);
-            pass_closed(c, p, latest, now);
+            pass_closed(c, p, latest, earliest, now);
             begun = step + 1;
         }
         if (!c.mapped) copy_commit();  // an empty group at the end: the count of those under way goes on

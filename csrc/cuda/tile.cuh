@@ -74,12 +74,26 @@ AVFLOW_DEVICE int32_t latest_seen(const Call& c, const Problem& p, const Extent&
     return latest;
 }
 
-// Passes by tiles that this call closes to all rows: they come after `latest`, or none of their slots is held.
-AVFLOW_DEVICE void pass_closed(const Call& c, const Problem& p, int32_t latest, Walk& w) {
+// The earliest order that some row's window holds; any where the orders are the problem's own, since then the plan has
+// skipped what windows hide.
+AVFLOW_DEVICE int32_t earliest_seen(const Call& c, const Problem& p, const Extent& tile) {
+    if (!c.row_order || !p.window) return INT32_MIN;
+    int64_t earliest = INT32_MAX;
+    for (int r = tile.first_row; r < tile.first_row + tile.rows; ++r) {
+        const int64_t of_row = int64_t{c.row_order[r]} - p.window + 1;
+        if (p.rows[r].stream >= 0 && of_row < earliest) earliest = of_row;
+    }
+    return earliest < INT32_MIN ? INT32_MIN : static_cast<int32_t>(earliest);
+}
+
+// Passes by tiles that this call closes to all rows: they come after `latest`, the window hides them, or none of their
+// slots is held.
+AVFLOW_DEVICE void pass_closed(const Call& c, const Problem& p, int32_t latest, int32_t earliest, Walk& w) {
     while (!ended(w)) {
         const int32_t tile = key_tile(w);
         const bool later = p.tile_first && p.tile_first[tile] > latest;
-        if (!later && !none_held(p, c.slots, tile)) return;
+        const bool earlier = p.tile_last && p.tile_last[tile] < earliest;
+        if (!later && !earlier && !none_held(p, c.slots, tile)) return;
         advance(w);
     }
 }
@@ -154,7 +168,7 @@ AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& til
     Words mine = {0, 0};
     if (unit < units) {
         const int32_t at = tile.first_row + (by_head ? unit / tile.group : unit);
-        Token row = p.rows[at];
+        Row row = row_of(p, at);
         if (c.row_order) row.order = c.row_order[at];
         const int32_t head = by_head ? tile.kv_head * tile.group + unit % tile.group : kEveryHead;
         const Token* keys = p.keys + static_cast<int64_t>(key_tile) * kKeyTile;

@@ -28,10 +28,23 @@ struct Cut {
     std::optional<std::vector<int32_t>> streams;  // none: all of them
 };
 
-std::vector<avflow::Token> tokens(const Int32Array& columns) {  // [n, 4]
-    if (columns.ndim() != 2 || columns.shape(1) != 4) throw py::value_error("token columns must be [n, 4]");
+std::vector<avflow::Token> tokens(const Int32Array& columns) {  // [n, 4] or [n, 5]
+    const bool known = columns.ndim() == 2 && (columns.shape(1) == 4 || columns.shape(1) == 5);
+    if (!known) throw py::value_error("token columns must be [n, 4], or [n, 5] with blocks");
     std::vector<avflow::Token> out(columns.shape(0));
-    if (!out.empty()) std::memcpy(out.data(), columns.data(), out.size() * sizeof(avflow::Token));
+    if (columns.shape(1) == 4) {
+        if (!out.empty()) std::memcpy(out.data(), columns.data(), out.size() * sizeof(avflow::Token));
+        return out;
+    }
+    for (size_t i = 0; i < out.size(); ++i) std::memcpy(&out[i], columns.data() + 5 * i, sizeof(avflow::Token));
+    return out;
+}
+
+std::vector<int32_t> blocks(const Int32Array& columns) {  // none where the columns hold none
+    std::vector<int32_t> out;
+    if (columns.shape(1) == 4) return out;
+    out.resize(columns.shape(0));
+    for (size_t i = 0; i < out.size(); ++i) out[i] = columns.data()[5 * i + 4];
     return out;
 }
 
@@ -42,7 +55,8 @@ std::vector<int32_t> list(const std::optional<Int32Array>& index) {
 avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int32Array& streams,
                       const std::vector<Cut>& cuts, const std::optional<Int32Array>& keep_rows,
                       const std::optional<Int32Array>& keep_keys, int64_t q_rows, int64_t k_rows, int32_t groups,
-                      int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order, int64_t most_words) {
+                      int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order, int64_t most_words,
+                      int32_t window, bool window_in_blocks) {
     if (std::max(q_rows, k_rows) > INT32_MAX) {
         throw py::value_error(std::to_string(q_rows) + " rows and " + std::to_string(k_rows) +
                               " keys: the kernels count both in int32; pass fewer at a time");
@@ -50,9 +64,14 @@ avflow::Layout layout(const Int32Array& rows, const Int32Array& keys, const Int3
     if (most_words < 0 || most_words > INT32_MAX) throw py::value_error("most_words lies in 0 .. 2**31 - 1");
     if (tile_rows < 1) throw py::value_error("tile_rows must be at least 1");
     if (streams.ndim() != 2 || streams.shape(1) != 2) throw py::value_error("streams must be [n, 2]: parent, start");
+    if (window < 0) throw py::value_error("window is 0 (none) or more");
     avflow::Layout in;
     in.rows = tokens(rows);
     in.keys = tokens(keys);
+    in.row_blocks = blocks(rows);
+    in.key_blocks = blocks(keys);
+    in.window = window;
+    in.window_in_blocks = window_in_blocks;
     in.streams.resize(streams.shape(0));
     if (!in.streams.empty()) {
         std::memcpy(in.streams.data(), streams.data(), in.streams.size() * sizeof(avflow::Stream));
@@ -158,9 +177,9 @@ PYBIND11_MODULE(_C, m) {
         [](const Int32Array& rows, const Int32Array& keys, const Int32Array& streams, const std::vector<Cut>& cuts,
            const std::optional<Int32Array>& keep_rows, const std::optional<Int32Array>& keep_keys, int64_t q_rows,
            int64_t k_rows, int32_t groups, int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order,
-           int64_t most_words) {
+           int64_t most_words, int32_t window, bool window_in_blocks) {
             const avflow::Layout in = layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups,
-                                             tile_rows, zero, latest_order, most_words);
+                                             tile_rows, zero, latest_order, most_words, window, window_in_blocks);
             std::vector<int32_t> words;
             {
                 py::gil_scoped_release unlocked;
@@ -170,10 +189,12 @@ PYBIND11_MODULE(_C, m) {
         },
         py::arg("rows"), py::arg("keys"), py::arg("streams"), py::arg("cuts"), py::arg("keep_rows"),
         py::arg("keep_keys"), py::arg("q_rows"), py::arg("k_rows"), py::arg("groups"), py::arg("tile_rows"),
-        py::arg("zero"), py::arg("latest_order"), py::arg("most_words") = int64_t{INT32_MAX},
+        py::arg("zero"), py::arg("latest_order"), py::arg("most_words") = int64_t{INT32_MAX}, py::arg("window") = 0,
+        py::arg("window_in_blocks") = false,
         "The packed problem (int32 words) of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream), "
-        "keep lists already applied, and streams [s, 2] = (parent, start). With latest_order, the rows' order is what "
-        "a call will say, from the token's own to that. ValueError where it would have more than most_words.");
+        "or [n, 5] with the block in the end, keep lists already applied, and streams [s, 2] = (parent, start). With "
+        "latest_order, the rows' order is what a call will say, from the token's own to that. `window` is 0 for none. "
+        "ValueError where it would have more than most_words.");
     m.def("tile_kinds", &tile_kinds, py::arg("packed"));
     m.def("plan_size", &plan_size, py::arg("packed"));
     m.def(

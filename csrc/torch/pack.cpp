@@ -16,15 +16,18 @@ namespace {
 using avflow::ScalarType;
 using avflow::Tensor;
 
-// The columns of [n, count], each by itself: what C takes.
-std::vector<std::vector<int32_t>> columns(const char* name, const Tensor& any, int64_t count) {
-    STD_TORCH_CHECK(any.is_cpu() && any.scalar_type() == ScalarType::Int && any.dim() == 2 && any.size(1) == count,
-                    name, " must be int32 [n, ", count, "] on the CPU");
+// The columns of [n, count], or of one more, each by itself: what C takes.
+std::vector<std::vector<int32_t>> columns(const char* name, const Tensor& any, int64_t count, bool one_more = false) {
+    const bool known = any.is_cpu() && any.scalar_type() == ScalarType::Int && any.dim() == 2 &&
+                       (any.size(1) == count || (one_more && any.size(1) == count + 1));
+    STD_TORCH_CHECK(known, name, " must be int32 [n, ", count, "] on the CPU",
+                    one_more ? ", or [n, 5] with blocks in the end" : "");
     const Tensor t = torch::stable::contiguous(any);
     const int32_t* from = t.const_data_ptr<int32_t>();
-    std::vector<std::vector<int32_t>> out(count, std::vector<int32_t>(t.size(0)));
+    const int64_t width = t.size(1);
+    std::vector<std::vector<int32_t>> out(width, std::vector<int32_t>(t.size(0)));
     for (int64_t i = 0; i < t.size(0); ++i) {
-        for (int64_t c = 0; c < count; ++c) out[c][i] = from[i * count + c];
+        for (int64_t c = 0; c < width; ++c) out[c][i] = from[i * width + c];
     }
     return out;
 }
@@ -86,17 +89,20 @@ int32_t kernel_named(const std::string& name) {
 Tensor pack(const Tensor& rows, const Tensor& cuts, const Tensor& cut_streams, int64_t heads, int64_t kv_heads,
             const std::optional<Tensor>& keys, const std::optional<Tensor>& streams,
             const std::optional<Tensor>& keep_rows, const std::optional<Tensor>& keep_keys, int64_t groups, bool zero,
-            const std::optional<int64_t>& latest_order, const std::string& kernel) {
+            const std::optional<int64_t>& latest_order, const std::string& kernel, int64_t window,
+            bool window_in_blocks) {
     AvflowLayout layout{};
     layout.size = sizeof layout;
-    const auto row_columns = columns("rows", rows, 4);
+    const auto row_columns = columns("rows", rows, 4, true);
     layout.rows = tokens_of(row_columns);
+    if (row_columns.size() == 5) layout.row_block = row_columns[4].data();
     std::vector<std::vector<int32_t>> key_columns, stream_columns;
     std::vector<int32_t> kept_rows, kept_keys;
     if (keys) {
-        key_columns = columns("keys", *keys, 4);
+        key_columns = columns("keys", *keys, 4, true);
         for (auto& column : key_columns) column.reserve(1);
         layout.keys = tokens_of(key_columns);
+        if (key_columns.size() == 5) layout.key_block = key_columns[4].data();
     }
     if (streams) {
         stream_columns = columns("streams", *streams, 2);
@@ -123,6 +129,9 @@ Tensor pack(const Tensor& rows, const Tensor& cuts, const Tensor& cut_streams, i
         if (latest != *latest_order) avflow::refuse("latest_order = ", *latest_order, ": it must fit in int32");
         layout.latest_order = &latest;
     }
+    layout.window = static_cast<int32_t>(window);
+    if (layout.window != window) avflow::refuse("window = ", window, ": it must fit in int32");
+    layout.window_in_blocks = window_in_blocks;
     if (heads > 64 || kv_heads > heads) avflow::refuse(heads, " query heads over ", kv_heads, " kv heads: 64 at most");
 
     const AvflowThreads threads = {avflow::parallel, nullptr, static_cast<int32_t>(torch::stable::get_num_threads())};

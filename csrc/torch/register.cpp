@@ -17,7 +17,7 @@ constexpr const char* kSchemas[] = {
     // Not `kernel`: inductor has an argument of that name in the way of any operator's.
     "pack(Tensor rows, Tensor cuts, Tensor cut_streams, int heads, int kv_heads, *, Tensor? keys=None,"
     " Tensor? streams=None, Tensor? keep_rows=None, Tensor? keep_keys=None, int groups=0, bool zero=False,"
-    " SymInt? latest_order=None, str device_type=\"cpu\") -> Tensor",
+    " SymInt? latest_order=None, str device_type=\"cpu\", SymInt window=0, bool window_in_blocks=False) -> Tensor",
 };
 
 // Kernels of one kind of device. Never destroyed: what is registered stays, as the library does (-z nodelete).

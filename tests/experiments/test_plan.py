@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_cases import cuts, problems
+from rule_cases import ruled, ruled_problems
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 from avflow_ext._load import _C
@@ -43,6 +44,14 @@ def test_kinds_are_exact(problem, group, zero):
     kinds = torch.from_numpy(_C.tile_kinds(packed))
     expected = brute_force(problem, _C.tile_rows(group), zero)
     assert torch.equal(kinds.reshape(expected.shape), expected)
+
+
+@given(problem=ruled_problems(), group=st.sampled_from([1, 4, 7, 8, 64]), zero=st.booleans())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_kinds_are_exact_under_a_window_and_blocks(problem, group, zero):
+    packed = problem.packed(group, "zero" if zero else "renormalize").numpy()
+    expected = brute_force(problem, _C.tile_rows(group), zero)
+    assert torch.equal(torch.from_numpy(_C.tile_kinds(packed)).reshape(expected.shape), expected)
 
 
 def test_causal_skips_half_and_cross_frame_more():
@@ -116,3 +125,11 @@ def test_kinds_are_exact_where_streams_share_a_parent(problem, group, zero):
     packed = problem.packed(group, "zero" if zero else "renormalize").numpy()
     kinds = torch.from_numpy(_C.tile_kinds(packed))
     assert torch.equal(kinds, brute_force(problem, _C.tile_rows(group), zero))
+
+
+@given(data=st.data(), problem=long_problems(), zero=st.booleans())
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_kinds_are_exact_where_streams_share_a_parent_under_a_window_and_blocks(data, problem, zero):
+    problem = ruled(data.draw, problem)
+    packed = problem.packed(4, "zero" if zero else "renormalize").numpy()
+    assert torch.equal(torch.from_numpy(_C.tile_kinds(packed)), brute_force(problem, _C.tile_rows(4), zero))

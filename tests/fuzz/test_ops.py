@@ -7,6 +7,7 @@ from fuzzing import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import EVERYTHING, cache_problems, cache_qkv, problems
+from rule_cases import ruled_problems
 
 from avflow_ext import (
     AttentionProblem,
@@ -112,7 +113,8 @@ def check(data, q, k, v, problem, row_order=None) -> None:
 @given(data=st.data())
 def test_attention(data):
     shape, dtype = data.draw(shapes()), data.draw(st.sampled_from(DTYPES))
-    problem = data.draw(problems(heads=shape[0], longest=150))
+    size = {"heads": shape[0], "longest": 150}
+    problem = data.draw(problems(**size) | ruled_problems(**size))
     heads, kv_heads, d = shape
     g = torch.Generator().manual_seed(data.draw(st.integers(0, 2**16)))
     q = torch.randn(problem.n_rows, heads, d, generator=g).to(dtype)

@@ -49,6 +49,8 @@ Layout = struct(
     n_cuts=c_int64,
     latest_order=POINTER(c_int32),
     **several(c_int32, "groups zero"),
+    **several(c_void_p, "row_block key_block"),
+    **several(c_int32, "window window_in_blocks"),
 )
 PlanInfo = struct(
     "AvflowPlanInfo",
@@ -157,6 +159,8 @@ class Call:
     zero: bool = False
     kernel: int = CPU
     workers: int = 0
+    window: int = 0
+    blocks: str = "whole"
     held: list = field(default_factory=list)  # what the structs point to
 
     def __post_init__(self) -> None:
@@ -166,6 +170,10 @@ class Call:
         self.layout = Layout(size=sizeof(Layout), zero=self.zero, rows=self._columns(self.rows))
         if self.keys is not None:
             self.layout.keys = self._columns(self.keys)
+        self.layout.window, self.layout.window_in_blocks = self.window, self.blocks == "windowed"
+        for name, tokens in (("row_block", self.rows), ("key_block", self.keys)):
+            if self.blocks != "off" and tokens is not None and tokens.block is not None:
+                setattr(self.layout, name, self._at(tokens.block))
         for name, keep in (("keep_rows", self.keep_rows), ("keep_keys", self.keep_keys)):
             if keep is not None:
                 setattr(self.layout, name, self._at(torch.tensor(keep, dtype=torch.int32)))
@@ -202,6 +210,8 @@ class Call:
         )
 
     def _at(self, tensor: torch.Tensor) -> int:
+        if tensor.numel() == 0:
+            tensor = tensor.new_zeros(1)  # an empty list is a list: its pointer is not null
         self.held.append(tensor)
         return tensor.data_ptr()
 

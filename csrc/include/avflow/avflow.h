@@ -96,6 +96,11 @@ typedef struct AvflowLayout {
     const int32_t* latest_order; /* not null: each call says its rows' orders, from those here up to this one */
     int32_t groups;              /* columns of group_mass; 0: the keys' largest group + 1 */
     int32_t zero;                /* cut weights become 0 after the softmax, instead of scores -inf before it */
+    /* of a later header than the fields above */
+    const int32_t *row_block, *key_block; /* tokens of one block (>= 0; -1: none) see each other both ways; null: none.
+                                             Where the keys are the rows, row_block serves for both */
+    int32_t window;                       /* only keys of order > the row's - window are seen; 0: no window */
+    int32_t window_in_blocks;             /* the window also hides keys of the row's own block */
 } AvflowLayout;
 
 typedef struct AvflowPlan AvflowPlan;
