@@ -38,11 +38,15 @@ def test_clips_with_sound(name, clips, engine, tmp_path):
     assert served.free == served.free_at_start
 
 
-@pytest.mark.parametrize("steps", [{"video": -1, "audio": -1}, {"video": -1, "audio": 3}], ids=["all", "video"])
+@pytest.fixture(scope="module", params=[{"video": -1, "audio": -1}, {"video": -1, "audio": 3}], ids=["all", "video"])
+def random_requests(request, checkpoint):  # noqa: F811
+    return request.param, make_requests(checkpoint, 20, NEW, request.param)
+
+
 @pytest.mark.parametrize("caching", [False, True])
-def test_random_requests(caching, steps, checkpoint, engine):  # noqa: F811
+def test_random_requests(caching, random_requests, checkpoint, engine):  # noqa: F811
     """Batches of chunks, few blocks, a prefix cache; of some chunks and prefixes nothing is there in any layer."""
-    requests = make_requests(checkpoint, 20, NEW, steps)
+    steps, requests = random_requests
     served = engine(
         model=str(checkpoint),
         avflow=steps,
@@ -51,11 +55,11 @@ def test_random_requests(caching, steps, checkpoint, engine):  # noqa: F811
         max_model_len=192,
         max_num_seqs=10,
         max_num_batched_tokens=48,
-        num_gpu_blocks_override=7 if len(set(steps.values())) == 1 else 20,
+        num_gpu_blocks_override=1 + 6 * count(6, sorted(set(steps.values()))),  # a longest request's
     )
     rng = random.Random(4)
     for _ in range(2):
-        chosen = [requests[rng.randrange(len(requests))] for _ in range(40)]
+        chosen = [requests[rng.randrange(len(requests))] for _ in range(30)]
         got = served.generate(
             [{"prompt_token_ids": one.ids} for one in chosen], [{RUNS: one.runs} for one in chosen], NEW
         )
