@@ -9,6 +9,9 @@ import pyarrow as pa
 
 from avflow.experiments.answer_lens import SCHEMA as LENS
 from avflow.experiments.attention_share import SCHEMA as SHARE
+from avflow.experiments.lens_shift import SCHEMA as SHIFT
+from avflow.experiments.patch import SCHEMA as PATCH
+from avflow.experiments.token_lens import SCHEMA as TOKENS
 from avflow.planning.choice import Tolerance, Trials, table_of
 from avflow.results.table import write_table
 from avflow.runs.folder import RunFolder
@@ -81,6 +84,46 @@ def lens(folder, count=4):
                 same = dict(prompt=str(n), task="color" if n % 2 else "pitch", layer=x, token="ABC"[token])
                 rows.append(same | dict(token_id=token, kind=kind, p=p, logp=float(np.log(p)), top="A"))
     return look(folder, "lens", rows, LENS)
+
+
+def patch(folder, count=12):
+    """Blank states at the options take 30 points in layers 2 to 4 (most at 3), those at the audio nothing."""
+    rows = []
+    for n in range(count):
+        for site in ("option_correct", "audio"):
+            for x in range(LAYERS):
+                points = {2: -20.0, 3: -30.0, 4: -22.0}.get(x, 0.0) if site == "option_correct" else 0.0
+                p = 0.5 + (points + 0.1 * np.sin(n + 3 * x)) / 100
+                same = dict(prompt=str(n), task="", site=site, part="residual", source="silence", layer=x, window=1)
+                same |= dict(first_layer=x, last_layer=x, answer="A", p_base=0.5, p_patched=p, p_source=0.2)
+                same |= dict(
+                    logp_base=float(np.log(0.5)), logp_patched=float(np.log(p)), logp_source=float(np.log(0.2))
+                )
+                same |= dict(change_percent=100 * (p - 0.5) / 0.5, carried=0.0, top_base="A", top_patched="A")
+                rows.append(same | dict(top_source="B", correct=True, correct_patched=True, status="ok", kernel=""))
+    return look(folder, "patch", rows, PATCH)
+
+
+def tokens(folder, count=2):
+    """Of ten video tokens the word "sky" is said by as many as the layer's number, "a$b" by one."""
+    rows = [
+        dict(prompt=str(n), task="", group="video", layer=x, token=word, token_id=i, count=c, tokens=10, p=0.1)
+        for n in range(count)
+        for x in range(LAYERS)
+        for i, (word, c) in enumerate((("sky", x), ("a$b", 1)))
+    ]
+    return look(folder, "tokens", rows, TOKENS)
+
+
+def shift(folder, count=2):
+    """Half of the video's tokens are shifted in prompt 0, none in prompt 1; KL is the layer's number in both."""
+    rows = [
+        dict(prompt=str(n), task="", group="video", layer=x, tokens=4, kl=float(x), unshifted=0.5, marginal=0.5 * n)
+        | dict(shifted=0.5 - 0.5 * n)
+        for n in range(count)
+        for x in range(LAYERS)
+    ]
+    return look(folder, "shift", rows, SHIFT)
 
 
 def plan(folder):

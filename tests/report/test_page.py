@@ -25,9 +25,9 @@ from avflow.report.flow import flow_data, lines_of
 from avflow.report.html import embedded, page
 from avflow.report.names import folder_names
 from avflow.report.samples import read_sample_views, write_sample_views
-from avflow.report.words import extent, flow_sentence, matters, peak, summary
+from avflow.report.words import extent, flow_sentence, matters, patch_sentence, peak, summary
 from avflow.report.write import report, report_together
-from avflow.results.change import mean_change
+from avflow.results.change import average_change, mean_change, significance
 from avflow.results.results import Results, read
 from avflow.results.table import table_from_rows
 from avflow.runtime.generating import Generated
@@ -87,6 +87,45 @@ def test_sentences_name_the_effect_that_is_there_and_no_other(folders):
     for base in (0, 1):
         whole = " ".join(line for part in summary(found, base) for line in part["lines"]).lower()
         assert f"video before layer {base}, audio after layer {3 + base} can leave" in whole
+
+
+def test_patching_and_the_lenses_of_tokens(tmp_path):
+    made = [kind(tmp_path / kind.__name__) for kind in (cases.patch, cases.tokens, cases.shift)]
+    found = collect(made)
+    (entry,) = found["patch"]
+    options, audio = lines_of(entry)
+    rows = {
+        (r["knockout"], r["layer"]): r
+        for r in average_change(read(made[0]), center="difference", interval="bca").to_pylist()
+    }
+    tested = {(r["knockout"], r["layer"]): r["p"] for r in significance(read(made[0]), center="difference").to_pylist()}
+    for line in (options, audio):
+        for layer, change, low, high, samples, p in line["points"]:
+            row = rows[line["path"], layer]
+            assert (change, low, high, samples) == (row["change"], row["low"], row["high"], 12)
+            assert p == tested[line["path"], layer]
+    assert options["points"][3][1] == pytest.approx(-30, abs=0.1)
+    (sentence,) = next(part["lines"] for part in summary(found) if part["title"] == "Patching")
+    assert sentence.startswith("All samples (12 samples): putting the states of silence at option_correct changes")
+    assert (
+        "by −30.0 points at layer 3" in sentence and "layers 2–4" in sentence and sentence.endswith("not sure: audio.")
+    )
+    # Of two things looked at, each must be surer; and so few samples show nothing.
+    barely = {**entry, "panels": [{"title": "", "lines": [{**options, "points": [[0, -20.0, -30.0, -10.0, 9, 0.04]]}]}]}
+    assert "putting" in patch_sentence(barely) and "no site is sure" in patch_sentence(barely, looks=2)
+    few = collect([cases.patch(tmp_path / "few", 3)])
+    assert "3 samples are too few" in patch_sentence(few["patch"][0])
+    (words,) = found["tokens"][0]["panels"]
+    assert [line["label"] for line in words["lines"]] == ["'sky'", "'a$b'"]
+    assert [p[1] for p in words["lines"][0]["points"]] == [10 * x for x in range(cases.LAYERS)]
+    shifted, kl = (panel["lines"][0]["points"] for panel in found["shift"][0]["panels"])
+    assert [p[1] for p in shifted] == [25.0] * cases.LAYERS and [p[1] for p in kl] == list(range(cases.LAYERS))
+    assert shifted[0][2] == 0.0 and shifted[0][3] == 50.0  # of two samples
+    text = report_together(made, tmp_path / "page").read_text()
+    for title in ("Which states carry the answer", "What tokens say", "How far another model is"):
+        assert title in text
+    assert re.search(r"<td[^>]*>option_correct</td>\s*<td[^>]*>-30\.0</td>", text)
+    assert set(data_of(text)) >= {"patch", "tokens", "shift"}
 
 
 def test_few_samples_are_called_few_and_one_shows_nothing(tmp_path):

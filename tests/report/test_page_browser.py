@@ -36,6 +36,7 @@ def folder(tmp_path_factory):
 def report(folder):
     made = [cases.sweep(folder / "run"), cases.sweep(folder / "second", 4), cases.share(folder / "share")]
     made += [cases.lens(folder / "lens"), cases.plan(folder / "plan")]
+    made += [cases.patch(folder / "patch"), cases.tokens(folder / "tokens"), cases.shift(folder / "shift")]
     model = demo_folder.model()
     prompts = [model.prepare(s) for s in avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[:2]]
     entries = [sample_view(prompt, model) for prompt in prompts]
@@ -48,6 +49,20 @@ def report(folder):
 def browser():
     with window(1200, 900) as found:
         yield found
+
+
+def test_patching_and_lenses_of_tokens_are_drawn(opened):
+    counts = {
+        name: opened.page.locator(f"#{name} svg.chart, #{name} .chart svg").count()
+        for name in ("patch", "tokens", "shift")
+    }
+    assert counts == {"patch": 1, "tokens": 1, "shift": 2}
+    chart = opened.page.locator("#patch .chart svg").first
+    chart.focus()
+    for _ in range(4):
+        opened.page.keyboard.press("ArrowRight")
+    text = opened.page.locator("#patch").inner_text()
+    assert "Layer 3, 12 samples" in text and "option_correct" in text
 
 
 @pytest.fixture

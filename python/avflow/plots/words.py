@@ -46,11 +46,34 @@ def word_lines(
     there = pc.unique(table["group"]).to_pylist()
     if group is None and len(there) == 1:
         group = there[0]
-    if group not in there:
+    if group is None or group not in there:
         known = ", ".join(there) or "no rows"
         raise InputError(f"group {checks.shown(group)}: the table has {known}; name one of them")
+    layers, drawn = word_shares(table, group, words, most)
+    with mpl.rc_context(STYLE):
+        figure, ax = canvas(ax, (5.4, 3.0))
+        for (word, shares), color in zip(drawn.items(), COLORS, strict=False):
+            marker = "o" if len(layers) == 1 else None
+            # A dollar sign would begin a formula.
+            ax.plot(
+                np.array(layers) + first_layer, shares, color=color, marker=marker, label=repr(word).replace("$", r"\$")
+            )
+        ax.set_ylim(bottom=0)
+        ax.margins(x=0.02)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.set_xlabel("Layer")
+        ax.set_ylabel(f"Share of {group} tokens")
+        ax.set_title(heading(title, "Words by the lens", len(pc.unique(table["prompt"]))), loc="left")
+        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.0)
+    return Drawn(figure, ax)
+
+
+def word_shares(
+    table: pa.Table, group: str, words: Sequence[str] | None = None, most: int = 7
+) -> tuple[list[int], dict[str, list[float]]]:
+    """Layers, and of each word the share of a group's tokens that say it, [layers]. As of `word_lines`."""
     table = table.filter(pc.equal(table["group"], group))
-    layers = np.unique(table["layer"].to_numpy())
+    layers = np.unique(table["layer"].to_numpy()).tolist()
     counted = table.group_by(["token", "layer"]).aggregate([("count", "sum")]).to_pylist()
     total: dict[str, int] = {}
     for row in counted:
@@ -64,23 +87,8 @@ def word_lines(
     # A prompt's tokens stand in each of its rows: once per prompt and layer.
     sizes = table.group_by(["prompt", "layer"]).aggregate([("tokens", "max")]).group_by("layer")
     tokens = {r["layer"]: r["tokens_max_sum"] for r in sizes.aggregate([("tokens_max", "sum")]).to_pylist()}
-    with mpl.rc_context(STYLE):
-        figure, ax = canvas(ax, (5.4, 3.0))
-        for word, color in zip(drawn, COLORS, strict=False):
-            height = dict.fromkeys(layers.tolist(), 0)
-            height |= {r["layer"]: r["count_sum"] for r in counted if r["token"] == word}
-            shares = [height[layer] / tokens[layer] for layer in layers.tolist()]
-            marker = "o" if len(layers) == 1 else None
-            # A dollar sign would begin a formula.
-            ax.plot(layers + first_layer, shares, color=color, marker=marker, label=repr(word).replace("$", r"\$"))
-        ax.set_ylim(bottom=0)
-        ax.margins(x=0.02)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-        ax.set_xlabel("Layer")
-        ax.set_ylabel(f"Share of {group} tokens")
-        ax.set_title(heading(title, "Words by the lens", len(pc.unique(table["prompt"]))), loc="left")
-        ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.0)
-    return Drawn(figure, ax)
+    height = {(r["token"], r["layer"]): r["count_sum"] for r in counted}
+    return layers, {word: [height.get((word, layer), 0) / tokens[layer] for layer in layers] for word in drawn}
 
 
 _SHIFTS = {
@@ -117,7 +125,7 @@ def shift_lines(
         figure, ax = canvas(ax, (5.4, 3.0))
         for group in pc.unique(table["group"]).to_pylist():
             own = table.filter(pc.equal(table["group"], group))
-            layers, mean, low, high = (np.asarray(v) for v in _means(own, value, confidence, seed))
+            layers, mean, low, high = (np.asarray(v) for v in shift_means(own, value, confidence, seed))
             color, hatch = GROUP_STYLE.get(group, (GREY, ""))
             at = layers + first_layer
             ax.fill_between(at, scale * low, scale * high, color=color, alpha=0.13, linewidth=0)
@@ -133,7 +141,7 @@ def shift_lines(
     return Drawn(figure, ax)
 
 
-def _means(table: pa.Table, value: str, confidence: float, seed: int) -> tuple[np.ndarray, ...]:
+def shift_means(table: pa.Table, value: str, confidence: float = 0.95, seed: int = 0) -> tuple[np.ndarray, ...]:
     """Layers, and there mean, low and high over prompts (NaN for a lone one), each [layers]."""
     prompts = table["prompt"].combine_chunks().dictionary_encode().indices.to_numpy()
     layers, column = np.unique(table["layer"].to_numpy(), return_inverse=True)

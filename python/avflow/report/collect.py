@@ -16,6 +16,9 @@ from ..errors import InputError
 from ..experiments.answer_lens import SCHEMA as LENS
 from ..experiments.attention_share import SCHEMA as SHARE
 from ..experiments.cheaper import described
+from ..experiments.lens_shift import SCHEMA as SHIFT
+from ..experiments.patch import SCHEMA as PATCH
+from ..experiments.token_lens import SCHEMA as TOKENS
 from ..results.results import read
 from ..results.schemas import PLAN_EVICTION
 from ..results.table import checked, one_width, read_parquet, widths_of
@@ -25,9 +28,10 @@ from ..runs.records import read_records
 from ..runs.summary import summarize, worst_check
 from .flow import flow_data
 from .names import folder_names
+from .patching import patch_data
 from .samples import FILE as SAMPLES
 from .samples import read_sample_views
-from .tables import lens_data, plan_data, share_data
+from .tables import lens_data, plan_data, share_data, shift_data, tokens_data
 
 
 def kind_of(folder: str | Path) -> str:
@@ -46,7 +50,8 @@ def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any
     """What the folders hold, as JSON values; a key is absent where no folder has it.
 
     sweeps, one for every width of window: [{name, flow (see flow_data), layers, finished, counts, failed, strongest,
-    rows}]; share, lens, plan (see tables.py), samples (see samples.py); folders: [{name, kind, config, versions}].
+    rows}]; share, lens, tokens, shift, plan (see tables.py), patch (see patching.py), samples (see samples.py);
+    folders: [{name, kind, config, versions}].
 
     Args:
         select: correct, wrong or all samples of the sweeps.
@@ -62,7 +67,9 @@ def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any
             found.setdefault("sweeps", []).extend(_sweeps(folder, name, select, found["folders"]))
             continue
         if kind not in _READERS:
-            raise InputError(f"{folder} holds a run of {kind!r}: a report shows sweep, share, lens and plan runs")
+            raise InputError(
+                f"{folder} holds a run of {kind!r}: a report shows sweep, plan and {', '.join(_LOOKS)} runs"
+            )
         if kind in found:
             raise InputError(f"{folder} is the second run of {kind!r}: a report takes one, and any number of sweeps")
         found[kind] = _READERS[kind](folder)
@@ -140,9 +147,16 @@ def _check(folder: Path) -> dict[str, Any] | None:
     return summary.get("check") or worst_check(read_records(folder))
 
 
-_READERS = {
+def _patch(folder: Path) -> list[dict[str, Any]]:
+    direction = str(read_config(folder).get("direction", "noise"))
+    return patch_data(_rows(folder, PATCH), direction, read_records(folder))
+
+
+_LOOKS = {
     "share": lambda folder: share_data(_rows(folder, SHARE)),
     "lens": lambda folder: lens_data(_rows(folder, LENS)),
-    "plan": _plan,
-    "samples": read_sample_views,
+    "tokens": lambda folder: tokens_data(_rows(folder, TOKENS)),
+    "shift": lambda folder: shift_data(_rows(folder, SHIFT)),
+    "patch": _patch,
 }
+_READERS = {**_LOOKS, "plan": _plan, "samples": read_sample_views}

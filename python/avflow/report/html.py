@@ -21,7 +21,7 @@ from markupsafe import Markup
 from ..models.proof import described
 from ..plots.style import path_label
 from .flow import lines_of
-from .words import summary
+from .words import peak, summary
 
 SCRIPTS = tuple(f"js/{name}.js" for name in ("base", "lines", "heat", "bars", "sample", "schedule", "main"))
 
@@ -40,6 +40,7 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
         tiles=_tiles(found),
         words=[(base, summary(found, base)) for base in (0, 1)],
         charts=_charts(found, drawn),
+        patched=_patched(found),
         folders=[{**folder, "rows": _settings(folder)} for folder in found["folders"]],
         numbers=Markup(embedded({**found, "sweeps": drawn})),
         scripts=Markup("\n".join(_file(name) for name in SCRIPTS)),
@@ -103,7 +104,7 @@ def _file(name: str) -> str:
 
 def _charts(found: dict[str, Any], drawn: list[dict[str, Any]]) -> set[str]:
     """The sections with charts that the page gets."""
-    charts: set[str] = {name for name in ("share", "lens", "plan") if name in found}
+    charts: set[str] = {name for name in ("share", "lens", "tokens", "shift", "patch", "plan") if found.get(name)}
     if drawn:
         charts.add("flow")
     if any(_comparable(a["flow"], b["flow"]) for a, b in itertools.combinations(drawn, 2)):
@@ -111,6 +112,15 @@ def _charts(found: dict[str, Any], drawn: list[dict[str, Any]]) -> set[str]:
     if found.get("samples", {}).get("samples"):
         charts.add("samples")
     return charts
+
+
+def _patched(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of every site of all samples the strongest point of its line."""
+    rows = []
+    for line in lines_of(found["patch"][0]) if found.get("patch") else []:
+        layer, change, low, high, _, p = peak(line)
+        rows.append({"label": line["label"], "layer": layer, "change": change, "low": low, "high": high, "p": p})
+    return rows
 
 
 def _comparable(flow: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:

@@ -1,7 +1,8 @@
-"""What look and plan runs hold, for the page: attention shares, answer lens, eviction curves."""
+"""What look and plan runs hold, for the page: attention shares, lenses, eviction curves."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from ..plots.attention import GROUP_STYLE, lens_means, share_means
 from ..plots.eviction import group_looks
 from ..plots.style import GREY, words
+from ..plots.words import COLORS, shift_means, word_shares
 from .colors import dashes, ink
 
 LENS_STYLE = {"true option": ("blue", []), "false option": ("vermillion", [8.0, 3.0]), "answer": ("blue", [])}
@@ -47,6 +49,51 @@ def lens_data(table: pa.Table) -> list[dict[str, Any]]:
             color, pattern = LENS_STYLE[kind]
             lines.append({"label": kind, "color": color, "dashes": pattern, "points": points})
         out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "lines": lines})
+    return out
+
+
+def tokens_data(table: pa.Table) -> list[dict[str, Any]]:
+    """Per task: samples, panels, one a group: [{title, lines: [{label, color, dashes, points: [layer, percent]}]}]."""
+    out = []
+    for task, rows in by_task(table):
+        panels = []
+        for group in pc.unique(rows["group"]).to_pylist():
+            layers, said = word_shares(rows, group)
+            lines = [
+                {
+                    "label": repr(word),
+                    "color": ink(color),
+                    "dashes": [],
+                    "points": [[layer, 100 * share, None, None] for layer, share in zip(layers, shares, strict=True)],
+                }
+                for (word, shares), color in zip(said.items(), COLORS, strict=False)
+            ]
+            panels.append({"title": words(group), "lines": lines})
+        out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "panels": panels})
+    return out
+
+
+def shift_data(table: pa.Table) -> list[dict[str, Any]]:
+    """Per task: samples, panels: shifted tokens in percent, and KL in nats: [{title, lines}], a line a group.
+
+    Points are [layer, mean, low, high]; low and high None for a lone sample.
+    """
+    out = []
+    for task, rows in by_task(table):
+        panels = []
+        for value, title, scale in (("shifted", "shifted tokens (%)", 100), ("kl", "KL (nats)", 1)):
+            lines = []
+            for group in pc.unique(rows["group"]).to_pylist():
+                columns = shift_means(rows.filter(pc.equal(rows["group"], group)), value)
+                points = [
+                    [int(layer), *(None if math.isnan(v) else scale * float(v) for v in values)]
+                    for layer, *values in zip(*columns, strict=True)
+                ]
+                look = group_style(group)
+                pattern = [8.0, 3.0] if look["hatched"] else []
+                lines.append({"label": look["label"], "color": look["color"], "dashes": pattern, "points": points})
+            panels.append({"title": title, "lines": lines})
+        out.append({"task": task, "samples": len(pc.unique(rows["prompt"])), "panels": panels})
     return out
 
 

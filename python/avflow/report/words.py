@@ -1,8 +1,9 @@
 """What a report's numbers say, in sentences made from them alone.
 
 A path counts as one that matters if in one of its layers the answer's probability changes by at least LEAST percent
-and p there, corrected for all paths, layers, tasks and sweeps of the page, is below 0.05. The sentences give the number
-of samples. The strongest of many (path, layer) pairs still looks somewhat larger than it is.
+(a site of patching: points) and p there, corrected for all paths, layers, tasks and sweeps of the page, is below 0.05.
+The sentences give the number of samples. The strongest of many (path, layer) pairs still looks somewhat larger than it
+is.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ MEDIA = ("video", "audio", "image", "candidate", "reference")
 def summary(found: dict[str, Any], base: int = 0) -> list[dict[str, Any]]:
     """[{title, lines: [sentence]}] of what `collect` found. base: the number of the first layer, 0 or 1."""
     parts = []
+    looks = sum(bool(sweep["flow"]) for sweep in found.get("sweeps", [])) + bool(found.get("patch"))
     for sweep in found.get("sweeps", []):
         title = "Information flow" if len(found["sweeps"]) == 1 else f"Information flow, {sweep['name']}"
         entries = sweep["flow"][1:] or sweep["flow"]
         if entries:
-            looks = sum(bool(other["flow"]) for other in found["sweeps"])
             lines = [flow_sentence(entry, base, looks) for entry in entries]
             parts.append({"title": title, "lines": [*lines, *sweep.get("thinned", [])]})
     if "share" in found:
         parts.append({"title": "Attention", "lines": [share_sentence(found["share"][0], base)]})
     if "lens" in found:
         parts.append({"title": "Answer lens", "lines": [lens_sentence(found["lens"][0], base)]})
+    if found.get("patch"):
+        entries = found["patch"][1:] or found["patch"]
+        parts.append({"title": "Patching", "lines": [patch_sentence(entry, base, looks) for entry in entries]})
     if "plan" in found:
         parts.append({"title": "Eviction", "lines": plan_sentences(found["plan"], base)})
     if "samples" in found and (line := answer_sentence(found["samples"]["samples"])):
@@ -46,7 +50,7 @@ def peak(line: dict[str, Any]) -> list:
 def matters(point: list, looks: int = 1) -> bool:
     """Is the change at this point large, and sure after correction for all that was looked at?
 
-    looks: how many sweeps the page tells of (Bonferroni); within one, p is corrected already.
+    looks: how many sweeps and runs of patching the page tells of (Bonferroni); within one, p is corrected already.
     """
     p = point[5]
     return abs(point[1]) >= LEAST and p is not None and p * looks < SURE
@@ -148,6 +152,33 @@ def lens_sentence(entry: dict[str, Any], base: int = 0) -> str:
     return f"The true option leads {where} and ends at {ends} {count}."
 
 
+def patch_sentence(entry: dict[str, Any], base: int = 0, looks: int = 1) -> str:
+    """At which site and layer the states carry most; which sites are not sure to carry any. looks: as of `matters`."""
+    lines = lines_of(entry)
+    head = f"{entry['task'] or 'All samples'} ({_samples(entry['samples'])}): "
+    what = f"the states of {entry['source']}" if entry["direction"] == "noise" else "the prompt's own states"
+    ranked = sorted(
+        ((line, top) for line in lines if (top := sure_peak(line, looks))), key=lambda pair: -abs(pair[1][1])
+    )
+    if not ranked:
+        top = max((peak(line) for line in lines), key=lambda point: abs(point[1]))
+        tested = any(point[5] is not None for line in lines for point in line["points"])
+        few = "" if tested else _untested(entry["samples"])
+        return f"{head}no site is sure to carry the answer; the largest difference is {_points(top[1])}{few}."
+    line, top = ranked[0]
+    sure = "p < 0.001" if top[5] < 0.001 else f"p = {top[5]:.3f}"
+    text = (
+        f"putting {what} at {line['label']} changes the answer's probability most, by {_points(top[1])} at layer "
+        f"{top[0] + base} (95 % interval {_number(top[2])} to {_number(top[3])}, {sure} after correction for all sites "
+        f"and layers; half of that or more in {_layers(line, top, base)})"
+    )
+    if others := [f"{other['label']} ({_points(point[1])})" for other, point in ranked[1:4]]:
+        text += "; then " + ", ".join(others)
+    if rest := [other["label"] for other in lines if not sure_peak(other, looks)]:
+        text += "; not sure: " + ", ".join(rest)
+    return f"{head}{text}."
+
+
 def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
     """The schedule, what it does to the answers, and what it saves."""
     figures, n = plan["figures"], plan["prompts"]
@@ -219,6 +250,14 @@ def _layers(line: dict[str, Any], top: list, base: int) -> str:
 
 def _change(value: float) -> str:
     return f"{value:+.1f} %".replace("-", "−") if abs(value) >= 0.05 else f"{value:+.2g} %".replace("-", "−")
+
+
+def _number(value: float) -> str:
+    return f"{value:+.1f}".replace("-", "−")
+
+
+def _points(value: float) -> str:
+    return f"{_number(value)} points"
 
 
 def _samples(n: int) -> str:

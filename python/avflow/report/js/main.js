@@ -14,7 +14,7 @@ function choice(legend, name, entries, chosen, change) {
 }
 
 function tasks() {
-  const all = [...(data.sweeps ?? []).flatMap((s) => s.flow), ...(data.share ?? []), ...(data.lens ?? [])];
+  const all = [...(data.sweeps ?? []).flatMap((s) => s.flow), ...["share", "lens", "patch", "tokens", "shift"].flatMap((name) => data[name] ?? [])];
   return [...new Set(all.map((entry) => entry.task))];
 }
 
@@ -129,6 +129,17 @@ function lookCharts() {
   }
 }
 
+// Sections of panels with lines: patching (points), words by the lens (%), shift (% and nats).
+function panelCharts(name, ylabel) {
+  const entry = entryOf(data[name]), holder = place(name);
+  if (!entry) return absent(holder);
+  holder.replaceChildren(...entry.panels.map((panel) => make("section", {}, make("h3", {}, panel.title), make("div", { class: "chart" }),
+    make("ul", { class: "legend" }, ...panel.lines.map((line) => make("li", {}, make("span", { class: "item" }, swatch(line), line.label)))))));
+  entry.panels.forEach((panel, i) => lineChart(holder.children[i].querySelector(".chart"), {
+    lines: panel.lines, base: state.base, y: spread(panel.lines, true), zero: true, ylabel: ylabel ?? panel.title,
+    label: `${panel.title || ylabel} by layer` }));
+}
+
 function planCharts() {
   const { plan } = data, pick = (a, b, c) => plan.lines.map((line) => ({ ...line, points: line.points.map((p) => [p[0], p[a], p[b], p[c]]) }));
   const marks = (column) => plan.lines.filter((line) => line.leaves !== null)
@@ -156,6 +167,9 @@ function sampleCharts() {
 function render() {
   if (data.sweeps?.length) { flowCharts(); if (place("compare")) compareCharts(); }
   lookCharts();
+  if (data.patch?.length) panelCharts("patch", "change in answer probability (points)");
+  if (data.tokens) panelCharts("tokens", "tokens (%)");
+  if (data.shift) panelCharts("shift");
   if (data.plan) planCharts();
   if (data.samples?.samples.length) sampleCharts();
 }
