@@ -78,10 +78,13 @@ Labeller = Callable[[str, list[labels.Span], list[int]], tuple[list[str], list[i
 class ChatFamily(Family):
     """A family whose prompts are a system turn and a user turn with media, question and options.
 
-    empty_system: without a system text there is still a system turn.
+    Attributes:
+        empty_system: without a system text there is still a system turn.
+        answer_lead: what stands between the begun assistant's turn and the answer, as a part of its first token.
     """
 
     empty_system = True
+    answer_lead = ""
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         """The token ids of the model's media."""
@@ -157,7 +160,9 @@ class ChatFamily(Family):
             _check_text(tokenizer, text, sample)
         bare = wording.system is None or not (wording.system or self.empty_system)
         text, spans = _render(model.processor, None if bare else wording.system, parts)
-        text += wording.style.answer_prefix
+        lead = self.answer_lead
+        if style.answer_prefix:
+            text, lead = text + lead + style.answer_prefix, ""
         inputs = encode(text)
         ids = inputs["input_ids"][0]  # [N]
         for name in ("pixel_values", "pixel_values_videos", "input_features", "audio_features"):
@@ -170,7 +175,7 @@ class ChatFamily(Family):
             groups[-1], items[-1] = "last", -1
         times = None if roles is not None else self._times(model, ids.tolist(), inputs)  # candidates have no one clock
         _check_length(model, len(ids), sample)
-        answer_ids, option_ids = _answer(tokenizer, sample) if sample.answered else (None, None)
+        answer_ids, option_ids = _answer(tokenizer, sample, lead) if sample.answered else (None, None)
         return Prompt(
             id=sample.id,
             task=sample.task,
@@ -480,12 +485,13 @@ def _mark(number: int) -> str:
     return f"\ue000{number}\ue001"
 
 
-def _answer(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> tuple[list[int], list[int] | None]:
-    """Token ids of the answer; of every option's letter."""
+def _answer(tokenizer: PreTrainedTokenizerBase, sample: Sample, lead: str) -> tuple[list[int], list[int] | None]:
+    """Token ids of the answer; of every option's letter. lead: before either of them."""
     if sample.options is None:
-        return tokenizer(sample.answer, add_special_tokens=False)["input_ids"], None
-    ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in LETTERS[: len(sample.options)]]
-    long = [letter for letter, found in zip(LETTERS, ids, strict=False) if len(found) != 1]
+        return tokenizer(lead + sample.answer, add_special_tokens=False)["input_ids"], None
+    letters = [lead + letter for letter in LETTERS[: len(sample.options)]]
+    ids = [tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in letters]
+    long = [letter for letter, found in zip(letters, ids, strict=True) if len(found) != 1]
     if long:
         raise UnsupportedModelError(f"the tokenizer splits the option letter {long[0]!r} into several tokens")
     options = [found[0] for found in ids]

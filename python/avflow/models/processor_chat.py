@@ -60,7 +60,6 @@ class ProcessorFamily(chat.ChatFamily):
     system = ""
     frames = 8
     sound_token = 0.04  # 100 mel frames a second, of which four make a token
-    told_by_ids = ()
     empty_system = False
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
@@ -164,7 +163,7 @@ class ProcessorFamily(chat.ChatFamily):
             raise InputError(f"sample {sample.id!r}: {type(self).__name__} reads no sound of a video: leave it out")
         if len(given) != 1 or given[0] not in self.reads:
             raise InputError(
-                f"sample {sample.id!r} has {' and '.join(given) or 'no medium'}: {type(self).__name__} reads one "
+                f"sample {sample.id!r} has {' and '.join(given)}: {type(self).__name__} reads one "
                 f"{' or '.join(self.reads)} at a time"
             )
         return given[0]

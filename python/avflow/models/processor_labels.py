@@ -29,7 +29,7 @@ def label_expanded(
     whole = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
     before, found, after = text.partition(mark)
     again = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
-    fits = whole.startswith(before) and whole.endswith(after) and len(before) + len(after) <= len(whole)
+    fits = whole.startswith(before) and whole.endswith(after) and len(before) + len(after) < len(whole)
     if not found or not fits or again["input_ids"] != list(ids):
         raise InputError(
             f"the processor's ids do not read as the chat with something in place of {mark!r}: chat template, "

@@ -20,6 +20,8 @@ _MODULES = (
     "llava_onevision",
     "video_llama3",
     "qwen2_audio",
+    "smolvlm",
+    "audio_flamingo3",
 )
 
 
