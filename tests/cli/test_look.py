@@ -63,6 +63,35 @@ def test_every_experiment_ends_in_a_folder(what, samples, tmp_path):
         assert table.replace_schema_metadata(None).equals(want)
 
 
+def test_a_look_without_a_figure_says_what_it_found(samples, tmp_path):
+    def found(what, *more):
+        result = avflow_("look", what, "m", samples, "--out", tmp_path / f"{what}{len(more)}", "--limit", "1", *more)
+        assert result.exit_code == 0, result.output
+        return [line.removeprefix("found       ") for line in result.stdout.splitlines() if line.startswith("found")]
+
+    assert found("sinks", "--times", "900") == [
+        "none: in 1 samples no token of media is 900 times as long as the median of its group; a smaller --times finds "
+        "less distinct ones"
+    ]
+    first, *by_layer = found("sinks", *CASES["sinks"][0])
+    rows = pq.read_table(tmp_path / "sinks4" / "rows.parquet")
+    tokens = set(rows["position"].to_pylist())
+    assert first.startswith(f"{len(tokens)} tokens in 1 of 1 samples, in layer")
+    assert by_layer and all(line.startswith("video in layer ") for line in by_layer)
+    first, *_ = found("text", *CASES["text"][0])
+    changed = pq.read_table(tmp_path / "text6" / "rows.parquet")["changed"].to_pylist()
+    assert first == f"{sum(changed)} of 1 answers are worded differently with a path cut"
+    assert found("lens") == []
+
+
+def test_heads_have_a_figure_of_their_own(samples, tmp_path):
+    result = avflow_("look", "share", "m", samples, "--out", tmp_path / "run", "--limit", "1", "--heads")
+    assert result.exit_code == 0 and {p.stem for p in (tmp_path / "run" / "figures").iterdir()} == {
+        "share_last",
+        "share_last_heads",
+    }
+
+
 def test_a_folder_is_resumed_and_guarded(samples, tmp_path, monkeypatch):
     out, seen = tmp_path / "run", []
     experiment = EXPERIMENTS["lens"]

@@ -11,6 +11,7 @@ from avflow.experiments import answer_lens as lens
 from avflow.experiments import attention_share as share
 from avflow.experiments.pathways import SCHEMA
 from avflow.plots import attention as plots_attention
+from avflow.plots import attention_maps
 from avflow.plots import information_flow as plots
 from avflow.plots import shift_lines
 
@@ -80,14 +81,14 @@ def test_everything_a_run_gives_can_be_drawn_and_saved(tmp_path):
     figures = {
         "share": plots_attention.share_bars(avflow.attention_share(model, prompt))[0],
         "lens": plots_attention.lens_lines(avflow.answer_lens(model, prompt))[0],
-        "map": plots_attention.map_image(found, 1)[0],
+        "map": attention_maps.map_image(found, 1)[0],
         "pathways": plots_attention.pathway_bars(avflow.pathways(model, prompt, keep, random=2))[0],
     }
     for name, figure in figures.items():
         assert {p.suffix for p in plots.save(figure, tmp_path / name)} == {".png", ".pdf"}
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
     with pytest.raises(avflow.InputError, match="layer 0 is not in the map"):
-        plots_attention.map_image(found, 0)
+        attention_maps.map_image(found, 0)
 
 
 def test_pathway_bars_show_accuracy_and_edges():

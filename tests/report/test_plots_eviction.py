@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from avflow.errors import InputError
@@ -65,6 +66,15 @@ def test_before_layer_0_is_said(first):
     )
     (line, *_) = drawn[1][0].get_lines()
     assert line.get_label() == f"video, leaves before {first}" and line.get_xdata().tolist() == [first - 1, first + 3]
+
+
+def test_marks_on_one_place_are_rings_around_each_other(table):
+    layers = table["layer"].to_pylist()
+    same = table.set_column(table.column_names.index("accuracy"), "accuracy", pa.array([0.5] * len(layers)))
+    _, (left, right) = eviction_lines(same, {"video": 5, "audio": 5, "image": 8})
+    marks = [line for line in left.get_lines() if line.get_linestyle() == "None"]
+    assert [mark.get_markersize() for mark in marks] == [15, 8, 8]  # video's around audio's; image's elsewhere
+    assert marks[0].get_markerfacecolor() == "none" and marks[1].get_markerfacecolor() != "none"
 
 
 def test_groups_differ_without_colour(table):

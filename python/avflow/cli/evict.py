@@ -29,6 +29,7 @@ from .options import (
     sampling,
     state,
     tell_bad,
+    tell_idle_gpu,
 )
 from .sweep import print_check
 
@@ -122,10 +123,14 @@ def plan(
             )
         )
         job = PlanJob(model, samples, request, **over.of_job())
+        tell_idle_gpu()
         if dry_run:
             ids = [s.id for s in job.read_samples()]
             tell_bad(job.bad)
-            print_estimates(ids, estimates(job))
+            from .rate import measured_rate
+
+            loaded = job.load()
+            print_estimates(ids, estimates(job, loaded), lambda tokens: measured_rate(loaded, tokens))
             return
         if out is None:
             raise InputError("no file for the schedule: give one with --out schedule.json (or --dry-run for the cost)")
@@ -233,6 +238,7 @@ def generate(
         media = {name: str(path) for name, path in (("video", video), ("audio", audio), ("image", image)) if path}
         sample = open_sample(question, option, **media, use_audio_in_video=False if silent else None)
         own = Labels.of(labels)
+        tell_idle_gpu()
         loaded = load(model, device=device, dtype=dtype)
         if own is not None:
             own.declare(loaded.groups)

@@ -23,6 +23,7 @@ from .options import (
     split_texts,
     state,
     tell_bad,
+    tell_idle_gpu,
 )
 from .sweep import print_check, sweep_options
 
@@ -217,12 +218,16 @@ def look(
         options = chosen_options(what, asked)
         from ..runs.look_figures import draw_look
         from ..runs.look_job import LookJob
+        from ..runs.look_words import look_words
         from ..runs.loop import run
 
+        tell_idle_gpu()
         outcome = run(LookJob(model, samples, what, options, **over.of_job()), out, debug=state["debug"])
         typer.echo(f"samples     {outcome.samples - len(outcome.failed)} looked at, {len(outcome.failed)} failed")
         print_check(outcome.results.meta.get("check"))
         typer.echo(f"rows        {out / 'rows.parquet'} ({outcome.table.num_rows})")
+        for line in look_words(what, outcome.table, outcome.samples - len(outcome.failed), options):
+            typer.echo(f"found       {line}")
         for path in draw_look(out, what, outcome.table, first_layer):
             if path.suffix == ".png":
                 typer.echo(f"figure      {path}")

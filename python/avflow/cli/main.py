@@ -13,7 +13,19 @@ from ..streams import tolerant_streams
 from . import evict as cli_evict
 from . import look as cli_look
 from . import sweep as cli_sweep
-from .options import Checkpoint, Command, Debug, Device, Dtype, cli_errors, exit_by, given, one_line, state
+from .options import (
+    Checkpoint,
+    Command,
+    Debug,
+    Device,
+    Dtype,
+    cli_errors,
+    exit_by,
+    given,
+    one_line,
+    state,
+    tell_idle_gpu,
+)
 from .sweep import draw, print_sweep
 
 app = typer.Typer(
@@ -173,12 +185,14 @@ def bench(
                 raise InputError(f"--{next(iter(random))} is about a random prompt: leave --samples out, or it")
             if evict is None:
                 raise InputError("--samples without a schedule: name its file, or a preset, with --evict")
+            tell_idle_gpu()
             loading = dict(device=device, dtype=dtype)
             found = bench_file(lambda: load(checkpoint, **loading), samples, evict, limit, max_new_tokens, batch)
         elif own:
             name = next(iter(own)).replace("_", "-")
             raise InputError(f"--{name} is about prompts of your own: name their file with --samples")
         else:
+            tell_idle_gpu()
             tokens, rounds = 4096 if tokens is None else tokens, 3 if rounds is None else rounds
             random_words.check(tokens, rounds)
             found = random_words.bench(load(checkpoint, device=device, dtype=dtype), tokens, rounds)

@@ -22,7 +22,7 @@ from ..errors import AvflowError, AvflowWarning, InputError
 from ..streams import printable
 
 WRITES_FILES = ("demo", "look", "merge", "plan", "report", "sweep")  # commands whose work is not what they print
-state = {"debug": False, "only_prints": True}
+state = {"debug": False, "only_prints": True, "default_device": False}
 
 
 def _set_debug(value: bool) -> None:
@@ -161,6 +161,8 @@ class Command(TyperCommand):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # a file name that is no UTF-8 can be shown too
         state["only_prints"] = ctx.info_name not in WRITES_FILES or bool(ctx.params.get("dry_run"))
+        source = ctx.get_parameter_source("device")
+        state["default_device"] = source is not None and source.name == "DEFAULT"
         with cli_errors():
             ctx.params = {name: _expanded(name, value) for name, value in ctx.params.items()}
         with warnings_as_lines():
@@ -213,6 +215,26 @@ def over_samples(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__annotations__ = {p.name: p.annotation for p in [*own, *shared]}
     vars(with_options)["__signature__"] = signature.replace(parameters=[*own, *shared])
     return with_options
+
+
+def tell_idle_gpu() -> None:
+    """A line where a command takes its default, the CPU, and a GPU that avflow has kernels for is there."""
+    if not state["default_device"]:
+        return
+    from avflow_ext import capabilities
+
+    cuda = capabilities()["cuda"]
+    if cuda is not None and cuda["path"] is not None:
+        typer.echo("note: a GPU is idle, this runs on the CPU: --device cuda --dtype bfloat16 uses it", err=True)
+
+
+def as_time(seconds: float) -> str:
+    """About so long, in two digits: "0.4 s", "12 s", "3.0 min", "5.0 h", "3 days"."""
+    for unit, length, until in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 48 * 3600)):
+        if seconds < until:
+            value = seconds / length
+            return f"{value:.1f} {unit}" if value < 9.95 else f"{value:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -277,8 +299,15 @@ def tell_bad(bad: dict[str, str], folder: Path | None = None) -> None:
     typer.echo(f"warning: {rows} no sample, left out: {one_line(f'{where}: {reason}')}{more}", err=True)
 
 
-def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str, Any] | str]]) -> None:
-    """A line a sample, and their sum. `estimates`: (id, its cost as cost.walks_cost gives it, or why there is none)."""
+def print_estimates(
+    ids: Sequence[str],
+    estimates: Iterable[tuple[str, dict[str, Any] | str]],
+    rate: Callable[[int], float] | None = None,
+) -> None:
+    """A line a sample, and their sum. `estimates`: (id, its cost as cost.walks_cost gives it, or why there is none).
+
+    rate: of a prompt's tokens, the operations a second of this machine; None: no time is told.
+    """
     width = min(60, max(len(i) for i in ids))
     typer.echo(f"{'sample':<{width}} {'tokens':>8} {'rows':>10} {'GFLOP':>12} {'walks':>6} {'ratio':>7}")
     total, failed = {"tokens": 0, "rows": 0, "flops": 0.0, "walks": 0}, 0
@@ -290,7 +319,14 @@ def print_estimates(ids: Sequence[str], estimates: Iterable[tuple[str, dict[str,
         typer.echo(_estimate_line(sample_id, found, width) + f" {found['ratio']:>7.2f}")
         total = {key: value + found[key] for key, value in total.items()}
     typer.echo(_estimate_line("total", total, width))
-    typer.echo("rows: over all layers; ratio: to those of one clean forward. Nothing was run.")
+    told = "rows: over all layers; ratio: to those of one clean forward. No sample was run."
+    if rate is not None and total["flops"]:
+        speed = rate(round(total["tokens"] / (len(ids) - failed)))
+        told += (
+            f" Here the walks take about {as_time(total['flops'] / speed)} or somewhat more, at {speed / 1e9:,.0f} "
+            "GFLOP/s, measured just now at this model's sizes; reading and encoding media comes on top."
+        )
+    typer.echo(told)
     if failed:
         typer.echo(f"error: {failed} samples failed", err=True)
         raise typer.Exit(1)

@@ -27,6 +27,7 @@ from .options import (
     split_texts,
     state,
     tell_bad,
+    tell_idle_gpu,
 )
 
 
@@ -117,10 +118,14 @@ def sweep(
             memory=memory,
         )
         job = SweepJob(model, samples, **request, **over.of_job())
+        tell_idle_gpu()
         if dry_run:
             ids = [s.id for s in job.read_samples()]
             tell_bad(job.bad)
-            print_estimates(ids, estimates(job))
+            from .rate import measured_rate
+
+            loaded = job.load()
+            print_estimates(ids, estimates(job, loaded), lambda tokens: measured_rate(loaded, tokens))
             return
         if out is None:
             raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")

@@ -2,7 +2,8 @@
 
 from ..moved import old_names
 from .accuracy import accuracy
-from .attention import lens_lines, map_image, pathway_bars, share_bars
+from .attention import lens_lines, pathway_bars, share_bars
+from .attention_maps import map_image, share_heads
 from .eviction import eviction_lines
 from .information_flow import flow, flow_panels, heat_map, save, widths
 from .words import shift_lines, word_lines
@@ -18,6 +19,7 @@ __all__ = [
     "pathway_bars",
     "save",
     "share_bars",
+    "share_heads",
     "shift_lines",
     "widths",
     "word_lines",

@@ -1,4 +1,4 @@
-"""Figures of what a run pays attention to and would answer: allocation bars, answer lens, pooled maps, pathways.
+"""Figures of what a run pays attention to and would answer: allocation bars, answer lens, pathways.
 
 Every function takes the Results of its experiment, or their table, and returns (figure, axes), in the look of `plots`.
 """
@@ -12,13 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .. import checks
 from ..errors import InputError
-from ..experiments.attention_map import AttentionMap
 from ..results.change import bootstrap
 from .drawable import heading, table_with
 from .drawn import Drawn
@@ -157,34 +154,6 @@ def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict
         bands = [[None if np.isnan(v) else v for v in pair] for pair in zip(low, high, strict=True)]
         out[kind] = [[layer, m, *band] for layer, m, band in zip(layers.tolist(), mean, bands, strict=True)]
     return out
-
-
-def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """A pooled attention map of one layer, colours on a logarithmic scale; stretches of one group share a label."""
-    check_first_layer(first_layer)
-    if not isinstance(found, AttentionMap):
-        raise InputError(f"map_image draws what avflow.attention_map gives, got {checks.shown(found)}")
-    if layer not in found.layers:
-        raise InputError(f"layer {layer} is not in the map: it holds {', '.join(map(str, found.layers))}")
-    weight = found.weight[found.layers.index(layer)]
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure, ax = canvas(ax, (4.6, 3.9))
-        seen = np.ma.masked_less_equal(weight, 0)
-        norm = LogNorm(vmin=max(float(seen.min()), 1e-5), vmax=1.0)
-        image = ax.pcolormesh(seen, cmap="viridis", norm=norm, rasterized=True)
-        ax.invert_yaxis()
-        ax.set_aspect("equal")
-        begins = [i for i, g in enumerate(found.groups) if i == 0 or g != found.groups[i - 1]]
-        wide = [b for b, e in zip(begins, [*begins[1:], len(found.groups)], strict=True) if e - b > len(weight) / 25]
-        ax.set_xticks(wide, [words(found.groups[b]) for b in wide], rotation=35, ha="left")
-        ax.set_yticks(wide, [words(found.groups[b]) for b in wide])
-        ax.xaxis.tick_top()
-        ax.tick_params(length=2)
-        bar = figure.colorbar(image, ax=ax, pad=0.02, fraction=0.05)
-        bar.set_label("Attention to the stretch, mean over rows and heads")
-        bar.outline.set_visible(False)
-        ax.set_xlabel(f"Layer {layer + first_layer}: keys; rows downwards")
-    return Drawn(figure, ax)
 
 
 def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:

@@ -82,6 +82,7 @@ def eviction_lines(
         figure = Figure(figsize=(7.6, 3.4), layout="constrained")
         FigureCanvasAgg(figure)
         left, right = figure.subplots(1, 2)
+        marks: dict[Axes, list[tuple[float, float, dict[str, Any]]]] = {left: [], right: []}
         for group, look in group_looks(groups).items():
             rows = table.filter(pc.equal(table["group"], group)).sort_by("layer")
             value = {n: pc.cast(rows[n], pa.float64()).to_numpy() for n in rows.column_names if n != "group"}
@@ -95,11 +96,11 @@ def eviction_lines(
                 label += f", leaves {when}" if until is None else f", {rests}"
             _line(left, at, 100 * value["accuracy"], [100 * b for b in band], look, label)
             _line(right, at, value["p"], (value["p_low"], value["p_high"]), look, label)
-            if group in chosen:
-                here = at == chosen[group] + first_layer
-                mark = dict(color=look["color"], marker=look["marker"], markersize=8, markeredgecolor="white", zorder=5)
-                left.plot(at[here], 100 * value["accuracy"][here], linestyle="none", **mark)
-                right.plot(at[here], value["p"][here], linestyle="none", **mark)
+            for row in np.flatnonzero(at == chosen[group] + first_layer) if group in chosen else ():
+                marks[left].append((at[row], 100 * value["accuracy"][row], look))
+                marks[right].append((at[row], value["p"][row], look))
+        for ax, points in marks.items():
+            _mark(ax, points)
         for ax, name, scale in ((left, "accuracy_clean", 100), (right, "p_clean", 1)):
             if (level := table[name][0].as_py()) is None:  # with a metric no answer is looked at
                 continue
@@ -130,3 +131,14 @@ def _line(
     low, high = band
     ax.fill_between(at, low, high, color=look["color"], alpha=0.11, linewidth=0, zorder=2)
     ax.plot(at, mean, linewidth=1.6, marker=look["marker"], markersize=2.6, zorder=3, label=label, **style)
+
+
+def _mark(ax: Axes, points: Sequence[tuple[float, float, dict[str, Any]]]) -> None:
+    """Where each group leaves: (layer, value, look). Of marks on one place the earlier is a ring around the later."""
+    near = 0.04 * float(np.ptp(ax.get_ylim()))
+    for number, (at, value, look) in enumerate(points):
+        within = sum(at == x and abs(value - y) < near for x, y, _ in points[number + 1 :])
+        ring: dict[str, Any] = dict(markerfacecolor="none", markeredgecolor=look["color"], markeredgewidth=1.8)
+        plain: dict[str, Any] = dict(color=look["color"], markeredgecolor="white")
+        style: dict[str, Any] = {"marker": look["marker"], "markersize": 8 + 7 * within, **(ring if within else plain)}
+        ax.plot([at], [value], linestyle="none", zorder=5 + number, **style)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from ..files import writing
 from ..plots import attention as plots_attention
+from ..plots import attention_maps
 from ..plots import information_flow as plots
 from ..plots import words as plots_words
 from .records import file_name
@@ -33,11 +35,14 @@ def draw_look(out: Path, experiment: str, table: pa.Table, first_layer: int = 0)
 
 def _share(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     tokens = sorted(set(table["answer_token"].to_pylist()))
-    names = {0: "share_last"} | {t: f"share_answer_{t}" for t in tokens if t}
-    return {
-        names[t]: plots_attention.share_bars(table, token=t, title=_token_title(t), first_layer=first_layer)[0]
-        for t in tokens
-    }
+    made = {}
+    for t in tokens:
+        name = "last" if t == 0 else f"answer_{t}"
+        of: Any = dict(token=t, title=_token_title(t), first_layer=first_layer)
+        made[f"share_{name}"] = plots_attention.share_bars(table, **of)[0]
+        if not table["head"].null_count:
+            made[f"share_{name}_heads"] = attention_maps.share_heads(table, **of)[0]
+    return made
 
 
 def _token_title(token: int) -> str:

@@ -165,9 +165,13 @@ def _work_here(
         yield sample, job.measure(model, prompt, begun, None if bar is None else bar.begin(1))
 
 
-def estimates(job: RunJob) -> Iterator[tuple[str, dict[str, Any] | str]]:
-    """(sample id, its cost or the reason why there is none) of every sample; runs no layer, writes nothing."""
-    samples, model = job.read_samples(), job.load()
+def estimates(job: RunJob, model: Model | None = None) -> Iterator[tuple[str, dict[str, Any] | str]]:
+    """(sample id, its cost or the reason why there is none) of every sample; runs no layer, writes nothing.
+
+    model: that of the job, where it is loaded already.
+    """
+    samples = job.read_samples()
+    model = job.load() if model is None else model
     job.begin(model)
     for sample in samples:
         try:
