@@ -65,7 +65,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel):
             ("avflow_ext", ROOT / "avflow_ext"),
         )
         for path in folder.rglob("*")
-        if path.suffix in (".py", ".pyi", ".typed", ".js", ".css", ".j2")
+        if path.suffix in (".py", ".pyi", ".typed", ".js", ".css", ".j2", ".txt")
     }
     compiled = {f"_C{sysconfig.get_config_var('EXT_SUFFIX')}", "lib/libavflow.so.1", "lib/libavflow_torch.so"}
     targets = ("Config", "ConfigVersion", "Targets", "Targets-release")

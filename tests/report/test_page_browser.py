@@ -1,9 +1,11 @@
 """The page in a real browser: it draws without an error, asks for nothing, and its controls do what they say."""
 
+import csv
 import io
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import demo_folder
 import page_cases as cases
@@ -40,6 +42,8 @@ def report(folder):
     model = demo_folder.model()
     prompts = [model.prepare(s) for s in avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[:2]]
     entries = [sample_view(prompt, model) for prompt in prompts]
+    for entry, name in zip(entries, ("color-3", "pitch-4"), strict=True):  # as if the sweep had been over them
+        entry["id"] = name
     entries[0]["answers"] = answers(Generated("red", [1], 0.2, 0.0, 100), Generated("red", [1], 0.1, 0.0, 60))
     write_sample_views(folder / "shown", entries, {"video": 3})
     return report_together([*made, folder / "shown"], folder)
@@ -81,6 +85,11 @@ def texts(browser, selector):
     return browser.page.evaluate(f"[...document.querySelectorAll('{selector}')].map((e) => e.textContent)")
 
 
+def paths_of(browser, place):
+    """The paths that have a line there."""
+    return browser.page.evaluate(f"[...document.querySelectorAll('{place} .series')].map((e) => e.dataset.path)")
+
+
 def choose(browser, name, value):
     """Click the middle of a radio button, as a reader would."""
     box = f"""(() => {{ const e = document.querySelector('input[name="{name}"][value="{value}"]').parentNode;
@@ -101,12 +110,15 @@ def hover(browser, selector, at=0.5, down=0.5):
 
 def test_every_chart_is_drawn(opened):
     assert len(texts(opened, "#flow svg.none, #flow .chart svg")) == 3
-    assert opened.page.evaluate("document.querySelectorAll('#flow polyline').length") == len(cases.PATHS)
-    for place in ("heat", "share", "lens", "plan-accuracy", "plan-p", "schedule", "compare"):
+    # One path has an effect; the others are one band in each of the three panels.
+    assert paths_of(opened, "#flow") == ["video->question"] and len(texts(opened, "#flow .quiet-band")) == 3
+    for place in ("story", "heat", "share", "lens", "plan-accuracy", "plan-p", "schedule", "compare"):
         box = opened.page.evaluate(
             f"(() => {{ const b = document.querySelector('#{place} svg').getBBox(); return b.width * b.height; }})()"
         )
         assert box > 10_000, place
+    opened.page.evaluate("location.hash = '#sample=color-3'")
+    opened.page.wait_for_selector("#sample .strip img")
     assert opened.page.evaluate("document.querySelectorAll('#sample .strip img').length") == 8
     assert opened.page.evaluate(
         "[...document.querySelectorAll('#sample img')].every((i) => i.complete && i.naturalWidth > 50)"
@@ -127,7 +139,8 @@ def test_hover_shows_the_numbers_of_the_table(opened, folder):
     told = hover(opened, "#flow section:nth-child(2) svg", 0.66)
     assert "Layer 3, 12 samples" in told and form[0] in told and f"{form[1]} … {form[2]}" in told
     places = opened.page.evaluate("document.querySelector('#heat svg').getBoundingClientRect().width")
-    told = hover(opened, "#heat svg", (212 + (places - 212 - 96) * 3.5 / 6) / places, 0.3)
+    left = 14 + 6.6 * len("audio → question")
+    told = hover(opened, "#heat svg", (left + (places - left) * 3.5 / 6) / places, 0.3)
     assert "layer 3" in told and "mean change" in told
     assert form[0] in " ".join(texts(opened, "#numbers td"))
 
@@ -154,30 +167,39 @@ def test_the_task_is_chosen_by_pointer_and_by_key(opened):
 
 
 def test_paths_are_hidden_and_shown_by_key(opened):
-    lines = "document.querySelectorAll('#flow polyline').length"
+    assert texts(opened, "#flow .quiet summary") == [
+        f"{n} path{'s' if n > 1 else ''} without effect (within ±0.1 %)" for n in (1, 1, 3)
+    ]
+    opened.page.evaluate("document.querySelectorAll('#flow .quiet').forEach((e) => { e.open = true; })")
     opened.page.evaluate("document.querySelector('#flow input[data-path=\"video->last\"]').focus()")
-    opened.page.keyboard.press(" ")
-    assert opened.page.evaluate(lines) == len(cases.PATHS) - 1 and "video → last" not in texts(opened, "#heat text")
+    opened.page.keyboard.press(" ")  # one that does nothing is drawn when it is asked for
+    assert paths_of(opened, "#flow") == ["video->question", "video->last"]
     assert opened.page.evaluate("document.activeElement.dataset.path") == "video->last"  # the focus stays
     opened.page.keyboard.press(" ")
-    assert opened.page.evaluate(lines) == len(cases.PATHS) and "video → last" in texts(opened, "#heat text")
-    opened.page.evaluate("document.querySelectorAll('#flow input').forEach((e) => e.click())")
-    assert opened.page.evaluate(lines) == 0 and "No path is shown" in " ".join(texts(opened, "#heat"))
+    assert paths_of(opened, "#flow") == ["video->question"] and "video → last" in texts(opened, "#heat text")
+    opened.page.evaluate("document.querySelector('#flow input[data-path=\"video->question\"]').focus()")
+    opened.page.keyboard.press(" ")
+    assert paths_of(opened, "#flow") == [] and "video → question" not in texts(opened, "#heat text")
+    opened.page.keyboard.press(" ")
+    assert paths_of(opened, "#flow") == ["video->question"] and "video → question" in texts(opened, "#heat text")
 
 
 def test_layers_count_from_one_when_asked(opened):
+    opened.page.evaluate("document.querySelectorAll('.told').forEach((e) => { e.open = true; })")
     visible = (
         "[...document.querySelectorAll('.words li')].filter((e) => e.offsetParent).map((e) => e.textContent).join(' ')"
     )
     assert "at layer 3" in opened.page.evaluate(visible) and "0" in texts(opened, "#heat text")
     choose(opened, "base", 1)
     assert "at layer 4" in opened.page.evaluate(visible) and "at layer 3" not in opened.page.evaluate(visible)
-    assert "0" not in [t for t in texts(opened, "#flow text") if t.isdigit() and len(t) == 1][-6:]
+    ticks = '#flow section:first-child [data-part="x-axis tick label"] text'
+    assert texts(opened, ticks) == list("123456")
+    assert opened.page.evaluate("document.querySelector('.headline.from-1').offsetParent !== null")
     assert "leaves after 4" in texts(opened, "#schedule text") and "Layer 4" in hover(opened, "#lens svg", 0.62)
 
 
 def test_runs_are_chosen_and_compared(opened):
-    assert opened.page.evaluate("document.querySelectorAll('#compare polyline').length") == 2
+    assert opened.page.evaluate("document.querySelectorAll('#compare .series').length") == 2
     choose(opened, "run", 1)
     assert texts(opened, "#flow-count") == ["all tasks, 8 samples"]
 
@@ -199,7 +221,7 @@ def test_a_run_without_the_task_comes_back_with_the_next(browser, tmp_path):
     browser.console.clear()
     browser.open(report_together(made, tmp_path))
     choose(browser, "task", "pitch")
-    lines, table = "#flow polyline", "#numbers td"
+    lines, table = "#flow input", "#numbers td"
     assert len(texts(browser, lines)) == len(cases.PATHS) and texts(browser, table)
     choose(browser, "run", 1)
     assert "No sample of pitch here." in texts(browser, "#flow p") and texts(browser, table) == []
@@ -221,13 +243,108 @@ def test_a_very_long_task_does_not_widen_the_page(browser, tmp_path):
     assert all(Image.open(path).width < 4000 for path in files if path.suffix == ".png")
 
 
-def test_another_sample_is_shown(opened):
+def test_the_address_chooses_the_sample(opened, report):
+    opened.page.goto(f"{report.as_uri()}#sample=pitch-4")
+    opened.page.reload()
+    opened.requests[:] = opened.requests[:1]
+    assert texts(opened, "#sample-list a[aria-current] .soft")[0].startswith("pitch-4")
     before = texts(opened, "#sample .question")
+    opened.page.fill("#sample-search", "color-3")
+    assert texts(opened, "#sample-count") == ["1 sample"]
+    opened.page.click("#sample-list a")
+    assert opened.page.evaluate("location.hash") == "#sample=color-3" and texts(opened, "#sample .question") != before
     assert "the same" in " ".join(texts(opened, "#sample .answers td"))
-    select = "const s = document.getElementById('sample-choice'); s.value = 1;"
-    opened.page.evaluate(f"(() => {{ {select} s.dispatchEvent(new Event('change')); }})()")
-    assert texts(opened, "#sample .question") != before
-    assert re.search(r"tokens? \d+", hover(opened, "#sample .chart.keep:last-of-type svg", 0.3, 0.2))
+    assert re.search(r"tokens? \d+", hover(opened, "#sample svg[aria-label^=Token]", 0.3, 0.2))
+    opened.page.go_back()
+    opened.page.wait_for_function("document.querySelector('#sample .question').textContent !== ''")
+    assert opened.page.evaluate("location.hash") == "#sample=pitch-4"
+    opened.page.evaluate("document.querySelector('#sample-search').value = ''")
+
+
+def test_samples_are_sorted_by_effect_and_have_their_own_curves(opened, folder):
+    opened.page.evaluate("location.hash = ''")
+    table = read(folder / "run").table.to_pylist()
+    strongest = max(table, key=lambda r: abs(r["change_percent"]))
+    first = texts(opened, "#sample-list a")[0]
+    assert strongest["prompt"] in first and f"{strongest['change_percent']:.1f} %".replace("-", "−") in first
+    sizes = [float(t[1:-2]) for t in texts(opened, "#sample-list em")]
+    assert len(sizes) == 24 and sizes == sorted(sizes, reverse=True)
+    opened.page.evaluate("document.querySelector('#sample-list a').click()")
+    opened.page.wait_for_function("location.hash.length > 1")
+    assert paths_of(opened, "#sample") == ["video->question"]
+    choose(opened, "task", "pitch")
+    assert len(texts(opened, "#sample-list a")) == 12 and paths_of(opened, "#sample") == []
+    assert "No path changes this answer" in " ".join(texts(opened, "#sample p"))
+    choose(opened, "run", 1)
+    choose(opened, "task", "")
+    assert len(texts(opened, "#sample-list a")) == 8
+
+
+def saved(browser, name, kind):
+    with browser.page.expect_download() as found:
+        browser.page.click(f"[data-save='{name}'] button:has-text('{kind}')")
+    return Path(found.value.path()).read_text("utf-8"), found.value.suggested_filename
+
+
+def test_numbers_and_charts_are_saved_as_files(browser, report, folder):
+    browser.open(report)
+    text, name = saved(browser, "flow", "CSV")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    table = read(folder / "run").table
+    want = cases.numbers_of(mean_change(table))
+    got = {(r["path"], int(r["layer"])): float(r["mean"]) for r in rows if r["task"] == "all"}
+    assert name == "flow.csv" and got == {key: value[0] for key, value in want.items()}
+    for chart, marks in (("flow", 3), ("heat", 1), ("story", 1)):
+        text, name = saved(browser, chart, "SVG")
+        drawn = ElementTree.fromstring(text)  # a whole file, whose colours are its own
+        assert name == f"{chart}.svg" and len(drawn.findall("{http://www.w3.org/2000/svg}svg")) == marks
+        assert "var(" not in text and "rgb(0, 114, 178)" in text or chart == "heat"
+
+
+@pytest.fixture(scope="module")
+def phone(browser, report):
+    context = browser.page.context.browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True)
+    found = Window(context.new_page())
+    found.open(report)
+    yield found
+    context.close()
+
+
+def test_a_tap_shows_the_values_and_they_stay(phone):
+    phone.page.evaluate("document.querySelector('#story svg').scrollIntoView({ block: 'center' })")
+    box = phone.page.query_selector("#story svg").bounding_box()
+    phone.page.touchscreen.tap(box["x"] + 0.6 * box["width"], box["y"] + 0.5 * box["height"])
+    phone.page.wait_for_timeout(100)
+    assert "video → question" in " ".join(texts(phone, "#story .tip:not([hidden])"))
+    tip = phone.page.query_selector("#story .tip").bounding_box()
+    assert tip["x"] >= 0 and tip["x"] + tip["width"] <= 390
+    phone.page.touchscreen.tap(200, 5)
+    phone.page.wait_for_timeout(50)
+    assert texts(phone, "#story .tip:not([hidden])") == []
+
+
+def test_a_phone_reads_every_chart(phone):
+    assert phone.console == [] and phone.page.evaluate("document.documentElement.scrollWidth") <= 390
+    sizes = phone.page.evaluate(
+        """[...document.querySelectorAll('.chart > svg')].map((svg) => [svg.getAttribute('aria-label'),
+            svg.getBoundingClientRect().width / svg.viewBox.baseVal.width])"""
+    )
+    assert sizes and all(0.99 < factor < 1.01 for _, factor in sizes), sizes  # text is as large as it says: 12 pixels
+    bars = phone.page.evaluate(
+        "[...document.querySelectorAll('#schedule rect')].map((e) => e.getBoundingClientRect().width)"
+    )
+    assert max(bars) > 300
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_accessibility_rule_is_broken(opened, scheme):
+    axe = pytest.importorskip("axe_playwright_python", reason="no axe-core: pip install 'avflow[test]'")
+    opened.page.emulate_media(color_scheme=scheme)
+    opened.page.evaluate("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+    opened.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = opened.page.evaluate("axe.run(document)")
+    assert len(found["passes"]) > 20
+    assert [(v["id"], [n["html"][:150] for n in v["nodes"]][:3]) for v in found["violations"]] == []
 
 
 def corner(browser):
@@ -252,15 +369,12 @@ def test_print_is_light_without_controls(opened):
     controls = "[...document.querySelectorAll('.controls, button, select, .legend input')]"
     assert opened.page.evaluate(f"{controls}.filter((e) => e.offsetParent).length") == 0
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    # What is folded is open, and the run that is not chosen is there too.
+    assert opened.page.evaluate("document.querySelectorAll('details:not([open])').length") == 0
+    assert texts(opened, "#other-runs > h3") == ["second: all tasks, 8 samples"]
+    assert len(texts(opened, "#other-runs .chart > svg")) == 3
     pdf = opened.page.pdf(prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
-
-
-def test_nothing_runs_over_a_narrow_window(browser, report):
-    narrow = Window(browser.page.context.browser.new_page(viewport={"width": 420, "height": 800}))
-    narrow.open(report)
-    assert narrow.console == [] and narrow.page.evaluate("document.documentElement.scrollWidth") <= 420
-    narrow.page.close()
 
 
 def test_errors_and_requests_of_a_page_are_noticed(browser, tmp_path):

@@ -41,8 +41,8 @@ _NAMES = {
     "candidate_correct": "correct candidate",
     "candidate_incorrect": "incorrect candidates",
 }
-_MEDIA = {"video", "audio", "image", "media", "candidates", "candidate_correct", "candidate_incorrect"}
-PANELS = ("Within and between the media", "Into the question and options", "Into the last token")
+_MEDIA = {"video", "audio", "image", "media", "candidates", "candidate_correct", "candidate_incorrect", "reference"}
+PANELS = ("Into the media", "Into the question and options", "Into the last token")
 _ENDS = re.compile(r"^(?P<source>[^(]+?)\s*(?P<arrow><->|->)\s*(?P<target>[^(]+?)\s*(?P<rest>\(.*)?$")
 _CROSS = re.compile(r"^cross:\s*(?P<group>[^(]+?)\s*(?P<rest>\(.*)?$")
 _SPARE_DASHES = (TARGET_DASHES["option_correct"], TARGET_DASHES["question_text"], (0, (7, 2, 2, 2)), (0, (1, 0.8)))

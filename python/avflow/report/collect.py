@@ -26,6 +26,7 @@ from ..results.table import select as select_rows
 from ..runs.folder import read_config
 from ..runs.records import read_records
 from ..runs.summary import summarize, worst_check
+from .each import each_sample
 from .flow import flow_data
 from .names import folder_names
 from .patching import patch_data
@@ -49,9 +50,9 @@ def kind_of(folder: str | Path) -> str:
 def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any]:
     """What the folders hold, as JSON values; a key is absent where no folder has it.
 
-    sweeps, one for every width of window: [{name, flow (see flow_data), layers, finished, counts, failed, strongest,
-    rows}]; share, lens, tokens, shift, plan (see tables.py), patch (see patching.py), samples (see samples.py);
-    folders: [{name, kind, config, versions}].
+    sweeps, one for every width of window: [{name, flow (see flow_data), each (see each_sample), layers, finished, ids,
+    counts, failed, strongest, rows}]; share, lens, tokens, shift, plan (see tables.py), patch (see patching.py),
+    samples (see samples.py); folders: [{name, kind, config, versions}].
 
     Args:
         select: correct, wrong or all samples of the sweeps.
@@ -99,7 +100,8 @@ def _sweep(table: pa.Table, records: list[dict[str, Any]], name: str, meta: dict
         "layers": (pc.max(table["layer"]).as_py() or 0) + 1 if table.num_rows else 0,
         "finished": bool(meta.get("finished")),
         "counts": summary["samples"] if records else {},
-        "samples": len(pc.unique(table["prompt"])),
+        "ids": pc.unique(table["prompt"]).to_pylist(),
+        "each": each_sample(table, records),
         "rows": table.num_rows,
         "failed": summary["failed"],
         "strongest": summary["paths"],

@@ -13,6 +13,8 @@ from ..results.table import paths_of
 from ..runs.records import videos_of
 from .colors import dashes, ink
 
+LEAST = 5.0  # percent of the clean probability: a smaller change is none
+
 
 def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One entry for all samples (task ""), then one per task where there are several.
@@ -21,6 +23,8 @@ def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, 
     lines: [{path, label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples, p]: those of
     results.mean_change as they are, percent, low and high None for a lone sample; and p of results.significance,
     corrected for all paths and layers, of the tasks' entries for all tasks too; None where it cannot be sure.
+
+    A line that shows no effect, its intervals included, says so by `quiet`: the page draws such lines as one band.
 
     Where the changes are those of the model's own answer (target="own"), `own` says so.
 
@@ -69,6 +73,7 @@ def _entry(
                 "color": ink(style["color"]),
                 "dashes": dashes(style["linestyle"]),
                 "points": sorted(points[path]),
+                **({"quiet": True} if quiet(points[path]) else {}),
             }
             for path, style in zip(members, distinct_styles(members), strict=True)
         ]
@@ -76,6 +81,11 @@ def _entry(
             panels.append({"title": title, "lines": lines})
     own = {"own": True} if target_of(rows) == "own" else {}
     return {"task": task, "samples": len(ids), "right": sum(known), "known": len(known), "panels": panels, **own}
+
+
+def quiet(points: list[list]) -> bool:
+    """Is every change of a line small, its interval included? Without one, a small change shows nothing."""
+    return all(p[2] is not None and max(abs(p[1]), abs(p[2]), abs(p[3])) < LEAST for p in points)
 
 
 def lines_of(entry: dict[str, Any]) -> list[dict[str, Any]]:

@@ -21,9 +21,12 @@ from markupsafe import Markup
 from ..models.proof import described
 from ..plots.style import path_label
 from .flow import lines_of
-from .words import peak, summary
+from .headline import headline, story
+from .words import peak, signed, summary
 
-SCRIPTS = tuple(f"js/{name}.js" for name in ("base", "lines", "heat", "bars", "sample", "schedule", "main"))
+DRAWING = "vendor/plot.min.js"  # Observable Plot and what it needs of d3: tools/page_bundle makes it
+_PARTS = ("base", "chart", "lines", "heat", "bars", "schedule", "sample", "samples", "save", "main")
+SCRIPTS = tuple(f"js/{name}.js" for name in _PARTS)
 
 
 def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0) -> str:
@@ -38,11 +41,14 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
         first_layer=first_layer,
         sweeps=sweeps,
         tiles=_tiles(found),
-        words=[(base, summary(found, base)) for base in (0, 1)],
+        words=[(base, headline(found, base), summary(found, base)) for base in (0, 1)],
+        about=_about(found),
+        peaks=[(sweep["name"], _peaks(sweep)) for sweep in drawn],
         charts=_charts(found, drawn),
         patched=_patched(found),
         folders=[{**folder, "rows": _settings(folder)} for folder in found["folders"]],
-        numbers=Markup(embedded({**found, "sweeps": drawn})),
+        numbers=Markup(embedded({**found, "sweeps": drawn, "story": story(found)})),
+        drawing=Markup(_file(DRAWING)),
         scripts=Markup("\n".join(_file(name) for name in SCRIPTS)),
     )
 
@@ -109,7 +115,7 @@ def _charts(found: dict[str, Any], drawn: list[dict[str, Any]]) -> set[str]:
         charts.add("flow")
     if any(_comparable(a["flow"], b["flow"]) for a, b in itertools.combinations(drawn, 2)):
         charts.add("compare")
-    if found.get("samples", {}).get("samples"):
+    if found.get("samples", {}).get("samples") or any(sweep.get("each") for sweep in drawn):
         charts.add("samples")
     return charts
 
@@ -130,30 +136,63 @@ def _comparable(flow: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool
     return bool(tasks & others and paths & more)
 
 
+def _about(found: dict[str, Any]) -> str:
+    """What the page is made of, in a few words: the models and the runs."""
+    models = dict.fromkeys(Path(str(f["config"]["model"])).name for f in found["folders"] if f["config"].get("model"))
+    names = [f"{folder['name']} ({folder['kind']})" for folder in found["folders"] if folder["kind"] != "samples"]
+    return " · ".join([", ".join(models), ", ".join(names)] if models else names)
+
+
 def _tiles(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The few numbers that come first, each with what it is."""
-    tiles = []
-    for sweep in found.get("sweeps", [])[:1]:
-        if sweep["flow"]:
-            every = sweep["flow"][0]
-            tasks = len(sweep["flow"]) - 1
-            kinds = f" of {tasks} tasks" if tasks else ""
-            tiles.append((str(every["samples"]), f"samples{kinds}, {sweep['layers']} layers"))
-            if every["known"]:
-                tiles.append((f"{100 * every['right'] / every['known']:.0f} %", "of them answered right"))
-    if plan := found.get("plan"):
-        if plan["schedule"]:
-            figures = plan["figures"]
-            tiles.append((f"{100 * figures['flops_saved']:.0f} %", "of the prefill's operations saved by the schedule"))
-            bytes_ = f"{figures['kv_bytes_clean'] / 1e3:.0f} → {figures['kv_bytes_kept'] / 1e3:.0f} kB"
-            tiles.append((f"{100 * figures['kv_saved']:.0f} %", f"of the cache saved, {bytes_} a sample"))
-            if figures.get("measure") == "kl":
-                tiles.append((f"{figures['kl_median']:.3f}", "nats of KL with the schedule, median"))
-            else:
-                tiles.append((f"{100 * figures['accuracy_change']:+.1f}", "points of accuracy with the schedule"))
-        else:
-            tiles.append(("none", "of the groups can leave without harm"))
+    drawn = [sweep for sweep in found.get("sweeps", []) if sweep["flow"]]
+    return [*_counted(drawn), *(_saved(found["plan"]) if "plan" in found else [])]
+
+
+def _counted(drawn: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Samples, tasks and right answers of all sweeps of the page. A sample that several sweeps hold counts once."""
+    if not drawn:
+        return []
+    samples = {name for sweep in drawn for name in sweep["ids"]}
+    tasks = {entry["task"] for sweep in drawn for entry in (sweep["flow"][1:] or sweep["flow"]) if entry["task"]}
+    layers = sorted({sweep["layers"] for sweep in drawn})
+    kinds = f" of {len(tasks)} tasks" if len(tasks) > 1 else ""
+    runs = f", in {len(drawn)} sweeps" if len(drawn) > 1 else ""
+    told = f"sample{'s' if len(samples) != 1 else ''}{kinds}{runs}, {' and '.join(map(str, layers))} layers"
+    tiles = [(str(len(samples)), told)]
+    right, known = (sum(sweep["flow"][0][key] for sweep in drawn) for key in ("right", "known"))
+    if known:
+        tiles.append((f"{100 * right / known:.0f}\u00a0%", "of them answered right"))
     return tiles
+
+
+def _saved(plan: dict[str, Any]) -> list[tuple[str, str]]:
+    if not plan["schedule"]:
+        return [("none", "of the groups can leave without harm")]
+    figures = plan["figures"]
+    bytes_ = f"{figures['kv_bytes_clean'] / 1e3:.0f} → {figures['kv_bytes_kept'] / 1e3:.0f} kB"
+    time = f"measured here, it takes {figures['prefill_time_ratio']:.2f} of the time"
+    tiles = [
+        (f"{100 * figures['flops_saved']:.0f}\u00a0%", f"of the prefill's operations saved by the schedule; {time}"),
+        (f"{100 * figures['kv_saved']:.0f}\u00a0%", f"of the cache saved, {bytes_} a sample"),
+    ]
+    if figures.get("measure") == "kl":
+        return [*tiles, (f"{figures['kl_median']:.3f}", "nats of KL with the schedule, median")]
+    change = signed(100 * figures["accuracy_change"])
+    return [*tiles, ("±0" if change == "0.0" else change, "points of accuracy with the schedule")]
+
+
+def _peaks(sweep: dict[str, Any]) -> list[dict[str, Any]]:
+    """Every path of a sweep where its mean change is strongest, as the table shows it."""
+    rows = []
+    for line in lines_of(sweep["flow"][0]):
+        layer, mean, low, high, samples, p = peak(line)
+        band = "–" if low is None else f"{signed(low)} … {signed(high)}"
+        told = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+        row = {"path": line["label"], "change": signed(mean), "interval": band, "layer": layer, "p": told}
+        rows.append({**row, "samples": samples})
+    drawn = {line["path"] for line in lines_of(sweep["flow"][0])}
+    return rows + [{"path": path_label(path), "change": None} for path in sweep["strongest"] if path not in drawn]
 
 
 def _settings(folder: dict[str, Any]) -> list[tuple[str, str]]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .flow import lines_of
+from .flow import LEAST, lines_of, quiet
 
-LEAST = 5.0  # percent of the clean probability
 SURE = 0.05  # largest p of a finding
 FEW = 10  # prompts of a plan; fewer than this, and the sentence says so
 MEDIA = ("video", "audio", "image", "candidate", "reference")
@@ -63,10 +62,8 @@ def sure_peak(line: dict[str, Any], looks: int = 1) -> list | None:
 
 
 def absent(line: dict[str, Any]) -> bool:
-    """Is every change of a line small, its interval included? Without one, a small change shows nothing."""
-    return all(
-        point[2] is not None and max(abs(point[1]), abs(point[2]), abs(point[3])) < LEAST for point in line["points"]
-    )
+    """Is every change of a line small, its interval included?"""
+    return quiet(line["points"])
 
 
 def extent(line: dict[str, Any], top: list | None = None) -> tuple[int, int]:
@@ -187,7 +184,7 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
         return [f"No group can leave within the tolerance of {allowed} ({_samples(n)})."]
     labels = {line["group"]: line["label"] for line in plan["lines"]}
     until = figures.get("until")
-    leave = ", ".join(f"{labels[g]} {_when(layer, base)}" for g, layer in plan["schedule"].items())
+    leave = ", ".join(f"{labels[g]} {when(layer, base)}" for g, layer in plan["schedule"].items())
     does = "leave" if until is None else f"rest until layer {until + base}"
     interval, judged = figures["accuracy_change_interval"], figures.get("prompts", n)  # absent in plans of before 0.2
     saved = (
@@ -205,7 +202,7 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
             f"{sure:.4g} % confidence{_few(judged)}. No answers were looked at.",
             saved,
         ]
-    spread = "" if interval is None else f", interval {100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"
+    spread = "" if interval is None else f", interval {signed(100 * interval[0])} to {signed(100 * interval[1])} points"
     if "accuracy_drop_bound" in figures:
         bound, sure = 100 * figures["accuracy_drop_bound"], 100 * figures["confidence"]
         spread += f"; below {bound:.1f} points on others like them, with {sure:.4g} % confidence"
@@ -218,7 +215,8 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
     ]
 
 
-def _when(layer: int, base: int) -> str:
+def when(layer: int, base: int) -> str:
+    """When a group leaves, in words."""
     return f"before layer {base}" if layer < 0 else f"after layer {layer + base}"
 
 
@@ -249,7 +247,13 @@ def _layers(line: dict[str, Any], top: list, base: int) -> str:
 
 
 def _change(value: float) -> str:
-    return f"{value:+.1f} %".replace("-", "−") if abs(value) >= 0.05 else f"{value:+.2g} %".replace("-", "−")
+    return f"{signed(value)} %" if abs(value) >= 0.05 else "0.0 %"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """+1.2, −1.2 with a true minus, 0.0 without a sign."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text[1:] if float(text[1:]) == 0 else text
 
 
 def _number(value: float) -> str:

@@ -1,56 +1,44 @@
 // The map path x layer: blue where cutting lowers the answer's probability, red where it raises it.
 function heatMap(holder, lines, base, label) {
-  const layers = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
-  const width = Math.max(560, holder.clientWidth || 900);
-  const [left, right, top, row] = [212, 96, 6, 24];
-  const height = top + row * lines.length + 40;
-  const cell = (width - left - right) / layers.length;
-  const bound = Math.max(...lines.flatMap((line) => line.points.map((p) => Math.abs(p[1])))) || 1;
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
-  lines.forEach((line, i) => {
-    const y = top + row * i;
-    svg.append(draw("text", { class: "strong", x: left - 9, y: y + row / 2 + 4, "text-anchor": "end" }, line.label));
-    layers.forEach((layer, j) => {
-      const point = line.points.find((p) => p[0] === layer);
-      const box = { x: left + j * cell + 0.75, y: y + 0.75, width: cell - 1.5, height: row - 1.5, rx: 2 };
-      const fill = !point ? "fill:var(--none)" : `fill:var(${point[1] < 0 ? "--negative" : "--positive"});fill-opacity:${(Math.abs(point[1]) / bound).toFixed(3)}`;
-      svg.append(draw("rect", { ...box, style: "fill:var(--card)" }), draw("rect", { ...box, style: fill }));
-    });
-  });
-  const every = everyLayer(layers, width - left - right), foot = top + row * lines.length;
-  layers.forEach((layer, j) => {
-    if (j % every === 0) svg.append(draw("text", { x: left + (j + 0.5) * cell, y: foot + 17, "text-anchor": "middle" }, layer + base));
-  });
-  svg.append(draw("text", { x: left + (width - left - right) / 2, y: foot + 34, "text-anchor": "middle" }, "layer (window centre)"));
-  colorBar(svg, width - right + 22, top, Math.max(80, row * lines.length), bound);
+  const layers = layersOf(lines), width = widthOf(holder, 280, 900), narrow = width < 620;
+  const named = Math.min(230, 14 + 6.6 * Math.max(...lines.map((line) => line.label.length)));
+  const row = narrow ? 38 : 24, marginLeft = narrow ? 0 : named, marginRight = 2, marginTop = 4, height = marginTop + row * lines.length + 40;
+  const bound = Math.max(5, ...lines.flatMap((line) => line.points.map((p) => Math.abs(p[1]))));
+  const cells = lines.flatMap((line, i) => line.points.map((p) => ({ i, layer: p[0], value: p[1] })));
+  const inset = { insetTop: narrow ? 17 : 0.75, insetBottom: 0.75, insetLeft: 0.75, insetRight: 0.75, rx: 2 };
+  const names = { text: (d) => d, fill: "var(--ink)" };
+  const svg = chart(holder, label, { width, height, marginLeft, marginRight, marginTop, marginBottom: 40,
+    x: { type: "band", domain: layers, padding: 0, round: false }, y: { type: "band", domain: lines.map((_, i) => i), padding: 0, round: false, axis: null }, opacity: { domain: [0, 1] },
+    marks: [
+      Plot.cell(cells, { x: "layer", y: "i", fill: "var(--card)", ...inset }),
+      Plot.cell(cells, { x: "layer", y: "i", fill: (d) => (d.value < 0 ? "var(--negative)" : "var(--positive)"), fillOpacity: (d) => Math.abs(d.value) / bound, ...inset }),
+      narrow ? Plot.text(lines.map((l) => l.label), { y: (_, i) => i, ...names, frameAnchor: "left", dy: -10, textAnchor: "start" })
+        : Plot.text(lines.map((l) => l.label), { y: (_, i) => i, ...names, frameAnchor: "left", dx: -9, textAnchor: "end" }),
+      Plot.axisX({ ...layerTicks(layers, base, width - marginLeft), label: null }),
+      Plot.text(["layer (window centre)"], { frameAnchor: "bottom", dy: 36, fill: "var(--soft)" }),
+    ] });
+  holder.append(colorBar(bound, marginLeft));
+  const x = svg.scale("x"), cell = x.bandwidth;
   const frame = draw("rect", { class: "frame", visibility: "hidden", rx: 2 });
   svg.append(frame);
-  holder.replaceChildren(svg);
   const tip = tipOf(holder);
   let [ci, cj] = [-1, 0];
   function show(i, j) {
     if (i < 0 || j < 0 || i >= lines.length || j >= layers.length) return;
     [ci, cj] = [i, j];
     const point = lines[i].points.find((p) => p[0] === layers[j]);
-    const box = { x: left + j * cell, y: top + i * row, width: cell, height: row, visibility: "visible" };
+    const box = { x: x.apply(layers[j]), y: marginTop + i * row + (narrow ? 16 : 0), width: cell, height: narrow ? row - 16 : row, visibility: "visible" };
     for (const [key, value] of Object.entries(box)) frame.setAttribute(key, value);
     const rows = point ? [[null, "mean change", `${numberText(point[1])} %`, ""],
       [null, "interval", point[2] === null ? "–" : `${numberText(point[2])} … ${numberText(point[3])} %`, ""], [null, "p, corrected", pText(point[5]), ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
-    tip.show(box.x + cell / 2, box.y + row, width, ...tipTable(`${lines[i].label}, layer ${layers[j] + base}`, rows));
+    tip.show(box.x + cell / 2, box.y + box.height, width, ...tipTable(`${lines[i].label}, layer ${layers[j] + base}`, rows));
   }
   const hide = () => { frame.setAttribute("visibility", "hidden"); tip.hide(); };
-  pointed(svg, width, (px, py) => show(Math.floor((py - top) / row), Math.floor((px - left) / cell)),
+  pointed(svg, width, (px, py) => show(Math.floor((py - marginTop) / row), Math.floor((px - marginLeft) / cell)),
     (dx, dy) => (ci < 0 ? show(0, 0) : show(ci + dy, cj + dx)), hide);
 }
 
-function colorBar(svg, x, y, height, bound) {
-  const steps = 24;
-  for (let k = 0; k < steps; k++) {
-    const value = 1 - (2 * (k + 0.5)) / steps;
-    svg.append(draw("rect", { x, y: y + (k * height) / steps, width: 12, height: height / steps + 0.3,
-      style: `fill:var(${value < 0 ? "--negative" : "--positive"});fill-opacity:${Math.abs(value).toFixed(3)}` }));
-  }
-  const form = (v) => (bound >= 10 ? v.toFixed(0) : Number(v.toPrecision(2)).toString()).replace("-", "−");
-  for (const [value, at] of [[bound, 4], [0, height / 2], [-bound, height - 4]])
-    svg.append(draw("text", { x: x + 18, y: y + at + 4 }, value === 0 ? "0" : `${value > 0 ? "+" : ""}${form(value)} %`));
+function colorBar(bound, left) {
+  const form = bound >= 10 ? bound.toFixed(0) : String(Number(bound.toPrecision(2)));
+  return make("p", { class: "ramp", style: `margin-left:${left}px` }, `−${form} %`, make("i", {}), `+${form} %`);
 }
