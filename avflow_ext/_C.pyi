@@ -66,7 +66,7 @@ def cuda() -> _CudaBuild | None:
     """None where the module was built without CUDA, else the compiled archs and what its own runtime sees."""
 
 def cpu_isa() -> str:
-    """The path of the CPU kernels in use: "avx512", "avx2" or "portable"."""
+    """The path of the CPU kernels in use, one of `cpu_isas`: the best one here, or the one that was set."""
 
 def set_cpu_isa(name: str) -> None:
     """Raises ValueError where this build or this processor lacks the path."""

@@ -83,12 +83,14 @@ def capabilities() -> Capabilities:
     """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda", "ops"}.
 
     "ops" names the path of each op by device type, None where it has none there: {"attention": {"cpu": "avx512",
-    "cuda": "sm90"}, ...}; `compact` only copies memory, so its path on the CPU is "memcpy".
+    "cuda": "sm90"}, ...}; with "amx" and "avx512_bf16" attention in other dtypes than bfloat16 takes "avx512".
+    `compact` only copies memory, so its path on the CPU is "memcpy".
 
     "cuda" is None in a build without CUDA, else {"archs", "runtime", "devices", "path", "why"}: `path` is what the
     current device runs, such as "sm90"; where it is None, `why` names what is missing.
     """
     cpu, cuda = _C.cpu_isa(), cuda_capabilities()
+    general = "avx512" if cpu in ("amx", "avx512_bf16") else cpu  # those two multiply bfloat16, which is attention's
     on_cuda = cuda["path"] if cuda else None
     others = on_cuda and on_cuda.removesuffix("a")  # only attention has a kernel of its own for sm_90a
     return {
@@ -98,7 +100,7 @@ def capabilities() -> Capabilities:
         "threads": torch.get_num_threads(),
         "ops": {
             "attention": {"cpu": cpu, "cuda": on_cuda},
-            "gather_rms_norm": {"cpu": cpu, "cuda": others},
+            "gather_rms_norm": {"cpu": general, "cuda": others},
             "compact": {"cpu": "memcpy", "cuda": others},
         },
     }

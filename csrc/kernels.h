@@ -73,8 +73,10 @@ typedef struct AvflowCompact {
 
 void avflow_compact_cpu(const AvflowCompact* call);
 
-// "avx512", "avx2" or "portable": what this processor runs.
+// One of avflow_cpu_isas(): what this processor runs. With "amx" and "avx512_bf16" other dtypes than bfloat16, and
+// other ops than attention, take avx512.
 const char* avflow_cpu_isa(void);
+const char* avflow_cpu_isas(void);  // compiled in, the fastest first: "amx avx512_bf16 avx512 avx2 portable"
 // Forces a path (for tests and measurements). Returns 0 if this processor or this build cannot run it.
 int32_t avflow_set_cpu_isa(const char* name);
 

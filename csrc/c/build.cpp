@@ -15,14 +15,7 @@ AvflowStatus avflow_capabilities(AvflowCapabilities* out) {
     return guarded([&] {
         AvflowCapabilities found{};
         found.cpu = avflow_cpu_isa();
-        found.cpu_built =
-#ifdef AVFLOW_HAVE_AVX512
-            "avx512 "
-#endif
-#ifdef AVFLOW_HAVE_AVX2
-            "avx2 "
-#endif
-            "portable";
+        found.cpu_built = avflow_cpu_isas();
 #ifdef AVFLOW_HAVE_CUDA
         found.cuda_archs = avflow_cuda_archs();
         found.cuda_runtime = avflow_cuda_runtime();
@@ -39,8 +32,8 @@ AvflowStatus avflow_force_cpu(const char* path) {
     return guarded([&] {
         AVFLOW_REQUIRE(path, "path is null");
         if (avflow_set_cpu_isa(path)) return;
-        fail(AVFLOW_UNSUPPORTED,
-             "this build or this processor has no path named %s: avx512, avx2 and portable are known", path);
+        fail(AVFLOW_UNSUPPORTED, "this build or this processor has no path named %s; built are: %s", path,
+             avflow_cpu_isas());
     });
 }
 

@@ -79,6 +79,8 @@ int64_t make_plan(const AvflowAttention& a, TaskPlan& plan) {
     const Header& h = *plan.p.header;
     plan.depth = a.head_dim;
     plan.width = static_cast<int>(round_up(a.head_dim, 16));
+    plan.bf16 = isa_for(a.dtype).bf16;
+    plan.deep = plan.bf16 ? static_cast<int>(round_up(a.head_dim, 32)) : a.head_dim;
     plan.groups = a.group_mass ? h.groups : 0;
     plan.tile_heads = static_cast<int64_t>(h.tile_rows) * (a.heads / a.kv_heads);
     plan.live = tiles_in_use(plan.p);
@@ -94,16 +96,13 @@ int64_t make_plan(const AvflowAttention& a, TaskPlan& plan) {
         used += round_up(bytes, 64);
         return at;
     };
-    const int64_t floats = sizeof(float), m = plan.tile_heads;
-    plan.scratch_bytes = round_up(m * plan.depth * floats, 64) + round_up(m * kBatch * kKeyTile * floats, 64) +
-                         round_up(m * plan.width * floats, 64) + 3 * round_up(m * floats, 64) +
-                         round_up(m * plan.groups * floats, 64) + 2 * round_up(m * kBatch * 8, 64) +
-                         round_up(plan.packed ? 0 : kBatch * plan.panel_floats() * floats, 64);
+    plan.scratch = nullptr, plan.scratch_bytes = 0;
+    plan.scratch_bytes = Scratch(plan, 0).bytes;
     plan.scratch = place(plan.scratch_bytes * a.workers);
     const int64_t panels = plan.packed ? static_cast<int64_t>(h.key_tiles) * a.kv_heads : 0;
-    plan.panels = reinterpret_cast<float*>(place(panels * plan.panel_floats() * floats));
+    plan.panels = reinterpret_cast<float*>(place(panels * plan.panel_floats() * 4));
     plan.finite = reinterpret_cast<uint8_t*>(place(panels));
-    plan.parts = reinterpret_cast<float*>(place(parts * plan.part_floats() * floats));
+    plan.parts = reinterpret_cast<float*>(place(parts * plan.part_floats() * 4));
     return used;
 }
 
@@ -126,7 +125,7 @@ int64_t avflow_attention_workspace(const AvflowAttention* problem) {
 void avflow_attention_cpu(const AvflowAttention* problem) {
     TaskPlan plan;
     make_plan(*problem, plan);
-    const Isa& path = isa();
+    const Isa& path = isa_for(plan.a.dtype);
     if (plan.packed) {
         const int32_t kv_heads = plan.a.kv_heads;
         for_each(plan.a, static_cast<int64_t>(plan.live.size()) * kv_heads, [&](int64_t i, int64_t) {

@@ -3,38 +3,28 @@
 
 #include <cstring>
 #include <iterator>
-#ifdef AVFLOW_HAVE_AVX2
-#include <cpuid.h>
-#endif
+
+#include "cpu/processor.h"
 
 namespace avflow::cpu {
 namespace {
 
-#ifdef AVFLOW_HAVE_AVX2
-// Clang's __builtin_cpu_supports learned of it late.
-bool has_f16c() {
-    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C);
-}
-#endif
+#define AVFLOW_ISA_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, isa::gather_rms_norm, false
+#define AVFLOW_BF16_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, avx512::gather_rms_norm, true
 
-#define AVFLOW_ISA_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, isa::gather_rms_norm
+bool always() { return true; }
 
 const Isa kIsas[] = {
 // best first
 #ifdef AVFLOW_HAVE_AVX512
-    {AVFLOW_ISA_KERNELS(avx512),
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                __builtin_cpu_supports("fma");
-     }},
+    {AVFLOW_BF16_KERNELS(amx), has_amx_bf16, always},
+    {AVFLOW_BF16_KERNELS(avx512_bf16), has_avx512_bf16, multiplies_bf16_fast},
+    {AVFLOW_ISA_KERNELS(avx512), has_avx512, always},
 #endif
 #ifdef AVFLOW_HAVE_AVX2
-    {AVFLOW_ISA_KERNELS(avx2),
-     [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c(); }},
+    {AVFLOW_ISA_KERNELS(avx2), has_avx2, always},
 #endif
-    {AVFLOW_ISA_KERNELS(portable), [] { return true; }},
+    {AVFLOW_ISA_KERNELS(portable), always, always},
 };
 
 std::atomic<const Isa*> chosen{nullptr};
@@ -45,7 +35,7 @@ const Isa& isa() {
     const Isa* now = chosen.load();
     if (now) return *now;
     for (const Isa& candidate : kIsas) {
-        if (candidate.runs_here()) {
+        if (candidate.runs_here() && candidate.pays_here()) {
             chosen.store(&candidate);
             return candidate;
         }
@@ -53,11 +43,28 @@ const Isa& isa() {
     return kIsas[std::size(kIsas) - 1];
 }
 
+const Isa& isa_for(int32_t dtype) {
+    const Isa* found = &isa();
+    while (found->bf16 && dtype != AVFLOW_BFLOAT16) ++found;  // avx512 comes after them
+    return *found;
+}
+
 }  // namespace avflow::cpu
 
 extern "C" {
 
 const char* avflow_cpu_isa(void) { return avflow::cpu::isa().name; }
+
+const char* avflow_cpu_isas(void) {
+    return
+#ifdef AVFLOW_HAVE_AVX512
+        "amx avx512_bf16 avx512 "
+#endif
+#ifdef AVFLOW_HAVE_AVX2
+        "avx2 "
+#endif
+        "portable";
+}
 
 int32_t avflow_set_cpu_isa(const char* name) {
     for (const auto& candidate : avflow::cpu::kIsas) {

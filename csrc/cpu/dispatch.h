@@ -24,6 +24,9 @@ AVFLOW_DECLARE_ISA(avx2)
 #endif
 #ifdef AVFLOW_HAVE_AVX512
 AVFLOW_DECLARE_ISA(avx512)
+// Attention in bfloat16 only: the rest is avx512's.
+AVFLOW_DECLARE_ISA(avx512_bf16)
+AVFLOW_DECLARE_ISA(amx)
 #endif
 #undef AVFLOW_DECLARE_ISA
 
@@ -33,11 +36,15 @@ struct Isa {
     void (*attend)(const TaskPlan&, int64_t, int64_t);
     void (*merge)(const TaskPlan&, int64_t, int64_t);
     void (*gather_rms_norm)(const AvflowGatherRmsNorm&, int64_t, int64_t);
-    bool (*runs_here)();
+    bool bf16;            // multiplies bfloat16, and takes no other dtype
+    bool (*runs_here)();  // may the processor and its system run it
+    bool (*pays_here)();  // and is it not slower than those after it
 };
 
 // The best that this processor runs, or the one that was forced.
 const Isa& isa();
+// The same for attention in this dtype: one that multiplies bfloat16 leaves others to avx512.
+const Isa& isa_for(int32_t dtype);
 
 // body(index, worker) for each index; workers take the next as they come free. `call` is any struct with workers.
 template <typename Call, typename Body>

@@ -22,14 +22,6 @@ AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int t
     for (int c = 0; c < 8; ++c) std::memcpy(to + c * to_stride, &s[c], 32);
 }
 
-// Where key j of a tile lies; slot -1 for a key beyond the last, or one that is not held.
-static Place place_in(const TaskPlan& plan, int tile, int j) {
-    const int index = tile * kKeyTile + j;
-    if (index >= plan.p.header->keys) return {0, -1};
-    const Place at = place_of(plan.slots(), plan.p.keep_keys ? plan.p.keep_keys[index] : index);
-    return at.slot < plan.a.slots ? at : Place{0, -1};
-}
-
 // Keys of one tile and one kv head, transposed: panel [d, 64]; absent keys are zero.
 static void pack_keys(const TaskPlan& plan, int tile, int kv_head, float* panel) {
     const AvflowAttention& a = plan.a;
@@ -39,7 +31,7 @@ static void pack_keys(const TaskPlan& plan, int tile, int kv_head, float* panel)
     const float* rows[kKeyTile];
     const bool direct = a.dtype == AVFLOW_FLOAT32;
     for (int j = 0; j < kKeyTile; ++j) {
-        const Place at = place_in(plan, tile, j);
+        const Place at = plan.place_in(tile, j);
         if (at.slot < 0) {
             rows[j] = nothing;
         } else if (direct) {
@@ -83,7 +75,7 @@ static void pack_values(const TaskPlan& plan, int tile, int kv_head, int width, 
     const int d = a.head_dim;
     for (int j = 0; j < kKeyTile; ++j) {
         float* to = panel + j * width;
-        const Place at = place_in(plan, tile, j);
+        const Place at = plan.place_in(tile, j);
         if (at.slot < 0) {
             std::memset(to, 0, sizeof(float) * width);
             continue;

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -235,19 +237,12 @@ PYBIND11_MODULE(_C, m) {
         [](const std::string& name) {
             if (!avflow_set_cpu_isa(name.c_str())) {
                 throw py::value_error("this build or this processor has no path named " + name +
-                                      ": avx512, avx2 and portable are known");
+                                      "; built are: " + avflow_cpu_isas());
             }
         },
         py::arg("name"));
     m.def("cpu_isas", [] {
-        std::vector<std::string> names;
-#ifdef AVFLOW_HAVE_AVX512
-        names.push_back("avx512");
-#endif
-#ifdef AVFLOW_HAVE_AVX2
-        names.push_back("avx2");
-#endif
-        names.push_back("portable");
-        return names;
+        std::istringstream names(avflow_cpu_isas());
+        return std::vector<std::string>(std::istream_iterator<std::string>(names), {});
     });
 }
