@@ -11,9 +11,8 @@ from avflow.experiments import answer_lens as lens
 from avflow.experiments import attention_share as share
 from avflow.experiments.pathways import SCHEMA
 from avflow.plots import attention as plots_attention
-from avflow.plots import attention_maps
+from avflow.plots import attention_maps, shift_lines
 from avflow.plots import information_flow as plots
-from avflow.plots import shift_lines
 
 mpl.use("Agg")
 

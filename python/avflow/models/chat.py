@@ -161,8 +161,8 @@ class ChatFamily(Family):
         bare = wording.system is None or not (wording.system or self.empty_system)
         text, spans = _render(model.processor, None if bare else wording.system, parts)
         lead = self.answer_lead
-        if style.answer_prefix:
-            text, lead = text + lead + style.answer_prefix, ""
+        if wording.style.answer_prefix:
+            text, lead = text + lead + wording.style.answer_prefix, ""
         inputs = encode(text)
         ids = inputs["input_ids"][0]  # [N]
         for name in ("pixel_values", "pixel_values_videos", "input_features", "audio_features"):
