@@ -26,8 +26,9 @@ test: lint
 VENV_VLLM ?= $(VENV)-vllm
 PYTEST_VLLM = OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/python -m pytest -n 2 --dist worksteal --timeout=900
 # Model Runner V2's part, whose kernels are interpreted: a few prompts of every kind.
-V2_TESTS = $(addprefix tests/serving/test_served_,tokens.py counts.py half.py v2.py builders.py)
-V2_CHOSEN = -k "not single and not more_requests and not (one_token and not early) and not (equal and (half or once))"
+V2_TESTS = $(addprefix tests/serving/test_served_,tokens.py counts.py before.py half.py v2.py builders.py)
+V2_CHOSEN = -k "not single and not more_requests and not random_requests and not (one_token and not early) \
+	and not (equal and (half or once))"
 test-vllm: ext $(VENV_VLLM)/.installed
 	$(PYTEST_VLLM) tests/serving $(PYTEST_ARGS)
 	VLLM_USE_V2_MODEL_RUNNER=1 AVFLOW_TEST_PROMPTS=12 $(PYTEST_VLLM) $(V2_TESTS) $(V2_CHOSEN) $(PYTEST_ARGS)
@@ -38,6 +39,8 @@ test-vllm-full: ext $(VENV_VLLM)/.installed
 	$(PYTEST_VLLM) tests/serving $(PYTEST_ARGS)
 	VLLM_USE_V2_MODEL_RUNNER=1 $(PYTEST_VLLM) tests/serving $(PYTEST_ARGS)
 	$(COMPILED) $(PYTEST_VLLM) tests/serving/test_served_tokens.py -k "two and (batch or chunks)" $(PYTEST_ARGS)
+	VLLM_USE_V2_MODEL_RUNNER=1 $(COMPILED) $(PYTEST_VLLM) tests/serving/test_served_tokens.py -k "two and batch" \
+		$(PYTEST_ARGS)
 
 $(VENV_VLLM)/.installed: tests/serving/setup.sh tests/serving/requirements.txt
 	TORCH="$(TORCH)" tests/serving/setup.sh $(VENV_VLLM) $(BIN)/python

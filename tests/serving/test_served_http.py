@@ -48,9 +48,9 @@ def client(tmp_path_factory):
     environment |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOG_STATS_INTERVAL": "1"}
     with open(log, "w") as out:
         server = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out, env=environment)
-    made = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
+    made = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=300)
     try:
-        for _ in range(200):
+        for _ in range(600):  # a machine may be busy
             if server.poll() is not None:
                 pytest.fail(log.read_text()[-3000:])
             try:
@@ -62,7 +62,11 @@ def client(tmp_path_factory):
         yield made
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(120)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            raise
 
 
 @pytest.fixture(scope="module")
