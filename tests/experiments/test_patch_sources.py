@@ -265,8 +265,19 @@ def test_statistics_and_figures_of_a_sweep_take_it(omni, prompt, tmp_path):
     assert means[1]["change"] == pytest.approx(np.mean(changes))
     assert len(significance(found)) == 4
     assert "video" in found.to_latex()
-    figure, _ = plots.flow(found)
-    plots.heat_map(found)
+    # A site may lift an answer from next to nothing: its figures are in points, with BCa's bands.
+    for drawn, table in ((plots.flow(found), found), (plots.flow(found.table), found.table)):
+        _, ax = drawn
+        assert ax.get_ylabel() == "Change in answer probability (points)"
+        points = average_change(table, center="difference", interval="bca").to_pylist()
+        (line,) = [line for line in ax.get_lines() if line.get_label() == "video"]
+        assert line.get_ydata().tolist() == [row["change"] for row in points if row["knockout"] == "video"]
+        band = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert {points[0]["low"], points[0]["high"]} <= {*band.tolist()}
+    assert plots.flow(found, center="mean")[1].get_ylabel() == "Change in answer probability (%)"
+    figure, ax = plots.heat_map(found)
+    assert figure.axes[-1].get_ylabel() == "Change (points)"
+    assert ax.collections[0].get_array().ravel().tolist() == [row["change"] for row in points]
     found.save(tmp_path)
     again = avflow.read(tmp_path)
     assert again.experiment == "patch" and again.table.equals(found.table)
