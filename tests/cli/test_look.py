@@ -29,7 +29,7 @@ CASES = {
     "sinks": (["--times", "1.2", "--among", "video"], []),
     "pathways": (["--keep", "video->question=0-1", "--keep", "question->last"], ["pathways"]),
     "patch": (
-        ["--source", "silence+black", "--sites", "video,last", "--layers", "0-1", "--select", "all"],
+        ["--source", "silence+black", "--sites", "video,last,video[0,1] (mlp)", "--layers", "0-1", "--select", "all"],
         ["patch", "patch_map"],
     ),
     "text": (["--knockouts", "video->question", "--layers", "1", "--max-new-tokens", "2"], []),
@@ -56,7 +56,12 @@ def test_every_experiment_ends_in_a_folder(what, samples, tmp_path):
         assert f"{name}.png" in result.output
     first = avflow.Sample.read_jsonl(samples)[0]
     options = {"share": {"layers": [0, 2], "tokens": "answer"}, "lens": {}, "sinks": {"times": 1.2, "among": "video"}}
-    options["patch"] = {"source": "silence+black", "sites": ["video", "last"], "layers": [0, 1], "select": "all"}
+    options["patch"] = {
+        "source": "silence+black",
+        "sites": ["video", "last", "video[0,1] (mlp)"],
+        "layers": [0, 1],
+        "select": "all",
+    }
     options["tokens"] = {"tokens": "media+last", "layers": [0, 3], "words": [7, "A"], "keep": 2, "every": 9}
     if what in options:  # the rows are those of the function
         want = EXPERIMENTS[what].run(model(), model().prepare(first), **options[what]).table

@@ -155,6 +155,28 @@ def test_omnivideobench_nests_its_questions(tmp_path):
         read(written(tmp_path, data), "omnivideobench")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "yaml"])
+def test_nested_rows_of_other_files(tmp_path, kind):
+    """A list of objects in each line, or in a column, is rows as in a .json file; the mapping may be a file too."""
+    outer = [
+        {"video": f"{n}.mp4", "qa": [{"q": f"q{n}{i}", "a": "A", "o": ["x", "y"]} for i in range(n)]} for n in (1, 2)
+    ]
+    mapping = dict(id="{video}-{index}", question="q", options="o", answer="a", video="video", nested="qa")
+    file = tmp_path / f"rows.{'jsonl' if kind == 'yaml' else kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(outer), file)
+    else:
+        file.write_text("\n".join(map(json.dumps, outer)) + "\n{broken\n")
+    data = DataMapping(**mapping)
+    if kind == "yaml":
+        data = tmp_path / "mapping.yaml"
+        data.write_text("".join(f'{key}: "{value}"\n' for key, value in mapping.items()))
+    found = read(file, data, skip_bad=True)
+    assert [s.question for s in found.samples] == ["q10", "q20", "q21"]
+    assert [s.id for s in found.samples] == ["1.mp4-0", "2.mp4-1", "2.mp4-2"]
+    assert len(found.bad) == (kind != "parquet")
+
+
 def test_music_avqa_fills_its_blanks(tmp_path):
     row = {"question_id": 7, "video_id": "00001", "question_content": "Is the <Object> on the <LR> louder?"}
     row |= {"templ_values": '["violin", "left"]', "anser": "yes", "type": '["Audio-Visual", "Comparative"]'}

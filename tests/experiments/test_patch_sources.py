@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from zlib import crc32
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 
 import avflow
 from avflow import plots
+from avflow.experiments.patch_sites import as_sites
 from avflow.models.blank import blanked
 from avflow.results import average_change, significance
 from avflow.walk.capture import capture
@@ -263,8 +265,19 @@ def test_statistics_and_figures_of_a_sweep_take_it(omni, prompt, tmp_path):
     assert means[1]["change"] == pytest.approx(np.mean(changes))
     assert len(significance(found)) == 4
     assert "video" in found.to_latex()
-    figure, _ = plots.flow(found)
-    plots.heat_map(found)
+    # A site may lift an answer from next to nothing: its figures are in points, with BCa's bands.
+    for drawn, table in ((plots.flow(found), found), (plots.flow(found.table), found.table)):
+        _, ax = drawn
+        assert ax.get_ylabel() == "Change in answer probability (points)"
+        points = average_change(table, center="difference", interval="bca").to_pylist()
+        (line,) = [line for line in ax.get_lines() if line.get_label() == "video"]
+        assert line.get_ydata().tolist() == [row["change"] for row in points if row["knockout"] == "video"]
+        band = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert {points[0]["low"], points[0]["high"]} <= {*band.tolist()}
+    assert plots.flow(found, center="mean")[1].get_ylabel() == "Change in answer probability (%)"
+    figure, ax = plots.heat_map(found)
+    assert figure.axes[-1].get_ylabel() == "Change (points)"
+    assert ax.collections[0].get_array().ravel().tolist() == [row["change"] for row in points]
     found.save(tmp_path)
     again = avflow.read(tmp_path)
     assert again.experiment == "patch" and again.table.equals(found.table)
@@ -324,6 +337,49 @@ def test_sites_and_sources_refuse_what_makes_none():
     ]:
         with pytest.raises(avflow.InputError, match=message):
             wrong()
+
+
+@pytest.mark.parametrize(
+    "text, site",
+    [
+        ("video", avflow.PatchSite("video", "mlp")),  # the default part, here "mlp"
+        (" video[0-2, 5] ", avflow.PatchSite("video", "mlp", items=[0, 1, 2, 5])),
+        ("video[1]+audio[1]", avflow.PatchSite("video+audio", "mlp", items=1)),
+        ("last (heads 1,5)", avflow.PatchSite("last", "attention", heads=[1, 5])),
+        ("video[2] (head 3)", avflow.PatchSite("video", "attention", items=2, heads=3)),
+        ("question (residual)", avflow.PatchSite("question")),
+        ("video (items 0-2) (attention)", avflow.PatchSite("video", "attention", items=range(3))),
+    ],
+)
+def test_sites_in_text_form(text, site):
+    (found,) = as_sites(text, "mlp")
+    assert found == site
+    assert as_sites(found.name, "residual") == [site]  # a name is a text form too
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("video[1]+audio[2]", "unlike items"),
+        ("video[3-1]", "is no range"),
+        ("video->last", "site 'video->last': write a group"),
+        ("video (norm)", "write a group"),
+        ("video[1] (items 2)", "its items are said twice"),
+        ("video (mlp) (attention)", "its part are said twice"),
+        ("video (mlp) (heads 1)", 'only part="attention" has heads'),
+    ],
+)
+def test_texts_that_are_no_site(text, message):
+    with pytest.raises(avflow.InputError, match=re.escape(message)):
+        as_sites(text)
+
+
+def test_a_text_patches_what_its_site_does(omni, prompt):
+    other = tiny.av_prompt("b", seconds=2, seed=8)
+    source = avflow.PatchSource.of(other)
+    texts = avflow.patch(omni, prompt, source, ["video[1,2] (mlp)", "last (heads 2)"], layers=[1], select="all").table
+    sites = [avflow.PatchSite("video", "mlp", items=(1, 2)), avflow.PatchSite("last", "attention", heads=2)]
+    assert texts.equals(avflow.patch(omni, prompt, source, sites, layers=[1], select="all").table)
 
 
 def test_a_layer_without_its_own_mlp_is_told(omni, prompt, monkeypatch):

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 import oracle
 import pytest
-from clips import Clip, write_png
+from clips import Clip, write_png, write_wav
 from demo_folder import clip_file, demo, model
 from tiny import av_prompt, text_prompt
 
@@ -69,6 +69,28 @@ def test_the_box_of_a_picture(tmp_path):
         model().prepare(both)
     named = model().prepare(sample(own | {"of": "image"}, image=str(picture)))
     assert places(named, "object") == [(0, 0)]
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_the_box_of_a_candidate(tmp_path, tagged):
+    pictures = [str(write_png(Clip(color=color), tmp_path / f"{color}.png")) for color in ("red", "blue")]
+    sound = str(write_wav(Clip(), tmp_path / "a.wav"))
+    asked = dict(id="0", question="Which?", answer="B", labels=[{"group": "left", "box": [0, 0, 0.5, 1], "items": [1]}])
+    if tagged:
+        asked |= dict(question="Does [img1] fit [audio1], or [img2]?", options=["it", "the other"], answer="A")
+        asked |= dict(
+            tagged={"[img1]": pictures[0], "[audio1]": sound, "[img2]": pictures[1]}, names=["[img2]", "[img1]"]
+        )
+    else:
+        asked |= dict(candidates=pictures, reference=sound)
+    prompt = model().prepare(avflow.Sample(**asked))
+    own, left = (prompt.media["labels_of_avflow"][0].count("candidate_correct"), prompt.groups.count("left"))
+    assert own and left == own / 2  # of the second picture, which is the right one
+    assert prompt.groups.count("candidate_correct") == own - left
+    right = [at for at, group in enumerate(prompt.groups) if group == "left"]
+    assert {prompt.items[at] for at in right} == {1}
+    both = dict(asked, labels=[{"group": "left", "box": [0, 0, 0.5, 1], "of": "candidates"}])
+    assert model().prepare(avflow.Sample(**both)).groups.count("left") == 2 * left
 
 
 def test_seconds_are_those_of_the_file():
@@ -205,9 +227,12 @@ def test_a_function_that_breaks_its_word(omni):
         (lambda p, s: 7, "give a name or None for every token"),
         (lambda p, s: 1 / 0, "failed with ZeroDivisionError"),
         (lambda p, s: ["video"] * len(p), "last"),
+        (lambda p, s: p.groups.__setitem__(3, "object"), "changed the prompt's own groups or items"),
+        (lambda p, s: p.items.append(0) or ["object"] + [None] * (len(p) - 1), "changed the prompt's own"),
     ):
         with pytest.raises(InputError, match=message):
             avflow.attention_share(omni, prompt, labels=avflow.Labels(answer, ["object"]))
+    assert prompt.groups == av_prompt().groups and prompt.items == av_prompt().items  # as before the function
     with pytest.raises(InputError, match="does not say which groups it gives"):
         avflow.attention_share(omni, prompt, labels=by_labels)
     with pytest.raises(InputError, match="file.py:function"):

@@ -167,7 +167,11 @@ def look(
         str | None, typer.Option(help='patch: silence, black, silence+black, zero, "noise 3", "noise sd=0.1".')
     ] = None,
     sites: Annotated[
-        list[str] | None, typer.Option(help="patch: groups.", show_default="video,audio,question,last")
+        list[str] | None,
+        typer.Option(
+            help='patch: groups, "video[0-3]", "last (heads 1,5)", "last (mlp)".',
+            show_default="video,audio,question,last",
+        ),
     ] = None,
     part: Annotated[
         str | None, typer.Option(help="patch: residual, attention or mlp.", show_default="residual")

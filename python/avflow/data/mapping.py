@@ -39,8 +39,8 @@ class DataMapping:
         fill: a column with a list (or a list in a text) whose values take the place of "<Object>" and the like in the
             question, in order. A row that does not fill all of them is an error.
         nested: for JSON of the form {key: {..., "task0": {...}, "task1": {...}}}: what the inner keys start with; or
-            for objects with a list of objects under this name. Each inner object is a row, with the outer object's
-            values, and `index`, its number.
+            for rows (JSON, JSONL, Parquet, of the hub) with a list of objects under this name. Each inner object is a
+            row, with the outer object's values, and `index`, its number.
         key: the column that takes the outer key of such a file.
         use_audio_in_video: for every sample; see Sample.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -82,6 +82,11 @@ def _file_rows(path: Path, mapping: DataMapping) -> Iterator[Any]:
     if kind == ".json":
         yield from _json_rows(_parsed(text, path), path, mapping)
         return
+    yield from _inner_rows(_lines(text, path), mapping.nested, keyed=False)
+
+
+def _lines(text: str, path: Path) -> Iterator[Any]:
+    """The value of every line; what is none as the error that says so."""
     for line, part in enumerate(text.split("\n"), start=1):
         if part.strip():
             try:
@@ -135,7 +140,7 @@ def _json_rows(value: Any, path: Path, mapping: DataMapping) -> Iterator[Any]:
     yield from _inner_rows([{mapping.key: key, **outer} for key, outer in value.items()], mapping.nested, keyed=True)
 
 
-def _inner_rows(outers: list[Any], nested: str | None, keyed: bool) -> Iterator[Any]:
+def _inner_rows(outers: Iterable[Any], nested: str | None, keyed: bool) -> Iterator[Any]:
     """The rows within these, each with what the outer one has beside them, and `index`, its number: a list under the
     name `nested`, or, of objects under keys, the objects whose names begin with it. Without such rows the outer ones
     themselves, but for objects under keys, which are no rows then."""
@@ -159,13 +164,16 @@ def _parquet_rows(path: Path, mapping: DataMapping) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(path)
     # Only what is read: data sets carry whole videos in columns that a mapping may not want.
     columns = _wanted(file.schema_arrow.names, mapping, str(path))
-    for batch in file.iter_batches(batch_size=32, columns=columns):
-        yield from batch.to_pylist()
+    batches = file.iter_batches(batch_size=32, columns=columns)
+    yield from _inner_rows((row for batch in batches for row in batch.to_pylist()), mapping.nested, keyed=False)
 
 
 def _wanted(there: list[str], mapping: DataMapping, where: str) -> list[str]:
     """The columns that the mapping reads. Raises InputError for one that is missing."""
     asked = mapping.columns()
+    if mapping.nested in there:  # what the rows within it hold, each of them tells
+        plain = {column.removesuffix("?") for column in asked}
+        return [name for name in there if name in plain or name == mapping.nested]
     if missing := sorted(name for name in asked if name not in (*there, "_file", "_row") and not name.endswith("?")):
         raise InputError(f"{where}: no column {missing[0]!r}: there are {sorted(there)}")
     return [name for name in there if name in {column.removesuffix("?") for column in asked}]
@@ -217,8 +225,6 @@ def _split_rows(found: Any, where: str, mapping: DataMapping) -> Iterator[tuple[
     # As arrow: media columns stay files, nothing is decoded here.
     found = found.select_columns(columns).with_format("arrow")
     stem = Path(where.removeprefix(HUB)).name
-    number = 0
-    for batch in found.iter(batch_size=32):
-        for row in batch.to_pylist():
-            yield f"{where}, row {number}", {"_file": stem, "_row": number, **row}
-            number += 1
+    rows = (row for batch in found.iter(batch_size=32) for row in batch.to_pylist())
+    for number, row in enumerate(_inner_rows(rows, mapping.nested, keyed=False)):
+        yield f"{where}, row {number}", {"_file": stem, "_row": number, **row}

@@ -81,7 +81,8 @@ def patch(
         prompts: as of `avflow.sweep`; their answers are measured.
         source: where the states come from: "silence", "black", "silence+black", "noise 3", "zero", or a `PatchSource`
             for other prompts, means or a vector that is added.
-        sites: names of groups, or each a `PatchSite` (items, heads). part: of a layer, for sites that are only named:
+        sites: names of groups, with items, heads or a part ("video[0-3]", "last (heads 1,5)", "last (mlp)"), or each a
+            `PatchSite`. part: of a layer, for sites that name none:
             "residual" (its output), "attention" (what its heads give, before the output matrix) or "mlp" (its output).
         window: width of the window in layers; the part is patched in each of them. style, layers: as of `avflow.sweep`.
         direction: "noise": states of the source go into the prompt's run. "denoise": states of the prompt's run go into

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from .. import checks
 from ..errors import InputError
+from ..knockouts.sides import LIST, SIDE, group_names, numbers, terms
 from ..models.base import Model
 from ..walk.edits import PARTS, Part
 from ..walk.jobs import Columns, members
 
 MOST = 10_000  # sites; more is a slip
+_SITE = re.compile(rf"({SIDE})\s*((?:\([^()]*\)\s*)*)")
 
 
 @dataclass(frozen=True, init=False)
@@ -63,6 +67,31 @@ class PatchSite:
             return f"{text} (heads {','.join(map(str, self.heads))})"
         return text if self.part == "residual" else f"{text} ({self.part})"
 
+    @classmethod
+    def parse(cls, text: str, part: Part = "residual") -> PatchSite:
+        """From "video", "video[0-3]" or "video+audio"; behind it, as names have it, "(mlp)", "(attention)",
+        "(residual)", "(heads 1,5)", which are of attention, or "(items 0-3)".
+
+        part: where the text names neither a part nor heads.
+
+        Raises:
+            InputError: a text of another form.
+        """
+        found = _SITE.fullmatch(checks.text("site", text).strip())
+        if found is None:
+            raise _no_form(text)
+        listed = {items for _, items in terms(found[1])}
+        if len(listed) > 1:
+            raise InputError(f"site {text!r}: its groups have unlike items: name each as a site of its own")
+        more: dict[str, Any] = {"items": listed.pop()}
+        for said in re.findall(r"\(([^()]*)\)", found[2]):
+            name, value = _said(said.strip(), text)
+            if more.get(name) is not None:
+                raise InputError(f"site {text!r}: its {name} are said twice")
+            more[name] = value
+        default = "attention" if "heads" in more else part
+        return cls(group_names(found[1]), more.pop("part", default), **more)
+
     def check(self, model: Model) -> None:
         """Raises InputError for a group or a head that the model does not have."""
         model.groups.expand(self.group)
@@ -80,6 +109,22 @@ class PatchSite:
         return np.flatnonzero(held)
 
 
+def _said(said: str, text: str) -> tuple[str, Any]:
+    """An argument's name and value, from what stands in brackets."""
+    if said in PARTS:
+        return "part", said
+    if found := re.fullmatch(rf"(head|item)s?\s+({LIST})", said):
+        return f"{found[1]}s", tuple(numbers(found[2], f"site {text!r}"))
+    raise _no_form(text)
+
+
+def _no_form(text: str) -> InputError:
+    return InputError(
+        f'site {text!r}: write a group, an alias or a sum, "video[0-3]" for some of its items; behind it "(mlp)", '
+        '"(attention)" or "(heads 1,5)"'
+    )
+
+
 def _numbers(name: str, value: int | Iterable[int] | None, high: int) -> tuple[int, ...] | None:
     if value is None:
         return None
@@ -90,7 +135,7 @@ def _numbers(name: str, value: int | Iterable[int] | None, high: int) -> tuple[i
 
 
 def as_sites(value: str | PatchSite | Sequence[str | PatchSite], part: Part = "residual") -> list[PatchSite]:
-    """Group names and `PatchSite`s as a list with distinct names; `part`: of those that are only named.
+    """Texts (see `PatchSite.parse`) and `PatchSite`s as a list with distinct names; `part`: of texts that name none.
 
     Raises:
         InputError: an unknown form, an empty list, two sites of one name.
@@ -103,7 +148,7 @@ def as_sites(value: str | PatchSite | Sequence[str | PatchSite], part: Part = "r
     for one in given:
         if not isinstance(one, (str, PatchSite)):
             raise InputError(f"site {checks.shown(one)}: pass a group's name or an avflow.PatchSite")
-        sites.append(PatchSite(one, part) if isinstance(one, str) else one)
+        sites.append(PatchSite.parse(one, part) if isinstance(one, str) else one)
     names = [site.name for site in sites]
     if twice := [name for name in names if names.count(name) > 1]:
         raise InputError(f"site {twice[0]!r} is given twice: drop one, or pass name=... to tell them apart")

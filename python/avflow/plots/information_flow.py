@@ -68,8 +68,8 @@ def flow(
     first_layer: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
-    center: Center = "mean",
-    interval: Interval = "bootstrap-t",
+    center: Center | None = None,
+    interval: Interval | None = None,
     cluster: Clusters | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
@@ -77,9 +77,12 @@ def flow(
 
     `paths`: names to draw (default: all that have a value). `select`: correct, wrong or all samples.
     `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
-    `center`, `interval`, `cluster`: of `avflow.results.average_change`; the axis says which average it is.
+    `center`, `interval`, `cluster`: of `avflow.results.average_change`; the axis says which average it is. By default
+    the mean of percentages with bootstrap-t bands, of a table of `avflow.patch` points with BCa's: a site may lift an
+    answer from next to nothing, by any number of percent.
     """
     check_first_layer(first_layer)
+    center, interval = _of_kind(table, center, interval)
     table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     chosen = _chosen(table, paths)
     how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval, cluster=cluster)
@@ -103,12 +106,13 @@ def flow_panels(
     first_layer: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
-    center: Center = "mean",
-    interval: Interval = "bootstrap-t",
+    center: Center | None = None,
+    interval: Interval | None = None,
     cluster: Clusters | None = None,
 ) -> tuple[Figure, list[Axes]]:
     """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
     check_first_layer(first_layer)
+    center, interval = _of_kind(table, center, interval)
     table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval, cluster=cluster)
     means = average_change(table, **how)
@@ -139,13 +143,18 @@ def heat_map(
     select: str = "all",
     title: str | None = None,
     first_layer: int = 0,
+    center: Center | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Mean change (%) as colour, a row per path and a column per layer; grey where there is no value."""
+    """Average change as colour, a row per path and a column per layer; grey where there is no value.
+
+    `center`: as of `flow`; by default the mean, in percent, of a table of `avflow.patch` points.
+    """
     check_first_layer(first_layer)
+    center, _ = _of_kind(table, center, None)
     table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
     chosen = _chosen(table, paths)
-    means = average_change(table.filter(_is_in(table, chosen)), resamples=1)
+    means = average_change(table.filter(_is_in(table, chosen)), center=center, resamples=1)
     layers = np.unique(table["layer"].to_numpy())
     grid = np.full((len(chosen), len(layers)), np.nan)  # [paths, layers]
     for row in means.to_pylist():
@@ -176,7 +185,8 @@ def heat_map(
         ax.set_xlabel("Layer (window centre)")
         ax.set_title(_titled(table.filter(_is_in(table, chosen)), title), loc="left")
         bar = figure.colorbar(image, ax=ax, pad=0.015, fraction=0.05, aspect=2 + 1.6 * len(chosen))
-        bar.set_label("Change (%)" if target_of(table) != "own" else "Change (%), predicted token")
+        unit = "points" if center == "difference" else "%"
+        bar.set_label(f"Change ({unit})" + (", predicted token" if target_of(table) == "own" else ""))
         bar.outline.set_visible(False)
     return Drawn(figure, ax)
 
@@ -232,6 +242,12 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
             figure.savefig(drawn, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", metadata=meta)
             write_whole(path, drawn.getvalue())
     return out
+
+
+def _of_kind(table: Any, center: Center | None, interval: Interval | None) -> tuple[Center, Interval]:
+    """The defaults for a table of this kind, before its columns get a sweep's names."""
+    patched = "site" in getattr(getattr(table, "table", table), "column_names", ())
+    return center or ("difference" if patched else "mean"), interval or ("bca" if patched else "bootstrap-t")
 
 
 def check_first_layer(first_layer: int) -> None:

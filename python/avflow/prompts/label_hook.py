@@ -111,16 +111,24 @@ class Labels:
         """The prompt as the function labels it.
 
         Raises:
-            InputError: the function fails, or gives what is no labels of this prompt, or a group that it does not name.
+            InputError: the function fails, changes the prompt, or gives what is no labels of this prompt, or a group
+                that it does not name.
         """
         self.declare(table)
         where = f"prompt {prompt.id!r}: its labels"
+        own = list(prompt.groups), list(prompt.items)
         try:
             given = self.function(prompt, prompt.sample)
         except AvflowError:
             raise
         except Exception as error:
             raise InputError(f"{where}: the function failed with {type(error).__name__}: {error}") from error
+        if (list(prompt.groups), list(prompt.items)) != own:
+            prompt.groups, prompt.items = own
+            raise InputError(
+                f"{where}: the function changed the prompt's own groups or items: leave them, and return what they are "
+                "to be, a name or None for every token"
+            )
         if given is None:
             return prompt
         if isinstance(given, Mapping):

@@ -45,19 +45,26 @@ def _true_rate(prompt: Prompt, told: np.ndarray) -> float:
 
 
 def cells(prompt: Prompt, groups: np.ndarray, items: np.ndarray) -> np.ndarray | None:
-    """Of every token of a video or an image, the part of the picture that it shows: [N, 4], x0, y0, x1, y1 in shares
-    of width and height; NaN for other tokens. None: the prompt tells of no grid.
+    """Of every token of a video or an image, also of candidates and a reference that are images, the part of the
+    picture that it shows: [N, 4], x0, y0, x1, y1 in shares of width and height; NaN for other tokens.
+    None: the prompt tells of no grid.
 
     From the grids of `model_inputs` (patches) and the tokens that there are: a token stands for merge x merge patches.
     groups: str [N], items: int [N], as avflow has labelled the tokens.
     """
     inputs = prompt.model_inputs or {}
     out = np.full((len(prompt), 4), np.nan)
-    for group, name in (("video", "video_grid_thw"), ("image", "image_grid_thw")):
+    roles = _image_roles(prompt)
+    for name in ("video_grid_thw", "image_grid_thw"):
         grids: torch.Tensor | None = inputs.get(name)
-        first = 0  # item of the grid's first step
+        first = 0  # number of the grid's first step
         for steps, height, width in () if grids is None else grids.tolist():
-            for item in range(first, first + steps):
+            for number in range(first, first + steps):
+                group, item = ("video", number) if name == "video_grid_thw" else ("image", number)
+                if group == "image" and roles is not None:
+                    if number >= len(roles):
+                        break  # more grids than images: not this sample's
+                    group, item = roles[number]
                 own = np.flatnonzero((groups == group) & (items == item))
                 merge = round((height * width / len(own)) ** 0.5) if len(own) else 0
                 if not merge or len(own) * merge * merge != height * width:
@@ -68,3 +75,21 @@ def cells(prompt: Prompt, groups: np.ndarray, items: np.ndarray) -> np.ndarray |
                 out[own] = np.stack(sides, 1)
             first += steps
     return None if np.isnan(out).all() else out
+
+
+def _image_roles(prompt: Prompt) -> list[tuple[str, int]] | None:
+    """Group and item of every image of an interleaved item, in the order of the text; None where images are "image"."""
+    sample = prompt.sample
+    if sample is None:
+        return None
+    if sample.tagged is not None:
+        return [(medium.group, medium.item) for medium in sample.placed if medium.kind == "image"]
+    if sample.interleaved is None:
+        return None
+    if sample.interleaved.kind != "image":
+        return [("reference", 0)]
+    right = sample.answer_index
+    return [
+        ("candidate_correct" if number == right else "candidate_incorrect", number)
+        for number in range(len(sample.interleaved.candidates))
+    ]

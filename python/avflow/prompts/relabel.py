@@ -140,7 +140,8 @@ class _Finder:
         if shown is None:
             raise self._say(label, "it has no grid of video or image tokens: give tokens or items instead of a box")
         pictured = set(self.groups[~np.isnan(shown[:, 0])].tolist())
-        if label.of is None and len(pictured) > 1:
+        kinds = {group.partition("_")[0] for group in pictured}  # right and wrong candidates are of one kind
+        if label.of is None and len(kinds) > 1:
             raise self._say(label, 'it has a video and an image: say which is meant, "of": "video"')
         x0, y0, x1, y1 = box
         fine = 1e-9  # a side on a token's edge, after a division

@@ -73,8 +73,7 @@ def _patch(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     if not pc.any(pc.is_valid(table["change_percent"])).as_py():
         return {}
     title = f"Put in: {table['source'][0].as_py()}"
-    # Points of probability: a patched site may lift an answer from next to nothing, by any number of percent.
-    lines = plots.flow(table, title=title, first_layer=first_layer, center="difference", interval="bca")[0]
+    lines = plots.flow(table, title=title, first_layer=first_layer)[0]
     return {"patch": lines, "patch_map": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 
