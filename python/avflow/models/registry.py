@@ -10,7 +10,7 @@ from .base import Family
 
 _FAMILIES: dict[str, list[Family]] = {}
 # One file per family; each registers itself when it is imported.
-_MODULES = ("text", "qwen2_5_omni.family", "qwen2_5_vl", "qwen3_vl", "video_salmonn2_plus.family")
+_MODULES = ("text", "qwen2_5_omni.family", "qwen2_5_vl", "qwen3_vl", "qwen3_omni", "video_salmonn2_plus.family")
 
 
 def register(cls: type[Family]) -> type[Family]:
