@@ -20,7 +20,7 @@ from demo_folder import model
 import avflow
 from avflow.media.audio import read_audio
 from avflow.media.container import open_media
-from avflow.media.images import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, frame_size, resize, video_size
+from avflow.media.images import frame_size, resize, video_size
 from avflow.media.stills import read_image
 from avflow.media.video import Video, read_video
 from avflow.models.qwen2_5_omni import processor as processing
@@ -56,7 +56,7 @@ NOT_LIBROSA = {"second sound is the default": "it takes the track with the most 
 
 
 def size(frames: int, height: int, width: int) -> tuple[int, int]:
-    return video_size(frames, height, width, 28, VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS)
+    return video_size(frames, height, width, 28, processing.VIDEO_MIN_PIXELS, processing.VIDEO_MAX_PIXELS)
 
 
 def _calls(makes):
@@ -215,7 +215,7 @@ def test_prompts_with_published_timing(makes, published, name):
     heard = bool(FILMS[name].sounds)
     sound = theirs(published, f"film/{name}", "sound", None)["sound"] if heard else None
     sample = avflow.Sample(id="0", question="Which?", answer="red", video=str(path), use_audio_in_video=heard)
-    limits = {"min_pixels": VIDEO_MIN_PIXELS, "max_pixels": VIDEO_MAX_PIXELS}
+    limits = {"min_pixels": processing.VIDEO_MIN_PIXELS, "max_pixels": processing.VIDEO_MAX_PIXELS}
     ours = omni.prepare(sample, fps=FPS, timing="published", **limits).model_inputs
     text = omni.processor.tokenizer.decode(_unfilled(omni, ours["input_ids"][0].tolist()))
     import torch

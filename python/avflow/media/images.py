@@ -16,10 +16,7 @@ import torch
 
 from ..errors import InputError
 
-PIXELS = 28 * 28  # of one token: 14 x 14 patches, merged 2 x 2
-VIDEO_MIN_PIXELS = 128 * PIXELS  # per frame: the limits of the published recipe
-VIDEO_MAX_PIXELS = 768 * PIXELS
-VIDEO_TOTAL_PIXELS = int(128_000 * PIXELS * 0.9)  # of all frames together, two frames counting as one
+VIDEO_TOTAL_TOKENS = 115_200  # 0.9 of 128,000; of all frames together, two frames counting as one
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
@@ -59,8 +56,11 @@ def frame_size(height: int, width: int, factor: int, min_pixels: int, max_pixels
 def video_size(
     frames: int, height: int, width: int, factor: int, min_pixels: int, max_pixels: float
 ) -> tuple[int, int]:
-    """(height, width) of a video's frames: within the limits of one frame, and of all `frames` together."""
-    share = max(min(max_pixels, VIDEO_TOTAL_PIXELS * 2 / frames), int(min_pixels * 1.05))
+    """(height, width) of a video's frames: within the limits of one frame, and of all `frames` together.
+
+    factor: the side of a token in pixels.
+    """
+    share = max(min(max_pixels, VIDEO_TOTAL_TOKENS * factor**2 * 2 / frames), int(min_pixels * 1.05))
     return frame_size(height, width, factor, min_pixels, min(share, max_pixels))
 
 

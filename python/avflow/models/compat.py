@@ -188,10 +188,10 @@ def kept_state(hf: nn.Module) -> Iterator[None]:
         yield
 
 
-def position_after(modules: Iterable[nn.Module], n: int) -> int | None:
+def position_after(modules: Iterable[nn.Module], n: int) -> float | None:
     """Where the model's own generate puts the token after a prompt of n, which its last forward read: by `rope_deltas`.
 
-    It need not be the place after the largest. None where no module remembers one.
+    It need not be the place after the largest; Qwen3-Omni's may be a fraction. None where no module remembers one.
     """
     deltas = [owner.rope_deltas for owner in rope_owners(modules) if owner.rope_deltas is not None]
-    return n + int(torch.as_tensor(deltas[0]).reshape(-1)[0]) if deltas else None
+    return n + torch.as_tensor(deltas[0]).reshape(-1)[0].item() if deltas else None

@@ -15,6 +15,7 @@ _MODULES = (
     "qwen2_5_omni.family",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_omni",
     "video_salmonn2_plus.family",
     "internvl",
     "llava_onevision",

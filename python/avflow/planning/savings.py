@@ -13,7 +13,7 @@ from ..eviction.schedule import BEFORE, EvictionSchedule
 from ..eviction.views import Labels, views
 from ..models.base import Model
 from ..prompts.prompt import Prompt
-from ..walk.cost import linear_flops
+from ..walk.cost import layer_flops
 from ..walk.jobs import members
 
 
@@ -72,7 +72,7 @@ def eviction_cost(model: Model, schedule: EvictionSchedule, prompt: Prompt) -> d
     time = None if prompt.times is None else np.array(prompt.times, np.float64)
     counts = kept_counts(model, schedule, group, item, time)
     clean = np.full_like(counts, len(group))
-    row, edge = linear_flops(model.layers[0]), 4 * model.n_heads * model.head_dim
+    row, edge = np.array(layer_flops(model)), 4 * model.n_heads * model.head_dim
     head = 2 * model.config.hidden_size * model.vocab
     token = 2 * model.n_kv_heads * model.head_dim * torch.finfo(model.dtype).bits // 8  # bytes in one layer's cache
 

@@ -40,8 +40,8 @@ class Captured:
     hidden: torch.Tensor  # [1, n, D]
     cos: torch.Tensor  # [1, n, d]
     sin: torch.Tensor  # [1, n, d]
-    positions: torch.Tensor | None  # int64 [3, 1, n] or [1, n] as the decoder was given them; None: it counts itself
-    after: int  # the position of the first token that generate would append
+    positions: torch.Tensor | None  # [3, 1, n] or [1, n] as the decoder was given them; None: it counts itself
+    after: float  # the position of the first token that generate would append
     nth: bool = False  # of `Model.check_every`: its clean run is compared with the model's own forward
     altered: bool = False  # its embeddings are no longer those that the model's own forward makes
     deep: Deepstack | None = None  # what the decoder adds to the rows of pictures behind its first layers
@@ -64,12 +64,12 @@ def columns_of(model: Model, prompt: Prompt) -> Columns:
     return Columns(group, item, len(prompt))
 
 
-def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None, int, Deepstack | None]:
+def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | None, float, Deepstack | None]:
     """Embeddings [1, N, D], position ids ([3, 1, N], [1, N] or None) of the prompt, the position after it, deepstack.
 
     Media are encoded here, once.
     """
-    after: int | None = None
+    after: float | None = None
     deep: Deepstack | None = None
     if prompt.inputs_embeds is not None:
         embeds = prompt.inputs_embeds[None].to(model.device, model.dtype)
@@ -98,7 +98,7 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
     if prompt.position_ids is not None:
         positions, after = prompt.position_ids.to(model.device).unsqueeze(-2), None  # [3, 1, N] or [1, N]
     if after is None:
-        after = len(prompt) if positions is None else int(positions.max()) + 1
+        after = len(prompt) if positions is None else positions.max().item() + 1
     return embeds, positions, after, deep
 
 

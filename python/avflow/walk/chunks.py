@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..models.base import Model
+from ..models.experts import experts_per_token
 
 MLP_CHUNK = 2048  # on the CPU, whose caches gain nothing by more; the weights are read again for each chunk
 HEAD_CHUNK = 64  # on the CPU: 64 rows of 152k logits in fp32 are 39 MB
@@ -15,8 +16,10 @@ CUDA_SHARE = 0.025
 
 
 def inner_size(model: Model) -> int:
-    """Width of the MLP."""
-    return getattr(model.config, "intermediate_size", 4 * model.config.hidden_size)
+    """Width of the MLP; of a mixture's, what all experts that run a row have together, where that is more."""
+    config = model.config
+    width = getattr(config, "intermediate_size", 4 * config.hidden_size)
+    return max(width, (experts_per_token(config) or 0) * (getattr(config, "moe_intermediate_size", None) or 0))
 
 
 def _rows(device: torch.device, least: int, row_bytes: int) -> int:

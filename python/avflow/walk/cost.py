@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ..models.base import Model
+from ..models.experts import experts_per_token, working_weights
 from .layout import Early, Layout
 
 
-def linear_flops(module: nn.Module) -> int:
-    """Multiply-adds of the module's matrices per row, times 2."""
-    return 2 * sum(p.numel() for p in module.parameters() if p.dim() == 2)
+def layer_flops(model: Model) -> list[int]:
+    """Of each layer, multiply-adds of its matrices per row, times 2; of experts those that run a row."""
+    per_token = experts_per_token(model.config)
+    return [2 * working_weights(layer, per_token) for layer in model.layers]
 
 
 def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
@@ -22,8 +23,7 @@ def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
 
     In the last layer only `predicting` rows go beyond keys and values.
     """
-    inner = model.layers[0]
-    row = linear_flops(inner)
+    row = layer_flops(model)
     width = model.config.hidden_size
     keys_only = 2 * width * 2 * model.n_kv_heads * model.head_dim
     head = 2 * width * model.vocab
@@ -33,8 +33,8 @@ def layout_flops(model: Model, layout: Layout, predicting: int) -> int:
     for index, r in enumerate(layout.rows):
         seen = below[1] if below is not None and index < below[0] else late
         attention.append(4 * model.n_heads * model.head_dim * int(seen[r - 1]))
-    total = sum(r * row for r in layout.rows[:-1]) + sum(attention[:-1])
-    last = layout.rows[-1] * keys_only + predicting * (row - keys_only + head)
+    total = sum(r * own for r, own in zip(layout.rows[:-1], row, strict=False)) + sum(attention[:-1])
+    last = layout.rows[-1] * keys_only + predicting * (row[-1] - keys_only + head)
     return total + last + 4 * model.n_heads * model.head_dim * int(layout.order.max() + 1) * predicting
 
 

@@ -37,7 +37,6 @@ SYSTEM = (
     "visual inputs, as well as generating text and speech."
 )  # the published model's own system text
 PUBLISHED_SECONDS = 0.5  # a frame, if the processor is not told fps, as the published call leaves it: its default is 2
-SPEECH = r"^(talker|token2wav)\."  # weights of the full model that nobody reads here
 
 
 @register
@@ -46,17 +45,24 @@ class Qwen25Omni(chat.ChatFamily):
 
     takes_candidates = True
     model_types = ("qwen2_5_omni", "qwen2_5_omni_thinker")
+    system: str | None = SYSTEM  # of prompts whose caller gives none; None: no system turn
+    speech = r"^(talker|token2wav)\."  # weights of the full model that nobody reads here
 
     def thinker(self, hf: nn.Module) -> nn.Module:
         return getattr(hf, "thinker", hf)
 
-    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
-        from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+    def thinker_class(self) -> Any:
+        """transformers' class of the part that is loaded."""
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration
 
+        return Qwen2_5OmniThinkerForConditionalGeneration
+
+    def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
+        Thinker = self.thinker_class()
         with processing.without_talker_warnings():
             if (config := _quantised_config(Thinker.config_class, folder, options)) is not None:
                 options |= {"config": config}
-            return load_complete(Thinker, folder, dtype, device, options, unused=SPEECH)
+            return load_complete(Thinker, folder, dtype, device, options, unused=self.speech)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.load_processor(processor_folder(folder, options))
@@ -114,13 +120,14 @@ class Qwen25Omni(chat.ChatFamily):
                 sound of another length. InputError: text that holds one of the model's special tokens, limits that
                 make no sense.
         """
-        wording = chat.wording(model, SYSTEM, system, instruction, question_first, prompt_style)
+        wording = chat.wording(model, self.system, system, instruction, question_first, prompt_style)
         limits = (min_pixels, max_pixels)
         chat.tokenizer_of(model)
         if in_turns := _in_turns(sample):
             return self._items(model, sample, in_turns, wording, limits, strict_media)
         own_sound = chat.wants_sound(sample, use_audio_in_video)
-        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits, strict_media, timing)
+        most = self.most_seconds(model.processor)
+        media = _read(model, sample, own_sound, (fps, min_frames, max_frames), limits, strict_media, timing, most)
         media.facts["processor"] = processing.info(model.processor).path
 
         def encode(text: str) -> dict[str, Any]:
@@ -129,6 +136,7 @@ class Qwen25Omni(chat.ChatFamily):
                 text,
                 frames=media.frames,
                 seconds_per_frame=media.seconds_per_frame,
+                fps=self.fps_of(model, media, text),
                 sounds=[] if media.sound is None else [media.sound],
                 images=[] if media.image is None else [media.image],
                 interleaved=media.interleaved,
@@ -136,6 +144,14 @@ class Qwen25Omni(chat.ChatFamily):
             )
 
         return self.lay_out(model, sample, media, wording, encode)
+
+    def most_seconds(self, processor: Any) -> float:
+        """Seconds of sound that the feature extractor takes; it cuts what is longer, as published."""
+        return processor.feature_extractor.n_samples / SAMPLE_RATE
+
+    def fps_of(self, model: Model, media: chat.Media, text: str) -> float | None:
+        """Frames a second of the video in a rendered chat, for the processor; None: `processing.agreeing_fps`."""
+        return None
 
     def _items(
         self,
@@ -149,7 +165,8 @@ class Qwen25Omni(chat.ChatFamily):
         """An item of images and sounds in turns. in_turns: (path, kind) in the order of the prompt."""
         images = [read_image(path) for path, kind in in_turns if kind == "image"]
         media = chat.Media(facts={"processor": processing.info(model.processor).path})
-        sounds = [_read_sound(model.processor, path, strict, media) for path, kind in in_turns if kind == "audio"]
+        most = self.most_seconds(model.processor)
+        sounds = [_read_sound(path, strict, media, most) for path, kind in in_turns if kind == "audio"]
 
         def encode(text: str) -> dict[str, Any]:
             pixels = chat.image_limits(model.processor, *limits)
@@ -204,16 +221,18 @@ def _read(
     limits: chat.Limits,
     strict: bool,
     timing: Timing,
+    most: float,
 ) -> chat.Media:
+    """most: seconds of sound that are heard."""
     media = chat.Media(interleaved=own_sound or bool(sample.dub))
     if sample.image:
         media.image = read_image(sample.image)
     if sample.video:
-        _read_video(model, sample, sample.video, sampling, limits, media, own_sound, strict, timing)
+        _read_video(model, sample, sample.video, sampling, limits, media, own_sound, strict, timing, most)
     if sample.audio:
-        media.sound = _read_sound(model.processor, sample.audio, strict, media, timing)
+        media.sound = _read_sound(sample.audio, strict, media, most, timing)
     if sample.dub:
-        media.sound = _dub(model.processor, sample.dub, strict, media, timing)
+        media.sound = _dub(sample.dub, strict, media, most, timing)
     if media.sound is not None:
         media.facts["sound_seconds"] = len(media.sound) / SAMPLE_RATE
     return media
@@ -229,11 +248,12 @@ def _read_video(
     own_sound: bool,
     strict: bool,
     timing: Timing,
+    most: float,
 ) -> None:
     """Decodes the sample's video, the file `path`, into `media`, and its own sound where that is asked for."""
     info, part = processing.info(model.processor), model.processor.video_processor
     low, high = chat.pixel_limits(*limits, info.min_pixels, info.max_pixels)
-    factor, most = part.patch_size * part.merge_size, _most_seconds(model.processor)
+    factor = part.patch_size * part.merge_size
 
     def size(frames: int, height: int, width: int) -> tuple[int, int]:
         return pictures.video_size(frames, height, width, factor, low, high)
@@ -259,9 +279,8 @@ def _read_video(
     _check_audible(media.sound, path)
 
 
-def _read_sound(processor: Any, path: str, strict: bool, media: chat.Media, timing: Timing = "player") -> np.ndarray:
-    """A sound file, float32 [samples], as far as the model hears it."""
-    most = _most_seconds(processor)
+def _read_sound(path: str, strict: bool, media: chat.Media, most: float, timing: Timing = "player") -> np.ndarray:
+    """A sound file, float32 [samples], as far as the model hears it: `most` seconds."""
     with open_media(path) as file:
         seconds = file.index.sound_seconds()
         if strict:
@@ -271,20 +290,15 @@ def _read_sound(processor: Any, path: str, strict: bool, media: chat.Media, timi
     return _check_audible(sound, path)
 
 
-def _dub(processor: Any, path: str, strict: bool, media: chat.Media, timing: Timing) -> np.ndarray:
+def _dub(path: str, strict: bool, media: chat.Media, most: float, timing: Timing) -> np.ndarray:
     """A sound file on the clock of the video that was read into `media`, float32 [samples]."""
-    sound = _read_sound(processor, path, strict, media, timing)
+    sound = _read_sound(path, strict, media, most, timing)
     seconds, duration = len(sound) / SAMPLE_RATE, media.facts["video_seconds"]
     done = "as it is"
     if timing == "player":
-        sound, done = align_sound(sound, min(duration, _most_seconds(processor)), path, strict)
+        sound, done = align_sound(sound, min(duration, most), path, strict)
     chat.note_alignment(media, done, seconds, duration)
     return sound
-
-
-def _most_seconds(processor: Any) -> float:
-    """Seconds of sound that the feature extractor takes; it cuts what is longer, as published."""
-    return processor.feature_extractor.n_samples / SAMPLE_RATE
 
 
 def _note_cut(media: chat.Media, seconds: float, most: float, path: str) -> None:

@@ -1,5 +1,7 @@
 """The checkpoint's own Qwen2_5OmniProcessor, in every environment, and its one call, in every version.
 
+Qwen3-Omni's, of another class and with other limits, goes the same way.
+
 transformers builds its picture processors on torchvision. Three paths; `info(processor).path` tells which ran:
     "torchvision"            torchvision works
     "torchvision (python)"   its compiled part was built for another torch; its Python part needs only torch's operators
@@ -12,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,12 @@ import torch
 
 from ...errors import InputError
 from ...media.audio import SAMPLE_RATE
-from ...media.images import VIDEO_MAX_PIXELS, VIDEO_MIN_PIXELS, Pictures, TorchImages, TorchVideos, fit_images
+from ...media.images import Pictures, TorchImages, TorchVideos, fit_images
 from .. import compat
+
+PIXELS = 28 * 28  # of one token: 14 x 14 patches, merged 2 x 2
+VIDEO_MIN_PIXELS = 128 * PIXELS  # per frame: the limits of the published recipe
+VIDEO_MAX_PIXELS = 768 * PIXELS
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,17 @@ def without_talker_warnings() -> Iterator[None]:
         logger.removeFilter(wanted)
 
 
-def load_processor(folder: str) -> Any:
-    """The Qwen2_5OmniProcessor of a folder or hub name, with `avflow_info` set on it.
+def load_processor(
+    folder: str,
+    kind: str = "Qwen2_5OmniProcessor",
+    limits: tuple[int, int] = (VIDEO_MIN_PIXELS, VIDEO_MAX_PIXELS),
+    picture: Mapping[str, Any] | None = None,
+) -> Any:
+    """The processor of a folder or hub name, with `avflow_info` set on it.
+
+    Args:
+        kind: its class in transformers. limits: min and max pixels of a video frame where the folder states none.
+        picture: settings of pictures for what the folder leaves out.
 
     Raises:
         InputError: the folder lacks one of the processor's files.
@@ -65,21 +80,19 @@ def load_processor(folder: str) -> Any:
     processor: Any  # one of several classes, with avflow_info on top
     try:
         if "torchvision" in sys.modules:
-            from transformers import Qwen2_5OmniProcessor
-
             with without_talker_warnings():
-                processor = Qwen2_5OmniProcessor.from_pretrained(folder)
+                processor = _class_of(kind).from_pretrained(folder)
             path = "torchvision (python)" if compat._LIBRARIES else "torchvision"
             if getattr(processor.video_processor, "cap_pixels_per_frame", False) is None:
                 processor.video_processor.cap_pixels_per_frame = False  # frames come at their final size
         else:
             with without_talker_warnings():
-                processor, path = _without_torchvision(folder), "avflow"
+                processor, path = _without_torchvision(folder, kind, picture or {}), "avflow"
     except OSError as error:
         raise InputError(f"checkpoint {folder!r} lacks a processor file: {error}") from error
     if processor.chat_template is None:
         raise InputError(f"checkpoint {folder!r} has no chat template: it needs a chat_template.json")
-    processor.avflow_info = ProcessorInfo(path, *video_limits(folder))
+    processor.avflow_info = ProcessorInfo(path, *video_limits(folder, *limits))
     return processor
 
 
@@ -114,6 +127,7 @@ def encode(
     images: Sequence[torch.Tensor] = (),
     interleaved: bool = False,
     image_pixels: tuple[int, int] | None = None,
+    fps: float | None = None,
 ) -> dict[str, Any]:
     """One call of the processor: text and media in, keyword arguments for the model's forward out.
 
@@ -122,6 +136,7 @@ def encode(
         sounds: float32 [samples] each, at 16 kHz. images: uint8 [3, H, W] each. Both in the order of their places in
             the text. interleaved: the one sound is the video's own.
         image_pixels: (min, max) pixels of an image, default the checkpoint's.
+        fps: frames a second, for the processor; None: by seconds_per_frame, as `agreeing_fps` has it.
 
     Returns:
         input_ids, attention_mask [1, N]; input_features [sounds, 128, L], feature_attention_mask [sounds, L] (L mel
@@ -136,7 +151,7 @@ def encode(
         call["videos"] = [frames]
         call["videos_kwargs"] = {
             "do_sample_frames": False,
-            "fps": agreeing_fps(seconds_per_frame, patches),
+            "fps": agreeing_fps(seconds_per_frame, patches) if fps is None else fps,
             "size": {"shortest_edge": area, "longest_edge": area},
         }
     if len(sounds):
@@ -191,10 +206,16 @@ def video_limits(folder: str, least: int = VIDEO_MIN_PIXELS, most: int = VIDEO_M
     return int(low), int(high)
 
 
-def _without_torchvision(folder: str) -> Any:
-    from transformers import AutoTokenizer, Qwen2_5OmniProcessor, WhisperFeatureExtractor
+def _class_of(kind: str) -> Any:
+    import transformers
 
-    class OmniProcessor(Qwen2_5OmniProcessor):
+    return getattr(transformers, kind)
+
+
+def _without_torchvision(folder: str, kind: str, picture: Mapping[str, Any]) -> Any:
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+    class OmniProcessor(_class_of(kind)):  # type: ignore[misc]  # a class by its name
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             if isinstance(argument, Pictures):
                 return type(argument)
@@ -205,6 +226,7 @@ def _without_torchvision(folder: str) -> Any:
     settings = read_settings(folder, "preprocessor_config.json")
     if settings is None:
         settings = (read_settings(folder, "processor_config.json") or {}).get("image_processor", {})
+    settings = {**picture, **settings}
     return OmniProcessor(
         image_processor=TorchImages(settings),
         video_processor=TorchVideos(settings),
