@@ -137,14 +137,32 @@ def merge(
 
 @app.command(cls=Command)
 def doctor(
+    model: Annotated[
+        str | None, typer.Argument(help="A checkpoint folder or hub name to be tried, in place of this machine.")
+    ] = None,
+    dtype: Dtype = "float32",
+    device: Device = "cpu",
+    weights: Annotated[
+        bool | None,
+        typer.Option(
+            "--weights/--no-weights",
+            help="Load MODEL's weights and run it, or look at its config.json alone.",
+            show_default="load those of a folder that fit the memory",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     vllm: Annotated[bool, typer.Option("--vllm", help="Also whether vLLM here would take a schedule.")] = False,
 ) -> None:
-    """Versions, threads, codecs, and which kernels run here."""
+    """Versions, threads, codecs, and which kernels run here; of MODEL, whether avflow's runs are its own."""
     with cli_errors():
         from .doctor import examine, lines
+        from .model_check import examine_model
 
-        facts = examine(vllm)
+        if model is None and weights is not None:
+            raise InputError("--weights and --no-weights are about a model: name one (avflow doctor MODEL)")
+        if model is not None and vllm:
+            raise InputError("--vllm is about this machine: leave MODEL out, or it")
+        facts = examine(vllm) if model is None else examine_model(model, device, dtype, weights)
         typer.echo(json.dumps(facts, indent=2, default=str) if as_json else "\n".join(lines(facts)))
         if facts["problems"]:
             raise typer.Exit(1)

@@ -17,6 +17,7 @@ from ..prompts.prompt import Prompt
 from ..prompts.sample import Sample
 from .batch import Batch, batch_prompts
 from .compat import find_text_model
+from .empty_model import empty_model
 from .head import is_plain, own_logits
 from .prepare_options import check_prepare_options
 
@@ -51,6 +52,10 @@ class Family:
                 signature serves where none is given.
         """
         raise UnsupportedModelError(f"{type(self).__name__} cannot load {folder!r}: load it and use avflow.wrap")
+
+    def make_empty(self, folder: str, config: dict[str, Any], **options: Any) -> nn.Module:
+        """The model without its weights, on the meta device; `config`: config.json. options: as of `load_processor`."""
+        return empty_model(folder, config, options)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         """The processor (or tokenizer) from a local folder or a hub name.

@@ -79,7 +79,7 @@ def load(
     given = {"device_map": device_map, "attn_implementation": attn_implementation, **options}
     given = {key: value for key, value in given.items() if value is not None}
     hub = hub_options(given)
-    config = _config(name, hub)
+    config = read_config(name, hub)
     check_sizes(config, name)
     family = family_of(config, f"checkpoint {name!r}")
     declare_torchvision()
@@ -144,7 +144,7 @@ def _passed_on(part: str, load_part: Callable[..., Any], options: dict[str, Any]
         raise load_error(error, str(arguments[0]), options, part) from error
 
 
-def _config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
+def read_config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
     """config.json of a checkpoint folder or of a name on the hub. hub: those of HUB_OPTIONS that are given."""
     folder = Path(name)
     if folder.is_dir():

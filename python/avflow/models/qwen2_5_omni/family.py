@@ -20,6 +20,7 @@ from ...prompts.prompt import Prompt
 from .. import chat, towers
 from ..checkpoints import hub_options, processor_folder
 from ..complete_load import load_complete
+from ..empty_model import empty_of
 from ..registry import register
 from ..wording import PromptStyle, Wording
 from . import positions as omni_positions
@@ -63,6 +64,12 @@ class Qwen25Omni(chat.ChatFamily):
             if (config := _quantised_config(Thinker.config_class, folder, options)) is not None:
                 options |= {"config": config}
             return load_complete(Thinker, folder, dtype, device, options, unused=self.speech)
+
+    def make_empty(self, folder: str, config: dict[str, Any], **options: Any) -> nn.Module:
+        from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
+
+        with processing.without_talker_warnings():
+            return empty_of(Thinker, folder, options)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.load_processor(processor_folder(folder, options))

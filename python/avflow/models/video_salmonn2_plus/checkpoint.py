@@ -98,6 +98,18 @@ def load_model(
     return placed(model, str(device), options).eval()
 
 
+def empty_model(name: str, options: dict[str, Any]) -> nn.Module:
+    """The model of a checkpoint folder or hub name without weights, on the meta device."""
+    from huggingface_hub import hf_hub_download
+
+    from .modeling import VideoSalmonn2PlusForConditionalGeneration
+
+    folder = Path(name)
+    config = read_config(folder if folder.is_dir() else Path(hf_hub_download(name, "config.json", **options)).parent)
+    with torch.device("meta"):
+        return VideoSalmonn2PlusForConditionalGeneration(config)
+
+
 def read_config(folder: Path) -> VideoSalmonn2PlusConfig:
     """The config of a folder, published or saved from here."""
     config = read_json(folder / "config.json")

@@ -48,6 +48,11 @@ class VideoSalmonn2Plus(chat.ChatFamily):
 
         return load_model(folder, dtype, device, **options)
 
+    def make_empty(self, folder: str, config: dict[str, Any], **options: Any) -> nn.Module:
+        from .checkpoint import empty_model
+
+        return empty_model(folder, options)
+
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.SalmonnProcessor.from_pretrained(processor_folder(folder, options))
 
