@@ -69,6 +69,14 @@ def test_read_says_what_is_missing_or_broken(tmp_path):
         read(other)
 
 
+def test_a_schedule_is_not_taken_for_a_damaged_table(tmp_path):
+    schedule = tmp_path / "schedule.json"
+    schedule.write_text("{}")
+    with pytest.raises(InputError, match="no table of results: give a run folder") as told:
+        read(schedule)
+    assert "delete" not in str(told.value) and "anew" not in str(told.value)
+
+
 def test_to_pandas_without_pandas_names_the_mend(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # what an import of an absent package meets
     with pytest.raises(ImportError, match="pip install 'avflow"):

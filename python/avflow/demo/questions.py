@@ -42,7 +42,7 @@ def held_out(
     folder = Path(folder)
     items = make_items("heldout", each * len(tasks), tasks=tasks)
     samples = write_items(items, folder)
-    clips = [str(folder / "clips" / f"{item.id}.mp4") for item in items]
+    clips = [str(folder / "media" / f"{item.id}.mp4") for item in items]
     made = {"checkpoint": model, "samples": str(samples), "clips": clips, "window": 3}
     if family_of(read_json(checkpoint / "config.json"), model).takes_candidates:
         lineups = make_items("heldout", 2 * each * len(item_tasks), tasks=item_tasks)

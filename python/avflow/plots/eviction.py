@@ -87,7 +87,7 @@ def eviction_lines(
             rows = table.filter(pc.equal(table["group"], group)).sort_by("layer")
             value = {n: pc.cast(rows[n], pa.float64()).to_numpy() for n in rows.column_names if n != "group"}
             clean = value["accuracy_clean"]
-            band = clean + value["change_low"], clean + value["change_high"]
+            band = clean + value["change_low"], np.minimum(clean + value["change_high"], 1)
             at = value["layer"] + first_layer
             label = words(group)
             if group in chosen:

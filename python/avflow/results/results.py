@@ -174,6 +174,8 @@ class Results:
         return self.table[key]
 
 
+_NO_TABLES = (".json", ".jsonl", ".yaml", ".csv", ".html", ".png", ".pdf")  # what else commands write
+
 _selected = select  # for methods with an argument of that name
 
 
@@ -196,6 +198,11 @@ def read(folder: str | Path) -> Results:
     """
     folder = checks.path("the run folder", folder)
     if folder.is_file():
+        if folder.suffix in _NO_TABLES:
+            raise InputError(
+                f"{folder} holds no table of results: give a run folder, or its rows.parquet (a schedule's rows are in "
+                "the folder of the same name without .json, or where --run said)"
+            )
         return _results([folder], finished=True)
     if not folder.is_dir():
         raise InputError(f"no such run folder: {folder}")

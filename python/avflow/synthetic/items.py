@@ -35,9 +35,9 @@ class Item:
         return Sample(self.id, q.text, list(q.options), letter, video=str(video), task=q.task)
 
     def write(self, folder: Path) -> Sample:
-        """The clip as clips/<id>.mp4 in `folder`; the sample, with a path relative to it."""
-        name = f"clips/{self.id}.mp4"
-        (folder / "clips").mkdir(parents=True, exist_ok=True)
+        """The clip as media/<id>.mp4 in `folder`; the sample, with a path relative to it."""
+        name = f"media/{self.id}.mp4"
+        (folder / "media").mkdir(parents=True, exist_ok=True)
         write_scene(self.scene, folder / name)
         return self.sample(name)
 
