@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from clips import Clip, write_clip, write_png, write_wav
-from tiny_families.qwen3_vl import DEFAULT_TURN, EXPERTS, PICTURE, SIZE, text_config, vision_config
 
 from avflow.models.wording import Wording
 from avflow.prompts.sample import Sample
 from avflow.tiny import omni
 from avflow.tiny.random_weights import scale_weights
 from avflow.tiny.tokenizer import build_tokenizer, save_tokenizer, write_json
+from tiny_families.qwen3_vl import DEFAULT_TURN, EXPERTS, PICTURE, SIZE, text_config, vision_config
 
 CLIP = Clip(seconds=3.0, fps=10, width=112, height=84)
 ASK = {"question": "Which color is the shape?", "options": ["red", "green", "blue"], "answer": "red"}
