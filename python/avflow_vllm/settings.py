@@ -140,7 +140,8 @@ def _check(step: Step) -> None:
     if type(step.keep) not in POINTWISE:
         names = ", ".join(policy.__name__ for policy in POINTWISE)
         raise InputError(
-            f"{what} keeps by {step.keep}: avflow in vLLM has {names}. vLLM's kernels give no attention scores"
+            f"{what} keeps by {step.keep}: avflow in vLLM has {names}. Who leaves is settled when a request comes in, "
+            "before there are embeddings; and vLLM's kernels give no attention scores"
         )
     things: list[tuple[Any, tuple[str, ...]]] = [(step, ("group", "after", "keep")), (step.keep, ("n",))]
     for thing, known in things:

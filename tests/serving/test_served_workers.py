@@ -38,7 +38,7 @@ def test_two_workers(asked, tmp_path):
     with open(log, "w") as out:
         made = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
     try:
-        made.wait(600)
+        made.wait(800)
     finally:
         if made.poll() is None:
             os.killpg(made.pid, signal.SIGKILL)  # its workers are processes too

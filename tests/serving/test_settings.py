@@ -2,7 +2,7 @@
 
 import pytest
 
-from avflow import EveryNth, EvictionSchedule, InputError, Step, TopK
+from avflow import Changed, EveryNth, EvictionSchedule, InputError, Step, TopK
 from avflow_vllm.settings import read_settings
 
 
@@ -95,8 +95,11 @@ def test_before_layer_0():
     assert [settings.segment(layer) for layer in (0, 5, 6)] == [1, 1, 2]
 
 
-def test_attention_scores_are_refused_by_name(tmp_path):
+def test_what_the_model_computes_is_refused_by_name(tmp_path):
     path = tmp_path / "schedule.json"
+    EvictionSchedule([Step("video", -1, Changed(share=0.5))]).save(path)
+    with pytest.raises(InputError, match=r"'video' before layer 0 keeps by Changed.*before there are embeddings"):
+        read({"schedule": str(path)})
     EvictionSchedule([Step("video", 1, TopK(share=0.5))]).save(path)
     with pytest.raises(InputError, match=r"'video' after layer 1 keeps by TopK\(share=0.5.*no attention scores"):
         read({"schedule": str(path)})
