@@ -12,7 +12,6 @@ forward per cell, of which one is timed; the run that gives the states is left o
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from typing import Any
 
 import torch
@@ -20,44 +19,14 @@ import torch
 import avflow
 from avflow.models.attention import kernel_name
 from benchmarks.lib.decoders import make_sized
+from benchmarks.lib.patching import SITES, hooked_forward, others
 from benchmarks.lib.peers import clean_forward
-from benchmarks.lib.prompts import QUESTION, make_prompt, media_rows
+from benchmarks.lib.prompts import QUESTION, make_prompt
 from benchmarks.lib.report import machine, write_json
 from benchmarks.lib.timing import side_by_side
 
 SHAPES = ("12x512x2048", "28x256x4096")
-SITES = ("question_text", "option_correct", "option_incorrect", "last")
 GOAL = 2.0  # forwards, of a trace after the media that needs no second reading of them
-
-
-def others(prompt: avflow.Prompt) -> dict[str, str | avflow.PatchSource]:
-    """By name, what is put in."""
-    media, embeds = media_rows(prompt), prompt.inputs_embeds
-    assert embeds is not None
-    new = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(2))
-    after = torch.arange(len(prompt)) >= prompt.groups.index("question_text")
-    question, clip = (
-        dataclasses.replace(prompt, inputs_embeds=torch.where(rows[:, None], new, embeds)) for rows in (after, media)
-    )
-    return {
-        "zero": "zero",
-        "another question": avflow.PatchSource.of(question),
-        "other media": avflow.PatchSource.of(clip),
-    }
-
-
-def hooked_forward(model: avflow.Model, prompt: avflow.Prompt, layer: int) -> torch.Tensor:
-    """Logits [vocab] with zeros for the output of a layer at the last token."""
-
-    def zeroed(module: torch.nn.Module, args: Any, out: Any) -> Any:
-        (out if isinstance(out, torch.Tensor) else out[0])[:, -1] = 0
-        return out
-
-    handle = model.layers[layer].register_forward_hook(zeroed)
-    try:
-        return clean_forward(model, prompt)
-    finally:
-        handle.remove()
 
 
 def measure(shape: str, turns: int) -> dict[str, Any]:

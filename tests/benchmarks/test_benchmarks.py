@@ -35,6 +35,19 @@ def test_sweep(scripts, tmp_path):
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_patch_of_a_device(scripts, tmp_path):
+    path = tmp_path / "patch.json"
+    assert scripts("cuda/patch").measure("cpu", ["tiny"], [160], str(path), 60.0) == 0
+    data = read(path)
+    assert data["errors"] == data["skipped"] == {}
+    (r,) = data["results"]
+    assert set(r["traces"]) == {"zero", "another question", "other media"} and r["hook_seconds_each"] > 0
+    for trace in r["traces"].values():
+        assert trace["over_clean"]["math"] == pytest.approx(trace["seconds"] / r["clean_seconds"]["math"])
+        assert trace["hooks_over_patch"] == pytest.approx(r["hook_seconds_each"] * r["cells"] / trace["seconds"])
+    assert r["traces"]["zero"]["packed_row_ratio"] < r["traces"]["other media"]["packed_row_ratio"]
+
+
 def test_plans(scripts, tmp_path):
     path = tmp_path / "plans.json"
     scripts("op/plans").main(["--shape", "tiny", "--tokens", "700", "--turns", "1", "--json", str(path)])

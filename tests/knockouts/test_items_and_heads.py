@@ -91,7 +91,7 @@ def test_items_equal_groups_made_by_hand_and_the_oracle(omni, layout):
     cases = {  # text: the same with the group `part`, its items
         "video[1]->last": ("part->last", "video", {1}),
         "video[0-2]->question": ("part->question", "video", {0, 1, 2}),
-        "video[1-3]+audio->last": ("part+audio->last", "video", {1, 2, 3}),
+        "video[1-3]+audio->last": ("audio+part->last", "video", {1, 2, 3}),
         "video->question": ("video+part->question", "video", {1}),
         "cross:video": ("cross:video+part", "video", {1}),
         "video->option_incorrect[2]": ("video->part", "option_incorrect", {2}),

@@ -9,6 +9,7 @@ import pytest
 
 import avflow
 from avflow.knockouts.presets import as_knockouts, preset
+from avflow.knockouts.sides import group_names
 from avflow.knockouts.windows import layer_list, window
 from avflow.prompts.groups import GroupTable
 
@@ -45,6 +46,33 @@ def test_text_forms():
 def test_texts_of_no_form(text):
     with pytest.raises(avflow.InputError, match='write "video->question"'):
         avflow.Knockout.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("audio+video->last", "video+audio->last"),
+        ("object+options+video->answer + last", "video+options+object->last+answer"),
+        ("b+a+all->last", "all+a+b->last"),
+        ("audio[2]+video[3,1]+audio[0]->last", "video[1,3]+audio[0]+audio[2]->last"),
+        ("video+video->last", "video->last"),
+        ("audio+video<->question", "video+audio<->question"),
+        ("cross:audio+video", "cross:video+audio"),
+    ],
+)
+def test_one_sum_has_one_name(text, name):
+    one = avflow.Knockout.parse(text)
+    assert one.name == name and avflow.Knockout.parse(name) == one
+    if "all" not in text and "object" not in text:
+        source = text.partition("->")[0].partition("<->")[0].removeprefix("cross:")
+        assert TABLE.expand(group_names(one.source)) == TABLE.expand(group_names(source))
+    assert [k.name for k in as_knockouts([text])] == [name]
+
+
+def test_sums_that_are_one_are_one_cell():
+    with pytest.raises(avflow.InputError, match="twice"):
+        as_knockouts(["video+audio->last", "audio+video->last"])
+    assert avflow.PatchSite("audio+video") == avflow.PatchSite("video+audio")
 
 
 def test_names_tell_variants_apart():

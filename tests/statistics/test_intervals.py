@@ -82,6 +82,16 @@ def test_few_and_equal_values():
         assert np.isfinite(ends[:, [0, 1, 3]]).all() and np.isnan(ends[:, 2]).all()
 
 
+def test_one_huge_change_among_small_ones():
+    """Why patching's figures have BCa: draws without the huge one have no spread, and bootstrap-t divides by it."""
+    values = np.full((12, 1), 2.0) + np.random.default_rng(1).normal(size=(12, 1))
+    values[0] = 5000.0
+    ratios = Ratios.of_means(values)
+    assert interval(ratios, method="bootstrap-t")[1] > 100 * values.max()
+    low, high = interval(ratios, method="bca")
+    assert 0 < low < values.mean() < high < values.max()
+
+
 @pytest.mark.parametrize("samples", [3, 5, 10, 40])
 @pytest.mark.parametrize(
     ("draw", "truth", "least"),

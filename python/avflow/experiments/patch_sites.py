@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import checks
 from ..errors import InputError
-from ..knockouts.sides import LIST, SIDE, group_names, numbers, terms
+from ..knockouts.sides import LIST, SIDE, group_names, numbers, terms, written
 from ..models.base import Model
 from ..walk.edits import PARTS, Part
 from ..walk.jobs import Columns, members
@@ -51,7 +51,7 @@ class PatchSite:
         name: str = "",
     ) -> None:
         put = object.__setattr__  # frozen: this is the only place that writes
-        put(self, "group", checks.text("PatchSite.group", group).strip())
+        put(self, "group", _sum(checks.text("PatchSite.group", group).strip()))
         put(self, "part", checks.choice("PatchSite.part", part, PARTS))
         put(self, "items", _numbers("PatchSite.items", items, 2**31 - 1))
         put(self, "heads", _numbers("PatchSite.heads", heads, 63))
@@ -107,6 +107,11 @@ class PatchSite:
         if self.items is not None:
             held = held & np.isin(columns.item, self.items)
         return np.flatnonzero(held)
+
+
+def _sum(group: str) -> str:
+    """A sum in the order in which knockouts have it; what is none as it is: the model refuses it."""
+    return written(group) if re.fullmatch(SIDE, group) and "[" not in group else group
 
 
 def _said(said: str, text: str) -> tuple[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..checks import members, shown
 from ..errors import InputError
-from ..prompts.groups import MAX_GROUPS, GroupTable
+from ..prompts.groups import ALIASES, BASE_GROUPS, MAX_GROUPS, GroupTable
 
 _NUMBERS = r"[0-9]{1,9}(?:\s*-\s*[0-9]{1,9})?"
 _LIST = rf"{_NUMBERS}(?:\s*,\s*{_NUMBERS})*"
@@ -55,8 +55,18 @@ def terms(side: str) -> list[tuple[str, tuple[int, ...] | None]]:
 
 
 def written(side: str) -> str:
-    """A side in the form in which names and configurations have it."""
-    return "+".join(name if items is None else f"{name}[{ranges(items)}]" for name, items in terms(side))
+    """A side in the form in which names and configurations have it: one form for one sum, so "audio+video" is
+    "video+audio", in the order of avflow's groups, then of the alphabet."""
+    parts = sorted(set(terms(side)), key=lambda term: (_rank(term[0]), term[0], term[1] or ()))
+    return "+".join(name if items is None else f"{name}[{ranges(items)}]" for name, items in parts)
+
+
+def _rank(name: str) -> int:
+    """The place of a group, of an alias' first one; all others are last, "all" is first."""
+    if name == "all":
+        return -1
+    first = ALIASES.get(name, (name,))[0]
+    return BASE_GROUPS.index(first) if first in BASE_GROUPS else len(BASE_GROUPS)
 
 
 def with_items(side: str, items: int | Iterable[int] | None) -> str:
