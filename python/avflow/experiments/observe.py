@@ -16,6 +16,7 @@ from ..models.evaluating import in_eval_mode
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
 from ..walk.layers import check_finite, run_layers
+from ..walk.places import places_of, with_places
 from ..walk.proof import is_due, prove
 from ..walk.row_wise import chunked_mlps
 
@@ -103,7 +104,8 @@ def observe(
         if on_hidden and layer in wanted:
             on_hidden(layer, hidden[0])
 
-    with in_eval_mode(model), attributes(chunked_mlps(model)):
+    where = places_of(captured.positions, len(captured), model.device)
+    with in_eval_mode(model), attributes([*chunked_mlps(model), *with_places(model, lambda layer: where)]):
         tables = captured.cos, captured.sin
         count = None if proving else last + 1
         hidden = run_layers(model, captured.hidden, tables, call, count=count, after=after)
