@@ -16,7 +16,7 @@ from ..models.evaluating import in_eval_mode
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
 from ..walk.layers import check_finite, run_layers
-from ..walk.places import places_of, with_places
+from ..walk.places import in_all_layers, places_of, with_places
 from ..walk.proof import is_due, prove
 from ..walk.row_wise import chunked_mlps
 
@@ -105,7 +105,7 @@ def observe(
             on_hidden(layer, hidden[0])
 
     where = places_of(captured.positions, len(captured), model.device)
-    with in_eval_mode(model), attributes([*chunked_mlps(model), *with_places(model, lambda layer: where)]):
+    with in_eval_mode(model), attributes([*chunked_mlps(model), *with_places(model, in_all_layers(where))]):
         tables = captured.cos, captured.sin
         count = None if proving else last + 1
         hidden = run_layers(model, captured.hidden, tables, call, count=count, after=after)

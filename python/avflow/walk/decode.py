@@ -24,7 +24,7 @@ from ..models.evaluating import in_eval_mode
 from .capture import Captured
 from .layers import layer_input, run_layers
 from .layout import Layout
-from .places import places_of, with_places
+from .places import in_all_layers, places_of, with_places
 
 if TYPE_CHECKING:
     from ..models.compat import AttentionModule
@@ -133,7 +133,7 @@ def decode(
             order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
             step_call = functools.partial(_Step, held, step, order, semantics)
             here = places_of(positions, held.streams, model.device)
-            with attributes(with_places(model, lambda layer, here=here: here)):
+            with attributes(with_places(model, in_all_layers(here))):
                 hidden = run_layers(model, hidden, tables, step_call)
             logits = model.logits(hidden)[0]  # [streams, vocab]
             if see:

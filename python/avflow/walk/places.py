@@ -43,6 +43,11 @@ def with_places(model: Model, places: Callable[[int], torch.Tensor]) -> list[Pat
     return found
 
 
+def in_all_layers(places: torch.Tensor) -> Callable[[int], torch.Tensor]:
+    """For rows of which none joins later."""
+    return lambda layer: places
+
+
 def joined_places(batch: Sequence[Captured], device: torch.device) -> torch.Tensor:
     """Of several prompts, one after the other: [1, tokens]."""
     return torch.cat([places_of(c.positions, len(c), device) for c in batch], -1)
