@@ -42,8 +42,8 @@ SMALL = dict(
 EXACT = """
 apertus apertus1p5_text arcee aria_text bitnet cohere doge ernie4_5 ernie4_5_moe exaone flex_olmo gemma glm glm4
 glm4_moe granite granitemoe granitemoeshared helium hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclovax internlm3
-iquestcoder jais2 laguna llama mellum minimax_m2 mistral mixtral nanochat olmo olmo2 olmoe phi3 phimoe qwen2 qwen2_moe
-qwen3 qwen3_moe sarvam_moe seed_oss smollm3 solar_open starcoder2
+iquestcoder jais2 laguna llama mellum minimax_m2 ministral3 mistral mixtral nanochat olmo olmo2 olmoe phi3 phimoe
+qwen2 qwen2_moe qwen3 qwen3_moe sarvam_moe seed_oss smollm3 solar_open starcoder2
 """.split()
 
 NO_DECODER = "has no decoder with layers, rotary_emb, embed_tokens and norm"
@@ -54,12 +54,11 @@ REFUSED = {
     NO_DECODER: "bert big_bird biogpt bloom falcon_mamba fuyu gpt2 gpt_bigcode gpt_neox lfm2 mamba modernbert-decoder "
     "mpt opt persimmon phi roberta rwkv xglm",
     "asked for attention 2 times": "diffllama",
+    "has multi-head latent attention": "deepseek_v2 deepseek_v3 glm4_moe_lite minicpm3 youtu",
     "asks for s_aux": "flint",
     "has no self_attn": "jetmoe olmo_hybrid",
     "do not pass keyword arguments on": "nemotron stablelm",
 }
-# Their own forward adds what a walk does not carry: knockouts within it are exact, walks are refused.
-WITHIN_ITSELF_ALONE = {"ministral3": "does not run on hidden states and rotary tables alone"}
 
 
 def made(kind: str):
@@ -144,14 +143,30 @@ def test_refused(kind, message):
             run()
 
 
-@pytest.mark.parametrize("kind, message", WITHIN_ITSELF_ALONE.items())
-def test_walks_are_refused_and_blocks_are_exact(kind, message):
-    model, prompt = Model(made(kind), Family()), tiny.text_prompt(64)
+class Typed(torch.nn.Module):
+    """An MLP that a layer gives the kinds of tokens too, as Ernie 4.5 VL does."""
+
+    def __init__(self, mlp):
+        super().__init__()
+        self.mlp = mlp
+
+    def __call__(self, x):
+        return super().__call__(x, torch.ones(x.shape[:2], dtype=torch.long))
+
+    def forward(self, x, moe_mm_token_type_ids):
+        return self.mlp(x) * moe_mm_token_type_ids[..., None]
+
+
+def test_walks_are_refused_and_blocks_are_exact():
+    """Where a layer's own forward gives more than a walk carries."""
+    model, prompt = Model(made("qwen3"), Family()), tiny.text_prompt(64)
+    for layer in model.layers:
+        layer.mlp = Typed(layer.mlp).eval()
     found = entries(model, prompt)
     torch.testing.assert_close(found.pop("evict")(), found.pop("knockout to all")(), atol=2e-4, rtol=0)
     found.pop("knockout")()
     for run in found.values():
-        with pytest.raises(AvflowError, match=message):
+        with pytest.raises(AvflowError, match="gives its Typed moe_mm_token_type_ids beside hidden states"):
             run()
 
 

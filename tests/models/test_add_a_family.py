@@ -32,6 +32,7 @@ def family(monkeypatch):
     """The page's code, registered for one test."""
     monkeypatch.setattr(registry, "_FAMILIES", {name: list(found) for name, found in models.families().items()})
     code = re.search(r"^## Adding a family.*?^```python\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)[1]
+    assert len(code.splitlines()) < 60
     exec(compile(code, str(PAGE), "exec"), {"__name__": "page"})
 
 

@@ -141,6 +141,18 @@ def test_a_batch_has_the_rows_of_single_prompts(internvl, video):
             torch.testing.assert_close(row, internvl.hf(**prompt.model_inputs).logits[0, -1], atol=1e-4, rtol=0)
 
 
+def test_videos_of_other_lengths_are_no_batch(tmp_path_factory, video):
+    model = loaded("llava_onevision", tmp_path_factory)
+    prompts = [model.prepare(ask(video=video, id=str(n)), max_frames=n) for n in (2, 3)]
+    with pytest.raises(InputError, match=r"'3' has pixel_values_videos of shape \(1, 3, 3, 42, 42\), prompt '2'"):
+        model.prepare_batch(prompts)
+
+
+def test_options_that_it_does_not_take(internvl, video):
+    with pytest.raises(InputError, match="max_pixels = 100: InternVL takes fps, max_frames, use_audio_in_video"):
+        internvl.prepare(ask(video=video), max_pixels=100)
+
+
 def test_ids_alone_do_not_tell(internvl, video):
     prompt = internvl.prepare(ask(video=video), max_frames=2)
     with pytest.raises(UnsupportedModelError, match="pass groups= the prompt of model.prepare"):

@@ -18,6 +18,7 @@ from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
 from ..walk.deep_rows import DeepRows
 from ..walk.layers import check_finite, run_layers
+from ..walk.places import in_all_layers, places_of, with_places
 from ..walk.proof import is_due, prove
 from ..walk.row_wise import chunked_mlps
 
@@ -106,7 +107,8 @@ def observe(
         if on_hidden and layer in wanted:
             on_hidden(layer, hidden[0])
 
-    with in_eval_mode(model), attributes(chunked_mlps(model)):
+    where = places_of(captured.positions, len(captured), model.device)
+    with in_eval_mode(model), attributes([*chunked_mlps(model), *with_places(model, in_all_layers(where))]):
         tables = captured.cos, captured.sin
         count = None if proving else last + 1
         deep = DeepRows([captured.deep], [len(captured)], [np.arange(len(captured))]).add

@@ -19,7 +19,7 @@ from .batch import Batch, batch_prompts
 from .compat import find_text_model
 from .empty_model import empty_model
 from .head import is_plain, own_logits
-from .prepare_options import check_prepare_options
+from .prepare_options import check_prepare_options, check_taken
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -197,6 +197,7 @@ class Model:
         if not isinstance(sample, Sample):
             raise InputError(f"sample = {shown(sample)}: pass an avflow.Sample")
         check_prepare_options(options)
+        check_taken(self.family.prepare, options, type(self.family).__name__)
         hook = Labels.of(labels)
         if (sample.candidates or sample.tagged) is not None and not self.family.takes_candidates:
             raise UnsupportedModelError(

@@ -110,4 +110,10 @@ def _one_tensor(name: str, having: Having, count: int, width: int, pad_id: int) 
     elif name in _SOUND:
         longest = max(value.shape[-1] for value in values)
         values = [pad(value, (0, longest - value.shape[-1])) for value in values]
+    for (prompt, _), value in zip(having, values, strict=True):
+        if value.shape[1:] != values[0].shape[1:]:
+            raise InputError(
+                f"prompt {prompt.id!r} has {name} of shape {tuple(value.shape)}, prompt {having[0][0].id!r} "
+                f"{tuple(values[0].shape)}: one forward takes one shape, put them into batches of their own"
+            )
     return torch.cat(values)

@@ -120,6 +120,13 @@ def check_layers(text_model: TextModel) -> None:
         attention = getattr(layer, "self_attn", None)
         if attention is None:
             raise UnsupportedModelError(f"decoder layer {index} ({type(layer).__name__}) has no self_attn")
+        rank = getattr(attention, "kv_lora_rank", None) or getattr(text_model.config, "kv_lora_rank", None)
+        if rank is not None:
+            raise UnsupportedModelError(
+                f"decoder layer {index} ({type(layer).__name__}) has multi-head latent attention (MLA, kv_lora_rank "
+                f"{rank}): its keys and values are of different widths, and the attention op has one for both; there "
+                "is no setting that changes that, take another model"
+            )
         kind = types[index] if index < len(types) else "full_attention"
         if kind != "full_attention" or getattr(attention, "sliding_window", None) is not None:
             width = getattr(attention, "sliding_window", None)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import checks
+from ..errors import InputError
 from ..media.timing import TIMINGS
 from .wording import PromptStyle
 
 _MOST = 2**31 - 1  # frames and pixels are counted in int32 by the models' processors
+
+
+def check_taken(prepare: Callable[..., Any], options: Mapping[str, Any], family: str) -> None:
+    """Raises InputError for an option that a family's `prepare` does not name."""
+    parameters = inspect.signature(prepare).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [p.name for p in parameters if p.name not in ("model", "sample")]
+    if unknown := [name for name in options if name not in known]:
+        raise InputError(f"{unknown[0]} = {checks.shown(options[unknown[0]])}: {family} takes {', '.join(known)}")
 
 
 def check_prepare_options(options: Mapping[str, Any]) -> None:

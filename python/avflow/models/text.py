@@ -16,7 +16,7 @@ from .registry import register
 class TextFamily(Family):
     """Decoders whose prompt has no layout that avflow knows: pass avflow.Prompt."""
 
-    model_types = ("qwen2", "qwen3", "llama", "mistral", "qwen2_5_vl_text", "qwen2_5_omni_text")
+    model_types = ("qwen2", "qwen3", "llama", "mistral", "ministral3", "qwen2_5_vl_text", "qwen2_5_omni_text")
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import AutoModelForCausalLM

@@ -18,11 +18,13 @@ from avflow_ext import AttentionProblem, Cut, Streams, Tokens
 from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.base import Model
+from ..models.compat import attributes
 from ..models.end_tokens import end_tokens
 from ..models.evaluating import in_eval_mode
 from .capture import Captured
 from .layers import layer_input, run_layers
 from .layout import Layout
+from .places import in_all_layers, places_of, with_places
 
 if TYPE_CHECKING:
     from ..models.compat import AttentionModule
@@ -130,7 +132,9 @@ def decode(
             hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions, held.n + step + 1)
             order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
             step_call = functools.partial(_Step, held, step, order, semantics)
-            hidden = run_layers(model, hidden, tables, step_call)
+            here = places_of(positions, held.streams, model.device)
+            with attributes(with_places(model, in_all_layers(here))):
+                hidden = run_layers(model, hidden, tables, step_call)
             logits = model.logits(hidden)[0]  # [streams, vocab]
             if see:
                 see(logits)

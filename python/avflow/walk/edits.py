@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import torch
@@ -98,9 +98,9 @@ def with_edited_mlps(model: Model, patches: Sequence[Patch], edits: Edits | None
     return out
 
 
-def _shown(run: Callable[[torch.Tensor], torch.Tensor], edits: Edits, layer: int) -> Callable:
-    def forward(x: torch.Tensor) -> torch.Tensor:
-        out = run(x)  # [1, rows, D]
+def _shown(run: Callable[..., torch.Tensor], edits: Edits, layer: int) -> Callable:
+    def forward(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        out = run(x, *more, **named)  # [1, rows, D]
         edits.apply("mlp", layer, out[0])
         return out
 

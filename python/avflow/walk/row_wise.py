@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..errors import UnsupportedModelError
 from ..models.base import Model
 from .chunks import mlp_chunk
 
@@ -17,7 +19,8 @@ def _only_rows(module: nn.Module, rows: torch.Tensor) -> Patch:
     """The module's forward on some rows of [1, all rows, D]; the rest of the output is zero."""
     run = module.forward
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
+    def forward(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        _refuse_more(module, more, named)
         part = run(x.index_select(1, rows))
         return part.new_zeros(1, x.shape[1], part.shape[-1]).index_copy_(1, rows, part)
 
@@ -28,7 +31,8 @@ def _in_chunks(module: nn.Module, chunk: int) -> Patch:
     """The module's forward on `chunk` rows of [1, rows, D] at a time."""
     run = module.forward
 
-    def forward(x: torch.Tensor) -> torch.Tensor:
+    def forward(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+        _refuse_more(module, more, named)
         if x.shape[1] <= chunk:
             return run(x)
         out = torch.empty_like(x)
@@ -37,6 +41,18 @@ def _in_chunks(module: nn.Module, chunk: int) -> Patch:
         return out
 
     return module, "forward", forward
+
+
+def _refuse_more(module: nn.Module, more: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Raises UnsupportedModelError where a layer gives a part more than the rows: of which rows is that?"""
+    if more or named:
+        names = list(inspect.signature(type(module).forward).parameters)[2:]  # after self and the rows
+        names += [f"argument {at}" for at in range(len(names), len(more))]
+        given = [*names[: len(more)], *named]
+        raise UnsupportedModelError(
+            f"a decoder layer gives its {type(module).__name__} {', '.join(given)} beside hidden states: avflow runs "
+            "it on some rows at a time and does not carry that; avflow.knockout, in the model's own forward, does"
+        )
 
 
 def chunked_mlps(model: Model) -> list[Patch]:

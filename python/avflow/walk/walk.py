@@ -29,6 +29,7 @@ from .deep_rows import DeepRows
 from .edits import Edits, with_edited_mlps
 from .layers import Tables, check_finite, run_layers
 from .layout import Early, Layout
+from .places import joined_places, with_places
 from .proof import is_due, prove
 from .row_wise import row_wise
 
@@ -234,7 +235,13 @@ def run_walk(
     if len(layout.parent) > len(batch):
         warn_of_hooks(model, "a sweep")
     with in_eval_mode(model):  # the output matrix too: an adapter's dropout would make each run differ
-        with attributes(with_edited_mlps(model, row_wise(model, rows), edits)):
+        where = joined_places(batch, model.device)
+
+        def places(layer: int) -> torch.Tensor:
+            return where.index_select(-1, before[0] if early is not None and layer < early.layers else token)
+
+        patched = [*with_edited_mlps(model, row_wise(model, rows), edits), *with_places(model, places)]
+        with attributes(patched):
             first = _clean_rows(batch, layout, token if early is None else before[0])
             hidden = run_layers(
                 model,
