@@ -17,7 +17,7 @@ BESIDE = ("include", "lib", "share")  # of avflow_ext/, made by CMakeLists.txt
 sys.path.insert(0, str(ROOT / "tools"))
 from build_backend import TORCH, find_torch  # noqa: E402
 from cuda_toolkit import COMPRESSES_FROM, find_toolkit  # noqa: E402
-from pypi_page import page  # noqa: E402
+from pypi_page import page, urls  # noqa: E402
 
 
 def program(name: str, module: str, folder: str) -> str:
@@ -96,6 +96,7 @@ class FreshBuildPy(build_py):
 setup(
     long_description=page((ROOT / "README.md").read_text(encoding="utf-8"), os.environ.get("AVFLOW_SOURCE_URL", "")),
     long_description_content_type="text/markdown",
+    project_urls=urls(os.environ.get("AVFLOW_SOURCE_URL", "")),
     packages=find_packages("python") + find_packages(".", include=["avflow_ext", "avflow_ext.*"]),
     package_dir={"avflow": "python/avflow", "avflow_vllm": "python/avflow_vllm", "avflow_ext": "avflow_ext"},
     include_package_data=False,  # else folders of data are taken for packages that are not listed, with a warning each
