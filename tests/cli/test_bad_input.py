@@ -128,17 +128,17 @@ def test_an_empty_window_says_so(qwen3):
     assert set(rows["first_layer"].to_pylist()) == {None} and set(rows["change_percent"].to_pylist()) == {0.0}
 
 
-def test_sliding_window_layers_are_refused():
+def test_layers_of_another_kind_are_refused():
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     small = dict(vocab_size=64, hidden_size=32, intermediate_size=32, num_attention_heads=2, num_key_value_heads=1)
-    sliding = dict(use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    config = Qwen2Config(**small, **sliding, num_hidden_layers=3, max_position_embeddings=64)
+    config = Qwen2Config(**small, num_hidden_layers=3, max_position_embeddings=64)
+    config.layer_types = ["full_attention", "linear_attention", "full_attention"]
     model = avflow.wrap(Qwen2ForCausalLM(config).eval())
     prompt = avflow.Prompt(input_ids=torch.arange(3), groups=["video", "audio", "last"], answer_ids=[1])
-    with pytest.raises(avflow.UnsupportedModelError, match=r"decoder layer 1 uses sliding_attention \(window 8\)"):
+    with pytest.raises(avflow.UnsupportedModelError, match=r"decoder layer 1 uses linear_attention \(window None\)"):
         avflow.sweep(model, prompt, "video->last", select="all")
-    with pytest.raises(avflow.UnsupportedModelError, match="only full attention is supported"):
+    with pytest.raises(avflow.UnsupportedModelError, match="avflow carries full causal attention"):
         with avflow.knockout(model, "video->last"):
             pass
 

@@ -46,27 +46,45 @@ iquestcoder jais2 laguna llama mellum minimax_m2 ministral3 mistral mixtral nano
 qwen2 qwen2_moe qwen3 qwen3_moe sarvam_moe seed_oss smollm3 solar_open starcoder2
 """.split()
 
+# Windows that are shorter than the prompt, in all layers or in one of the two.
+SLIDING = dict(sliding_window=16)
+MIXED = SLIDING | dict(layer_types=["sliding_attention", "full_attention"])
+LAST = SLIDING | dict(layer_types=["full_attention", "sliding_attention"])
+WINDOWED = dict.fromkeys("gemma3_text ministral mistral mixtral phi3 starcoder2".split(), SLIDING) | {
+    **dict.fromkeys("afmoe cohere2 cohere2_moe cwm exaone4 exaone_moe".split(), MIXED),
+    **dict.fromkeys("qwen2 qwen2_moe".split(), SLIDING | dict(use_sliding_window=True, max_window_layers=1)),
+    "olmo3": LAST,
+}
+
 NO_DECODER = "has no decoder with layers, rotary_emb, embed_tokens and norm"
-NOT_FULL = r"decoder layer \d+ uses (sliding|chunked|linear|indexed|heavily_compressed)_attention"
+NOT_FULL = r"decoder layer \d+ uses (chunked|linear|indexed|heavily_compressed)_attention"
 REFUSED = {
-    NOT_FULL: "afmoe beam cohere2 cohere2_moe cwm deepseek_v4 dory exaone4 exaone_moe gemma2 gemma3_text gpt_oss "
-    "granite_swa llama4_text mimo_v2_flash minimax ministral olmo3 vaultgemma",
+    NOT_FULL: "deepseek_v4 llama4_text minimax",
     NO_DECODER: "bert big_bird biogpt bloom falcon_mamba fuyu gpt2 gpt_bigcode gpt_neox lfm2 mamba modernbert-decoder "
     "mpt opt persimmon phi roberta rwkv xglm",
     "asked for attention 2 times": "diffllama",
     "has multi-head latent attention": "deepseek_v2 deepseek_v3 glm4_moe_lite minicpm3 youtu",
-    "asks for s_aux": "flint",
+    "asks for s_aux": "flint gpt_oss granite_swa",
+    "runs layers 2 times in a forward": "dory",
+    "asks for softcap": "gemma2 vaultgemma",
+    "numbers a head: the attention op has one size": "mimo_v2_flash",
     "has no self_attn": "jetmoe olmo_hybrid",
     "do not pass keyword arguments on": "nemotron stablelm",
 }
+# Their own forward adds what a walk does not carry: knockouts within it are exact, walks are refused.
+WITHIN_ITSELF_ALONE = {
+    "gemma3_text": (MIXED, "tables of positions that differ by layer"),
+}
+# Layers are given more than positions: rows may not leave between them either.
+BY_KNOCKOUT_ALONE = {"beam": "is given attention_scaling"}
 
 
-def made(kind: str):
+def made(kind: str, **more):
     """A tiny model of the kind with random weights; skips where this version of transformers has none."""
     if kind not in CONFIG_MAPPING:
         pytest.skip(f"this transformers has no {kind}")
     torch.manual_seed(0)
-    hf = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**SMALL)).eval().float()
+    hf = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**SMALL | more)).eval().float()
     with torch.no_grad():
         for p in hf.parameters():
             if p.dim() == 2:
@@ -103,9 +121,9 @@ def entries(model: Model, prompt: avflow.Prompt) -> dict:
     }
 
 
-@pytest.mark.parametrize("kind", EXACT)
-def test_exact(kind):
-    model = Model(made(kind), Family())
+@pytest.mark.parametrize("kind, more", [*((kind, {}) for kind in EXACT), *WINDOWED.items()])
+def test_exact(kind, more):
+    model = Model(made(kind, **more), Family())
     bare = tiny.text_prompt(64)
     ids = bare.input_ids[None]
     with torch.no_grad():
@@ -143,6 +161,17 @@ def test_refused(kind, message):
             run()
 
 
+@pytest.mark.parametrize("kind, more, message", [(kind, *case) for kind, case in WITHIN_ITSELF_ALONE.items()])
+def test_walks_are_refused_and_blocks_are_exact(kind, more, message):
+    model, prompt = Model(made(kind, **more), Family()), tiny.text_prompt(64)
+    found = entries(model, prompt)
+    torch.testing.assert_close(found.pop("evict")(), found.pop("knockout to all")(), atol=2e-4, rtol=0)
+    found.pop("knockout")()
+    for run in found.values():
+        with pytest.raises(AvflowError, match=message):
+            run()
+
+
 class Typed(torch.nn.Module):
     """An MLP that a layer gives the kinds of tokens too, as Ernie 4.5 VL does."""
 
@@ -157,8 +186,7 @@ class Typed(torch.nn.Module):
         return self.mlp(x) * moe_mm_token_type_ids[..., None]
 
 
-def test_walks_are_refused_and_blocks_are_exact():
-    """Where a layer's own forward gives more than a walk carries."""
+def test_walks_are_refused_where_an_mlp_is_given_more_than_hidden_states():
     model, prompt = Model(made("qwen3"), Family()), tiny.text_prompt(64)
     for layer in model.layers:
         layer.mlp = Typed(layer.mlp).eval()
@@ -170,8 +198,20 @@ def test_walks_are_refused_and_blocks_are_exact():
             run()
 
 
+@pytest.mark.parametrize("kind, message", BY_KNOCKOUT_ALONE.items())
+def test_all_but_knockouts_is_refused(kind, message):
+    found = entries(Model(made(kind), Family()), tiny.text_prompt(64))
+    own, cut = found.pop("knockout")(), found.pop("knockout to all")()
+    assert not torch.allclose(own, cut, atol=1e-3)
+    with pytest.raises(AvflowError, match=message):
+        found.pop("evict")()
+    for run in found.values():
+        with pytest.raises(AvflowError, match="tables of positions that differ by layer"):
+            run()
+
+
 def test_at_least_sixty_decoders_are_tried_in_every_entry_point():
     names = "sweep sweep_text attention_share attention_map answer_lens sinks pathways plan_eviction knockout evict"
     model = Model(tiny.decoder("qwen3"), Family())
     assert set(names.split()) <= set(entries(model, tiny.text_prompt(64)))
-    assert len(set(EXACT)) + sum(len(kinds.split()) for kinds in REFUSED.values()) >= 60
+    assert len({*EXACT, *WINDOWED}) + sum(len(kinds.split()) for kinds in REFUSED.values()) >= 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from avflow_ext import AttentionProblem, mask_of
+from avflow_ext import AttentionProblem, Cut, Tokens, mask_of
 
 from ..checks import integer, shown
 from ..checks import members as members_of
@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
+from ..models.windows import layer_windows
 from ..results.results import Results
 from ..walk.capture import Captured, capture
 from ..walk.jobs import members
@@ -115,14 +116,25 @@ def attention_map(
 class _Pass:
     """One more run of the op: the masses of some stretches' keys, and of all others together.
 
-    bins: those of this pass. clean, cut: the problem without and with the knockout. bin_of_class: int [classes], which
-    of the bins each of the problem's groups belongs to, counted from the first; -1: to none.
+    bins: those of this pass. cuts: those of the knockout. bin_of_class: int [classes], which of the bins each of the
+    tokens' groups belongs to, counted from the first; -1: to none.
     """
 
     bins: range
-    clean: AttentionProblem
-    cut: AttentionProblem | None
+    tokens: Tokens
+    cuts: tuple[Cut, ...]
     bin_of_class: list[int]
+    problems: dict[Any, AttentionProblem] = field(default_factory=dict)
+
+    def problem(self, cut: bool, window: int | None) -> AttentionProblem:
+        """With the knockout or without, in layers of this window."""
+        key = (cut and bool(self.cuts), window)
+        if key not in self.problems:
+            cuts = self.cuts if cut else ()
+            self.problems[key] = AttentionProblem(
+                rows=self.tokens, groups=len(self.bin_of_class), cuts=cuts, window=window
+            )
+        return self.problems[key]
 
 
 def _passes(captured: Captured, bin_of: np.ndarray, cutting: Cutting) -> list[_Pass]:
@@ -140,14 +152,11 @@ def _passes(captured: Captured, bin_of: np.ndarray, cutting: Cutting) -> list[_P
         group = (here * kinds + side).astype(np.int32)
         rows = tokens_of(captured, torch.from_numpy(group))
         classes = [n // kinds if n // kinds < width else -1 for n in range((width + 1) * kinds)]
-        clean, knocked = AttentionProblem(rows=rows, groups=len(classes)), None
-        if cutting.cuts:
-            cuts = []
-            for c in cutting.cuts:
-                source, target = (_classes(word, captured, group) for word in (c.source, c.target))
-                cuts.append(dataclasses.replace(c, source=source, target=target))
-            knocked = AttentionProblem(rows=rows, groups=len(classes), cuts=cuts)
-        passes.append(_Pass(range(first, min(first + width, int(bin_of.max()) + 1)), clean, knocked, classes))
+        cuts = []
+        for c in cutting.cuts:
+            source, target = (_classes(word, captured, group) for word in (c.source, c.target))
+            cuts.append(dataclasses.replace(c, source=source, target=target))
+        passes.append(_Pass(range(first, min(first + width, int(bin_of.max()) + 1)), rows, tuple(cuts), classes))
     return passes
 
 
@@ -168,10 +177,11 @@ def _pooled(
     passes = _passes(captured, bin_of, cutting)
     weight = np.zeros((len(chosen), count, count), np.float32)
     rows_of = torch.from_numpy(bin_of)
+    windows = layer_windows(model.text_model)
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
         for one in passes:
-            problem = one.cut if one.cut is not None and layer in cutting.layers else one.clean
+            problem = one.problem(layer in cutting.layers, windows[layer])
             mass = group_mass(q, k, v, problem, scale)  # [n, heads, classes]
             pooled = torch.zeros(count, mass.shape[-1], device=mass.device)
             pooled.index_add_(0, rows_of.to(mass.device), mass.mean(1))

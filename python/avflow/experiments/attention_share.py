@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
+from ..models.windows import layer_windows
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..results.schemas import ATTENTION_SHARE as SCHEMA
@@ -103,16 +104,17 @@ def _add(
     rows = predicting_rows(captured)[: 1 if tokens == "last" else None]
     names = model.groups.names
     columns = tokens_of(captured)
+    windows = layer_windows(model.text_model)
 
     @functools.cache
-    def problem(cuts: tuple[Cut, ...]) -> AttentionProblem:
-        return AttentionProblem(rows=columns, keep_rows=rows, groups=len(names), cuts=cuts)
+    def problem(cuts: tuple[Cut, ...], window: int | None) -> AttentionProblem:
+        return AttentionProblem(rows=columns, keep_rows=rows, groups=len(names), cuts=cuts, window=window)
 
     present = sorted(set(captured.columns.group.tolist()))
     texts = ["", *(model.text([i]) for i in prompt.answer_ids[: len(rows) - 1])]
 
     def see(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
-        mass = group_mass(q, k, v, problem(cutting(layer)), scale)  # [rows, heads, groups]
+        mass = group_mass(q, k, v, problem(cutting(layer), windows[layer]), scale)  # [rows, heads, groups]
         mass = mass if heads else mass.mean(1, keepdim=True)
         for token, by_head in enumerate(mass.cpu().tolist()):
             for head, by_group in enumerate(by_head):

@@ -14,6 +14,7 @@ from ..models.attention import attention
 from ..models.base import Model
 from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode
+from ..models.windows import layer_windows
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
 from ..walk.deep_rows import DeepRows
@@ -88,13 +89,14 @@ def observe(
     captured = prompt if isinstance(prompt, Captured) else capture(model, prompt)
     wanted = set(range(model.n_layers)) if layers is None else set(layers)
     columns = tokens_of(captured)
+    windows = layer_windows(model.text_model)
     problem: AttentionProblem | None = None
 
     def call(layer: int) -> _Call:
         nonlocal problem
         here = tuple(cuts(layer))
-        if problem is None or here != problem.cuts:
-            problem = AttentionProblem(rows=columns, cuts=here)
+        if problem is None or here != problem.cuts or windows[layer] != problem.window:
+            problem = AttentionProblem(rows=columns, cuts=here, window=windows[layer])
         return _Call(problem, layer, on_attention if layer in wanted else None)
 
     last = max(wanted)

@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..knockouts.windows import layer_list
 from ..models.base import Model, check_model
 from ..models.proof import checking, figures
+from ..models.windows import layer_windows
 from ..prompts.prompt import Prompt
 from ..prompts.relabel import warn_of_left
 from ..results.results import Results
@@ -76,12 +77,15 @@ def _rows(model: Model, prompt: Prompt, tokens: np.ndarray, layers: Sequence[int
     """The rows of one prompt; tokens: those that are looked at, int64 [tokens]."""
     rows: list[tuple] = []
     places = _places(prompt)
+    windows = layer_windows(model.text_model)
     drawn: dict[int, np.ndarray] = {}  # by layer, float32 [n]
 
     def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> None:
         last = q[len(prompt) - 1].unflatten(0, (k.shape[1], -1)).float()  # [kv_heads, heads a kv head, d]
         score = scale * torch.einsum("hgd,nhd->hgn", last, k[: len(prompt)].float())
-        drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every token
+        if (window := windows[layer]) is not None:
+            score[..., : max(0, len(prompt) - window)] = -torch.inf
+        drawn[layer] = score.softmax(-1).mean((0, 1)).cpu().numpy()  # [n]; it sees every other token
 
     def see(layer: int, hidden: torch.Tensor) -> None:
         norm = hidden[torch.from_numpy(tokens).to(hidden.device)].float().norm(dim=-1).cpu().numpy()  # [tokens]

@@ -57,6 +57,11 @@ def attention_forward(
             f"{type(module).__name__} attends with q, k, v of {query.dtype}, {key.dtype}, {value.dtype}: leave "
             "torch.autocast, and load the model in the dtype that is wanted"
         )
+    if key.shape[-1] != value.shape[-1]:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} has keys of {key.shape[-1]} and values of {value.shape[-1]} numbers a head: the "
+            "attention op has one size for both"
+        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return avflow_call(module, query, key, value, attention_mask, scale), None
 
@@ -102,7 +107,8 @@ def padding_mask(
     """
     if mask_function is not None:
         try:
-            check_causal(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, device)
+            known = getattr(config, "sliding_window", None)
+            check_causal(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, device, known)
         except UnsupportedModelError as error:
             kinds = getattr(config, "layer_types", None) or ["unknown"]
             if local_size is None or any(kind != "full_attention" for kind in kinds):

@@ -1,4 +1,4 @@
-"""Whether a decoder is plain causal attention: read from the masks that it asks transformers for, forward by forward.
+"""Whether a decoder is plain causal attention, or that within a window: read from the masks that it asks for.
 
 A config alone does not tell: windows, chunks and pictures that see both ways stand in different places of each family.
 """
@@ -43,11 +43,13 @@ def check_causal(
     first_key: int = 0,
     batch: int = 1,
     device: torch.device | None = None,
+    known: int | None = None,
 ) -> None:
     """A mask function against plain causal attention over these queries and keys; a window that holds them all is.
 
     Args:
         queries, keys: how many there are. first_query, first_key: the place of the first in the sequence.
+        known: the width of the sliding window that some layers are known to have (`windows.layer_windows`); None: none.
 
     Raises:
         UnsupportedModelError: an edge differs, or too many pairs would have to be compared to tell.
@@ -58,12 +60,12 @@ def check_causal(
         return
     window = _window(mask)
     if window is not None:
-        if first_key == 0 and keys <= window:
-            return  # the last query still sees the first key
+        if window == known or (first_key == 0 and keys <= window):  # or the last query still sees the first key
+            return
         raise UnsupportedModelError(
             f"the decoder attends within a sliding window of {window} tokens, and is to read {int(first_key) + keys}: "
-            "avflow carries full causal attention only. Pass prompts that fit the window with their answer, or load a "
-            "model without one (sliding_window=None in its text config, if it was trained so)"
+            f"avflow carries full causal attention only, and the window of the text config (sliding_window = {known}). "
+            "Pass prompts that fit the window with their answer, or a model whose config tells it"
         )
     if not torch.compiler.is_compiling() and _same(mask, queries, keys, first_query, first_key, batch, device):
         return

@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import UnsupportedModelError
 from .ownership import owning
 from .undoing import undoing
+from .windows import layer_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -114,26 +115,22 @@ def decoder_configs(text_model: TextModel) -> list[Any]:
 
 
 def check_layers(text_model: TextModel) -> None:
-    """Raises UnsupportedModelError where a decoder layer is not full causal self-attention."""
-    types = getattr(text_model.config, "layer_types", None) or []
+    """Raises UnsupportedModelError where a decoder layer is neither full causal self-attention nor within a window."""
+    layer_windows(text_model)
     for index, layer in enumerate(text_model.layers):
-        attention = getattr(layer, "self_attn", None)
-        if attention is None:
-            raise UnsupportedModelError(f"decoder layer {index} ({type(layer).__name__}) has no self_attn")
-        rank = getattr(attention, "kv_lora_rank", None) or getattr(text_model.config, "kv_lora_rank", None)
+        rank = getattr(layer.self_attn, "kv_lora_rank", None) or getattr(text_model.config, "kv_lora_rank", None)
         if rank is not None:
             raise UnsupportedModelError(
                 f"decoder layer {index} ({type(layer).__name__}) has multi-head latent attention (MLA, kv_lora_rank "
                 f"{rank}): its keys and values are of different widths, and the attention op has one for both; there "
                 "is no setting that changes that, take another model"
             )
-        kind = types[index] if index < len(types) else "full_attention"
-        if kind != "full_attention" or getattr(attention, "sliding_window", None) is not None:
-            width = getattr(attention, "sliding_window", None)
-            raise UnsupportedModelError(
-                f"decoder layer {index} uses {kind} (window {width}): only full attention is supported. Set "
-                "use_sliding_window=False in the text config if the prompts are shorter than the window"
-            )
+    loops = getattr(text_model.config, "n_recurrent_loops", 1)
+    if loops > 1:
+        raise UnsupportedModelError(
+            f"the decoder ({type(text_model).__name__}) runs layers {loops} times in a forward: avflow knows one "
+            "self-attention a layer"
+        )
 
 
 @contextmanager

@@ -52,6 +52,32 @@ def _short_layer() -> type:
     return ShortLayer
 
 
+def hold_all(cache: Any) -> None:
+    """Makes layers of a cache that keep the tokens of a sliding window only keep all: the op hides those outside.
+
+    Tokens leave by the schedule, and a layer's keys must be those that its labels tell.
+
+    Raises:
+        InputError: such a layer has dropped some already.
+    """
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    for number, layer in enumerate(getattr(cache, "layers", ())):
+        if type(layer) is not DynamicSlidingWindowLayer:
+            continue
+        whole = DynamicLayer()
+        if layer.is_initialized and layer.keys is not None:
+            held = layer.keys.shape[-2]
+            if held < layer.cumulative_length:
+                raise InputError(
+                    f"layer {number} of the cache keeps the last {held} of {layer.cumulative_length} tokens, its "
+                    "sliding window's: read the prompt into DynamicCache(), made without a config, or by generate"
+                )
+            whole.lazy_initialization(layer.keys, layer.values)
+            whole.keys, whole.values = layer.keys, layer.values
+        cache.layers[number] = whole
+
+
 def check_cache(cache: Any, what: str) -> None:
     """Raises InputError where the cache's memory is not ours to free, or to leave tokens out of. what: asks for it."""
     from transformers.cache_utils import DynamicLayer

@@ -175,17 +175,19 @@ class Conversation:
         parts = (np.maximum(columns, 0), group, item, stream)
         return Tokens(*(torch.from_numpy(np.ascontiguousarray(p, np.int32).reshape(-1)) for p in parts))
 
-    def problem(self, segment: int, rows: int, cuts: tuple[Cut, ...]) -> AttentionProblem:
+    def problem(self, segment: int, rows: int, cuts: tuple[Cut, ...], window: int | None) -> AttentionProblem:
         """The last `rows` keys of every sequence are the rows."""
-        return self.problem_of(self.columns[segment], rows, cuts)
+        return self.problem_of(self.columns[segment], rows, cuts, window)
 
-    def problem_of(self, columns: np.ndarray, rows: int, cuts: tuple[Cut, ...]) -> AttentionProblem:
+    def problem_of(self, columns: np.ndarray, rows: int, cuts: tuple[Cut, ...], window: int | None) -> AttentionProblem:
         """The same for keys at logical columns int [batch, keys]."""
         keys = self.tokens(columns)
         mine = self.tokens(columns[:, columns.shape[1] - rows :])
-        return AttentionProblem(rows=mine, keys=keys, streams=Streams.roots(self.batch), cuts=cuts)
+        return AttentionProblem(rows=mine, keys=keys, streams=Streams.roots(self.batch), cuts=cuts, window=window)
 
-    def growing_problem(self, segment: int, rows: int, cuts: tuple[Cut, ...], capacity: int) -> AttentionProblem:
+    def growing_problem(
+        self, segment: int, rows: int, cuts: tuple[Cut, ...], window: int | None, capacity: int
+    ) -> AttentionProblem:
         """For `rows` answer tokens at any place after the base, among `capacity` keys of which some are yet to come."""
         base, held = self.group.shape[1], self.columns[segment]
         later = np.arange(base, base + capacity - held.shape[1], dtype=np.int32)
@@ -197,6 +199,7 @@ class Conversation:
             streams=Streams.roots(self.batch),
             cuts=cuts,
             latest_order=base + max(rows, len(later)) - 1,
+            window=window,
         )
 
 

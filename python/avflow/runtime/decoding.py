@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..knockouts.knockout import Semantics
 from ..models.attention import attention
 from ..models.compat import cache_in
+from ..models.windows import layer_windows
 from .cache import is_static
 from .conversation import Conversation, conversation_of, remember
 from .state import Interventions
@@ -57,14 +58,15 @@ def prepare(interventions: Interventions, state: Conversation, rows: int, slots:
         return found[2]
     made: dict[Any, AttentionProblem] = {}
     layers: Layers = []
+    windows = layer_windows(interventions.model.text_model)
     room = state.tail + rows + SPARE if slots is None else slots
     for layer in range(interventions.model.n_layers):
         cuts, semantics = interventions.cuts(layer)
-        key = (state.segment(layer), cuts)
+        key = (state.segment(layer), cuts, windows[layer])
         if key not in made:
             held = state.physical(layer) - state.tail
             capacity = slots if slots is not None else -(-(held + room) // SPARE) * SPARE
-            made[key] = state.growing_problem(key[0], rows, cuts, capacity)
+            made[key] = state.growing_problem(key[0], rows, cuts, key[2], capacity)
         # Packed here, since a compiled forward cannot.
         ratio, device = interventions.model.n_heads // interventions.model.n_kv_heads, interventions.model.device
         if device.type == "cuda":

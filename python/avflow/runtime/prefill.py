@@ -20,6 +20,7 @@ from ..models.attention import attention
 from ..models.causal import refuse_if_given
 from ..models.decoder_inputs import refuse_other_layer_arguments
 from ..models.deepstack import Add, of_rows
+from ..models.windows import layer_windows
 from ..uploads import upload
 from .boundary import gather_hidden, take
 from .cache import check_cache, count_missing, drop, is_static, take_back
@@ -40,7 +41,7 @@ def padding(mask: Any, what: str) -> torch.Tensor | None:
         InputError: a mask with two sequence dimensions, which the op has no use for.
     """
     if isinstance(mask, dict):
-        mask = mask.get("full_attention")
+        mask = mask.get("full_attention", next(iter(mask.values()), None))  # of padding, all kinds say the same
     refuse_if_given(mask)
     if mask is None:
         return None
@@ -90,9 +91,10 @@ class Prefill:
         # passes to every layer, gathered.
         self.rows: list[np.ndarray] = []
         self.index: list[torch.Tensor | None] = []
-        self.gathered: dict[tuple[int, str], torch.Tensor] = {}
+        self.gathered: dict[tuple[int, str, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self.resting: list[Resting] = []
         self.problems: dict[Any, AttentionProblem] = {}
+        self.windows = layer_windows(interventions.model.text_model)
         self.scored: dict[ScoredIn, Scored] = {}  # of the layer after which rows leave, of the one they would enter
         self.entering: Callable[[], Scored]  # makes the latter; set on the way into a layer
         self.hidden: torch.Tensor | None = None  # [batch, m, D] of the rows that may leave; likewise
@@ -328,7 +330,7 @@ class Prefill:
             before = self.cache.layers[layer].keys[:, :, : held.shape[1]].transpose(1, 2)
             k = torch.cat([before.to(k.device), k], 1)
         cuts, semantics = self.interventions.cuts(layer)
-        problem = state.problem_of(np.concatenate([held, rows.astype(np.int32)], 1), m, cuts)
+        problem = state.problem_of(np.concatenate([held, rows.astype(np.int32)], 1), m, cuts, self.windows[layer])
         question = self.interventions.model.groups.expand("question")
         return Scored(q.reshape(batch * m, heads, d), k, None, problem, scale, question, self.prompt_end, semantics)
 
@@ -346,10 +348,11 @@ class Prefill:
         """What belongs to the first segment's rows [..., n (, d)], for these rows."""
         if rows is self.rows[0]:
             return value
-        if (place, name) not in self.gathered:
+        key = (place, name, id(value))  # kinds of layers may have positions of their own
+        if key not in self.gathered:
             index = np.maximum(rows - (len(self.state) - self.new), 0).astype(np.int64)
-            self.gathered[place, name] = take(value, torch.from_numpy(index), value.dim() + dim)
-        return self.gathered[place, name]
+            self.gathered[key] = (value, take(value, torch.from_numpy(index), value.dim() + dim))  # it keeps its id
+        return self.gathered[key][1]
 
     # --- attention ----------------------------------------------------------------------------------------------------
 
@@ -369,9 +372,10 @@ class Prefill:
                 "decoder whose layers share keys cannot lose tokens between them"
             )
         cuts, semantics = self.interventions.cuts(layer)
-        if (segment, cuts) not in self.problems:
-            self.problems[segment, cuts] = state.problem(segment, rows, cuts)
-        problem = self.problems[segment, cuts]
+        window = self.windows[layer]
+        if (segment, cuts, window) not in self.problems:
+            self.problems[segment, cuts, window] = state.problem(segment, rows, cuts, window)
+        problem = self.problems[segment, cuts, window]
         # A static cache is longer than what it holds: its tail is left out.
         q = q.transpose(1, 2).reshape(batch * rows, heads, d)
         k, v = (t[:, :, :n].transpose(1, 2) for t in (k, v))  # [batch, n, kv_heads, d], not copied

@@ -22,6 +22,8 @@ from ..models.compat import attributes, cache_argument, decoder_configs, impleme
 from ..models.decoder_inputs import by_name
 from ..models.deepstack import FEATURES, PLACES, of_rows
 from ..models.evaluating import without_hooks
+from ..models.windows import is_exceeded
+from .cache import hold_all
 from .conversation import Conversation
 from .decoding import Decoding
 from .prefill import Prefill, padding
@@ -77,7 +79,7 @@ class BlockProof:
         self.stepped = int(bool(filled) and self.parted and self.new > 1 and bool(self.real[:, -1].all()))
         tensors = frozenset(name for name, value in given.items() if isinstance(value, torch.Tensor))
         shape = self.state.batch > 1, self.padded, self.stepped
-        head = id(self.model.lm_head), self.model.vocab, self.model.dtype
+        head = is_exceeded(self.model.text_model, self.new), id(self.model.lm_head), self.model.vocab, self.model.dtype
         self.kind = (self.interventions.block, tensors - _OF_ALL, *shape, *head)
 
     def prove(self) -> None:
@@ -190,7 +192,9 @@ def _select(arguments: dict[str, Any], columns: torch.Tensor, sequence: int | No
 def _new_cache(model: Model) -> Any:
     from transformers import DynamicCache
 
-    return DynamicCache(config=model.config)
+    cache = DynamicCache(config=model.config)
+    hold_all(cache)
+    return cache
 
 
 def _holds_tensors(value: Any) -> bool:

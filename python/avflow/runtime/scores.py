@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from avflow_ext import AttentionProblem, table_of
+from avflow_ext import AttentionProblem, Tokens, table_of
 from avflow_ext.reference import cut_mask, visible
 
 from ..errors import InputError
@@ -68,7 +68,7 @@ class Scored:
         k = self.k[b, columns.to(self.k.device)].float().repeat_interleave(group, 1)  # [c, heads, d]
         total = torch.zeros(len(at), device=self.k.device)
         for some in mine.split(_ROWS):
-            here = AttentionProblem(rows.select(some), looked_at, self.problem.streams, self.problem.cuts)
+            here = self._part(some, looked_at)
             open_edges = visible(here)[None] & ~cut_mask(here, self.q.shape[1])  # [heads, r, c]
             device = some.to(self.q.device)
             score = torch.einsum("rhd,chd->hrc", self.q[device].float(), k) * self.scale
@@ -76,13 +76,18 @@ class Scored:
             total += torch.where(open_edges.to(weight.device), weight, 0.0).sum((0, 1))
         return (total / (len(mine) * self.q.shape[1])).cpu().numpy()
 
+    def _part(self, some: torch.Tensor, keys: Tokens) -> AttentionProblem:
+        """The problem for some of its rows, and these keys."""
+        whole = self.problem
+        return AttentionProblem(whole.rows.select(some), keys, whole.streams, whole.cuts, window=whole.window)
+
     def _lse(self, b: int, some: torch.Tensor) -> torch.Tensor:
         """Log-sum-exps of some rows of sequence b: float32 [heads, r]."""
         if self.lse is not None:
             return self.lse[some.to(self.q.device)].T
         n, heads = self.k.shape[1], self.q.shape[1]
         keys = self.problem.keys.select(b * n + torch.arange(n))
-        here = AttentionProblem(self.problem.rows.select(some), keys, self.problem.streams, self.problem.cuts)
+        here = self._part(some, keys)
         closed = ~visible(here)[None].expand(heads, -1, -1)  # [heads, r, n]
         if self.semantics == "renormalize":
             closed = closed | cut_mask(here, heads)

@@ -37,7 +37,7 @@ from ..models.evaluating import in_eval_mode
 from ..models.ownership import check_owner
 from ..models.proof import is_due, turn
 from ..models.undoing import undoing, without_hook
-from .cache import is_static
+from .cache import hold_all, is_static
 from .conversation import Conversation, conversation_of
 from .decoding import Decoding, compiled_step, prepare
 from .labels import Labels, check_ids, check_items, check_present, given_ids, given_labels, given_times, labels_from_ids
@@ -213,6 +213,7 @@ class Tracker:
         batch, new = read.shape[:2]
         cache = cache_in(kwargs)
         self._check_windows(cache)
+        hold_all(cache)
         state, past = self._conversation(cache, batch)
         if past and state.rope_deltas is not None:
             for owner, deltas in zip(self.rope_owners(), state.rope_deltas, strict=True):

@@ -21,6 +21,7 @@ from ..models.base import Model
 from ..models.compat import attributes
 from ..models.end_tokens import end_tokens
 from ..models.evaluating import in_eval_mode
+from ..models.windows import layer_windows
 from .capture import Captured
 from .layers import layer_input, run_layers
 from .layout import Layout
@@ -54,6 +55,7 @@ class StreamKeys:
         made = np.repeat(np.arange(room), self.streams)  # token by token: the first of every stream, then the second
         self.stream = np.tile(np.arange(self.streams), room)
         self.problems: list[AttentionProblem] = []
+        windows = layer_windows(model.text_model)
         for layer, rows in enumerate(layout.rows):
             columns = (
                 np.concatenate([layout.order[:rows], self.n + made]),
@@ -71,6 +73,7 @@ class StreamKeys:
                 ),
                 cuts=cuts[layer],
                 latest_order=self.n + room - 1,
+                window=windows[layer],
             )
             self.problems.append(problem)
         self.keys: list[torch.Tensor] = [torch.empty(0)] * len(layout.rows)

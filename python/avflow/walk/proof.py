@@ -19,6 +19,7 @@ from ..models.compat import attributes, decoder_configs, implementation, kept_st
 from ..models.evaluating import in_eval_mode
 from ..models.inputs import forward_inputs
 from ..models.undoing import pre_hooked
+from ..models.windows import is_exceeded
 from .capture import Captured
 from .jobs import Columns
 
@@ -41,7 +42,8 @@ def _kind(model: Model, captured: Captured, how: str) -> tuple[Any, ...]:
     media = frozenset(prompt.model_inputs or ()) - {"input_ids", "attention_mask"}
     several = len(captured) > captured.columns.n_prompt
     head = id(model.lm_head), model.vocab, model.dtype
-    return (how, media, prompt.inputs_embeds is None, prompt.position_ids is None, several, *head)
+    beyond = is_exceeded(model.text_model, len(captured))
+    return (how, media, prompt.inputs_embeds is None, prompt.position_ids is None, several, beyond, *head)
 
 
 @torch.no_grad()

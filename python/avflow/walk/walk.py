@@ -19,6 +19,7 @@ from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode, warn_of_hooks
+from ..models.windows import layer_windows
 from ..prompts.correct import leads_options
 from ..prompts.divergence import divergence_of
 from ..uploads import upload_lists
@@ -109,7 +110,8 @@ class Problems:
         group = self.parts.columns(np.concatenate([c.columns.group for c in batch]), item)
         self._late = self._columns(layout, group, item)
         self._early = None if layout.early is None else self._columns(layout.early, group, item)
-        self._key: tuple[int, dict[int, tuple[int, ...]], bool, bool] | None = None  # of the problem at hand
+        self.windows = layer_windows(model.text_model)
+        self._key: tuple[Any, ...] | None = None  # of the problem at hand
         self._problem: AttentionProblem | None = None
         self._loud: Loud | None = None
 
@@ -137,7 +139,12 @@ class Problems:
         columns = self._early if self._early is not None and self._early_at(layer) else self._late
         tokens = columns[0].head(self.layout.rows[layer])
         return AttentionProblem(
-            rows=tokens, keys=tokens, streams=columns[1], cuts=self.cuts(layer, amplified), keep_rows=keep_rows
+            rows=tokens,
+            keys=tokens,
+            streams=columns[1],
+            cuts=self.cuts(layer, amplified),
+            keep_rows=keep_rows,
+            window=self.windows[layer],
         )
 
     def make_loud(self, layer: int, keep_rows: np.ndarray | None) -> Loud | None:
@@ -147,7 +154,8 @@ class Problems:
         return None if factors is None else Loud(self.make(layer, keep_rows, amplified=False), factors)
 
     def at(self, layer: int, keep_rows: np.ndarray | None) -> AttentionProblem:
-        key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None, self._early_at(layer) is not None)
+        early, window = self._early_at(layer) is not None, self.windows[layer]
+        key = (self.layout.rows[layer], self.layout.active[layer], keep_rows is None, early, window)
         if self._problem is None or key != self._key:
             self._key, self._problem = key, self.make(layer, keep_rows)
             self._loud = self.make_loud(layer, keep_rows)
