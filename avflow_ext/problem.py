@@ -170,6 +170,7 @@ class AttentionProblem:
                 tile_rows=_C.tile_rows(heads_per_kv_head, device_type),
                 zero=semantics == "zero",
                 latest_order=self.latest_order,
+                threads=torch.get_num_threads(),
             )
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]
