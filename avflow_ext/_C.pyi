@@ -45,12 +45,14 @@ def pack(
     zero: bool,
     latest_order: int | None,
     most_words: int = 2147483647,
+    threads: int = 1,
     window: int = 0,
     window_in_blocks: bool = False,
 ) -> _Int32Array:
     """The packed problem, int32 [words], of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream),
     or [n, 5] with the block in the end, keep lists already applied, and streams [s, 2] = (parent, start). window: 0
-    for none. ValueError where it would have more than most_words."""
+    for none. At most `threads` threads make it, as many as pay. ValueError where it would have more than most_words,
+    or threads is not positive."""
 
 def tile_kinds(packed: npt.NDArray[np.integer]) -> _Int32Array:
     """What the plan decided for each pair of tiles: 0 skip, 1 partial, 2 full. int32 [row_tiles, key_tiles]."""

@@ -182,6 +182,7 @@ class AttentionProblem:
                 tile_rows=_C.tile_rows(heads_per_kv_head, device_type),
                 zero=semantics == "zero",
                 latest_order=self.latest_order,
+                threads=torch.get_num_threads(),
                 window=self.window or 0,
                 window_in_blocks=self.blocks == "windowed",
             )

@@ -19,7 +19,6 @@ namespace avflow {
 namespace {
 
 constexpr int64_t kPairsAThread = 1 << 20;  // a thread starts in 50 us, and judges this many pairs in some 0.2 s
-constexpr int64_t kMostThreads = 16;
 
 constexpr int64_t words_of(size_t bytes) { return static_cast<int64_t>((bytes + 15) / 16 * 4); }
 
@@ -28,6 +27,7 @@ enum class Kind { kSkip, kPartial, kFull };
 struct Builder {
     const Layout& in;
     const Threads* given;
+    const int64_t most_threads;  // of its own, without `given`
     int32_t key_tiles, row_tiles;
     std::vector<Run> runs;
     std::vector<int32_t> run_begin, cut_begin, cut_ids, span_begin, tile_order;
@@ -40,7 +40,8 @@ struct Builder {
     Header header{};
     Problem problem{};
 
-    Builder(const Layout& layout, const Threads* threads) : in(layout), given(threads) {
+    Builder(const Layout& layout, const Threads* threads, int64_t most_own)
+        : in(layout), given(threads), most_threads(most_own) {
         check_words(words_of(in.rows.size() * sizeof(Token)) + words_of(in.keys.size() * sizeof(Token)));
         key_tiles = static_cast<int32_t>((in.keys.size() + kKeyTile - 1) / kKeyTile);
         row_tiles = static_cast<int32_t>((in.rows.size() + in.tile_rows - 1) / in.tile_rows);
@@ -353,7 +354,7 @@ struct Builder {
     void find_spans() {
         const int64_t pairs = static_cast<int64_t>(row_tiles) * key_tiles;
         const int64_t cores =
-            given ? given->workers : std::min<int64_t>(std::thread::hardware_concurrency(), kMostThreads);
+            given ? given->workers : std::min<int64_t>(std::thread::hardware_concurrency(), most_threads);
         const int64_t parts = std::clamp<int64_t>(pairs / kPairsAThread, 1, std::max<int64_t>(cores, 1));
         const RowClasses classes(in, problem, key_summary, first_tile, last_tile, row_tiles);
         std::vector<std::vector<Span>> found(parts);
@@ -468,6 +469,8 @@ struct Builder {
 
 }  // namespace
 
-std::vector<int32_t> pack(const Layout& layout, const Threads* threads) { return Builder(layout, threads).run(); }
+std::vector<int32_t> pack(const Layout& layout, const Threads* threads, int64_t most_threads) {
+    return Builder(layout, threads, most_threads).run();
+}
 
 }  // namespace avflow

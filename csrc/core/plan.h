@@ -38,7 +38,8 @@ struct Threads {
 // together. Where rows have a range of orders: skip iff so for all of them, full only if so for all of them.
 //
 // Throws std::length_error where the buffer would have more than most_words, std::bad_alloc where memory ends, also in
-// one of its threads. Without `threads` it starts its own, as many as pay; the result is the same with any.
-std::vector<int32_t> pack(const Layout& layout, const Threads* threads = nullptr);
+// one of its threads. Without `threads` it starts its own, as many as pay and `most_threads` at most; the result is the
+// same with any.
+std::vector<int32_t> pack(const Layout& layout, const Threads* threads = nullptr, int64_t most_threads = 1);
 
 }  // namespace avflow

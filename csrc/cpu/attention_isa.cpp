@@ -23,7 +23,8 @@ namespace avflow::cpu::AVFLOW_ISA {
 namespace {
 
 #include "cpu/vec.h"
-// (order matters: the next use vec.h)
+// (order matters: what comes next uses vec.h)
+#include "cpu/ahead.h"
 #include "cpu/convert.h"
 
 constexpr float kLn2 = 0.693147180559945309f;

@@ -62,6 +62,44 @@ static __attribute__((noinline)) void scores(const uint16_t* q, int rows, int de
     compiler_fence();
 }
 
+// Scores of up to 16 rows with the keys of a tile that lie `stride` apart, read where they are: s [16, 64] is the
+// transpose of keys [64, deep] x turned [deep / 2, 16], which are the queries in pairs. Few rows do not pay for
+// transposing every key.
+static __attribute__((noinline)) void scores_in_place(const uint32_t* turned, int deep, const uint16_t* keys,
+                                                      int64_t stride, const Ahead& ahead, float* s, int lds) {
+    alignas(64) float columns[kKeyTile][16];
+    compiler_fence();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    const int each = (kKeyTile * 32 + deep - 1) / deep;  // rows to fetch beside each step
+    for (int c = 0, fetched = 0; c < deep; c += 32) {
+        const uint16_t* from = keys + c;
+        _tile_loadd(6, turned + c / 2 * 16, 64);
+        _tile_loadd(4, from, stride * 2);
+        _tile_loadd(5, from + 16 * stride, stride * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 5, 6);
+        _tile_loadd(4, from + 32 * stride, stride * 2);
+        _tile_loadd(5, from + 48 * stride, stride * 2);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_dpbf16ps(3, 5, 6);
+        for (int i = 0; i < each && fetched < kKeyTile; ++i) ahead.fetch(fetched++);
+    }
+    _tile_stored(0, columns[0], 64);
+    _tile_stored(1, columns[16], 64);
+    _tile_stored(2, columns[32], 64);
+    _tile_stored(3, columns[48], 64);
+    compiler_fence();
+    for (int first = 0; first < kKeyTile; first += 16) {
+        __m512i r[16];
+#pragma GCC unroll 16
+        for (int j = 0; j < 16; ++j) r[j] = _mm512_load_si512(columns[first + j]);
+        transpose16(r, s + first, lds);
+    }
+}
+
 // 16 * COLUMN_TILES columns of o, from `column` on.
 template <int ROW_TILES, int COLUMN_TILES>
 AVFLOW_INLINE void value_block(const uint16_t* p, int ldp, const Values* values, int tiles, int width, int column,

@@ -19,6 +19,21 @@ struct Values {
 #include "cpu/bf16_dot.h"
 #endif
 
+#if defined(__AMX_BF16__)
+// Are keys read where they lie, if they can be?
+bool few_rows(const TaskPlan& plan, const Tile& tile) { return !plan.packed && tile.count() <= 16; }
+
+// Of those few rows, [deep / 2, 16] words, behind the 16 rows as they are.
+uint32_t* turned_queries(const TaskPlan& plan, const Scratch& w) { return static_cast<uint32_t*>(w.q) + 8 * plan.deep; }
+
+// Can a tile's keys be read where they lie: 64 whole rows of one batch?
+bool in_place(const TaskPlan& plan, int tile) {
+    const bool whole = (tile + 1) * kKeyTile <= plan.p.header->keys;
+    if (!whole || plan.p.keep_keys || plan.deep != plan.depth) return false;
+    return place_of(plan.slots(), tile * kKeyTile).slot + kKeyTile <= plan.a.slots;
+}
+#endif
+
 // Products take 16 rows at a time: those beyond the tile's are zeros.
 void load_queries(const TaskPlan& plan, const Tile& tile, Scratch& w) {
     const AvflowAttention& a = plan.a;
@@ -36,6 +51,16 @@ void load_queries(const TaskPlan& plan, const Tile& tile, Scratch& w) {
     const int count = tile.count(), padded = static_cast<int>(round_up(count, 16));
     std::memset(to, 0, all * (padded - count));
     std::memset(w.o + static_cast<int64_t>(count) * plan.width, 0, sizeof(float) * (padded - count) * plan.width);
+#if defined(__AMX_BF16__)
+    if (few_rows(plan, tile)) {
+        for (int word = 0; word < plan.deep / 2; word += 16) {
+            __m512i r[16];
+            for (int m = 0; m < 16; ++m)
+                r[m] = _mm512_loadu_si512(static_cast<uint32_t*>(w.q) + m * plan.deep / 2 + word);
+            transpose16(r, turned_queries(plan, w) + word * 16, 16);
+        }
+    }
+#endif
 }
 
 // o += weights x values of a tile with NaN or infinite values: only where the weight is not exactly 0.
@@ -52,34 +77,44 @@ void add_nonfinite_values(const float* s, const Values& values, int count, int w
     }
 }
 
-void prefetch(const void* base, int64_t first, int64_t stride, int width) {
-    const auto* at = static_cast<const uint16_t*>(base) + first;
-    for (int j = 0; j < kKeyTile; ++j, at += stride) {
-        for (int c = 0; c < width; c += 32) __builtin_prefetch(at + c, 0, 2);
-    }
+Ahead ahead(const void* base, int64_t first, int64_t stride, int width) {
+    return {static_cast<const char*>(base) + first * 2, stride * 2, int64_t{width} * 2};
 }
 
-// Packs one tile that nobody packed beforehand; returns whether its values are finite. With a row or two against many
-// keys, memory is what takes the time: the values are on their way while the keys are packed, and the next tile's keys
-// while these are multiplied.
-bool pack_here(const TaskPlan& plan, int tile, int kv_head, uint32_t* panel) {
+// Packs one tile that nobody packed beforehand, and returns whether its values are finite. Few rows have their scores
+// then already, from keys where they lie. With a row or two against many keys, memory is what takes the time: the
+// values are on their way while the keys are read, and the next tile's keys while the values are packed.
+bool pack_here(const TaskPlan& plan, const Tile& tile, int key_tile, [[maybe_unused]] int slot, uint32_t* panel,
+               bool& scored, [[maybe_unused]] Scratch& w) {
     const AvflowAttention& a = plan.a;
-    const Place here = plan.place_in(tile, 0), next = plan.place_in(tile + 1, 0);
-    const bool in_order = !plan.p.keep_keys;
-    if (in_order && here.slot >= 0) prefetch(a.v, plan.value_offset(here, kv_head), a.v_row, plan.depth);
-    pack_keys(plan, tile, kv_head, panel);
-    if (in_order && next.slot >= 0) prefetch(a.k, plan.key_offset(next, kv_head), a.k_row, plan.depth);
-    return pack_values(plan, tile, kv_head, panel + plan.key_floats());
+    const int head = tile.kv_head;
+    const Place here = plan.place_in(key_tile, 0), next = plan.place_in(key_tile + 1, 0);
+    Ahead values, keys;
+    if (!plan.p.keep_keys && here.slot >= 0) values = ahead(a.v, plan.value_offset(here, head), a.v_row, plan.depth);
+    if (!plan.p.keep_keys && next.slot >= 0) keys = ahead(a.k, plan.key_offset(next, head), a.k_row, plan.depth);
+#if defined(__AMX_BF16__)
+    scored = few_rows(plan, tile) && in_place(plan, key_tile);
+    if (scored) {
+        scores_in_place(turned_queries(plan, w), plan.deep,
+                        static_cast<const uint16_t*>(a.k) + plan.key_offset(here, head), a.k_row, values,
+                        w.s + slot * kKeyTile, kBatch * kKeyTile);
+    }
+#endif
+    if (!scored) pack_keys(plan, key_tile, head, values, panel);
+    return pack_values(plan, key_tile, head, keys, panel + plan.key_floats());
 }
 
-// One block of rows first .. last - 1 of the batch, kBf16Rows at most.
+// One block of rows first .. last - 1 of the batch, kBf16Rows at most. keys[t]: a panel, or null where w.s has the
+// scores.
 void process_rows(const TaskPlan& plan, const Batch& batch, int first, int last, const uint32_t* const* keys,
                   const Values* finite, int n_finite, const Values* nonfinite, int n_nonfinite, Scratch& w) {
     constexpr int kLine = kBatch * kKeyTile;
     const int width = plan.width, rows = last - first > 16 ? 32 : 16;
     const auto* const q = static_cast<const uint16_t*>(w.q) + static_cast<int64_t>(first) * plan.deep;
     float* const o = w.o + static_cast<int64_t>(first) * width;
-    for (int t = 0; t < batch.count; ++t) scores(q, rows, plan.deep, keys[t], w.s + t * kKeyTile, kLine);
+    for (int t = 0; t < batch.count; ++t) {
+        if (keys[t]) scores(q, rows, plan.deep, keys[t], w.s + t * kKeyTile, kLine);
+    }
     const bool zero = plan.p.header->zero, keep = plan.a.group_mass || n_nonfinite;
     const float factor = plan.a.scale / kLn2;  // scores in base 2, so that the softmax is an exp2
     for (int m = first; m < last; ++m) {
@@ -104,17 +139,18 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
     Values finite[kBatch], nonfinite[kBatch];
     int n_finite = 0, n_nonfinite = 0;
     for (int t = 0; t < batch.count; ++t) {
-        bool is_finite;
+        bool is_finite, scored = false;
         float* panel;
         if (plan.packed) {
             panel = plan.key_panel(batch.tiles[t], tile.kv_head);
             is_finite = plan.finite[batch.tiles[t] * plan.a.kv_heads + tile.kv_head];
         } else {
             panel = w.panels + t * plan.panel_floats();
-            is_finite = pack_here(plan, batch.tiles[t], tile.kv_head, reinterpret_cast<uint32_t*>(panel));
+            is_finite = pack_here(plan, tile, batch.tiles[t], t, reinterpret_cast<uint32_t*>(panel), scored, w);
         }
-        keys[t] = reinterpret_cast<const uint32_t*>(panel);
-        (is_finite ? finite[n_finite++] : nonfinite[n_nonfinite++]) = {keys[t] + plan.key_floats(), t};
+        const auto* words = reinterpret_cast<const uint32_t*>(panel);
+        keys[t] = scored ? nullptr : words;
+        (is_finite ? finite[n_finite++] : nonfinite[n_nonfinite++]) = {words + plan.key_floats(), t};
     }
     // The rows before the block's and after them, of its 16, have no score in the batch: their weights are 0.
     const int begin = batch.first / 16 * 16, end = std::min(static_cast<int>(round_up(batch.last, 16)), tile.count());
@@ -127,7 +163,7 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
 // Packs keys and values of a tile for all who read them.
 void pack_panels(const TaskPlan& plan, int tile, int kv_head) {
     auto* panel = reinterpret_cast<uint32_t*>(plan.key_panel(tile, kv_head));
-    pack_keys(plan, tile, kv_head, panel);
+    pack_keys(plan, tile, kv_head, {}, panel);
     plan.finite[static_cast<int64_t>(tile) * plan.a.kv_heads + kv_head] =
-        pack_values(plan, tile, kv_head, panel + plan.key_floats());
+        pack_values(plan, tile, kv_head, {}, panel + plan.key_floats());
 }

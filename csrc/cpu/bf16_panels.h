@@ -9,7 +9,8 @@ AVFLOW_INLINE __mmask16 words_left(int depth, int word) {
 }
 
 // to[c, 0:16] = r[0:16][c] for c in 0..15, with rows of `stride` words in `to`.
-AVFLOW_INLINE void transpose16(__m512i* r, uint32_t* to, int stride) {
+template <typename Word>
+AVFLOW_INLINE void transpose16(__m512i* r, Word* to, int stride) {
     __m512i s[16];
 #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2) {  // pairs of rows, interleaved within each 128-bit quarter
@@ -41,7 +42,7 @@ AVFLOW_INLINE void transpose16(__m512i* r, uint32_t* to, int stride) {
 
 // Keys of one tile and one kv head: panel [deep / 2, 64] words, each two neighbouring columns of a key; absent keys and
 // columns are zero.
-static void pack_keys(const TaskPlan& plan, int tile, int kv_head, uint32_t* panel) {
+static void pack_keys(const TaskPlan& plan, int tile, int kv_head, const Ahead& ahead, uint32_t* panel) {
     const auto* const k = static_cast<const uint16_t*>(plan.a.k);
     for (int first = 0; first < kKeyTile; first += 16) {
         const uint16_t* rows[16];
@@ -54,6 +55,7 @@ static void pack_keys(const TaskPlan& plan, int tile, int kv_head, uint32_t* pan
             __m512i r[16];
 #pragma GCC unroll 16
             for (int j = 0; j < 16; ++j) {
+                if (word == 0) ahead.fetch(first + j);
                 r[j] = rows[j] ? _mm512_maskz_loadu_epi32(there, rows[j] + 2 * word) : _mm512_setzero_si512();
             }
             transpose16(r, panel + word * kKeyTile + first, kKeyTile);
@@ -63,7 +65,7 @@ static void pack_keys(const TaskPlan& plan, int tile, int kv_head, uint32_t* pan
 
 // Values of one tile and one kv head: panel [32, width] words, each one column of two neighbouring keys; absent keys
 // and columns are zero. Returns whether no value is NaN or infinite.
-static bool pack_values(const TaskPlan& plan, int tile, int kv_head, uint32_t* panel) {
+static bool pack_values(const TaskPlan& plan, int tile, int kv_head, const Ahead& ahead, uint32_t* panel) {
     const auto* const v = static_cast<const uint16_t*>(plan.a.v);
     const __m512i exponent = _mm512_set1_epi16(0x7F80);
     alignas(64) static constexpr uint16_t kPairs[2][32] = {
@@ -77,6 +79,7 @@ static bool pack_values(const TaskPlan& plan, int tile, int kv_head, uint32_t* p
         const uint16_t* rows[2];
         for (int i = 0; i < 2; ++i) {
             const Place at = plan.place_in(tile, j + i);
+            ahead.fetch(j + i);
             rows[i] = at.slot < 0 ? nullptr : v + plan.value_offset(at, kv_head);
         }
         for (int c = 0; c < plan.width; c += 32) {

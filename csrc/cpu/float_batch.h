@@ -91,24 +91,23 @@ const float* values_in_place(const TaskPlan& plan, int tile, int kv_head) {
     return static_cast<const float*>(plan.a.v) + plan.value_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
 }
 
-void prefetch(const float* at, int64_t stride, int width) {
-    for (int j = 0; at && j < kKeyTile; ++j) {
-        for (int c = 0; c < width; c += 16) __builtin_prefetch(at + j * stride + c, 0, 2);
-    }
+Ahead ahead(const float* at, int64_t stride, int width) {
+    return {reinterpret_cast<const char*>(at), stride * 4, int64_t{width} * 4};
 }
 
-// Packs one tile that nobody packed beforehand. With a row or two against many keys, memory is what takes the time: the
-// values are on their way while the keys are packed, and the next tile's keys while these are multiplied.
-Values pack_here(const TaskPlan& plan, int tile, int kv_head, float* panel) {
+// Packs one tile that nobody packed beforehand; `finite`: do its values hold no NaN and no infinity. With a row or two
+// against many keys, memory is what takes the time: the values are on their way while the keys are packed, and the next
+// tile's keys while the values are looked at.
+Values pack_here(const TaskPlan& plan, int tile, int kv_head, float* panel, bool& finite) {
     Values values{values_in_place(plan, tile, kv_head), plan.a.v_row, 0};
-    prefetch(values.at, values.stride, plan.width);
-    pack_keys(plan, tile, kv_head, panel);
-    prefetch(keys_in_place(plan, tile + 1, kv_head), plan.a.k_row, plan.width);
+    pack_keys(plan, tile, kv_head, ahead(values.at, values.stride, plan.width), panel);
     if (!values.at) {
         float* packed = panel + kKeyTile * plan.depth;
         pack_values(plan, tile, kv_head, plan.width, packed);
         values = {packed, plan.width, 0};
     }
+    finite = all_finite(values.at, values.stride, plan.width,
+                        ahead(keys_in_place(plan, tile + 1, kv_head), plan.a.k_row, plan.width));
     return values;
 }
 
@@ -128,10 +127,9 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
             is_finite = plan.finite[batch.tiles[t] * plan.a.kv_heads + tile.kv_head];
         } else {
             float* panel = w.panels + t * plan.panel_floats();
-            values = pack_here(plan, batch.tiles[t], tile.kv_head, panel);
+            values = pack_here(plan, batch.tiles[t], tile.kv_head, panel, is_finite);
             values.slot = t;
             keys = panel;
-            is_finite = all_finite(values.at, values.stride, width);
         }
         (is_finite ? finite[n_finite++] : nonfinite[n_nonfinite++]) = values;
         scores(static_cast<const float*>(w.q) + static_cast<int64_t>(begin) * plan.depth, count, keys, plan.depth,
@@ -151,10 +149,11 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
 
 // Packs keys and values of a tile for all who read them.
 void pack_panels(const TaskPlan& plan, int tile, int kv_head) {
-    pack_keys(plan, tile, kv_head, plan.key_panel(tile, kv_head));
+    pack_keys(plan, tile, kv_head, {}, plan.key_panel(tile, kv_head));
     float* values = plan.value_panel(tile, kv_head);
     pack_values(plan, tile, kv_head, plan.width, values);
-    plan.finite[static_cast<int64_t>(tile) * plan.a.kv_heads + kv_head] = all_finite(values, plan.width, plan.width);
+    plan.finite[static_cast<int64_t>(tile) * plan.a.kv_heads + kv_head] =
+        all_finite(values, plan.width, plan.width, {});
 }
 
 // Before the first batch of a task, and after its last.

@@ -23,7 +23,7 @@ AVFLOW_INLINE void transpose8(const float* const* rows, int at, float* to, int t
 }
 
 // Keys of one tile and one kv head, transposed: panel [d, 64]; absent keys are zero.
-static void pack_keys(const TaskPlan& plan, int tile, int kv_head, float* panel) {
+static void pack_keys(const TaskPlan& plan, int tile, int kv_head, const Ahead& ahead, float* panel) {
     const AvflowAttention& a = plan.a;
     const int d = a.head_dim;
     alignas(64) float staging[8][256];
@@ -47,18 +47,23 @@ static void pack_keys(const TaskPlan& plan, int tile, int kv_head, float* panel)
     if (!direct) return;
     // One cache line of every key, then the next: 16 rows of the panel (4 KB) are written while they lie in the
     // first-level cache. Key by key, each store would miss it.
+    int fetched = 0;
     for (int c = 0; c < d; c += 16) {
         for (int j = 0; j < kKeyTile; j += 8) {
+            if (fetched < kKeyTile) ahead.fetch(fetched++);
             transpose8(rows + j, c, panel + c * kKeyTile + j, kKeyTile);
             if (c + 8 < d) transpose8(rows + j, c + 8, panel + (c + 8) * kKeyTile + j, kKeyTile);
         }
     }
+    for (; fetched < kKeyTile; ++fetched) ahead.fetch(fetched);
 }
 
 // No NaN and no infinity: a weight of exactly 0 must hide those, so tiles that hold some take a slower way.
-static bool all_finite(const float* values, int64_t stride, int width) {
+static bool all_finite(const float* values, int64_t stride, int width, const Ahead& ahead) {
     Vec nonfinite[2] = {Vec{}, Vec{}};  // two chains of additions
     for (int j = 0; j < kKeyTile; j += 2) {
+        ahead.fetch(j);
+        ahead.fetch(j + 1);
         for (int c = 0; c < width; c += W) {
             for (int i = 0; i < 2; ++i) {
                 const Vec x = load(values + (j + i) * stride + c);

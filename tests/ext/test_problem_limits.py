@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -193,7 +194,12 @@ n = 12_000  # of one row a tile: 2.2 million pairs of tiles, enough for two thre
 tokens = Tokens(torch.arange(n), torch.arange(n) // 100 % 2)
 
 def plan():
-    return AttentionProblem(tokens, cuts=[Cut(1, 2)]).packed(96)
+    problem = AttentionProblem(tokens, cuts=[Cut(1, 2)])
+    torch.set_num_threads(2)  # for the plan alone: torch's own threads know no way out
+    try:
+        return problem.packed(96)
+    finally:
+        torch.set_num_threads(1)
 
 expected = plan()
 refuse(True, False)
@@ -206,6 +212,30 @@ print("without threads:", torch.equal(plan(), expected))
 refuse(False, False)
 print("afterwards:", torch.equal(plan(), expected))
 """
+
+
+def test_a_plan_takes_no_more_threads_than_torch(monkeypatch):
+    """What other threads of the process work meanwhile would show in its time beside this thread's."""
+    asked, make = [], _C.pack
+    monkeypatch.setattr(_C, "pack", lambda **given: asked.append(given["threads"]) or make(**given))
+    n = 12_000
+    tokens = Tokens(torch.arange(n), torch.arange(n) // 100 % 2)
+    problem, before = AttentionProblem(tokens, cuts=[Cut(1, 2)]), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        began = time.process_time() - time.thread_time()
+        one = problem.packed(96)
+        assert time.process_time() - time.thread_time() - began < 0.01
+        torch.set_num_threads(2)
+        problem._packed.clear()
+        assert torch.equal(problem.packed(96), one)
+    finally:
+        torch.set_num_threads(before)
+    assert asked == [1, 2]
+    monkeypatch.undo()
+    nothing = np.zeros((0, 4), np.int32)
+    with pytest.raises(ValueError, match="threads = 0"):
+        pack(nothing, nothing, np.array([[-1, 0]], np.int32), threads=0)
 
 
 @pytest.mark.skipif(
