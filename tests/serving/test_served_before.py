@@ -58,7 +58,7 @@ def test_random_requests(caching, random_requests, checkpoint, engine):  # noqa:
         num_gpu_blocks_override=1 + 6 * count(6, sorted(set(steps.values()))),  # a longest request's
     )
     rng = random.Random(4)
-    for _ in range(2):
+    for _ in range(1 + caching):
         chosen = [requests[rng.randrange(len(requests))] for _ in range(30)]
         got = served.generate(
             [{"prompt_token_ids": one.ids} for one in chosen], [{RUNS: one.runs} for one in chosen], NEW
