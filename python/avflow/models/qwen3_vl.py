@@ -130,7 +130,8 @@ class Qwen3VL(chat.ChatFamily):
         return label_timed(ids, self.media_ids(model))
 
     def media_times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> dict[int, float]:
-        return times_timed(ids, self.media_ids(model), chat.tokenizer_of(model).decode)
+        tokenizer = chat.tokenizer_of(model)
+        return times_timed(ids, self.media_ids(model), lambda part: str(tokenizer.decode(part)))
 
 
 @register
