@@ -28,6 +28,7 @@ from avflow.models import Family, Model
 from avflow.models.compat import attention_name, cache_of
 from avflow.models.proof import figures
 from avflow.walk.capture import capture
+from avflow.walk.memory import fixed_bytes
 from avflow.walk.patched import alike
 
 NEAR = dict(abs=1e-4)
@@ -266,6 +267,13 @@ def test_a_plan_is_what_eviction_gives(model):
         with evict_cases.dense("deepstack", evict_cases.cuts_of(evict_cases.leaves(case.groups, steps), 0)):
             logp = model.hf(**prompt.model_inputs).logits[0, -1].log_softmax(-1)[prompt.answer_ids[0]]
         assert math.log(row["p"]) == pytest.approx(logp.item(), **NEAR)
+
+
+def test_the_features_are_counted_as_memory(model):
+    whole = fixed_bytes(model, 100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.hf.config.vision_config, "deepstack_visual_indexes", [])
+        assert whole - fixed_bytes(model, 100) == 3 * 100 * 64 * 4  # layers, tokens, width, float32
 
 
 def test_features_that_are_added_in_another_way_are_refused(prompt):

@@ -49,6 +49,16 @@ def test_prompts_are_those_of_transformers_processor(case):
             assert torch.equal(value, theirs[name]), name
 
 
+def test_a_processor_of_transformers_serves_as_well(case):
+    folder, model, prompts = case
+    other = avflow.wrap(model.hf, qwen3_vl.processor(folder))
+    for prompt in prompts:
+        found = other.prepare(prompt.sample)
+        assert found.groups == prompt.groups and set(found.model_inputs) == set(prompt.model_inputs)
+        for name, value in prompt.model_inputs.items():
+            assert torch.equal(value, found.model_inputs[name]), name
+
+
 def test_steps_of_a_video_are_items_and_its_times_template(case):
     _, model, (prompt, image) = case
     where = {group: [i for i, g in enumerate(prompt.groups) if g == group] for group in set(prompt.groups)}

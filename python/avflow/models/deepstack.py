@@ -23,6 +23,12 @@ def arguments_of_deepstack(decoder: nn.Module) -> set[str]:
     return {PLACES, FEATURES} if hasattr(decoder, METHOD) else set()
 
 
+def deep_layers(decoder: nn.Module, config: Any) -> int:
+    """Behind how many layers features of pictures are added. config: of the whole model."""
+    places = getattr(getattr(config, "vision_config", None), "deepstack_visual_indexes", None)
+    return len(places or ()) if arguments_of_deepstack(decoder) else 0
+
+
 @dataclass(frozen=True)
 class Deepstack:
     """Of one prompt. tokens: int64 [p], increasing. features: [layers, p, D], behind layer 0, 1 .."""

@@ -10,6 +10,7 @@ import torch
 from ..checks import shown
 from ..errors import InputError
 from ..models.base import Model
+from ..models.deepstack import deep_layers
 from .chunks import inner_size, mlp_chunk
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -61,10 +62,11 @@ def row_bytes(model: Model) -> int:
 
 
 def fixed_bytes(model: Model, tokens: int) -> int:
-    """Bytes that do not grow with the streams: the captured prompt, and the MLP's widest chunk."""
+    """Bytes that do not grow with the streams: the captured prompt, with deepstack, and the MLP's widest chunk."""
     e = torch.finfo(model.dtype).bits // 8
     chunk = min(mlp_chunk(model), 4 * tokens)
-    return e * (tokens * (model.config.hidden_size + 2 * model.head_dim) + 3 * inner_size(model) * chunk)
+    states = (1 + deep_layers(model.text_model, model.hf.config)) * model.config.hidden_size
+    return e * (tokens * (states + 2 * model.head_dim) + 3 * inner_size(model) * chunk)
 
 
 def check_budget(model: Model, budget: int | None) -> None:

@@ -105,18 +105,23 @@ def samples(media: Path) -> list[Sample]:
     ]
 
 
-def published(folder: Path, prompt) -> dict:
-    """Keyword arguments of the model's forward for the prompt's sample, by transformers' own processor."""
-    import av
+def processor(folder: Path):
+    """Transformers' own, of the folder's files."""
     from transformers import AutoTokenizer, Qwen2VLImageProcessor, Qwen3VLProcessor, Qwen3VLVideoProcessor
-    from transformers.video_utils import VideoMetadata
 
-    processor = Qwen3VLProcessor(
+    return Qwen3VLProcessor(
         Qwen2VLImageProcessor.from_pretrained(folder),
         AutoTokenizer.from_pretrained(folder),
         Qwen3VLVideoProcessor.from_pretrained(folder, cap_pixels_per_frame=False),
         chat_template=TEMPLATE,
     )
+
+
+def published(folder: Path, prompt) -> dict:
+    """Keyword arguments of the model's forward for the prompt's sample, by transformers' own processor."""
+    import av
+    from transformers.video_utils import VideoMetadata
+
     sample, call = prompt.sample, {}
     if sample.video:
         with av.open(sample.video) as file:
@@ -133,8 +138,9 @@ def published(folder: Path, prompt) -> dict:
         call["images"] = [torch.from_numpy(picture).permute(2, 0, 1)]
     kinds = [{"type": kind} for kind in ("image", "video") if getattr(sample, kind)]
     chat = [{"role": "user", "content": [*kinds, {"type": "text", "text": _words(sample)}]}]
-    text = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    return processor(text=[text], return_tensors="pt", **call)
+    own = processor(folder)
+    text = own.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return own(text=[text], return_tensors="pt", **call)
 
 
 def _words(sample: Sample) -> str:
