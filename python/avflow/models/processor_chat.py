@@ -51,7 +51,7 @@ class ProcessorFamily(chat.ChatFamily):
         model_class, processor_class: names in transformers. reads: the kinds of media.
         system: the system text; "": none but what the chat template writes by itself.
         frames: of a video, where neither the caller nor the checkpoint's video processor says how many.
-        sound_token: seconds.
+        sound_token: seconds. nested: the processor's call takes a list of videos for every text.
     """
 
     model_class = ""
@@ -60,6 +60,7 @@ class ProcessorFamily(chat.ChatFamily):
     system = ""
     frames = 8
     sound_token = 0.04  # 100 mel frames a second, of which four make a token
+    nested = False
     empty_system = False
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
@@ -188,7 +189,8 @@ class ProcessorFamily(chat.ChatFamily):
         video = read_video(str(sample.video), choose=choose, span=(sample.start, sample.end), timing=timing)
         facts = {"frames": len(video.frames), "video_seconds": video.duration}
         media = chat.Media(video.frames, video.seconds_per_frame, facts=facts)
-        call = {"videos": [video.frames], "videos_kwargs": {"do_sample_frames": False, "video_metadata": [meta]}}
+        videos = [[video.frames]] if self.nested else [video.frames]
+        call = {"videos": videos, "videos_kwargs": {"do_sample_frames": False, "video_metadata": [meta]}}
         return ReadMedium(kind, media, call, video.times)
 
     def _sound(self, model: Model, sample: Sample, strict: bool) -> ReadMedium:

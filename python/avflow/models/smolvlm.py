@@ -19,6 +19,7 @@ class SmolVLM(ProcessorFamily):
     model_class = "SmolVLMForConditionalGeneration"
     processor_class = "SmolVLMProcessor"
     frames = 64
+    nested = True  # as transformers 5.17 takes it; later versions take either
     answer_lead = " "  # its turns are "Assistant: ..", of which the template begins "Assistant:"
 
     def media_id(self, model: Model, kind: str) -> int:

@@ -72,4 +72,4 @@ def published(folder: Path, prompt) -> dict:
         return dict(processor(**call, images=[[load_image(sample.image)]]))
     whole = frames(sample.video)
     meta = {"total_num_frames": len(whole), "fps": 12.0, "duration": 4.0}
-    return dict(processor(**call, videos=[whole], do_sample_frames=True, video_metadata=[meta]))
+    return dict(processor(**call, videos=[[whole]], do_sample_frames=True, video_metadata=[meta]))
