@@ -32,6 +32,7 @@ from ..models.base import Model
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from .job import Record, RunJob, Tick
+from .told import told
 
 
 @dataclass(frozen=True)
@@ -126,4 +127,5 @@ class LookJob(RunJob):
         if not all(info.get("selected", True) for info in found.meta.get("prompts", ())):
             answered = "wrong" if self.options.get("select", "correct") == "correct" else "correct"
             return {"status": "selected_out", "reason": f"the clean answer is {answered}"}
-        return {"rows": found.table.to_pylist(), "status": "ok"}
+        shown = {"prompt": told(prompt, model)} if self.experiment == "text" else {}
+        return {"rows": found.table.to_pylist(), "status": "ok", **shown}
