@@ -103,7 +103,7 @@ setup(
     package_data={
         "avflow": ["py.typed"],
         "avflow_vllm": ["py.typed"],
-        "avflow.report": ["js/*.js", "vendor/*", "templates/*.j2", "*.css"],
+        "avflow.report": ["js/*.js", "served/*.js", "vendor/*", "templates/*.j2", "*.css"],
         "avflow_ext": ["py.typed", "*.pyi"],
     },
     ext_modules=[Extension("avflow_ext._C", sources=[])],

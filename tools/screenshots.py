@@ -1,23 +1,64 @@
-"""Two pictures of a report for docs/, light and dark: `python tools/screenshots.py avflow-demo/report.html`."""
+"""Pictures of a report for docs/: a desktop, a phone, the dark page, paper.
+
+`python tools/screenshots.py avflow-demo/report.html`
+"""
 
 from __future__ import annotations
 
 import argparse
 import io
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from browser import window
+from browser import Window, window
 from PIL import Image
 
 LIMIT = 300_000  # bytes of a picture
 
 
+class Shot(NamedTuple):
+    """at: the chart whose section is at the top; None: the page's own top. read: the chart at which values are read."""
+
+    name: str
+    width: int
+    height: int
+    scheme: Literal["light", "dark"] = "light"
+    media: Literal["screen", "print"] = "screen"
+    at: str | None = None
+    read: str | None = None
+
+
+SHOTS = (
+    Shot("light", 1280, 1160, read="story"),
+    Shot("dark", 1280, 1180, scheme="dark", at="sample"),
+    Shot("phone", 390, 1160, read="story"),
+    Shot("print", 794, 1123, media="print"),  # A4
+)
+
+
 def small(png: bytes) -> bytes:
-    """The same picture, packed as tightly as PNG allows."""
-    out = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(out, "PNG", optimize=True)
+    """The same picture, packed as tightly as PNG allows; of at most 256 colours where it would be too large."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    for one in (image, image.quantize(256)):
+        out = io.BytesIO()
+        one.save(out, "PNG", optimize=True)
+        if out.tell() <= LIMIT:
+            break
     return out.getvalue()
+
+
+def take(browser: Window, report: Path, shot: Shot) -> bytes:
+    page = browser.page
+    page.set_viewport_size({"width": shot.width, "height": shot.height})
+    page.emulate_media(color_scheme=shot.scheme, media=shot.media)
+    browser.open(report)
+    if shot.at:
+        page.evaluate(f"document.getElementById('{shot.at}').closest('section').scrollIntoView()")
+    if shot.read:
+        box = page.locator(f"#{shot.read} > svg").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"])
+    return small(page.screenshot())
 
 
 def main() -> None:
@@ -25,22 +66,12 @@ def main() -> None:
     parser.add_argument("report", type=Path)
     parser.add_argument("--to", type=Path, default=Path("docs"))
     given = parser.parse_args()
-    with window(1180, 1120) as browser:
-        shots: tuple[tuple[Literal["light", "dark"], str], ...] = (("light", "flow"), ("dark", "plan-accuracy"))
-        for scheme, first in shots:
-            browser.page.emulate_media(color_scheme=scheme)
-            browser.open(given.report)
-            # The section of this chart at the top, or the page's own top; and the values at a layer.
-            browser.page.evaluate(f"document.getElementById('{first}').closest('section').scrollIntoView()")
-            svg = f"[...document.querySelectorAll('#{first} .chart > svg, #{first} > svg')].slice(0, 2).pop()"
-            box = browser.page.evaluate(
-                f"(({{x, y, width, height}}) => [x, y, width, height])({svg}.getBoundingClientRect())"
-            )
-            browser.page.mouse.move(box[0] + 0.45 * box[2], box[1] + 0.5 * box[3])
-            png = small(browser.page.screenshot())
+    with window() as browser:
+        for shot in SHOTS:
+            png = take(browser, given.report, shot)
             if len(png) > LIMIT:
-                raise SystemExit(f"{scheme}: {len(png)} bytes, more than {LIMIT}")
-            path = given.to / f"report-{scheme}.png"
+                raise SystemExit(f"{shot.name}: {len(png)} bytes, more than {LIMIT}")
+            path = given.to / f"report-{shot.name}.png"
             path.write_bytes(png)
             print(path, len(png))
 

@@ -20,8 +20,9 @@ import avflow
 from avflow.demo.sample_view import answers, sample_view
 from avflow.errors import InputError
 from avflow.report.collect import collect
-from avflow.report.comparison import compare
+from avflow.report.comparison import compare, compare_path, read_runs
 from avflow.report.flow import flow_data, lines_of
+from avflow.report.headline import headline, story
 from avflow.report.html import embedded, page
 from avflow.report.names import folder_names
 from avflow.report.samples import read_sample_views, write_sample_views
@@ -126,6 +127,38 @@ def test_patching_and_the_lenses_of_tokens(tmp_path):
         assert title in text
     assert re.search(r"<td[^>]*>option_correct</td>\s*<td[^>]*>-30\.0</td>", text)
     assert set(data_of(text)) >= {"patch", "tokens", "shift"}
+
+
+def test_the_first_sentence_says_what_was_found(folders, tmp_path):
+    found = collect(folders)
+    first = headline(found)
+    assert (
+        first.startswith("The answer needs video → question (−") and "when cut) in layers 2–4; nothing passes" in first
+    )
+    assert first.endswith("nothing passes from video and audio straight to the last token.")
+    assert "in layers 3–5" in headline(found, base=1) and story(found) == {"sweep": 0, "paths": ["video->question"]}
+    assert "over 6 samples; the largest change is −" in headline(collect([cases.sweep(tmp_path / "few", 3)]))
+    noise = collect([cases.sweep(tmp_path / "noise", tasks=("pitch",))])
+    assert headline(noise) == "No path that was cut changes the answer's probability by 5 % or more, over 12 samples."
+    only = {key: found[key] for key in ("folders", "plan")}
+    assert headline(only).startswith("Video after layer 3 and audio after layer 3 can leave: it saves 31 %")
+    assert story(only) is None and headline({"folders": []}) == ""
+
+
+def test_the_first_sentence_follows_the_answer_to_the_last_token(folders):
+    """Where a path into the last token matters too, it comes second; where none is sure, the largest is named."""
+    found = collect(folders)
+    entry = found["sweeps"][0]["flow"][0]
+    last = next(line for line in lines_of(entry) if line["path"] == "question->last")
+    for point in last["points"][3:]:
+        point[1:4] = [-30.0, -40.0, -20.0]
+    assert "; nothing passes from video and audio straight to the last token. Which path goes on to it" in headline(
+        found
+    )
+    for point in last["points"][3:]:
+        point[5] = 0.001
+    assert ", and then question → last (−30\u00a0% when cut) in layers 3–5; nothing passes" in headline(found)
+    assert story(found)["paths"] == ["question->last", "video->question"]
 
 
 def test_few_samples_are_called_few_and_one_shows_nothing(tmp_path):
@@ -344,6 +377,12 @@ def test_runs_over_the_same_samples_are_compared_sample_by_sample(folders, tmp_p
     strongest = list(csv.DictReader(io.StringIO(made[0].read_text())))
     video = next(r for r in strongest if r["path"] == "video->question" and r["task"] == "color")
     assert float(video["low"]) < float(video["change_percent"]) < float(video["high"]) and float(video["p"]) < 0.001
+
+
+def test_noise_does_not_fill_the_axis_of_a_comparison(folders):
+    runs = read_runs([folders[0]])
+    quiet, loud = (compare_path(runs, path)[1].get_ylim() for path in ("video->last", "video->question"))
+    assert quiet[1] - quiet[0] == pytest.approx(5) and quiet[0] < 0 < quiet[1] and loud[1] - loud[0] > 20
 
 
 def test_no_cell_of_the_csv_file_is_a_formula(tmp_path):

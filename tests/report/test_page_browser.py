@@ -4,10 +4,13 @@ import csv
 import io
 import re
 import sys
+import threading
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import demo_folder
+import many_samples
 import page_cases as cases
 import pyarrow.compute as pc
 import pytest
@@ -16,6 +19,7 @@ from PIL import Image
 import avflow
 from avflow.demo.sample_view import answers, sample_view
 from avflow.report.samples import write_sample_views
+from avflow.report.view import View, address, server
 from avflow.report.write import report as report_of
 from avflow.report.write import report_together
 from avflow.results.change import mean_change
@@ -375,6 +379,37 @@ def test_print_is_light_without_controls(opened):
     assert len(texts(opened, "#other-runs .chart > svg")) == 3
     pdf = opened.page.pdf(prefer_css_page_size=True)
     assert pdf.startswith(b"%PDF") and 2 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 9
+
+
+def test_a_run_over_200_samples_opens_at_once(browser):
+    page, took = many_samples.page(), []
+    for _ in range(3):  # the machine may be at something else
+        begun = time.monotonic()
+        browser.open(page)
+        took.append(time.monotonic() - begun)
+    assert len(texts(browser, "#sample-list a")) == 200 and texts(browser, "#sample h3")
+    assert min(took) < 2, took
+
+
+def test_a_served_page_gets_its_samples_one_by_one(browser, tmp_path):
+    folder = many_samples.folder_of(tmp_path / "run", samples=6, layers=4, paths=2)
+    browser.console.clear()
+    browser.requests.clear()
+    with server(View([folder])) as serving:
+        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread.start()
+        try:
+            browser.page.goto(f"{address(serving)}#sample=sample-0004")
+            browser.page.wait_for_selector("#sample svg")
+            assert texts(browser, "#sample .question") == ["What is seen in clip 4?"]
+            assert browser.requests == [address(serving), f"{address(serving)}sample/0/4.json"]
+            browser.page.click("#sample-list a[href$='0002']")
+            browser.page.wait_for_function("document.querySelector('#sample .question').textContent.endsWith('2?')")
+            assert len(texts(browser, "#sample .chart > svg")) == 2 and len(browser.requests) == 3
+        finally:
+            serving.shutdown()
+            thread.join()
+    assert browser.console == []
 
 
 def test_errors_and_requests_of_a_page_are_noticed(browser, tmp_path):

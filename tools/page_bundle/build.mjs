@@ -1,4 +1,4 @@
-// npm ci --ignore-scripts && npm rebuild esbuild && npm run build
+// npm ci --ignore-scripts && npm run build
 // Bundles plot.js into one minified script, and the licences of all that is in it into one text.
 import { build } from "esbuild";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,11 +93,12 @@ def demo(
 
 @app.command(cls=Command)
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Sweeps, finished or not; share and lens looks; a plan.")],
+    runs: Annotated[list[Path], typer.Argument(help="Sweeps, finished or not; share, lens and text looks; a plan.")],
     select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
     out: Annotated[Path, typer.Option(help="Where the page of several folders goes.")] = Path("avflow-comparison"),
+    media: Annotated[bool, typer.Option(help="Pictures and waveforms of samples on the page.")] = True,
     debug: Debug = False,
 ) -> None:
     """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
@@ -106,7 +108,7 @@ def report(
         from ..report.write import report_together
 
         sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
-        options: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title}
+        options: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title, "media": media}
         for folder in sweeps:
             for path in draw(folder, **options):
                 typer.echo(path)
@@ -117,6 +119,27 @@ def report(
             typer.echo(report_together(runs, out, **options))
         elif not sweeps:
             typer.echo(report_together(runs, runs[0], **options))
+
+
+@app.command(cls=Command)
+def view(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, as of `avflow report`.")],
+    port: Annotated[int, typer.Option(help="Of this machine's own address; 0: one that is free.")] = 0,
+    select: Annotated[str, typer.Option(help="correct, wrong or all samples of the run.")] = "all",
+    first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "Information flow",
+    media: Annotated[bool, typer.Option(help="Pictures and waveforms of samples.")] = True,
+    debug: Debug = False,
+) -> None:
+    """Show run folders in a browser on this machine, each sample when it is chosen: for runs of many samples."""
+    with cli_errors():
+        from ..report.view import View, address, server
+
+        shown = View(runs, select=select, first_layer=first_layer, title=title, media=media)
+        with server(shown, port) as serving:
+            typer.echo(f"view        {address(serving)}  (Ctrl-C ends it)")
+            with suppress(KeyboardInterrupt):
+                serving.serve_forever()
 
 
 @app.command(cls=Command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..experiments.attention_share import SCHEMA as SHARE
 from ..experiments.cheaper import described
 from ..experiments.lens_shift import SCHEMA as SHIFT
 from ..experiments.patch import SCHEMA as PATCH
+from ..experiments.sweep_text import SCHEMA as TEXT
 from ..experiments.token_lens import SCHEMA as TOKENS
 from ..results.results import read
 from ..results.schemas import PLAN_EVICTION
@@ -26,7 +28,8 @@ from ..results.table import select as select_rows
 from ..runs.folder import read_config
 from ..runs.records import read_records
 from ..runs.summary import summarize, worst_check
-from .each import each_sample
+from ..runs.told import read_told
+from .each import add_media, each_sample, texts_of
 from .flow import flow_data
 from .names import folder_names
 from .patching import patch_data
@@ -47,25 +50,31 @@ def kind_of(folder: str | Path) -> str:
 
 
 @renamed_keyword("which", "select")
-def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any]:
+def collect(
+    folders: Sequence[str | Path], select: str = "all", media: bool = False, brief: bool = False
+) -> dict[str, Any]:
     """What the folders hold, as JSON values; a key is absent where no folder has it.
 
     sweeps, one for every width of window: [{name, flow (see flow_data), each (see each_sample), layers, finished, ids,
-    counts, failed, strongest, rows}]; share, lens, tokens, shift, plan (see tables.py), patch (see patching.py),
-    samples (see samples.py); folders: [{name, kind, config, versions}].
+    counts, failed, strongest, rows}]; share, lens, tokens, shift, plan (see tables.py), patch (see patching.py), text
+    (see texts_of), samples (see samples.py); folders: [{name, kind, config, versions}].
 
     Args:
-        select: correct, wrong or all samples of the sweeps.
+        select: correct, wrong or all samples of the sweeps. media: read the files of some samples (see add_media).
+        brief: as of `each_sample`.
 
     Raises:
         InputError: a folder that cannot be read or has nothing for a page, two of one kind but sweeps.
     """
     found: dict[str, Any] = {"folders": []}
-    names = folder_names(folders)
+    names, shown = folder_names(folders), set[str]()
     for folder, name in zip(map(Path, folders), names, strict=True):
         kind = kind_of(folder)
         if kind == "sweep":
-            found.setdefault("sweeps", []).extend(_sweeps(folder, name, select, found["folders"]))
+            own = _sweeps(folder, name, select, brief, found["folders"])
+            found.setdefault("sweeps", []).extend(own)
+            if media:
+                add_media(own[0]["each"], read_told(folder), shown)
             continue
         if kind not in _READERS:
             raise InputError(
@@ -74,34 +83,56 @@ def collect(folders: Sequence[str | Path], select: str = "all") -> dict[str, Any
         if kind in found:
             raise InputError(f"{folder} is the second run of {kind!r}: a report takes one, and any number of sweeps")
         found[kind] = _READERS[kind](folder)
+        if kind == "text" and media:
+            add_media(found[kind], read_told(folder), shown)
         config = read_config(folder) if kind != "samples" else {}
         found["folders"].append({"name": name, "kind": kind, "config": config, "versions": {}, "check": _check(folder)})
     return found
 
 
-def _sweeps(folder: Path, name: str, choice: str, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    results, records = read(folder), read_records(folder)
-    config = results.meta.get("config") or {}
-    folders.append({"name": name, "kind": "sweep", "config": config, "versions": results.meta.get("versions") or {}})
-    folders[-1]["check"] = worst_check(records)
-    folders[-1]["kernels"] = sorted(set(results.table["kernel"].to_pylist()) - {None, ""})
-    table = select_rows(results.table, choice)
+@dataclass
+class SweptRows:
+    """The rows of a sweep, of one width of window. told: of `read_told`. meta: of the rows."""
+
+    name: str
+    table: pa.Table
+    records: list[dict[str, Any]]
+    told: dict[str, dict[str, Any]]
+    meta: dict[str, Any]
+
+
+def swept_rows(folder: Path, name: str, select: str) -> list[SweptRows]:
+    """A run folder's sweeps, one for every width of window."""
+    results, records, told = read(folder), read_records(folder), read_told(folder)
+    table = select_rows(results.table, select)
     widths = widths_of(table)
     if len(widths) < 2:
-        return [_sweep(table, records, name, results.meta)]
-    return [_sweep(one_width(table, w), records, f"{name}, window {w}", results.meta) for w in widths]
+        return [SweptRows(name, table, records, told, results.meta)]
+    parts = [(f"{name}, window {width}", one_width(table, width)) for width in widths]
+    return [SweptRows(called, part, records, told, results.meta) for called, part in parts]
 
 
-def _sweep(table: pa.Table, records: list[dict[str, Any]], name: str, meta: dict[str, Any]) -> dict[str, Any]:
+def _sweeps(folder: Path, name: str, select: str, brief: bool, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    found = swept_rows(folder, name, select)
+    meta = found[0].meta
+    config = meta.get("config") or {}
+    folders.append({"name": name, "kind": "sweep", "config": config, "versions": meta.get("versions") or {}})
+    folders[-1]["check"] = worst_check(found[0].records)
+    folders[-1]["kernels"] = sorted(set(read(folder).table["kernel"].to_pylist()) - {None, ""})
+    return [_sweep(rows, brief) for rows in found]
+
+
+def _sweep(rows: SweptRows, brief: bool) -> dict[str, Any]:
+    table, records, meta = rows.table, rows.records, rows.meta
     summary = summarize(table, records)
     return {
-        "name": name,
+        "name": rows.name,
         "flow": flow_data(table, records),
         "layers": (pc.max(table["layer"]).as_py() or 0) + 1 if table.num_rows else 0,
         "finished": bool(meta.get("finished")),
         "counts": summary["samples"] if records else {},
         "ids": pc.unique(table["prompt"]).to_pylist(),
-        "each": each_sample(table, records),
+        "each": each_sample(table, records, rows.told, brief),
         "rows": table.num_rows,
         "failed": summary["failed"],
         "strongest": summary["paths"],
@@ -157,6 +188,7 @@ def _patch(folder: Path) -> list[dict[str, Any]]:
 _LOOKS = {
     "share": lambda folder: share_data(_rows(folder, SHARE)),
     "lens": lambda folder: lens_data(_rows(folder, LENS)),
+    "text": lambda folder: texts_of(_rows(folder, TEXT), read_told(folder)),
     "tokens": lambda folder: tokens_data(_rows(folder, TOKENS)),
     "shift": lambda folder: shift_data(_rows(folder, SHIFT)),
     "patch": _patch,

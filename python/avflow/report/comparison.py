@@ -31,6 +31,7 @@ from ..runs.records import read_records, videos_of
 from .html import comparison_page
 from .names import folder_names
 
+LEAST_SPAN = 5.0  # points that the axis of a comparison spans at least
 _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 _DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)))
 
@@ -174,7 +175,8 @@ def compare_path(
 ) -> tuple[Figure, Axes]:
     """One path in several runs: mean change (%) over the layer, a line and a band per run.
 
-    relative: the layer as a share of the run's last layer, so that models of several depths fit one axis.
+    relative: the layer as a share of the run's last layer, so that models of several depths fit one axis. The other
+    axis spans at least 5 points.
     """
     with mpl.rc_context(plots.STYLE):
         if ax is None:
@@ -196,6 +198,9 @@ def compare_path(
             marker = "o" if len(x) == 1 else None
             label = f"{run.name} ({np.max(means['samples'].to_numpy())})"
             ax.plot(x, means["mean"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+        low, high = ax.get_ylim()
+        if (short := LEAST_SPAN - (high - low)) > 0:  # noise looks like noise
+            ax.set_ylim(low - short / 2, high + short / 2)
         ax.set_title(path_label(path), loc="left")
         ax.set_xlabel("Layer / last layer (window centre)" if relative else "Layer (window centre)")
         ax.set_ylabel("Change in answer probability (%)")

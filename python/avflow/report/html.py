@@ -25,12 +25,14 @@ from .headline import headline, story
 from .words import peak, signed, summary
 
 DRAWING = "vendor/plot.min.js"  # Observable Plot and what it needs of d3: tools/page_bundle makes it
+ASKING = "served/ask.js"  # only of a page that `avflow view` serves: a file fetches nothing
 _PARTS = ("base", "chart", "lines", "heat", "bars", "schedule", "sample", "samples", "save", "main")
 SCRIPTS = tuple(f"js/{name}.js" for name in _PARTS)
 
 
-def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0) -> str:
-    """report.html of what `collect` found. note: a sentence for its head. first_layer: 0 or 1, where layers begin."""
+def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0, served: bool = False) -> str:
+    """report.html of what `collect` found. note: a sentence for its head. first_layer: 0 or 1, where layers begin.
+    served: the page asks its server for what it does not hold of a sample (view.py)."""
     sweeps = found.get("sweeps", [])
     # A sweep without a value has no chart: the scripts see those that have.
     drawn = [sweep for sweep in sweeps if sweep["flow"]]
@@ -49,7 +51,7 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
         folders=[{**folder, "rows": _settings(folder)} for folder in found["folders"]],
         numbers=Markup(embedded({**found, "sweeps": drawn, "story": story(found)})),
         drawing=Markup(_file(DRAWING)),
-        scripts=Markup("\n".join(_file(name) for name in SCRIPTS)),
+        scripts=Markup("\n".join(_file(name) for name in [*([ASKING] if served else []), *SCRIPTS])),
     )
 
 
@@ -115,7 +117,7 @@ def _charts(found: dict[str, Any], drawn: list[dict[str, Any]]) -> set[str]:
         charts.add("flow")
     if any(_comparable(a["flow"], b["flow"]) for a, b in itertools.combinations(drawn, 2)):
         charts.add("compare")
-    if found.get("samples", {}).get("samples") or any(sweep.get("each") for sweep in drawn):
+    if found.get("samples", {}).get("samples") or found.get("text") or any(s["each"] for s in drawn):
         charts.add("samples")
     return charts
 

@@ -30,6 +30,21 @@ def group_style(group: str) -> dict[str, Any]:
     return {"label": words(group), "color": ink(color), "hatched": bool(hatch)}
 
 
+def tokens_of(told: dict[str, Any]) -> dict[str, Any]:
+    """The tokens of `runs.told.told` as the page draws them: count, groups [{group, label, color, hatched, count}] and
+    stretches, whose groups are numbers of these."""
+    counts: dict[str, int] = {}
+    for group, _, _, count, _ in told["stretches"]:
+        counts[group] = counts.get(group, 0) + count
+    number = {group: at for at, group in enumerate(counts)}
+    groups = [{"group": group, **group_style(group), "count": count} for group, count in counts.items()]
+    return {
+        "count": told["count"],
+        "groups": groups,
+        "stretches": [[number[group], *rest] for group, *rest in told["stretches"]],
+    }
+
+
 def share_data(table: pa.Table) -> list[dict[str, Any]]:
     """Of the last token, per task: samples, layers, groups: [{group, label, color, hatched, values}], shares."""
     out = []

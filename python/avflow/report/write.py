@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,12 +24,19 @@ from .html import page
 
 @renamed_keyword("which", "select")
 def report(
-    folder: str | Path, *, select: str = "all", first_layer: int = 0, title: str = "Information flow", note: str = ""
+    folder: str | Path,
+    *,
+    select: str = "all",
+    first_layer: int = 0,
+    title: str = "Information flow",
+    note: str = "",
+    media: bool = True,
 ) -> list[Path]:
     """Draw a sweep's figures (PNG and PDF) into its run folder and write report.html; returns the files made.
 
     One flow figure over all samples, one per task where there are several, and the heat map. A run without a value to
     draw gets a report that says so. `select`: correct, wrong or all samples. `note`: a sentence for the report's head.
+    `media`: pictures and waveforms of the samples of the strongest effects, from their files.
     """
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
@@ -43,7 +51,8 @@ def report(
         with writing(folder / "figures"):
             for stem, figure in drawn.items():
                 made += plots.save(figure, folder / "figures" / stem)
-    return [*made, report_together([folder], folder, select=select, first_layer=first_layer, title=title, note=note)]
+    options: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title, "note": note}
+    return [*made, report_together([folder], folder, **options, media=media)]
 
 
 @renamed_keyword("which", "select")
@@ -55,20 +64,22 @@ def report_together(
     first_layer: int = 0,
     title: str = "Information flow",
     note: str = "",
+    media: bool = True,
 ) -> Path:
     """Write `out`/report.html, one page of run folders of any kind.
 
-    Sweeps, looks (share, lens), a plan, samples as the demo writes them.
+    Sweeps, looks (share, lens, text), a plan, samples as the demo writes them.
 
     Args:
         select: correct, wrong or all samples of the sweeps. first_layer: the number of the first layer, 0 or 1.
         title: heading of the page. note: a sentence below it.
+        media: as of `report`.
 
     Raises:
         InputError: see collect; first_layer that is neither 0 nor 1.
     """
     plots.check_first_layer(first_layer)
-    found = collect(folders, select)
+    found = collect(folders, select, media)
     out = checks.path("out", out)
     make_folder(out)
     path = out / "report.html"

@@ -35,6 +35,8 @@ from ..results.results import Results
 from ..results.table import SCHEMA, checked, read_parquet, table_from_rows, with_meta, write_table
 from .records import STATUSES, changed_media, part_name, read_records, record_of_part
 from .summary import summarize, worst_check
+from .told import FILE as TOLD
+from .told import line_of
 
 DATA = ("samples", "data")  # what runs that are merged may differ in; config.yaml then has a list of each one's
 _MEND = "choose a new --out folder, or begin anew with --restart"
@@ -134,8 +136,10 @@ class RunFolder:
         media: Mapping[str, list[Any]] | None = None,
         notes: Sequence[str] = (),
         media_check: Sequence[Sequence[Any]] = (),
+        prompt: Mapping[str, Any] | None = None,
     ) -> None:
-        """Put a sample on disk: its rows (status ok) and its record. Durable when this returns."""
+        """Put a sample on disk: its rows (status ok), its record, and what `told` says of its prompt. Durable when this
+        returns."""
         if status not in STATUSES:
             raise InputError(f"status {status!r} is none of {', '.join(STATUSES)}")
         record: dict[str, Any] = dict(
@@ -158,6 +162,8 @@ class RunFolder:
             if strangers := set(pc.unique(table["prompt"]).to_pylist()) - {sample_id}:
                 raise InputError(f"rows of {sorted(strangers)} given as those of sample {sample_id!r}")
             write_table(table, self.parts / part_name(sample_id))
+        if prompt is not None:
+            append_line(self.path / TOLD, line_of(sample_id, dict(prompt)))
         append_line(self.path / "samples.jsonl", json.dumps(record))
         self.records[sample_id] = record
 

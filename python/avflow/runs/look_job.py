@@ -38,6 +38,7 @@ from ..results.results import Results
 from .job import Record, RunJob, Tick
 from .look_shift import lens_shift
 from .source import absolute_model
+from .told import told
 
 
 @dataclass(frozen=True)
@@ -160,4 +161,5 @@ class LookJob(RunJob):
         if not all(info.get("selected", True) for info in found.meta.get("prompts", ())):
             answered = "wrong" if self.options.get("select", "correct") == "correct" else "correct"
             return {"status": "selected_out", "reason": f"the clean answer is {answered}"}
-        return {"rows": found.table.to_pylist(), "status": "ok"}
+        shown = {"prompt": told(prompt, model)} if self.experiment == "text" else {}
+        return {"rows": found.table.to_pylist(), "status": "ok", **shown}

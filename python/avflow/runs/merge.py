@@ -17,6 +17,7 @@ from ..results.schemas import schema_of
 from ..results.table import SCHEMA, checked, read_parquet
 from .folder import DATA, RunFolder, experiment_of, read_config
 from .records import part_name, read_records
+from .told import read_told
 
 _RANK = {"ok": 0, "selected_out": 0, "failed": 1}  # a failed sample gives way to the same one where it went well
 
@@ -49,11 +50,13 @@ def merge(out: str | Path, runs: Sequence[str | Path]) -> Results:
             elif _RANK[record["status"]] == _RANK[other[0]["status"]] == 0:
                 _check_same(other, (record, folder))
     schema = schema_of(experiment_of(config)) or SCHEMA
+    prompts = {folder: read_told(folder) for folder in folders}
     with RunFolder(out, config, schema) as merged:
         for sample_id, (record, folder) in chosen.items():
             if not merged.finished(sample_id, record.get("digest")):
                 rows = _rows(folder, sample_id, schema) if record["status"] == "ok" else []
-                merged.add(sample_id, rows, **{k: v for k, v in record.items() if k != "id"})
+                own = {k: v for k, v in record.items() if k != "id"}
+                merged.add(sample_id, rows, **own, prompt=prompts[folder].get(sample_id))
         return merged.finish(chosen, {"merged": [str(folder.absolute()) for folder in folders]})
 
 

@@ -14,6 +14,7 @@ from ..prompts.prompt import Prompt
 from ..results.table import SCHEMA
 from ..walk.memory import check_budget, parse_bytes
 from .job import Record, RunJob, Tick
+from .told import told
 
 
 @dataclass
@@ -58,7 +59,8 @@ class SweepJob(SweepRequest, RunJob):
         self.memory = bytes_free if self.memory is None else self.memory
 
     def record(self, model: Model, prompt: Prompt, tick: Tick | None = None) -> Record:
-        return _record_of(sweep_prompts(model, [prompt], self, tick)[0], self.select)
+        record = _record_of(sweep_prompts(model, [prompt], self, tick)[0], self.select)
+        return {**record, "prompt": told(prompt, model)} if record["status"] == "ok" else record
 
     def cost(self, model: Model, prompt: Prompt) -> dict[str, Any]:
         return estimate(model, prompt, self)

@@ -3,9 +3,11 @@ const shown = () => data.samples?.samples ?? [];
 
 // All that is known of the samples of the chosen run and task, in the order of the list. Samples of no run come too.
 function sampleList() {
-  const known = new Map(shown().map((sample) => [sample.id, sample]));
+  const known = new Map();
+  for (const sample of [...(data.text ?? []), ...shown()]) known.set(sample.id, { ...known.get(sample.id), ...sample });
+  const seen = new Map((data.sweeps ?? []).flatMap((sweep) => sweep.each).filter((s) => s.media).map((s) => [s.id, s.media]));
   const own = data.sweeps?.[state.run]?.each ?? [], swept = new Set((data.sweeps ?? []).flatMap((sweep) => sweep.each.map((s) => s.id)));
-  const all = [...own.map((sample) => ({ ...known.get(sample.id), ...sample })), ...shown().filter((sample) => !swept.has(sample.id))];
+  const all = [...own.map((sample, number) => ({ number, media: seen.get(sample.id), ...known.get(sample.id), ...sample })), ...[...known.values()].filter((sample) => !swept.has(sample.id))];
   const words = state.search.toLowerCase().split(/\s+/).filter(Boolean);
   const told = (s) => `${s.id} ${s.task} ${s.question ?? ""}`.toLowerCase();
   const found = all.filter((s) => (!state.task || s.task === state.task) && words.every((word) => told(s).includes(word)));
@@ -70,10 +72,15 @@ function sampleCharts() {
     state.sample = chosen.id;
     place("sample-list").querySelector("a")?.setAttribute("aria-current", "true");
   }
-  oneSample(place("sample"), chosen);
+  // A page that is served asks for the rest of a sample (served/ask.js).
+  if (typeof moreOf !== "function" || chosen.number === undefined) return oneSample(place("sample"), chosen);
+  moreOf(chosen).then((more) => { if (state.sample === chosen.id) oneSample(place("sample"), { ...chosen, ...more }); });
 }
 
+let current = null; // the sample that is shown, whole
+
 function oneSample(holder, sample) {
+  current = sample;
   sampleView(holder, sample);
   const about = [sample.id, sample.task, sample.correct === true ? "answered right" : sample.correct === false ? "answered wrong" : "",
     sample.p_clean == null ? "" : `probability of the answer ${shareText(sample.p_clean)}`].filter(Boolean).join(" · ");
@@ -86,17 +93,19 @@ function oneSample(holder, sample) {
     holder.append(make("h3", {}, "What cutting each path does to this sample's answer"), place_, make("ul", { class: "legend" }, ...chosen.map(lineItem)));
     if (!chosen.length) holder.append(make("p", { class: "soft" }, `No path changes this answer by ${LEAST} % or more.`));
     lineChart(place_, { lines: chosen, quiet: lines.filter((line) => !loud(line)), base: state.base, y: spread(lines, true, 1, LEAST), zero: true, ylabel: "change in answer probability (%)", xlabel: "layer (window centre)", label: "This sample's change by path and layer" });
-    saving("sample", () => [["sample", "path", "layer", "change"], ...Object.entries(sampleList().find((s) => s.id === state.sample).curves).flatMap(([path, points]) => points.map(([layer, change]) => [state.sample, path, layer + state.base, change]))]);
+    saving("sample", () => [["sample", "path", "layer", "change"], ...Object.entries(current.curves).flatMap(([path, points]) => points.map(([layer, change]) => [current.id, path, layer + state.base, change]))]);
   }
   if (sample.texts) holder.append(make("h3", {}, "What it says with a path cut"), textTable(sample.texts));
   if (sample.answers) holder.append(make("h3", {}, "The generated answer"), answerTable(sample));
 }
 
-// [knockout, layers, text, is it the clean run's]; the clean run's text comes first, those like it are folded.
+// [knockout, first layer, last layer, text or null: as the clean run's]; what changes nothing is only counted.
 function textTable({ clean, rows }) {
-  const row = ([path, layers, text, same]) => make("tr", {}, make("th", { scope: "row" }, path), make("td", { class: "soft" }, layers), make("td", {}, same ? make("span", { class: "soft" }, "the same") : text || "(empty)"));
-  const table = (of) => make("table", { class: "texts" }, make("tr", {}, ...["cut", "layers", "text"].map((head) => make("th", { scope: "col" }, head))), ...of.map(row));
-  const other = rows.filter((r) => !r[3]), same = rows.length - other.length;
-  return make("div", {}, make("p", {}, make("span", { class: "soft" }, "nothing cut: "), clean || "(empty)"), ...(other.length ? [table(other)] : []),
+  const other = rows.filter((row) => row[3] !== null), same = rows.length - other.length;
+  const head = make("tr", {}, ...["cut", "layers", "text"].map((name) => make("th", { scope: "col" }, name)));
+  const body = other.map(([path, first, last, text]) => make("tr", {}, make("th", { scope: "row", class: "path" }, path),
+    make("td", { class: "soft path" }, first === last ? first + state.base : `${first + state.base}–${last + state.base}`), make("td", {}, text || "(empty)")));
+  return make("div", { class: "wide" }, make("p", {}, make("span", { class: "soft" }, "nothing cut: "), clean || "(empty)"),
+    ...(other.length ? [make("table", { class: "texts" }, head, ...body)] : []),
     make("p", { class: "soft" }, `${same} of ${rows.length} knockouts leave the text as it is.`));
 }
