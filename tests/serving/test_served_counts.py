@@ -95,6 +95,6 @@ def test_abort_in_flight(name, asked, engine, tmp_path):
         if taken in left and taken not in done:
             llm.abort_request([str(taken)])
             left.discard(taken)
-    assert ending > 2 and done.keys() == left
+    assert ending >= len(asked) // 12 and done.keys() == left
     assert all(done[number] == asked[number].answers[name] for number in left)
     assert served.free == served.free_at_start
