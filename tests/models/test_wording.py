@@ -220,6 +220,28 @@ def test_a_style_in_a_file(tmp_path, monkeypatch):
     assert avflow_(*given, written).exit_code == 0  # resumed: the same wording
 
 
+def test_a_sample_says_how_it_is_worded(tmp_path):
+    worded = {"instruction": "Say a letter.", "prompt_style": {"option": "({letter}) {text}"}}
+    own = avflow.Sample(video=str(clip_file(Clip())), wording=worded, **ASK)
+    (tmp_path / "samples.jsonl").write_text(own.to_json() + "\n")
+    (read,) = avflow.Sample.read_jsonl(tmp_path / "samples.jsonl")
+    assert read == own
+    assert texts(model().prepare(read)) == texts(prepared(**worded))
+    # What is said for all samples comes before.
+    assert texts(model().prepare(read, prompt_style="tvbench")) == texts(
+        prepared(instruction="Say a letter.", prompt_style="tvbench")
+    )
+    for wrong, message in (
+        ("worldsense", "wording is 'worldsense'"),
+        ({"fps": 2}, "wording has no 'fps'"),
+        ({"prompt_style": avflow.PromptStyle()}, "a style as a dict"),
+    ):
+        with pytest.raises(InputError, match=message):
+            avflow.Sample(video="a.mp4", wording=wrong, **ASK)
+    with pytest.raises(InputError, match="pass one of avflow, map_the_flow"):
+        model().prepare(avflow.Sample(video="a.mp4", wording={"prompt_style": "none"}, **ASK))
+
+
 def test_the_other_families_take_styles_too():
     prompt = model("video_salmonn2_plus").prepare(
         avflow.Sample(video=str(clip_file(Clip())), **ASK), prompt_style="map_the_flow"

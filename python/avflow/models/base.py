@@ -189,13 +189,14 @@ class Model:
         Args:
             labels: a function (prompt, sample) that labels tokens anew, avflow.Labels, or "file.py:function"; after
                 the sample's own `labels`. The groups that they name are added to the model's.
-            options: of the family.
+            options: of the family; they come before the sample's own `wording`.
 
         Raises:
             InputError: no Sample, an option out of range; what the family cannot read; labels that do not fit.
         """
         if not isinstance(sample, Sample):
             raise InputError(f"sample = {shown(sample)}: pass an avflow.Sample")
+        options = {**(sample.wording or {}), **options}
         check_prepare_options(options)
         check_taken(self.family.prepare, options, type(self.family).__name__)
         hook = Labels.of(labels)

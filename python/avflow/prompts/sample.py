@@ -18,6 +18,7 @@ from .tags import Tagged, check_names, check_tags
 MEDIA = ("video", "audio", "image")
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOST_LABELS = 100_000  # of a sample; more is a slip
+WORDING = ("system", "instruction", "question_first", "prompt_style")  # what a sample may say of its prompt's text
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma")
 
 
@@ -56,6 +57,8 @@ class Sample:
             the candidates then, the others references; without names they are images and sounds.
         labels: labels of your own, dicts with the fields of `prompts.label.Label`: tokens by their position, item, time
             (seconds of the file), box or words go to a group of yours. A later one goes before an earlier one.
+        wording: how this question's prompt is worded, where the caller of `Model.prepare` does not say: a dict with
+            some of WORDING, as `prepare` takes them; a style by its name or as a dict.
 
     Raises:
         InputError: anything missing, of the wrong type, or an answer that is none of the options.
@@ -78,6 +81,7 @@ class Sample:
     names: list[str] | None = None
     labels: list[dict[str, Any]] | None = None
     dub: str | None = None
+    wording: dict[str, Any] | None = None
     answered: ClassVar[bool] = True  # False on an instance that `open` made
 
     def __post_init__(self) -> None:
@@ -104,6 +108,7 @@ class Sample:
             raise self._say("dub is the sound of a video: name the video, and leave audio and use_audio_in_video out")
         self._check_span()
         self._check_labels()
+        self._check_wording()
         if self.options is not None and self.candidates is None:
             self.options = self._options()
         if self.names is not None:
@@ -275,6 +280,19 @@ class Sample:
             setattr(self, name, value)
         if self.end is not None and self.end <= (self.start or 0.0):
             raise self._say(f"end {self.end} s is not after start {self.start or 0.0} s")
+
+    def _check_wording(self) -> None:
+        """The names alone: what they hold is checked where a prompt is made of it."""
+        if self.wording is None:
+            return
+        if not isinstance(self.wording, dict):
+            raise self._say(f"wording is {checks.shown(self.wording)}: give an object with {', '.join(WORDING)}")
+        if unknown := [name for name in self.wording if name not in WORDING]:
+            raise self._say(f"wording has no {checks.shown(unknown[0])}: it has {', '.join(WORDING)}")
+        try:
+            json.dumps(self.wording)
+        except (TypeError, ValueError):
+            raise self._say(f"wording is {checks.shown(self.wording)}: give texts, and a style as a dict") from None
 
     def _check_labels(self) -> None:
         if self.labels is None:
