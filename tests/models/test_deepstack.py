@@ -18,6 +18,7 @@ import rest_oracle
 import tiny
 import tiny_deep
 import torch
+from transformers import DynamicCache
 
 import avflow
 from avflow import Step
@@ -25,13 +26,14 @@ from avflow.errors import UnsupportedModelError
 from avflow.experiments.sweep import SweepRequest, sweep_prompts
 from avflow.knockouts.presets import as_knockouts
 from avflow.models import Family, Model
-from avflow.models.compat import attention_name, cache_of
+from avflow.models.compat import attention_name, cache_argument, cache_of
 from avflow.models.proof import figures
 from avflow.walk.capture import capture
 from avflow.walk.memory import fixed_bytes
 from avflow.walk.patched import alike
 
 NEAR = dict(abs=1e-4)
+CACHE = cache_argument()
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +242,29 @@ def test_ways_to_generate(how):
             "deepstack", case, max_new_tokens=3, **({} if "cache_implementation" in how else how)
         )
     evict_cases.check(ours, theirs)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_pictures_of_a_second_turn(model, layer):
+    """They are read on what a cache holds, of which some has left: rows count on from there."""
+    one, two = evict_cases.prompt("deepstack", 1, 1), evict_cases.prompt("deepstack", 2, 2)
+    whole = evict_cases.Case({}, [one.groups[0] + two.groups[0]], [one.items[0] + two.items[0]])
+    steps = {"video": layer, "image": 2}
+    second = {name: value for name, value in two.inputs.items() if name != "attention_mask"}
+    second["position_ids"] = torch.arange(one.n, one.n + two.n).expand(3, 1, -1)  # the model has none for such a turn
+
+    def read():
+        cache = DynamicCache()
+        with torch.no_grad():
+            model.hf(**one.inputs, **{CACHE: cache})
+            return model.hf(**second, **{CACHE: cache}).logits
+
+    with avflow.evict(model, steps, groups=whole.groups, items=whole.items):
+        ours = read()
+    gone = evict_cases.leaves(whole.groups, steps)
+    with evict_cases.dense("deepstack", evict_cases.cuts_of(gone, 0)):
+        theirs = read()[:, gone[0, one.n :] == evict_cases.NEVER]
+    assert evict_cases.far(ours, theirs) < 1e-4
 
 
 def test_knockout_in_the_models_own_forward(model, prompt):
