@@ -49,6 +49,7 @@ def printed(cells: list) -> str:
 def test_the_tutorial_finds_what_it_says(tmp_path):
     cells = run("tutorial", tmp_path)
     tables = shown(cells, "text/html")
+    assert shown(cells, "application/vnd.jupyter.widget-view+json")  # progress, by the notebook's own bar
     assert "avflow.sweep: 16 samples, 2 tasks, 12 paths, 12 layers" in tables[0]
     assert base64.b64decode(shown(cells, "image/png")[0]).startswith(b"\x89PNG")
     # Section 8, in the numbers that the notebook prints.

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..files import write_whole
 from ..prompts.groups import GroupTable
 from . import policies
+from .notebook import as_html
 from .policies import SCORED_IN, KeepNone, Policy
 
 FORMAT, VERSION = "avflow-eviction-schedule", 2
@@ -161,6 +162,9 @@ class EvictionSchedule:
         put(self, "data", data)
         put(self, "figures", figures)
         put(self, "labelling", labelling)
+
+    def _repr_html_(self) -> str:
+        return as_html(self.steps, self.model, self.figures)
 
     @property
     def layers(self) -> tuple[int, ...]:
