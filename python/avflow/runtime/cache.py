@@ -66,7 +66,7 @@ def hold_all(cache: Any) -> None:
         if type(layer) is not DynamicSlidingWindowLayer:
             continue
         whole = DynamicLayer()
-        if layer.is_initialized and layer.keys is not None:
+        if layer.is_initialized and layer.keys is not None and layer.values is not None:
             held = layer.keys.shape[-2]
             if held < layer.cumulative_length:
                 raise InputError(
