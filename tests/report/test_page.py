@@ -125,7 +125,7 @@ def test_patching_and_the_lenses_of_tokens(tmp_path):
     text = report_together(made, tmp_path / "page").read_text()
     for title in ("Which states carry the answer", "What tokens say", "How far another model is"):
         assert title in text
-    assert re.search(r"<td[^>]*>option_correct</td>\s*<td[^>]*>-30\.0</td>", text)
+    assert re.search(r"<td[^>]*>option_correct</td>\s*<td[^>]*>−30\.0</td>", text)
     assert set(data_of(text)) >= {"patch", "tokens", "shift"}
 
 

@@ -47,7 +47,7 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
         about=_about(found),
         peaks=[(sweep["name"], _peaks(sweep)) for sweep in drawn],
         charts=_charts(found, drawn),
-        patched=_patched(found),
+        patched=_peaks_of(found["patch"][0]) if found.get("patch") else [],
         folders=[{**folder, "rows": _settings(folder)} for folder in found["folders"]],
         numbers=Markup(embedded({**found, "sweeps": drawn, "story": story(found)})),
         drawing=Markup(_file(DRAWING)),
@@ -122,15 +122,6 @@ def _charts(found: dict[str, Any], drawn: list[dict[str, Any]]) -> set[str]:
     return charts
 
 
-def _patched(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of every site of all samples the strongest point of its line."""
-    rows = []
-    for line in lines_of(found["patch"][0]) if found.get("patch") else []:
-        layer, change, low, high, _, p = peak(line)
-        rows.append({"label": line["label"], "layer": layer, "change": change, "low": low, "high": high, "p": p})
-    return rows
-
-
 def _comparable(flow: list[dict[str, Any]], other: list[dict[str, Any]]) -> bool:
     """Have two sweeps a task and a path in common? Entry 0 is all tasks together, where there are several."""
     tasks, others = ({entry["task"] for entry in (f[1:] or f)} for f in (flow, other))
@@ -186,15 +177,21 @@ def _saved(plan: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _peaks(sweep: dict[str, Any]) -> list[dict[str, Any]]:
     """Every path of a sweep where its mean change is strongest, as the table shows it."""
+    entry = sweep["flow"][0]
+    drawn = {line["path"] for line in lines_of(entry)}
+    without = [path for path in sweep["strongest"] if path not in drawn]
+    return _peaks_of(entry) + [{"path": path_label(path), "change": None} for path in without]
+
+
+def _peaks_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for line in lines_of(sweep["flow"][0]):
+    for line in lines_of(entry):
         layer, mean, low, high, samples, p = peak(line)
         band = "–" if low is None else f"{signed(low)} … {signed(high)}"
         told = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
         row = {"path": line["label"], "change": signed(mean), "interval": band, "layer": layer, "p": told}
         rows.append({**row, "samples": samples})
-    drawn = {line["path"] for line in lines_of(sweep["flow"][0])}
-    return rows + [{"path": path_label(path), "change": None} for path in sweep["strongest"] if path not in drawn]
+    return rows
 
 
 def _settings(folder: dict[str, Any]) -> list[tuple[str, str]]:

@@ -184,6 +184,7 @@ function panelCharts(name, ylabel) {
   entry.panels.forEach((panel, i) => lineChart(holder.children[i].querySelector(".chart"), {
     lines: panel.lines, base: state.base, y: spread(panel.lines, true), zero: true, ylabel: ylabel ?? panel.title,
     label: `${panel.title || ylabel} by layer` }));
+  saving(name, () => [["task", "panel", "line", "layer", "mean", "low", "high"], ...data[name].flatMap((e) => e.panels.flatMap((panel) => panel.lines.flatMap((l) => l.points.map((p) => [e.task || "all", panel.title, l.path ?? l.label, p[0] + state.base, ...p.slice(1, 4)]))))]);
 }
 
 function planCharts() {
