@@ -90,14 +90,14 @@ def test_a_family_written_for_0_1_serves_without_options(monkeypatch):
             return None
 
     monkeypatch.setattr(loading, "family_of", lambda config, where: Old() if "old" in where else _family(config, where))
-    monkeypatch.setattr(loading, "_config", lambda name, hub: {} if name == "old" else _config(name, hub))
+    monkeypatch.setattr(loading, "read_config", lambda name, hub: {} if name == "old" else _config(name, hub))
     assert avflow.load("old", dtype="bfloat16").processor is None
     assert asked == [("old", torch.bfloat16, "cpu")]
     with pytest.raises(avflow.InputError, match="attn_implementation = 'eager': .*Old.load_hf takes no such option"):
         avflow.load("old", attn_implementation="eager")
 
 
-_family, _config = loading.family_of, loading._config
+_family, _config = loading.family_of, loading.read_config
 
 
 def test_where_on_the_hub_reaches_config_weights_and_processor(monkeypatch, tmp_path):
