@@ -322,6 +322,8 @@ def test_a_tap_shows_the_values_and_they_stay(phone):
     assert "video → question" in " ".join(texts(phone, "#story .tip:not([hidden])"))
     tip = phone.page.query_selector("#story .tip").bounding_box()
     assert tip["x"] >= 0 and tip["x"] + tip["width"] <= 390
+    inside = "[...document.querySelectorAll('#story .tip td')].map((e) => e.getBoundingClientRect().right)"
+    assert max(phone.page.evaluate(inside)) <= tip["x"] + tip["width"]
     phone.page.touchscreen.tap(200, 5)
     phone.page.wait_for_timeout(50)
     assert texts(phone, "#story .tip:not([hidden])") == []
