@@ -83,7 +83,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "pictures": ("media.images",),
     "plan": ("experiments.sweep_plan", "walk.packing"),
     "plan_job": ("runs.plan_run", "runs.plan_job"),
-    "plots_attention": ("plots.attention",),
+    "plots_attention": ("plots.attention", "plots.attention_maps"),
     "plots_eviction": ("plots.eviction",),
     "policies": ("eviction.policies",),
     "presets": ("knockouts.presets",),
