@@ -54,6 +54,25 @@ def test_the_data_sets_own_evaluations():
     assert ("instruction", "Say it.") in mine and not any("letter only" in text for _, text in mine)
 
 
+def test_headings_and_a_dict_between_tags():
+    found = texts(prepared(prompt_style="omnibench"))
+    at = next(n for n, (group, _) in enumerate(found) if group == "instruction")
+    question = ASK["question"]
+    assert "".join(text for _, text in found[at:]).startswith(
+        f"Question:\n{question}\n\nOptions:\nA. red\nB. green\n\nAnswer with the option's letter from"
+    )
+    assert [group for group, _ in found[at : at + 3]] == ["instruction", "question_text", "instruction"]
+    found = texts(prepared(prompt_style="tomato"))
+    at = next(n for n, (group, _) in enumerate(found) if group == "instruction")
+    whole = "".join(text for _, text in found[at:])
+    assert whole.startswith("You will be provided with frames") and "commonsense. \n\n<question> \n" in whole
+    assert (
+        f"<question> \n{question} \n</question>\n\n<options> \n{{'A': 'red', 'B': 'green'}} \n</options>\n\nEven"
+        in whole
+    )
+    assert ("option_correct", "'B': 'green'") in found
+
+
 def test_the_default_is_as_before_and_every_piece_by_itself():
     plain = prepared()
     assert texts(plain) == texts(prepared(prompt_style=avflow.PromptStyle())) == texts(prepared(prompt_style={}))

@@ -148,6 +148,26 @@ STYLES = {
         closing="",
     ),
     "tvbench": PromptStyle(separate_instruction=True, instruction="Answer with the option letter only."),
+    "omnibench": PromptStyle(
+        separate_instruction=True,
+        instruction="Answer with the option's letter from the given choices directly.",
+        question="Question:\n{question}\n",
+        options="Options:\n{options}\n",
+    ),
+    "tomato": PromptStyle(
+        instruction_first=True,
+        separate_instruction=True,
+        instruction="You will be provided with frames uniformly sampled from a video, the frames are provided in "
+        "chronological order of the video. Analyze these frames and provide the answer to the question about the video "
+        "content. Answer the multiple-choice question about the video content.\n\nYou must use these frames to answer "
+        "the multiple-choice question; do not rely on any externel knowledge or commonsense. \n",
+        question="<question> \n{question} \n</question>\n",
+        options="<options> \n{options} \n</options>\n",
+        listing="dict",
+        closing="Even if the information in these separate frames is not enough to answer the question, PLEASE TRY YOUR "
+        "BEST TO GUESS AN ANSWER WHICH YOU THINK WOULD BE THE MOST POSSIBLE ONE BASED ON THE QUESTION. \n\n"
+        "DO NOT GENERATE ANSWER SUCH AS 'NOT POSSIBLE TO DETERMINE.' \n",
+    ),
 }
 
 

@@ -179,7 +179,7 @@ function lookCharts() {
 function panelCharts(name, ylabel) {
   const entry = entryOf(data[name]), holder = place(name);
   if (!entry) return absent(holder);
-  holder.replaceChildren(...entry.panels.map((panel) => make("section", {}, make("h3", {}, panel.title), make("div", { class: "chart" }),
+  holder.replaceChildren(...entry.panels.map((panel) => make("section", {}, ...(panel.title ? [make("h3", {}, panel.title)] : []), make("div", { class: "chart" }),
     make("ul", { class: "legend" }, ...panel.lines.map((line) => make("li", {}, make("span", { class: "item" }, swatch(line), line.label)))))));
   entry.panels.forEach((panel, i) => lineChart(holder.children[i].querySelector(".chart"), {
     lines: panel.lines, base: state.base, y: spread(panel.lines, true), zero: true, ylabel: ylabel ?? panel.title,
