@@ -384,6 +384,7 @@ def test_print_is_light_without_controls(opened):
 
 
 def test_a_run_over_200_samples_opens_at_once(browser):
+    browser.page.emulate_media(color_scheme="light", media="screen")  # a test before may have printed
     page, took = many_samples.page(), []
     for _ in range(3):  # the machine may be at something else
         begun = time.monotonic()
@@ -394,6 +395,7 @@ def test_a_run_over_200_samples_opens_at_once(browser):
 
 
 def test_a_served_page_gets_its_samples_one_by_one(browser, tmp_path):
+    browser.page.emulate_media(color_scheme="light", media="screen")  # a test before may have printed
     folder = many_samples.folder_of(tmp_path / "run", samples=6, layers=4, paths=2)
     browser.console.clear()
     browser.requests.clear()
