@@ -39,10 +39,12 @@ def test_equals_reference_where_each_call_says_the_orders(library, case, semanti
 
 
 @pytest.mark.parametrize("window", [1, 64, 65, 200])
-@pytest.mark.parametrize("blocks", ["whole", "windowed"])
-def test_full_tiles_between_partial_ones(library, window, blocks):
+@pytest.mark.parametrize("blocks, shift", [("whole", 0), ("whole", 20), ("windowed", 0), ("windowed", 20)])
+def test_full_tiles_between_partial_ones(library, window, blocks, shift):
     n = 450
-    tokens = with_block(runs(n, run=70), torch.tensor([i // 64 if i // 64 in (1, 2, 5) else -1 for i in range(n)]))
+    tokens = with_block(
+        runs(n, run=70), torch.tensor([(i + shift) // 64 if (i + shift) // 64 in (1, 2, 5) else -1 for i in range(n)])
+    )
     problem = AttentionProblem(tokens, cuts=[Cut(2, 8)], window=window, blocks=blocks)
     check(library, problem, 4, 1, 64, BF16)
 
@@ -53,7 +55,7 @@ def test_a_generation_under_a_window(library, window):
     keys = Tokens(range(700), [0] * 700)
     problem = AttentionProblem(Tokens([200], [0]), keys, latest_order=699, window=window)
     q, k, v = qkv(problem, 8, 2, 64, dtype=BF16)
-    for last in (200, 255, 256, 400, 699):
+    for last in (200, 255, 256, window + 190, 400, 699):  # and where one key of a tile is left
         order = torch.tensor([last], dtype=torch.int32)
         clean, _ = check(library, problem, 8, 2, 64, BF16, tensors=(q, k, v), row_order=order)
         ruined = [t.clone() for t in (k, v)]
