@@ -11,7 +11,6 @@ is on, and its comparison was made before. "first": it is made in this call.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +24,7 @@ from benchmarks.lib.decoders import make_sized
 from benchmarks.lib.peers import clean_forward
 from benchmarks.lib.prompts import AFTER_MEDIA, make_prompt
 from benchmarks.lib.report import machine, write_json
+from benchmarks.lib.timing import least_cpu_seconds
 
 MODES = ("off", "held", "first")
 
@@ -68,19 +68,6 @@ def measure(shape: str, turns: int) -> dict[str, Any]:
             "first_more_in_forwards": (first - off) / best["clean"],
         }
     return found
-
-
-def least_cpu_seconds(candidates: dict[str, Callable[[], object]], turns: int) -> dict[str, float]:
-    """Of one call of each candidate; they take turns, after one call each to warm up."""
-    best = dict.fromkeys(candidates, float("inf"))
-    for call in candidates.values():
-        call()
-    for _ in range(turns):
-        for name, call in candidates.items():
-            began = time.process_time()
-            call()
-            best[name] = min(best[name], time.process_time() - began)
-    return best
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -2,8 +2,8 @@
 
     python benchmarks pages/cpu benchmarks/results/cpu-epyc-2core
 
-The folder holds some of attention, attention-avx2, sweep, sweep-media, patch, check, memory and evict .json, as cpu/
-writes them; the tables of those are written.
+The folder holds some of attention, attention-avx2, sweep, sweep-media, bf16, patch, check, memory and evict .json, as
+cpu/ writes them; the tables of those are written.
 """
 
 from __future__ import annotations
@@ -87,6 +87,21 @@ def check_table(data: dict[str, Any]) -> str:
     return markdown_table(head, rows) + f"\n\n{machine_line(data)}"
 
 
+def bf16_table(data: dict[str, Any]) -> str:
+    """Of the best path in bfloat16 and of avx512, its peer in float32; times as multiples of that one."""
+    path, rows = data["path"], []
+    for name, case in data["cases"].items():
+        seconds = case["seconds"]
+        base = seconds["avx512 fp32"]
+        ms = [seconds[who] * 1e3 for who in ("avx512 fp32", f"{path} bf16")]
+        ratios = [f"{base / seconds[f'{who} bf16']:.2f}" for who in (path, "avx512_bf16", "avx512", "avx2")]
+        sdpa = [f"{base / seconds[who]:.2f}" if who in seconds else "" for who in ("sdpa fp32", "sdpa bf16")]
+        rows.append([name, f"{ms[0]:.1f} ms", f"{ms[1]:.1f} ms", f"**{ratios[0]}**", *ratios[1:], *sdpa])
+    head = ["case", "fp32", f"bf16, {path}", path, "avx512_bf16", "avx512", "avx2", "sdpa fp32", "sdpa bf16"]
+    line = machine_line(data).replace(", fp32.", ".")
+    return markdown_table(head, rows) + f"\n\n{line}"
+
+
 def machine_line(data: dict[str, Any]) -> str:
     m = data["machine"]
     return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
@@ -102,6 +117,7 @@ def write_pages(folder: Path, root: Path) -> None:
         ("attention-avx2", page, "attention-avx2", attention_table),
         ("sweep", page, "sweep", sweep_table),
         ("sweep-media", page, "sweep-media", sweep_table),
+        ("bf16", page, "bf16", bf16_table),
         ("check", page, "check", check_table),
         ("patch", page, "patch", patch_table),
         ("memory", page, "memory", memory_table),

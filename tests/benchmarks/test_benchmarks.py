@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from avflow.models.compat import cache_argument, cache_of
+from avflow_ext import capabilities
 
 CACHE = cache_argument()
 ROOT = Path(__file__).parents[2]
@@ -221,6 +222,22 @@ def test_what_the_check_costs(scripts, tmp_path):
     assert found["check"]["kinds"] == 2 and found["check"]["difference"] <= found["check"]["bound"]
     for name in ("sweep", "block"):
         assert min(found[name]["cpu_seconds"].values()) > 0 and found[name]["held_over_off"] > 0
+
+
+def test_bf16(scripts, tmp_path):
+    """Every path that runs here is timed in both dtypes, and the one in use is what it was before."""
+    script, path = scripts("cpu/bf16"), tmp_path / "bf16.json"
+    before, known = capabilities()["cpu"], script.paths()
+    script.main(["--tokens", "70", "--keys", "300", "--turns", "1", "--json", str(path)])
+    assert capabilities()["cpu"] == before
+    found = read(path)
+    assert len(found["cases"]) == 3
+    for case in found["cases"].values():
+        assert {f"{name} bf16" for name in known} <= set(case["seconds"]) and min(case["seconds"].values()) > 0
+        assert not {"amx fp32", "avx512_bf16 fp32"} & set(case["seconds"])
+    everything = {f"{name} bf16": 2.0 for name in ("amx", "avx512_bf16", "avx512", "avx2")} | {"avx512 fp32": 8.0}
+    made_up = {"machine": found["machine"], "path": "amx", "cases": {"one": {"seconds": everything}}}
+    assert "| one | 8000.0 ms | 2000.0 ms | **4.00** |" in scripts("pages/cpu").bf16_table(made_up)
 
 
 def test_patch(scripts, tmp_path):
