@@ -98,8 +98,8 @@ class SampleOptions:
     prompt_style: Annotated[
         str | None,
         typer.Option(
-            help="A wording by name (map_the_flow, av-speakerbench, worldsense, tvbench, omnibench, tomato), or a .yaml "
-            "or .json file."
+            help="A wording by name (map_the_flow, av-speakerbench, worldsense, tvbench, omnibench, tomato), or a "
+            ".yaml or .json file."
         ),
     ] = None
     option_form: Annotated[

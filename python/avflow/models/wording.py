@@ -164,8 +164,8 @@ STYLES = {
         question="<question> \n{question} \n</question>\n",
         options="<options> \n{options} \n</options>\n",
         listing="dict",
-        closing="Even if the information in these separate frames is not enough to answer the question, PLEASE TRY YOUR "
-        "BEST TO GUESS AN ANSWER WHICH YOU THINK WOULD BE THE MOST POSSIBLE ONE BASED ON THE QUESTION. \n\n"
+        closing="Even if the information in these separate frames is not enough to answer the question, PLEASE TRY "
+        "YOUR BEST TO GUESS AN ANSWER WHICH YOU THINK WOULD BE THE MOST POSSIBLE ONE BASED ON THE QUESTION. \n\n"
         "DO NOT GENERATE ANSWER SUCH AS 'NOT POSSIBLE TO DETERMINE.' \n",
     ),
 }
