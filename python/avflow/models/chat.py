@@ -79,11 +79,9 @@ class ChatFamily(Family):
     """A family whose prompts are a system turn and a user turn with media, question and options.
 
     Attributes:
-        empty_system: without a system text there is still a system turn.
         answer_lead: what stands between the begun assistant's turn and the answer, as a part of its first token.
     """
 
-    empty_system = True
     answer_lead = ""
 
     def media_ids(self, model: Model) -> labels.MediaIds:
@@ -158,8 +156,7 @@ class ChatFamily(Family):
         own = (wording.system or "", wording.instruction, *wording.style.texts)
         for text in (*own, sample.question, *(sample.options or ()), sample.answer):
             _check_text(tokenizer, text, sample)
-        bare = wording.system is None or not (wording.system or self.empty_system)
-        text, spans = _render(model.processor, None if bare else wording.system, parts)
+        text, spans = _render(model.processor, wording.system, parts)
         lead = self.answer_lead
         if wording.style.answer_prefix:
             text, lead = text + lead + wording.style.answer_prefix, ""
@@ -449,10 +446,8 @@ def _tagged_parts(sample: Sample, wording: Wording) -> tuple[list[Part], list[tu
 def _render(processor: Any, system: str | None, parts: list[Part]) -> tuple[str, list[labels.Span]]:
     """The chat text by the checkpoint's own template, and the spans of system and user text in it.
 
-    system: None for a chat without a system turn.
-
     Neighbouring texts are one for the template: while it runs, a mark stands for each stretch of text, so that its
-    place is known.
+    place is known. system: None for no system turn.
     """
     stretches: list[list[Text]] = [] if system is None else [[Text(system, "system")]]
     content: list[dict[str, str]] = []

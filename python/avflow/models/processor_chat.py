@@ -49,7 +49,7 @@ class ProcessorFamily(chat.ChatFamily):
 
     Attributes:
         model_class, processor_class: names in transformers. reads: the kinds of media.
-        system: the system text; "": none but what the chat template writes by itself.
+        system: the system text; None: no system turn but what the chat template writes by itself.
         frames: of a video, where neither the caller nor the checkpoint's video processor says how many.
         sound_token: seconds. nested: the processor's call takes a list of videos for every text.
     """
@@ -57,11 +57,10 @@ class ProcessorFamily(chat.ChatFamily):
     model_class = ""
     processor_class = ""
     reads: tuple[str, ...] = ("video", "image")
-    system = ""
+    system: str | None = None
     frames = 8
     sound_token = 0.04  # 100 mel frames a second, of which four make a token
     nested = False
-    empty_system = False
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         import transformers
