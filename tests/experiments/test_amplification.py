@@ -24,7 +24,7 @@ def check(monkeypatch, model, prompt, one, rows, window, semantics="renormalize"
         weight = torch.softmax(score.masked_fill(~seen, -math.inf), -1)
         if semantics == "zero":
             weight = torch.where(cut, one.factor * weight, weight)
-        return (weight.to(v.dtype) @ v).transpose(1, 2)
+        return (weight.to(v.dtype) @ v).transpose(1, 2), weight
 
     largest, (clean, _) = 0.0, oracle.answer_logp(model.hf, prompt)
     with monkeypatch.context() as patched:

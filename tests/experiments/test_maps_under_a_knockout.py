@@ -15,9 +15,9 @@ def weights(model, prompt, knockout, layers, monkeypatch):
     attend, found = oracle.dense_attention, []
 
     def seen_too(q, k, v, seen, cut, scale, semantics):
-        eye = torch.eye(k.shape[2]).expand(*k.shape[:2], -1, -1)
-        found.append(attend(q, k, eye, seen, cut, scale, semantics)[0].mean(1))  # [n, n]
-        return attend(q, k, v, seen, cut, scale, semantics)
+        out, weight = attend(q, k, v, seen, cut, scale, semantics)
+        found.append(weight[0].mean(0))  # [n, n]
+        return out, weight
 
     monkeypatch.setattr(oracle, "dense_attention", seen_too)
     oracle.answer_logp(model.hf, prompt, knockout, layers)
