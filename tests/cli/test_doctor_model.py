@@ -82,10 +82,20 @@ def test_weights_that_are_not_there_or_not_wanted_or_too_large(tmp_path, without
     assert code == 0 and "its weights are not here" in facts["runs"]["verdict"] and "full causal" in str(facts)
 
 
-def test_a_model_that_is_refused(tmp_path, without_tokenizer):
-    """A window that the made prompt is longer than: by the masks alone, before a weight is read."""
+def test_a_window_that_the_made_prompt_is_longer_than(tmp_path, without_tokenizer):
     facts, code = told(saved(tmp_path, "mistral", sliding_window=16))
-    assert code == 1 and "sliding window of 16 tokens" in facts["problems"][0] and "runs" not in facts
+    assert code == 0 and facts["runs"]["verdict"] == "exact"
+
+
+def test_a_model_that_is_refused(tmp_path, without_tokenizer):
+    """By its layers alone, before a weight is read."""
+    config = tmp_path / "config.json"
+    name = saved(tmp_path, "qwen2")
+    changed = json.loads(config.read_text())
+    changed["layer_types"] = ["full_attention", "chunked_attention", "full_attention"]
+    config.write_text(json.dumps(changed))
+    facts, code = told(name)
+    assert code == 1 and "decoder layer 1 uses chunked_attention" in facts["problems"][0] and "runs" not in facts
     assert "problem: " in avflow_("doctor", str(tmp_path)).stdout
 
 
@@ -125,7 +135,7 @@ def test_a_model_of_no_family(tmp_path):
     assert code == 1 and len(facts["problems"]) == 1 and "no family serves model type 'granite'" in facts["problems"][0]
     assert facts["runs"]["verdict"] == "exact"
     facts, code = told(saved(tmp_path / "bad", "gemma2"))
-    assert code == 1 and "sliding_attention" in facts["problems"][1] and "runs" not in facts
+    assert code == 1 and "asks for softcap" in facts["problems"][1] and "runs" not in facts
 
 
 def test_what_cannot_be_looked_at(tmp_path):
