@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from priority import ordinary_priority
 
 TICK = Fraction(1, 90000)
 
@@ -81,7 +82,7 @@ class Film:
 
         count = round(2 * self.rate) if self.frames is None else self.frames
         times = np.arange(count) / float(self.rate) if self.times is None else self.times
-        with av.open(str(path), "w") as out:
+        with ordinary_priority(), av.open(str(path), "w") as out:
             stream = out.add_stream(self.codec, rate=self.rate, options=dict(self.options))
             stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixels
             tick = TICK if self.times is not None or self.start else 1 / Fraction(self.rate)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from clips import Clip, draw
+from priority import ordinary_priority
 
 RATE = 30
 
@@ -30,7 +31,7 @@ def write_recording(
     if codec not in av.codecs_available:
         pytest.skip(f"this FFmpeg has no {codec}")
     tick = Fraction(1, RATE)
-    with av.open(str(path), "w", format=container) as out:
+    with ordinary_priority(), av.open(str(path), "w", format=container) as out:
         stream = out.add_stream(codec, rate=RATE, options=options)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, pixels
         stream.time_base = stream.codec_context.time_base = tick
