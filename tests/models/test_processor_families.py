@@ -14,7 +14,7 @@ from tiny_families import ask
 
 import avflow
 from avflow.errors import InputError, MediaError, UnsupportedModelError
-from avflow.models.processor_labels import label_expanded, media_items
+from avflow.models.processor_labels import byte_offsets, label_expanded, media_items
 from avflow.prompts.labels import Span
 from avflow.tiny.tokenizer import build_tokenizer
 
@@ -175,6 +175,18 @@ def test_items_of_a_medium():
         media_items([M, 1, M, M], M, "video", 3)
     with pytest.raises(UnsupportedModelError, match="1 stretches of 2 tokens from a video of 3 frames"):
         media_items([M, M], M, "video", 3)
+
+
+def test_items_of_sound_that_has_fewer_tokens_a_second():
+    assert [item for _, item in media_items([9] * 51, 9, "audio", 0, 25).values()] == [0] * 25 + [1] * 25 + [2]
+
+
+def test_characters_of_tokens_that_spell_bytes():
+    """A token within a character has that character."""
+    text = "aü音b"
+    assert byte_offsets([b"a", *(bytes([b]) for b in "ü".encode()), "音b".encode()]) == [(0, 1), (1, 2), (1, 2), (2, 4)]
+    assert byte_offsets([text.encode()[:2], text.encode()[2:]]) == [(0, 2), (1, 4)]
+    assert byte_offsets([]) == []
 
 
 def test_ids_of_another_chat_are_refused():

@@ -190,7 +190,9 @@ class Changed:
         share: of each medium's tokens, above 0 and up to 1: int(share n) of n stay, at least its first frame.
 
     Raises:
-        InputError: a share out of range; in `select`, tokens that have no item.
+        InputError: a share out of range; in `select`, tokens that have no item, or frames of a video that are unlike
+            in size (VideoLLaMA 3 leaves patches out, LLaVA-OneVision ends a video with a token of its own): their
+            places are not each other's.
     """
 
     share: float
@@ -210,10 +212,20 @@ class Changed:
         stay = np.zeros(len(changed), bool)
         for number in np.unique(media):
             own = np.flatnonzero(media == number)
+            self._refuse_unlike_frames(view, own)
             first = int((view.items[own] == view.items[own[0]]).sum())
             count = max(first, int(self.share * len(own)))  # as published: not rounded, 0.29 of 100 is 28
             stay[own[np.argsort(-changed[own], kind="stable")[:count]]] = True
         return stay
+
+    def _refuse_unlike_frames(self, view: View, own: np.ndarray) -> None:
+        frames, sizes = np.unique(view.items[own], return_counts=True)
+        if view.groups()[own[0]] == "video" and (unlike := np.flatnonzero(sizes != sizes[0])).size:
+            at = unlike[0]
+            raise InputError(
+                f"{self}: frame {frames[at]} of a video has {sizes[at]} tokens, frame {frames[0]} has {sizes[0]}: what is "
+                "at a place of one is not at that of the other in this model; take EveryNth, or a policy by scores"
+            )
 
     def _changed(self, view: View, media: np.ndarray) -> np.ndarray:
         """float32 [n]: 1 - cosine similarity to the token before, infinity where there is none."""

@@ -32,10 +32,21 @@ class Labels:
         return np.array(self.table.names)[self.group]
 
     def media(self) -> np.ndarray:
-        """The number of the run of media tokens that each token is in, -1 for none: int32 [N]."""
+        """The number of the medium that each token is of, -1 for none: int32 [N].
+
+        That is a run of media tokens; of a video, whose frames may have their times between them in words, all runs
+        that go on with the next frame after nothing but `template`.
+        """
         inside = np.isin(self.group, [self.table[name] for name in _MEDIA])
-        begins = inside & ~np.concatenate([[False], inside[:-1]])
-        return np.where(inside, np.cumsum(begins) - 1, -1).astype(np.int32)
+        begins = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
+        ends = np.flatnonzero(inside & ~np.concatenate([inside[1:], [False]]))
+        written = np.cumsum(~inside & (self.group != self.table["template"]))  # tokens that are neither
+        before, after = ends[:-1], begins[1:]
+        video = (self.group[before] == self.table["video"]) & (self.group[after] == self.table["video"])
+        goes_on = video & (self.item[after] == self.item[before] + 1) & (written[after] == written[before])
+        new = np.zeros(len(inside), bool)
+        new[begins] = np.concatenate([[True], ~goes_on])[: len(begins)]
+        return np.where(inside, np.cumsum(new) - 1, -1).astype(np.int32)
 
     def places(self) -> np.ndarray:
         """How many tokens of the same medium, group and item stand before each: int32 [N]."""

@@ -99,6 +99,14 @@ class ChatFamily(Family):
         """
         return {}
 
+    def special_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """The special tokens: no text of a sample may hold one."""
+        return [token.content for token in tokenizer.added_tokens_decoder.values()]
+
+    def render(self, model: Model, system: str | None, parts: list[Part]) -> tuple[str, list[labels.Span]]:
+        """The chat text, one placeholder per medium, and what its characters are. system: None for no such turn."""
+        return _render(model.processor, system, parts)
+
     def lay_out(
         self,
         model: Model,
@@ -154,9 +162,10 @@ class ChatFamily(Family):
         """roles: group and item of every medium in turn; None: what the family says of its tokens."""
         tokenizer = tokenizer_of(model)
         own = (wording.system or "", wording.instruction, *wording.style.texts)
+        special = self.special_texts(tokenizer)
         for text in (*own, sample.question, *(sample.options or ()), sample.answer):
-            _check_text(tokenizer, text, sample)
-        text, spans = _render(model.processor, wording.system, parts)
+            _check_text(special, text, sample)
+        text, spans = self.render(model, wording.system, parts)
         lead = self.answer_lead
         if wording.style.answer_prefix:
             text, lead = text + lead + wording.style.answer_prefix, ""
@@ -378,10 +387,10 @@ def image_limits(processor: Any, low: int | None, high: int | None) -> tuple[int
     return pixel_limits(low, high, size["shortest_edge"], size["longest_edge"])
 
 
-def _check_text(tokenizer: PreTrainedTokenizerBase, text: str, sample: Sample) -> None:
-    for token in tokenizer.added_tokens_decoder.values():
-        if token.content in text:
-            raise InputError(f"sample {sample.id!r}: its text holds the special token {token.content!r}: take it out")
+def _check_text(special: list[str], text: str, sample: Sample) -> None:
+    for token in special:
+        if token in text:
+            raise InputError(f"sample {sample.id!r}: its text holds the special token {token!r}: take it out")
 
 
 def _check_length(model: Model, n: int, sample: Sample) -> None:

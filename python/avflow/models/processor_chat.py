@@ -118,13 +118,13 @@ class ProcessorFamily(chat.ChatFamily):
         known = set(inspect.signature(model.hf.forward).parameters)
 
         def encode(text: str) -> dict[str, Any]:
-            inputs = model.processor(text=[text], return_tensors="pt", **read.call)
-            return {name: value for name, value in inputs.items() if name in known}
+            return {name: value for name, value in self.call(model, text, read).items() if name in known}
 
         def label(text: str, spans: list[Span], ids: list[int]) -> tuple[list[str], list[int]]:
             mark = getattr(model.processor, f"{kind}_token")
-            groups, items = label_expanded(chat.tokenizer_of(model), text, spans, ids, mark)
-            for at, (group, item) in media_items(ids, self.media_id(model, kind), kind, len(read.times)).items():
+            groups, items = self.label_text(model, text, spans, ids, mark)
+            found = media_items(ids, self.media_id(model, kind), kind, len(read.times), round(2 / self.sound_token))
+            for at, (group, item) in found.items():
                 groups[at], items[at] = group, item
             return groups, items
 
@@ -132,6 +132,16 @@ class ProcessorFamily(chat.ChatFamily):
         prompt = self.lay_out(model, sample, read.media, words, encode, label)
         prompt.times = self._seconds(prompt, read)
         return prompt
+
+    def call(self, model: Model, text: str, read: ReadMedium) -> dict[str, Any]:
+        """What the processor makes of a rendered chat and its medium."""
+        return dict(model.processor(text=[text], return_tensors="pt", **read.call))
+
+    def label_text(
+        self, model: Model, text: str, spans: list[Span], ids: list[int], mark: str
+    ) -> tuple[list[str], list[int]]:
+        """As `label_expanded`, for the model's tokenizer."""
+        return label_expanded(chat.tokenizer_of(model), text, spans, ids, mark)
 
     def media_id(self, model: Model, kind: str) -> int:
         """The token that a medium of this kind becomes."""

@@ -12,7 +12,7 @@ from ..prompts.labels import Span, label_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-SEGMENT = 50  # sound tokens of an item: 2 s, as in the families that hear and see
+SEGMENT = 50  # sound tokens of an item, 25 a second: 2 s, as in the families that hear and see
 
 
 def label_expanded(
@@ -27,23 +27,53 @@ def label_expanded(
         InputError: the ids are not those of this chat with something in place of the mark.
     """
     whole = str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    before, found, after = text.partition(mark)
     again = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
+    if again["input_ids"] != list(ids):
+        raise _of_another_chat(mark)
+    return label_around(whole, again["offset_mapping"], text, spans, mark)
+
+
+def label_around(
+    whole: str, offsets: Sequence[tuple[int, int]], text: str, spans: Sequence[Span], mark: str
+) -> tuple[list[str], list[int]]:
+    """As `label_expanded`, from what the ids spell: `whole`, and the characters of it that each token stands for.
+
+    Raises:
+        InputError: it is not the chat with something in place of the mark.
+    """
+    before, found, after = text.partition(mark)
     fits = whole.startswith(before) and whole.endswith(after) and len(before) + len(after) < len(whole)
-    if not found or not fits or again["input_ids"] != list(ids):
-        raise InputError(
-            f"the processor's ids do not read as the chat with something in place of {mark!r}: chat template, "
-            "tokenizer and processor of the checkpoint do not belong together"
-        )
+    if not found or not fits:
+        raise _of_another_chat(mark)
     more = len(whole) - len(text)
     moved = [
         replace(span, start=span.start + more, stop=span.stop + more) if span.start >= len(before) else span
         for span in spans
     ]
-    return label_text(again["offset_mapping"], moved)
+    return label_text(offsets, moved)
 
 
-def media_items(ids: Sequence[int], token: int, kind: str, frames: int) -> dict[int, tuple[str, int]]:
+def byte_offsets(spelled: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Characters start..stop-1 that each token stands for, whole or in part, from the bytes of UTF-8 that it spells."""
+    offsets, count = [], 0
+    for piece in spelled:
+        begun = sum(byte & 0xC0 != 0x80 for byte in piece)  # other bytes go on with a character
+        inside = bool(piece) and piece[0] & 0xC0 == 0x80
+        offsets.append((count - inside, count + begun))
+        count += begun
+    return offsets
+
+
+def _of_another_chat(mark: str) -> InputError:
+    return InputError(
+        f"the processor's ids do not read as the chat with something in place of {mark!r}: chat template, "
+        "tokenizer and processor of the checkpoint do not belong together"
+    )
+
+
+def media_items(
+    ids: Sequence[int], token: int, kind: str, frames: int, segment: int = SEGMENT
+) -> dict[int, tuple[str, int]]:
     """Group and item of the medium's tokens: {position: (kind, item)}.
 
     A video's item is its frame: a stretch of tokens each, or, where they are one stretch, equal shares of it, of which
@@ -56,7 +86,7 @@ def media_items(ids: Sequence[int], token: int, kind: str, frames: int) -> dict[
     if kind == "image":
         return {position: (kind, 0) for position in at}
     if kind == "audio":
-        return {position: (kind, number // SEGMENT) for number, position in enumerate(at)}
+        return {position: (kind, number // segment) for number, position in enumerate(at)}
     stretch, stretches = -1, []
     for number, position in enumerate(at):
         stretch += number == 0 or at[number - 1] != position - 1

@@ -23,6 +23,7 @@ _MODULES = (
     "qwen2_audio",
     "smolvlm",
     "audio_flamingo3",
+    "voxtral",
 )
 
 

@@ -66,10 +66,8 @@ class Qwen25Omni(chat.ChatFamily):
             return load_complete(Thinker, folder, dtype, device, options, unused=self.speech)
 
     def make_empty(self, folder: str, config: dict[str, Any], **options: Any) -> nn.Module:
-        from transformers import Qwen2_5OmniThinkerForConditionalGeneration as Thinker
-
         with processing.without_talker_warnings():
-            return empty_of(Thinker, folder, options)
+            return empty_of(self.thinker_class(), folder, options)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         return processing.load_processor(processor_folder(folder, options))
