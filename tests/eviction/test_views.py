@@ -31,6 +31,16 @@ def test_media_and_places():
     assert places[1:11] == [0, 1, 2, 3, 0, 1, 0, 1, 2, 3] and places[12:17] == [0, 1, 0, 1, 0]
 
 
+def test_frames_that_stand_apart_are_one_medium():
+    """As in Qwen3-VL and InternVL: every frame after its time, or its number, in words."""
+    frame, table = ["template", "video", "video"], GroupTable()
+    names = [*frame * 3, "question_text", *frame * 2, "template", "image", "template", "image"]
+    items = [-1, 0, 0, -1, 1, 1, -1, 2, 2, -1, -1, 3, 3, -1, 4, 4, -1, 0, -1, 1]
+    found = Labels(table, table.ids(names), np.array(items, np.int32))
+    assert found.media().tolist() == [-1, 0, 0] * 3 + [-1] + [-1, 1, 1] * 2 + [-1, 2, -1, 3]
+    assert found.places()[[1, 2, 4, 5, 7, 8]].tolist() == [0, 1] * 3
+
+
 def test_a_view_tells_of_its_own_tokens():
     columns = np.array([2, 5, 9, 14], np.int32)
     ((part, view),) = views(
@@ -69,6 +79,16 @@ def test_changed_where_the_token_before_has_left():
     x = torch.ones(len(NAMES), 2)
     assert changed(0.5, x, np.array([1, 2, 3, 7, 8, 9, 10])) == [1, 2, 3]
     assert 10 in changed(0.6, x, np.array([1, 2, 3, 7, 8, 9, 10]))
+
+
+def test_changed_compares_frames_of_one_size_alone():
+    """VideoLLaMA 3 leaves patches out: the second patch of one frame is not that of the next."""
+    table, x = GroupTable(), torch.ones(5, 2)
+    one = Labels(table, table.ids(["video"] * 5), np.array([0, 0, 0, 1, 1], np.int32))
+    assert one.sizes().tolist() == [3, 3, 3, 2, 2]
+    ((_, view),) = views(STEP, one, np.arange(5), np.arange(5), lambda by: np.zeros(5), lambda: x)
+    with pytest.raises(InputError, match="frame 0 of a video has 3 tokens, frame 1 has 2: .* take EveryNth"):
+        Changed(0.5).select(view)
 
 
 def test_changed_over_a_gap():

@@ -44,8 +44,11 @@ class View:
             after a later layer its hidden states. For a policy that has scores, or says `uses_embeddings = True`.
         groups: called, str [n], the group of each token.
         media: called, int32 [n], the number of the medium: a run of video, audio and image tokens without text or a
-            mark in between. Counts from 0 in the prompt; -1 for other tokens.
+            mark in between; a video whose frames have their times between them is one. Counts from 0 in the prompt; -1
+            for other tokens.
         places: called, int32 [n], the token's place within its item: of a frame, row by row. Counts those too that
+            left before.
+        sizes: called, int32 [n], how many tokens the token's item has: of a frame, all of it. Counts those too that
             left before.
     """
 
@@ -58,6 +61,7 @@ class View:
     groups: Callable[[], np.ndarray] = _not_given
     media: Callable[[], np.ndarray] = _not_given
     places: Callable[[], np.ndarray] = _not_given
+    sizes: Callable[[], np.ndarray] = _not_given
 
 
 class Policy(Protocol):
@@ -219,12 +223,13 @@ class Changed:
         return stay
 
     def _refuse_unlike_frames(self, view: View, own: np.ndarray) -> None:
-        frames, sizes = np.unique(view.items[own], return_counts=True)
-        if view.groups()[own[0]] == "video" and (unlike := np.flatnonzero(sizes != sizes[0])).size:
-            at = unlike[0]
+        sizes = view.sizes()[own]
+        unlike = np.flatnonzero(sizes != sizes[0])
+        if view.groups()[own[0]] == "video" and unlike.size:
+            one, other = view.items[own[[0, unlike[0]]]]
             raise InputError(
-                f"{self}: frame {frames[at]} of a video has {sizes[at]} tokens, frame {frames[0]} has {sizes[0]}: what is "
-                "at a place of one is not at that of the other in this model; take EveryNth, or a policy by scores"
+                f"{self}: frame {one} of a video has {sizes[0]} tokens, frame {other} has {sizes[unlike[0]]}: in this "
+                "model a place of one is not the same place of the other; take EveryNth, or a policy by scores"
             )
 
     def _changed(self, view: View, media: np.ndarray) -> np.ndarray:

@@ -34,29 +34,38 @@ class Labels:
     def media(self) -> np.ndarray:
         """The number of the medium that each token is of, -1 for none: int32 [N].
 
-        That is a run of media tokens; of a video, whose frames may have their times between them in words, all runs
-        that go on with the next frame after nothing but `template`.
+        That is a run of media tokens. Of a video whose frames stand apart, each after its time in words, it is all of
+        its runs: those of one frame each, after nothing but `template`, that go on with the next frame.
         """
         inside = np.isin(self.group, [self.table[name] for name in _MEDIA])
         begins = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
         ends = np.flatnonzero(inside & ~np.concatenate([inside[1:], [False]]))
         written = np.cumsum(~inside & (self.group != self.table["template"]))  # tokens that are neither
         before, after = ends[:-1], begins[1:]
-        video = (self.group[before] == self.table["video"]) & (self.group[after] == self.table["video"])
-        goes_on = video & (self.item[after] == self.item[before] + 1) & (written[after] == written[before])
+        frame = (self.group[begins] == self.table["video"]) & (self.item[begins] == self.item[ends])
+        next_one = self.item[after] == self.item[before] + 1
+        goes_on = frame[:-1] & frame[1:] & next_one & (written[after] == written[before])
         new = np.zeros(len(inside), bool)
         new[begins] = np.concatenate([[True], ~goes_on])[: len(begins)]
         return np.where(inside, np.cumsum(new) - 1, -1).astype(np.int32)
 
     def places(self) -> np.ndarray:
         """How many tokens of the same medium, group and item stand before each: int32 [N]."""
+        return self._within()[0]
+
+    def sizes(self) -> np.ndarray:
+        """How many tokens of the same medium, group and item there are, for each: int32 [N]."""
+        return self._within()[1]
+
+    def _within(self) -> tuple[np.ndarray, np.ndarray]:
         keys = np.stack([self.item, self.group, self.media()])
         order = np.lexsort(keys)  # stable: by column within each
         begins = np.concatenate([[True], (keys[:, order[1:]] != keys[:, order[:-1]]).any(0)])[: len(order)]
         first = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
-        places = np.empty(len(order), np.int32)
+        places, sizes = np.empty(len(order), np.int32), np.empty(len(order), np.int32)
         places[order] = np.arange(len(order)) - first
-        return places
+        sizes[order] = np.bincount(first, minlength=len(order))[first]
+        return places, sizes
 
 
 def parts_of(step: Step, labels: Labels, columns: np.ndarray) -> np.ndarray:
@@ -100,7 +109,8 @@ def views(
     """
     parts, all_parts = parts_of(step, labels, columns), parts_of(step, labels, whole)
     scores, embeddings = cache(scores), cache(embeddings)
-    names, media, places = cache(labels.names), cache(labels.media), cache(labels.places)
+    names, media = cache(labels.names), cache(labels.media)
+    places, sizes = cache(labels.places), cache(labels.sizes)
     for number in np.unique(parts):
         at = np.flatnonzero(parts == number)
         mine = columns[at]
@@ -116,6 +126,7 @@ def views(
                 partial(_some, names, mine),
                 partial(_some, media, mine),
                 partial(_some, places, mine),
+                partial(_some, sizes, mine),
             ),
         )
 
