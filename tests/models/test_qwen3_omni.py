@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import evict_cases
 import numpy as np
@@ -10,6 +11,7 @@ import oracle
 import pytest
 import torch
 from clips import Clip, write_clip, write_wav
+from command import avflow_
 from tiny_families import qwen3_omni
 
 import avflow
@@ -63,6 +65,12 @@ def test_without_torchvision_it_is_the_same(folder, model, prompts):
                 if isinstance(value, bool)
                 else torch.allclose(value.float(), found.model_inputs[name].float(), atol=1e-6)
             ), name
+
+
+def test_doctor_looks_at_its_own_thinker(folder):
+    told = avflow_("doctor", folder, "--no-weights")
+    assert told.exit_code == 0 and "Qwen3OmniMoeThinkerForConditionalGeneration" in told.stdout
+    assert re.search(r"layers +3\n", told.stdout)
 
 
 def test_sound_stands_step_by_step(model, prompts):
