@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import avflow
 from avflow import plots
 from avflow.report.comparison import ComparedRun, compare_path
+from avflow.runs.look_shift import silent
 from avflow.synthetic import make_items, write_items
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "gallery"
@@ -30,6 +31,10 @@ def drawings(model: avflow.Model, samples: list[avflow.Sample]) -> dict[str, Cal
     share, lens = avflow.attention_share(model, samples), avflow.answer_lens(model, samples)
     heads = avflow.attention_share(model, samples, heads=True)
     words = avflow.token_lens(model, samples, "options")
+    deaf = avflow.load("tiny-omni")  # the same model, which is given no sound
+    shift = avflow.lens_shift(
+        model, deaf, samples, "question+options+last", ask=lambda prompt: deaf.prepare(silent(prompt))
+    )
     kept = avflow.pathways(
         model,
         samples,
@@ -53,6 +58,7 @@ def drawings(model: avflow.Model, samples: list[avflow.Sample]) -> dict[str, Cal
         "map_image": lambda: plots.map_image(attention, layer=1),
         "lens_lines": lambda: plots.lens_lines(lens),
         "word_lines": lambda: plots.word_lines(words, "option_correct"),
+        "shift_lines": lambda: plots.shift_lines(shift, title="With sound and without"),
         "pathway_bars": lambda: plots.pathway_bars(kept),
         "patch": lambda: plots.flow(patched, title="Own states put back", center="difference", interval="bca"),
         "eviction_lines": lambda: plots.eviction_lines(plan.results(), {step.group: step.after for step in plan.steps}),

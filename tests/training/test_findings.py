@@ -163,7 +163,7 @@ def test_interleaved_items_are_answered_from_the_candidates_through_text_not_str
 
 def test_the_right_candidate_is_needed_and_a_wrong_one_is_not(omni, items):
     """All edges out of it, in every layer; of the three wrong ones together for comparison."""
-    own, others = (f"{c}->reference+question+template+last" for c in ("candidate_correct", "candidate_incorrect"))
+    own, others = (f"{c}->question+reference+template+last" for c in ("candidate_correct", "candidate_incorrect"))
     table = avflow.sweep(omni, items, [own, others], window=1, style="top_down", layers=[0], select="all").table
     right = {cut: np.mean(_column(table, cut, "correct_knockout")) for cut in (own, others)}
     assert np.mean(_column(table, own, "correct")) >= 0.95
