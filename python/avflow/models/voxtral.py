@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from .base import Model
-    from .chat import Part
+    from .chat_text import Part
 
 # A turn as it reads. Each of these marks is one token, which no text of a sample makes: mistral-common spells it out.
 TURN, TURN_END, SOUND = "<s>[INST]", "[/INST]", "[BEGIN_AUDIO][AUDIO]"

@@ -7,7 +7,7 @@ from its characters and each media token from its place in its run. Nothing is d
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -76,13 +76,25 @@ def expand(plain: Sequence[int], real: Sequence[int], media: MediaIds) -> list[i
         media.audio: {media.audio},
         media.image: {media.image},
     }
+
+    def after(token: int, at: int) -> int | None:
+        if token not in runs:
+            return None
+        while at < len(real) and real[at] in runs[token]:
+            at += 1
+        return at
+
+    return expand_by(plain, real, after)
+
+
+def expand_by(plain: Sequence[int], real: Sequence[int], after: Callable[[int, int], int | None]) -> list[int]:
+    """As `expand`. after: (a plain token, where it begins in `real`) -> where it is over; None: no placeholder."""
     source: list[int] = []
     at = 0
     for number, token in enumerate(plain):
-        begin = at
-        if token in runs:
-            while at < len(real) and real[at] in runs[token]:
-                at += 1
+        begin, over = at, after(token, at)
+        if over is not None:
+            at = over
         elif at < len(real) and real[at] == token:
             at += 1
         if at == begin:

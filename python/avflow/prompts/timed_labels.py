@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..errors import InputError
+from .labels import expand_by
 
 _SECONDS = re.compile(r"<(\d+(?:\.\d+)?) seconds>")
 
@@ -38,24 +38,17 @@ def expand_timed(plain: Sequence[int], real: Sequence[int], media: TimedIds) -> 
     Raises:
         InputError: they do not line up.
     """
-    source: list[int] = []
-    at = 0
-    for number, token in enumerate(plain):
-        begin = at
+
+    def after(token: int, at: int) -> int | None:
         if token == media.video:
-            at = _after_video(real, at, media)
-        elif token == media.image:
-            while at < len(real) and real[at] == token:
-                at += 1
-        elif at < len(real) and real[at] == token:
+            return _after_video(real, at, media)
+        if token != media.image:
+            return None
+        while at < len(real) and real[at] == token:
             at += 1
-        if at == begin:
-            found: int | str = real[at] if at < len(real) else "the end"
-            raise InputError(f"token {number} of the chat text is {token}, the processor has {found} there (at {at})")
-        source += [number] * (at - begin)
-    if at != len(real):
-        raise InputError(f"the processor has {len(real) - at} tokens more than the chat text: first {real[at]}")
-    return source
+        return at
+
+    return expand_by(plain, real, after)
 
 
 def _after_video(real: Sequence[int], at: int, media: TimedIds) -> int:

@@ -67,14 +67,7 @@ def _entry(
     for title in PANELS:
         members = [path for path in paths if panel_of(path) == title]
         lines = [
-            {
-                "path": path,
-                "label": path_label(path),
-                "color": ink(style["color"]),
-                "dashes": dashes(style["linestyle"]),
-                "points": sorted(points[path]),
-                **({"quiet": True} if quiet(points[path]) else {}),
-            }
+            line_of(path, style, points[path]) | ({"quiet": True} if quiet(points[path]) else {})
             for path, style in zip(members, distinct_styles(members), strict=True)
         ]
         if lines:
@@ -91,3 +84,9 @@ def quiet(points: list[list]) -> bool:
 def lines_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """All lines of an entry, panel after panel."""
     return [line for panel in entry["panels"] for line in panel["lines"]]
+
+
+def line_of(path: str, style: dict[str, Any], points: list[list]) -> dict[str, Any]:
+    """A path's line as the page draws it. style: of `plots.style.distinct_styles`. points: [layer, value ..]."""
+    look = {"color": ink(style["color"]), "dashes": dashes(style["linestyle"])}
+    return {"path": path, "label": path_label(path), **look, "points": sorted(points)}

@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..plots.style import distinct_styles, path_label
+from ..plots.style import distinct_styles
 from ..results.change import average_change, significance
 from ..results.table import as_sweep, paths_of
 from ..runs.records import videos_of
-from .colors import dashes, ink
+from .flow import line_of
 
 
 def patch_data(table: pa.Table, direction: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,16 +42,7 @@ def patch_data(table: pa.Table, direction: str, records: list[dict[str, Any]]) -
             point = [row["layer"], row["change"], row["low"], row["high"], row["samples"]]
             points.setdefault(row["knockout"], []).append([*point, p[row["knockout"], row["layer"]]])
         sites = paths_of(rows)
-        lines = [
-            {
-                "path": site,
-                "label": path_label(site),
-                "color": ink(style["color"]),
-                "dashes": dashes(style["linestyle"]),
-                "points": sorted(points[site]),
-            }
-            for site, style in zip(sites, distinct_styles(sites), strict=True)
-        ]
+        lines = [line_of(site, style, points[site]) for site, style in zip(sites, distinct_styles(sites), strict=True)]
         entry = {"task": task, "samples": len(pc.unique(rows["prompt"])), "source": source, "direction": direction}
         out.append({**entry, "panels": [{"title": "", "lines": lines}]})
     return out
