@@ -51,13 +51,14 @@ class Labels:
 
     def places(self) -> np.ndarray:
         """How many tokens of the same medium, group and item stand before each: int32 [N]."""
-        return self._within()[0]
+        return self.within()[0]
 
     def sizes(self) -> np.ndarray:
         """How many tokens of the same medium, group and item there are, for each: int32 [N]."""
-        return self._within()[1]
+        return self.within()[1]
 
-    def _within(self) -> tuple[np.ndarray, np.ndarray]:
+    def within(self) -> tuple[np.ndarray, np.ndarray]:
+        """`places` and `sizes`, which one sorting gives."""
         keys = np.stack([self.item, self.group, self.media()])
         order = np.lexsort(keys)  # stable: by column within each
         begins = np.concatenate([[True], (keys[:, order[1:]] != keys[:, order[:-1]]).any(0)])[: len(order)]
@@ -109,8 +110,7 @@ def views(
     """
     parts, all_parts = parts_of(step, labels, columns), parts_of(step, labels, whole)
     scores, embeddings = cache(scores), cache(embeddings)
-    names, media = cache(labels.names), cache(labels.media)
-    places, sizes = cache(labels.places), cache(labels.sizes)
+    names, media, within = cache(labels.names), cache(labels.media), cache(labels.within)
     for number in np.unique(parts):
         at = np.flatnonzero(parts == number)
         mine = columns[at]
@@ -125,8 +125,8 @@ def views(
                 partial(_some, embeddings, at),
                 partial(_some, names, mine),
                 partial(_some, media, mine),
-                partial(_some, places, mine),
-                partial(_some, sizes, mine),
+                partial(_some, lambda: within()[0], mine),
+                partial(_some, lambda: within()[1], mine),
             ),
         )
 
