@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 # another torch must be harmless too. In .venv it would break every `from transformers import ...` outside of avflow.
 TORCHVISION ?= torchvision==0.28.0
 PYTEST_ARGS ?=
+# Processes that share the tests; 0: none but pytest's own, for --pdb.
+TEST_JOBS ?= 2
 
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
@@ -20,7 +22,7 @@ demo: ext
 	$(BIN)/avflow demo
 
 test: lint
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_JOBS) --dist worksteal $(PYTEST_ARGS)
 
 # vLLM has an environment of its own, of 4 GB: what it pins is not what avflow takes.
 VENV_VLLM ?= $(VENV)-vllm
