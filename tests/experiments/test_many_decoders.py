@@ -198,6 +198,31 @@ def test_walks_are_refused_where_an_mlp_is_given_more_than_hidden_states():
             run()
 
 
+class TypedByName(Typed):
+    """One that may do without them."""
+
+    def forward(self, x, moe_mm_token_type_ids=None):
+        return super().forward(x, moe_mm_token_type_ids)
+
+
+@pytest.mark.parametrize("mlp", [Typed, TypedByName])
+def test_they_are_refused_before_anything_runs(monkeypatch, mlp):
+    model, prompt = Model(made("qwen3"), Family()), tiny.text_prompt(64)
+    of_layer = type(model.layers[0])
+    known = of_layer.forward
+
+    def forward(self, x, moe_mm_token_type_ids=None, **named):
+        return known(self, x, **named)
+
+    monkeypatch.setattr(of_layer, "forward", forward)
+    for layer in model.layers:
+        layer.mlp = mlp(layer.mlp).eval()
+    # The media's encoders too are run by the model's own forward.
+    monkeypatch.setattr(model.hf, "forward", lambda **named: pytest.fail("the model was run"))
+    with pytest.raises(AvflowError, match=f"gives its {mlp.__name__} moe_mm_token_type_ids beside hidden states"):
+        avflow.sweep(model, prompt)
+
+
 @pytest.mark.parametrize("kind, message", BY_KNOCKOUT_ALONE.items())
 def test_all_but_knockouts_is_refused(kind, message):
     found = entries(Model(made(kind), Family()), tiny.text_prompt(64))

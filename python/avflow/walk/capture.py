@@ -29,6 +29,7 @@ from ..models.proof import turn
 from ..prompts.prompt import Prompt
 from .jobs import Columns
 from .layers import arguments_of, layer_input
+from .row_wise import check_row_wise
 
 
 @dataclass
@@ -120,6 +121,7 @@ def capture(model: Model, prompt: Prompt) -> Captured:
             "before a sweep or another experiment"
         )
     check_layers(model.text_model)
+    check_row_wise(model)
     with in_eval_mode(model):
         if model.plain_head is None:
             model.plain_head = is_plain(model)  # here, where the device may be waited for

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -53,6 +55,26 @@ def _refuse_more(module: nn.Module, more: tuple[Any, ...], named: dict[str, Any]
             f"a decoder layer gives its {type(module).__name__} {', '.join(given)} beside hidden states: avflow runs "
             "it on some rows at a time and does not carry that; avflow.knockout, in the model's own forward, does"
         )
+
+
+def check_row_wise(model: Model) -> None:
+    """Raises UnsupportedModelError, before anything has run, where a layer will give its MLP more than hidden states.
+
+    That is told from names: what an MLP asks for, or takes by a name that its layer takes too (Ernie 4.5 VL's kinds of
+    tokens). What no name tells is refused where it is given (`_refuse_more`).
+    """
+    for layer in model.layers:
+        named = _named_more(type(layer).forward, type(layer.mlp).forward) if hasattr(layer, "mlp") else ()
+        if named:
+            _refuse_more(layer.mlp, (), dict.fromkeys(named))
+
+
+@cache  # a signature takes some 20 us, every capture asks for all layers'
+def _named_more(of_layer: Callable[..., Any], of_mlp: Callable[..., Any]) -> tuple[str, ...]:
+    known = inspect.signature(of_layer).parameters
+    more = list(inspect.signature(of_mlp).parameters.values())[2:]  # after self and the rows
+    more = [p for p in more if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return tuple(p.name for p in more if p.default is p.empty or p.name in known)
 
 
 def chunked_mlps(model: Model) -> list[Patch]:
