@@ -118,7 +118,7 @@ def _kernels(problems: list[str]) -> dict[str, Any]:
             f"the compiled module is of avflow {avflow_ext.__version__}, this is {__version__}: "
             "`make ext` or `pip install .` builds it anew"
         )
-    facts = {"compiled module": _C.__file__, "compiled from": f"avflow {avflow_ext.__version__}"}
+    facts: dict[str, Any] = {"compiled module": _C.__file__, "compiled from": f"avflow {avflow_ext.__version__}"}
     facts |= {k: v for k, v in capabilities.items() if k not in ("cuda", "ops")}
     for op, paths in capabilities["ops"].items():
         facts[op] = [f"{device} {path or 'none'}" for device, path in paths.items()]
