@@ -2,6 +2,7 @@
 
 import filecmp
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+# The one place that says the version: read, since an import would need what avflow needs.
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "python/avflow/__init__.py").read_text("utf-8"), re.M)[1]
 BESIDE = ("include", "lib", "share")  # of avflow_ext/, made by CMakeLists.txt
 sys.path.insert(0, str(ROOT / "tools"))
 from build_backend import TORCH, find_torch  # noqa: E402
@@ -52,6 +55,7 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "AVFLOW_TORCH_DIR": torch,
             "AVFLOW_OUTPUT_DIR": target.parent,
+            "AVFLOW_PYTHON_VERSION": VERSION,
             "AVFLOW_PYTHON": "ON",
             "AVFLOW_TORCH": "ON",
             "AVFLOW_PACKAGE": "ON",
@@ -94,6 +98,7 @@ class FreshBuildPy(build_py):
 
 
 setup(
+    version=VERSION,
     long_description=page((ROOT / "README.md").read_text(encoding="utf-8"), os.environ.get("AVFLOW_SOURCE_URL", "")),
     long_description_content_type="text/markdown",
     project_urls=urls(os.environ.get("AVFLOW_SOURCE_URL", "")),

@@ -14,6 +14,7 @@ class _CudaBuild(TypedDict):
     hopper: bool  # whether the kernel of sm_90a is compiled
     error: str | None  # why it sees no device
 
+__version__: str  # of the avflow that it was built from
 KEY_TILE: int  # keys of one tile of the plan
 
 class Cut:

@@ -1,5 +1,6 @@
 """Structured attention, masked by token columns instead of an N x N mask, and the gathers of an eviction."""
 
+from ._load import __version__
 from .attention import attention, capabilities
 from .gather import compact, compact_reference, gather_rms_norm, gather_rms_norm_reference
 from .packing import cut_columns
@@ -17,6 +18,7 @@ __all__ = [
     "Cut",
     "Streams",
     "Tokens",
+    "__version__",
     "attention",
     "attention_reference",
     "capabilities",

@@ -30,13 +30,14 @@ try:
 
     if not _ready:
         torch.ops.load_library(OPERATORS)
-except (ImportError, OSError) as error:
+    __version__ = _C.__version__
+except (ImportError, OSError, AttributeError) as error:
     raise ImportError(
         f"avflow's compiled module cannot be loaded with torch {torch.__version__}: {error}. "
         "Install avflow with `pip install .`, or build it in place with `make ext`."
     ) from error
 
-__all__ = ["_C"]
+__all__ = ["_C", "__version__"]
 
 
 @torch.library.register_fake("avflow::attention")

@@ -162,6 +162,7 @@ py::dict plan_size(const Int32Array& packed) {
 
 PYBIND11_MODULE(_C, m) {
     m.doc() = "Packs attention problems and tells what the kernels can do; libavflow_torch.so has the operators.";
+    m.attr("__version__") = AVFLOW_PYTHON_VERSION;
 
     py::class_<Cut>(m, "Cut").def(
         py::init([](uint64_t source, uint64_t target, std::optional<std::vector<int32_t>> streams, bool other_items,

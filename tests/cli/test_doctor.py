@@ -7,6 +7,7 @@ import sys
 from command import avflow_
 
 import avflow.cli.doctor
+import avflow_ext
 
 
 def test_doctor(monkeypatch):
@@ -23,6 +24,16 @@ def test_doctor(monkeypatch):
     assert own["tiny-omni"] in text
     assert "compiled module" in text and "torchvision" in text
     assert all(f"problem: {p}" in text for p in facts["problems"])
+
+
+def test_doctor_tells_of_a_module_of_another_version(monkeypatch):
+    """Such as after `git pull` without `make ext`."""
+    monkeypatch.setattr(avflow.cli.doctor, "checked_models", lambda problems: {"tiny-omni": "not looked at"})
+    assert f"avflow {avflow.__version__}" in avflow_("doctor").stdout
+    monkeypatch.setattr(avflow_ext, "__version__", "0.1.0")
+    result = avflow_("doctor")
+    assert result.exit_code == 1
+    assert f"problem: the compiled module is of avflow 0.1.0, this is {avflow.__version__}: `make ext`" in result.stdout
 
 
 def test_doctor_asks_the_plug_in_for_vllm(monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 
@@ -13,6 +15,19 @@ import avflow
 from avflow.data.ahead import ahead
 from avflow.errors import InputError, MediaError
 
+STOPPED = """
+import sys, time, torch
+from avflow.data.ahead import ahead
+
+def make(n):
+    begun = time.monotonic()
+    while n and time.monotonic() - begun < 0.5:
+        torch.nn.functional.interpolate(torch.rand(1, 3, 64, 64), size=32, mode="bicubic")
+    return n
+
+for n in ahead(make, range(3)):
+    sys.exit(130)
+"""
 ASK = {"question": "Which?", "options": ["red", "blue"], "answer": "red"}
 
 
@@ -71,6 +86,12 @@ def test_nothing_is_waited_for_at_the_end(ending):
     time.sleep(0.1)
     assert len(begun) <= 3
     assert not any(t.name == "avflow-ahead" and t.is_alive() for t in threading.enumerate())
+
+
+def test_a_program_that_is_stopped_ends_by_itself():
+    """Python ends daemon threads where they stand: within torch's code that was SIGABRT."""
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_a_sweep_is_the_same_with_threads(tmp_path):

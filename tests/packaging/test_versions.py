@@ -1,5 +1,6 @@
 """What is said twice agrees: versions of the package, and of the tools that check the code."""
 
+import importlib.metadata
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 import avflow
+import avflow_ext
 
 ROOT = Path(__file__).resolve().parents[2]
 PYPROJECT = (ROOT / "pyproject.toml").read_text()
@@ -22,6 +24,13 @@ def test_citation_and_changelog_know_this_version():
     )
     assert avflow.__version__.partition(".dev")[0] in dict(versions)
     assert [number for number, when in versions if when == "unreleased"] in ([], [versions[0][0]])
+
+
+def test_one_place_says_the_version():
+    """python/avflow/__init__.py: setup.py reads it, and compiles it into the module."""
+    assert avflow_ext.__version__ == avflow.__version__ == importlib.metadata.version("avflow")
+    assert "version" in re.search(r"^dynamic = \[(.*)\]", PYPROJECT, re.MULTILINE).group(1)
+    assert not re.search(r"^version = ", PYPROJECT, re.MULTILINE)
 
 
 def hooks() -> list[dict]:

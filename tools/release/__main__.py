@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import aarch64
+import image
 import installed
 import looks
 import packages
@@ -76,6 +77,9 @@ def main() -> int:
             release.python(version, version in a.tried)
         report.step("what PyPI shows", looks.pages)
         report.step("what is in the wheels", looks.contents)
+    report.step("the Dockerfile", image.lint)
+    report.step("the Dockerfile's steps, without docker", image.trial)
+    report.step("the conda recipes", looks.recipes)
     report.step("aarch64", aarch64.programs)
     return report.end()
 

@@ -45,6 +45,21 @@ def workflow() -> str:
     return path.name
 
 
+def recipes() -> str:
+    """The conda recipes, as rattler-build reads and renders them; no channel is asked."""
+    from rattler_build import Stage0Recipe, VariantConfig
+
+    variants = VariantConfig.from_yaml(
+        'python: ["3.12.* *_cpython"]\nc_stdlib: [sysroot]\nc_stdlib_version: ["2.28"]\n'
+    )
+    found = []
+    for path in sorted((ROOT / "conda").glob("*/recipe.yaml")):
+        for made in Stage0Recipe.from_file(path).render(variants):
+            package = made.recipe.to_dict()["package"]
+            found.append(f"{package['name']} {package['version']}")
+    return ", ".join(found)
+
+
 def all_platforms() -> str:
     return "\n".join(platform_of(wheel) for wheel in sorted(DIST.glob("avflow-*.whl")))
 

@@ -111,7 +111,15 @@ def _kernels(problems: list[str]) -> dict[str, Any]:
     except (ImportError, AttributeError) as error:
         problems.append(f"the compiled module cannot be used ({error}): `make ext` or `pip install .` builds it")
         return {"compiled module": "missing"}
-    facts = {"compiled module": _C.__file__, **{k: v for k, v in capabilities.items() if k not in ("cuda", "ops")}}
+    from .. import __version__
+
+    if avflow_ext.__version__ != __version__:
+        problems.append(
+            f"the compiled module is of avflow {avflow_ext.__version__}, this is {__version__}: "
+            "`make ext` or `pip install .` builds it anew"
+        )
+    facts: dict[str, Any] = {"compiled module": _C.__file__, "compiled from": f"avflow {avflow_ext.__version__}"}
+    facts |= {k: v for k, v in capabilities.items() if k not in ("cuda", "ops")}
     for op, paths in capabilities["ops"].items():
         facts[op] = [f"{device} {path or 'none'}" for device, path in paths.items()]
     cuda = capabilities["cuda"]
