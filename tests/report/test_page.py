@@ -353,9 +353,27 @@ def test_the_comparison_has_the_same_skeleton_and_style(folders, tmp_path):
     assert "a/run is not finished" in text and text.count("<img") == len(cases.PATHS) and "<script" not in text
     style = re.search(r"<style>(.*?)</style>", text, re.S)[1]
     assert style == re.search(r"<style>(.*?)</style>", report_together(folders, tmp_path).read_text(), re.S)[1]
-    rows = list(csv.reader(io.StringIO((tmp_path / "out" / "comparison.csv").read_text())))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "out" / "comparison.csv").read_text())))
     cells = [html.unescape(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", text)]
-    assert cells == [cell for row in rows[1:] for cell in row]
+    assert "95 % interval" in text and len(cells) == len(rows) * (len(rows[0]) - 1)  # low and high in one
+    of_row = [cells[i : i + len(rows[0]) - 1] for i in range(0, len(cells), len(rows[0]) - 1)]
+    for own, (run, model, task, samples, accuracy, path, layer, depth, change, band, p) in zip(
+        rows, of_row, strict=True
+    ):
+        assert (run, model, task, samples, path, layer) == tuple(
+            own[name] for name in ("run", "model", "task", "samples", "path", "layer")
+        )
+        numbers = [number(text) for text in (accuracy, depth, change, *band.split(" … "))]
+        want = [float(own[name]) for name in ("accuracy", "depth", "change_percent", "low", "high")]
+        assert numbers == pytest.approx(want, rel=0.005, abs=0.05)
+        assert p == {"": "–", "1.0": "1"}.get(own["p"]) or own["p"] and abs(number(p) - float(own["p"])) < 0.001
+
+
+def number(text):
+    """What a page's number says; it has at most three significant digits, and no hyphen for a minus."""
+    digits = re.sub(r"[^0-9.]", "", text)
+    assert "-" not in text and (len(digits.replace(".", "").lstrip("0")) <= 3 or re.fullmatch("[0-9]{3}0+", digits))
+    return float(digits) * (-1 if text.startswith("−") else 1)
 
 
 def test_runs_over_the_same_samples_are_compared_sample_by_sample(folders, tmp_path):

@@ -138,7 +138,7 @@ def test_hover_shows_the_numbers_of_the_table(opened, folder):
     table = read(folder / "run").table
     color = table.filter(pc.equal(table["task"], "color"))
     want = cases.numbers_of(mean_change(color))["video->question", 3]
-    form = [f"{v:+.2f}".replace("-", "−") for v in want[:3]]
+    form = [f"{v:+.1f}".replace("-", "−") for v in want[:3]]
     # Panel 2 (into the question); layers 0 to 5, the pointer a little right of layer 3.
     told = hover(opened, "#flow section:nth-child(2) svg", 0.66)
     assert "Layer 3, 12 samples" in told and form[0] in told and f"{form[1]} … {form[2]}" in told

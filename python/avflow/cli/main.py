@@ -99,6 +99,10 @@ def report(
     title: Annotated[str, typer.Option(help="Heading of the figures.")] = "Information flow",
     out: Annotated[Path, typer.Option(help="Where the page of several folders goes.")] = Path("avflow-comparison"),
     media: Annotated[bool, typer.Option(help="Pictures and waveforms of samples on the page.")] = True,
+    center: Annotated[
+        str | None,
+        typer.Option(help="mean, ratio_of_means, log_ratio or difference; mean, or difference where p_clean < 1 %."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Draw the figures and report.html again, from the rows alone; of several folders one page, and a comparison."""
@@ -106,14 +110,16 @@ def report(
         from ..report.collect import kind_of
         from ..report.comparison import compare
         from ..report.write import report_together
+        from ..results.default_center import checked_center
 
         sweeps = [folder for folder in runs if kind_of(folder) == "sweep"]
         options: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title, "media": media}
+        options["center"] = checked_center(center)
         for folder in sweeps:
             for path in draw(folder, **options):
                 typer.echo(path)
         if len(sweeps) > 1:
-            for path in compare(sweeps, out, select=select, title=title):
+            for path in compare(sweeps, out, select=select, title=title, center=options["center"]):
                 typer.echo(path)
         if len(runs) > 1:
             typer.echo(report_together(runs, out, **options))
@@ -129,13 +135,20 @@ def view(
     first_layer: Annotated[int, typer.Option(help="Number of the first layer on the axis, 0 or 1.")] = 0,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Information flow",
     media: Annotated[bool, typer.Option(help="Pictures and waveforms of samples.")] = True,
+    center: Annotated[
+        str | None,
+        typer.Option(help="mean, ratio_of_means, log_ratio or difference; mean, or difference where p_clean < 1 %."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Show run folders in a browser on this machine, each sample when it is chosen: for runs of many samples."""
     with cli_errors():
         from ..report.view import View, address, server
+        from ..results.default_center import checked_center
 
-        shown = View(runs, select=select, first_layer=first_layer, title=title, media=media)
+        shown = View(
+            runs, select=select, first_layer=first_layer, title=title, media=media, center=checked_center(center)
+        )
         with server(shown, port) as serving:
             typer.echo(f"view        {address(serving)}  (Ctrl-C ends it)")
             with suppress(KeyboardInterrupt):

@@ -25,6 +25,7 @@ from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
 from ..results.change import Center, Clusters, Interval, average_change, axis_of, target_of
+from ..results.default_center import default_center, default_interval, unit_of
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .drawable import heading, table_with
@@ -78,12 +79,12 @@ def flow(
     `paths`: names to draw (default: all that have a value). `select`: correct, wrong or all samples.
     `first_layer`: the number the axis gives to the first layer, 0 or 1. `ax`: draw there instead of a new figure.
     `center`, `interval`, `cluster`: of `avflow.results.average_change`; the axis says which average it is. By default
-    the mean of percentages with bootstrap-t bands, of a table of `avflow.patch` points with BCa's: a site may lift an
-    answer from next to nothing, by any number of percent.
+    the mean of percentages with bootstrap-t bands; points with BCa's, of a table of `avflow.patch` and where a sample's
+    clean probability is below 1 % and far below another's: a cut may lift such an answer from next to nothing, by any
+    number of percent.
     """
     check_first_layer(first_layer)
-    center, interval = _of_kind(table, center, interval)
-    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
+    table, center, interval = _taken(table, select, center, interval)
     chosen = _chosen(table, paths)
     how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval, cluster=cluster)
     means = average_change(table.filter(_is_in(table, chosen)), **how)
@@ -112,8 +113,7 @@ def flow_panels(
 ) -> tuple[Figure, list[Axes]]:
     """`flow` with the paths in one panel per kind of target (media, question and options, last token), one scale."""
     check_first_layer(first_layer)
-    center, interval = _of_kind(table, center, interval)
-    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
+    table, center, interval = _taken(table, select, center, interval)
     how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval, cluster=cluster)
     means = average_change(table, **how)
     drawn = _chosen(table, None)
@@ -148,11 +148,10 @@ def heat_map(
 ) -> tuple[Figure, Axes]:
     """Average change as colour, a row per path and a column per layer; grey where there is no value.
 
-    `center`: as of `flow`; by default the mean, in percent, of a table of `avflow.patch` points.
+    `center`: as of `flow`, by default too.
     """
     check_first_layer(first_layer)
-    center, _ = _of_kind(table, center, None)
-    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
+    table, center, _ = _taken(table, select, center, None)
     chosen = _chosen(table, paths)
     means = average_change(table.filter(_is_in(table, chosen)), center=center, resamples=1)
     layers = np.unique(table["layer"].to_numpy())
@@ -185,8 +184,7 @@ def heat_map(
         ax.set_xlabel("Layer (window centre)")
         ax.set_title(_titled(table.filter(_is_in(table, chosen)), title), loc="left")
         bar = figure.colorbar(image, ax=ax, pad=0.015, fraction=0.05, aspect=2 + 1.6 * len(chosen))
-        unit = "points" if center == "difference" else "%"
-        bar.set_label(f"Change ({unit})" + (", predicted token" if target_of(table) == "own" else ""))
+        bar.set_label(f"Change ({unit_of(center)})" + (", predicted token" if target_of(table) == "own" else ""))
         bar.outline.set_visible(False)
     return Drawn(figure, ax)
 
@@ -201,11 +199,16 @@ def widths(
     first_layer: int = 0,
     confidence: float = 0.95,
     seed: int = 0,
+    center: Center | None = None,
+    interval: Interval | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """Ablation of the window's width: `flow` of one path, a line and a band per width, wider windows darker."""
+    """Ablation of the window's width: `flow` of one path, a line and a band per width, wider windows darker.
+
+    `center`, `interval`: as of `flow`.
+    """
     check_first_layer(first_layer)
-    table = select_rows(table_with(table, COLUMNS, "avflow.sweep"), select)
+    table, center, interval = _taken(table, select, center, interval)
     table = table.filter(_is_in(table, _chosen(table, [path])))
     there = widths_of(table)
     shades = mpl.colormaps["viridis_r"](np.linspace(0.12, 0.95, len(there)))
@@ -214,13 +217,14 @@ def widths(
         figure, ax = canvas(ax, (5.4, 3.0))
         ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
         for n, width in enumerate(there):
-            means = average_change(one_width(table, width), confidence=confidence, seed=seed)
+            how: Any = dict(confidence=confidence, seed=seed, center=center, interval=interval)
+            means = average_change(one_width(table, width), **how)
             style = {"color": shades[n], "linestyle": dashes[n % len(dashes)]}
             _line(ax, means.sort_by("layer"), first_layer, f"{width} layer{'s' * (width != 1)}", style)
         _decorate(ax, table, title or path_label(path))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         ax.margins(x=0.02)
-        ax.set_ylabel(axis_of(table, "mean"))
+        ax.set_ylabel(axis_of(table, center))
         _span(ax)
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, handlelength=2.4, title="Window")
     return Drawn(figure, ax)
@@ -244,10 +248,14 @@ def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
     return out
 
 
-def _of_kind(table: Any, center: Center | None, interval: Interval | None) -> tuple[Center, Interval]:
-    """The defaults for a table of this kind, before its columns get a sweep's names."""
-    patched = "site" in getattr(getattr(table, "table", table), "column_names", ())
-    return center or ("difference" if patched else "mean"), interval or ("bca" if patched else "bootstrap-t")
+def _taken(
+    given: Any, select: str, center: Center | None, interval: Interval | None
+) -> tuple[pa.Table, Center, Interval]:
+    """The rows to draw, and how they are averaged where that is not asked for."""
+    patched = "site" in getattr(getattr(given, "table", given), "column_names", ())
+    table = select_rows(table_with(given, COLUMNS, "avflow.sweep"), select)
+    usual: Center = "difference" if patched else default_center(table)
+    return table, center or usual, interval or default_interval(usual if patched or center is None else "mean")
 
 
 def check_first_layer(first_layer: int) -> None:

@@ -21,6 +21,8 @@ from ..experiments.lens_shift import SCHEMA as SHIFT
 from ..experiments.patch import SCHEMA as PATCH
 from ..experiments.sweep_text import SCHEMA as TEXT
 from ..experiments.token_lens import SCHEMA as TOKENS
+from ..results.change import Center
+from ..results.default_center import default_center
 from ..results.results import read
 from ..results.schemas import PLAN_EVICTION
 from ..results.table import checked, one_width, read_parquet, widths_of
@@ -51,7 +53,11 @@ def kind_of(folder: str | Path) -> str:
 
 @renamed_keyword("which", "select")
 def collect(
-    folders: Sequence[str | Path], select: str = "all", media: bool = False, brief: bool = False
+    folders: Sequence[str | Path],
+    select: str = "all",
+    media: bool = False,
+    brief: bool = False,
+    center: Center | None = None,
 ) -> dict[str, Any]:
     """What the folders hold, as JSON values; a key is absent where no folder has it.
 
@@ -61,17 +67,20 @@ def collect(
 
     Args:
         select: correct, wrong or all samples of the sweeps. media: read the files of some samples (see add_media).
-        brief: as of `each_sample`.
+        brief: as of `each_sample`. center: as of `flow_data`; one for all sweeps of the page.
 
     Raises:
         InputError: a folder that cannot be read or has nothing for a page, two of one kind but sweeps.
     """
     found: dict[str, Any] = {"folders": []}
     names, shown = folder_names(folders), set[str]()
-    for folder, name in zip(map(Path, folders), names, strict=True):
-        kind = kind_of(folder)
+    named = [(Path(folder), name, kind_of(folder)) for folder, name in zip(folders, names, strict=True)]
+    swept = {name: swept_rows(folder, name, select) for folder, name, kind in named if kind == "sweep"}
+    center = center or default_center(*(rows.table for parts in swept.values() for rows in parts))
+    for folder, name, kind in named:
         if kind == "sweep":
-            own = _sweeps(folder, name, select, brief, found["folders"])
+            found["folders"].append(_swept_folder(folder, name, swept[name]))
+            own = [_sweep(rows, brief, center) for rows in swept[name]]
             found.setdefault("sweeps", []).extend(own)
             if media:
                 add_media(own[0]["each"], read_told(folder), shown)
@@ -112,27 +121,24 @@ def swept_rows(folder: Path, name: str, select: str) -> list[SweptRows]:
     return [SweptRows(called, part, records, told, results.meta) for called, part in parts]
 
 
-def _sweeps(folder: Path, name: str, select: str, brief: bool, folders: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    found = swept_rows(folder, name, select)
+def _swept_folder(folder: Path, name: str, found: Sequence[SweptRows]) -> dict[str, Any]:
     meta = found[0].meta
-    config = meta.get("config") or {}
-    folders.append({"name": name, "kind": "sweep", "config": config, "versions": meta.get("versions") or {}})
-    folders[-1]["check"] = worst_check(found[0].records)
-    folders[-1]["kernels"] = sorted(set(read(folder).table["kernel"].to_pylist()) - {None, ""})
-    return [_sweep(rows, brief) for rows in found]
+    about = {"name": name, "kind": "sweep", "config": meta.get("config") or {}, "versions": meta.get("versions") or {}}
+    kernels = sorted(set(read(folder).table["kernel"].to_pylist()) - {None, ""})
+    return {**about, "check": worst_check(found[0].records), "kernels": kernels}
 
 
-def _sweep(rows: SweptRows, brief: bool) -> dict[str, Any]:
+def _sweep(rows: SweptRows, brief: bool, center: Center) -> dict[str, Any]:
     table, records, meta = rows.table, rows.records, rows.meta
     summary = summarize(table, records)
     return {
         "name": rows.name,
-        "flow": flow_data(table, records),
+        "flow": flow_data(table, records, center),
         "layers": (pc.max(table["layer"]).as_py() or 0) + 1 if table.num_rows else 0,
         "finished": bool(meta.get("finished")),
         "counts": summary["samples"] if records else {},
         "ids": pc.unique(table["prompt"]).to_pylist(),
-        "each": each_sample(table, records, rows.told, brief),
+        "each": each_sample(table, records, rows.told, brief, center),
         "rows": table.num_rows,
         "failed": summary["failed"],
         "strongest": summary["paths"],

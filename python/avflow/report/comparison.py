@@ -21,12 +21,13 @@ from ..errors import InputError
 from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, path_label
-from ..results.change import difference, mean_change, significance, target_of
+from ..results.change import AXES, Center, average_change, difference, significance, target_of
+from ..results.default_center import checked_center, default_center, default_interval
 from ..results.export import csv_text
 from ..results.results import read
 from ..results.table import paths_of
 from ..results.table import select as select_rows
-from ..results.tasks import between_tasks
+from ..results.tasks import PerSample, between_tasks
 from ..runs.records import read_records, videos_of
 from .html import comparison_page
 from .names import folder_names
@@ -77,25 +78,27 @@ def read_runs(folders: Sequence[str | Path], select: str = "all") -> list[Compar
     return runs
 
 
-def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+def comparison_rows(runs: Sequence[ComparedRun], center: Center = "mean") -> list[dict[str, Any]]:
     """One row per run, task ("all" first) and path: how many samples, how many right, where the path is strongest.
 
     accuracy: share of the samples asked for that the clean model answers right, or None where that is not recorded;
     of one task, of those that were swept. change_percent: mean over samples, at `layer`, with its 95 % interval low to
-    high, and p, corrected for all paths and layers of that run and task. depth: layer / last layer.
+    high (another `center`: that average; "difference": change_points), and p, corrected for all paths and layers of
+    that run and task. depth: layer / last layer.
     """
-    out = []
+    out, name = [], "change_points" if center == "difference" else "change_percent"
     for run in runs:
         cluster = run.clusters
         tasks = sorted({t for t in pc.unique(run.table["task"]).to_pylist() if t})
         for task in ["all", *(tasks if len(tasks) > 1 else [])]:
             table = run.table if task == "all" else run.table.filter(pc.equal(run.table["task"], task))
-            means = mean_change(table, cluster=cluster)
-            p = {(r["knockout"], r["layer"]): r["p"] for r in significance(table, cluster=cluster).to_pylist()}
+            how: dict[str, Any] = {"center": center, "cluster": cluster}
+            means = average_change(table, interval=default_interval(center), **how)
+            p = {(r["knockout"], r["layer"]): r["p"] for r in significance(table, **how).to_pylist()}
             samples, accuracy = _accuracy(run, table, task)
             for path in paths_of(table):
                 rows = means.filter(pc.equal(means["knockout"], path)).to_pylist()
-                top = max(rows, key=lambda r: abs(r["mean"])) if rows else None
+                top = max(rows, key=lambda r: abs(r["change"])) if rows else None
                 out.append(
                     {
                         "run": run.name,
@@ -106,7 +109,7 @@ def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
                         "path": path,
                         "layer": top and top["layer"],
                         "depth": top and round(top["layer"] / max(1, run.last_layer), 3),
-                        "change_percent": top and round(top["mean"], 4),
+                        name: top and round(top["change"], 4),
                         "low": _rounded(top and top["low"]),
                         "high": _rounded(top and top["high"]),
                         "p": _rounded(top and p[path, top["layer"]]),
@@ -115,17 +118,17 @@ def comparison_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     return out
 
 
-def difference_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+def difference_rows(runs: Sequence[ComparedRun], center: PerSample = "mean") -> list[dict[str, Any]]:
     """One row per two runs and path that both have: where they differ most, sample by sample, and how sure that is.
 
     Only of runs with samples in common. difference: of the first less the second, in percentage points, at `layer` of
     the first, and of the same relative depth in the second, with a band that holds all layers and paths at once; p,
-    corrected for them.
+    corrected for them. center: "mean", of the percentages, or "difference", in points of probability.
     """
     out = []
     for a, b in itertools.combinations(runs, 2):
         try:
-            found = difference(a.table, b.table, depth=a.last_layer != b.last_layer, cluster=a.clusters)
+            found = difference(a.table, b.table, center=center, depth=a.last_layer != b.last_layer, cluster=a.clusters)
         except InputError:  # nothing in common
             continue
         for path in paths_of(found):
@@ -137,7 +140,7 @@ def difference_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
     return out
 
 
-def task_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
+def task_rows(runs: Sequence[ComparedRun], center: PerSample = "mean") -> list[dict[str, Any]]:
     """One row per run, two of its tasks and path: where the two differ most, and how sure that is (`between_tasks`).
 
     None of runs with one task.
@@ -147,7 +150,7 @@ def task_rows(runs: Sequence[ComparedRun]) -> list[dict[str, Any]]:
         if len([task for task in pc.unique(run.table["task"]).to_pylist() if task]) < 2:
             continue
         strongest: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for row in between_tasks(run.table, cluster=run.clusters).to_pylist():
+        for row in between_tasks(run.table, center=center, cluster=run.clusters).to_pylist():
             key = (row["task"], row["other"], row["knockout"])
             order = (1.0 if row["p"] is None else row["p"], -abs(row["difference"]))
             if key not in strongest or order < strongest[key]["order"]:
@@ -171,13 +174,22 @@ def _accuracy(run: ComparedRun, table: pa.Table, task: str) -> tuple[int, float 
 
 
 def compare_path(
-    runs: Sequence[ComparedRun], path: str, *, relative: bool = True, confidence: float = 0.95, ax: Axes | None = None
+    runs: Sequence[ComparedRun],
+    path: str,
+    *,
+    relative: bool = True,
+    confidence: float = 0.95,
+    center: Center | None = None,
+    ax: Axes | None = None,
 ) -> tuple[Figure, Axes]:
-    """One path in several runs: mean change (%) over the layer, a line and a band per run.
+    """One path in several runs: average change over the layer, a line and a band per run.
+
+    center: as of `avflow.plots.flow`, one for all runs.
 
     relative: the layer as a share of the run's last layer, so that models of several depths fit one axis. The other
     axis spans at least 5 points.
     """
+    center = center or default_center(*(run.table for run in runs))
     with mpl.rc_context(plots.STYLE):
         if ax is None:
             figure = Figure(figsize=(6.0, 3.1), layout="constrained")
@@ -185,7 +197,8 @@ def compare_path(
         ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
         for number, run in enumerate(runs):
             rows = run.table.filter(pc.equal(run.table["knockout"], path))
-            means = mean_change(rows, confidence=confidence).sort_by("layer")
+            interval = default_interval(center)
+            means = average_change(rows, confidence=confidence, center=center, interval=interval).sort_by("layer")
             if not means.num_rows:
                 continue
             x = means["layer"].to_numpy() / (max(1, run.last_layer) if relative else 1)
@@ -197,21 +210,31 @@ def compare_path(
             ax.fill_between(x, low, high, color=style["color"], alpha=0.13, linewidth=0, zorder=2)
             marker = "o" if len(x) == 1 else None
             label = f"{run.name} ({np.max(means['samples'].to_numpy())})"
-            ax.plot(x, means["mean"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
+            ax.plot(x, means["change"].to_numpy(), label=label, linewidth=1.6, marker=marker, zorder=3, **style)
         low, high = ax.get_ylim()
         if (short := LEAST_SPAN - (high - low)) > 0:  # noise looks like noise
             ax.set_ylim(low - short / 2, high + short / 2)
         ax.set_title(path_label(path), loc="left")
         ax.set_xlabel("Layer / last layer (window centre)" if relative else "Layer (window centre)")
-        ax.set_ylabel("Change in answer probability (%)")
+        ax.set_ylabel(AXES[center])
         ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False, title="run (samples)")
     return cast(Figure, ax.figure), ax
 
 
 @renamed_keyword("which", "select")
-def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "all", title: str = "Runs") -> list[Path]:
+def compare(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    select: str = "all",
+    title: str = "Runs",
+    center: Center | None = None,
+) -> list[Path]:
     """Write comparison.csv, differences.csv (where runs have samples in common), tasks.csv (where a run has several
     tasks), comparison.html and a figure per path (PNG and PDF) into `out`; returns the files made.
+
+    center: as of `report.write.report`. Two runs are compared sample by sample, and tasks by their samples: in points
+    where the average is of probabilities themselves ("ratio_of_means", "log_ratio").
 
     Raises:
         InputError: fewer than two runs, one that cannot be read, or no path with a value in any.
@@ -225,23 +248,27 @@ def compare(folders: Sequence[str | Path], out: str | Path, *, select: str = "al
         raise InputError("nothing to compare: no row of these runs has a value")
     relative = len({run.last_layer for run in runs}) > 1
     make_folder(out)
-    rows = comparison_rows(runs)
+    center = checked_center(center) or default_center(*(run.table for run in runs))
+    single: PerSample = "mean" if center == "mean" else "difference"
+    rows = comparison_rows(runs, center)
     write_whole(out / "comparison.csv", csv_text(list(rows[0]), (list(row.values()) for row in rows)).encode())
-    made, figures, unlike = [out / "comparison.csv"], [], difference_rows(runs)
+    made, figures, unlike = [out / "comparison.csv"], [], difference_rows(runs, single)
     if unlike:
         text = csv_text(list(unlike[0]), (list(row.values()) for row in unlike))
         write_whole(out / "differences.csv", text.encode())
         made.append(out / "differences.csv")
-    if apart := task_rows(runs):
+    if apart := task_rows(runs, single):
         text = csv_text(list(apart[0]), (list(row.values()) for row in apart))
         write_whole(out / "tasks.csv", text.encode())
         made.append(out / "tasks.csv")
     with writing(out / "figures"):
         for number, path in enumerate(paths):
-            figure, _ = compare_path(runs, path, relative=relative)
+            figure, _ = compare_path(runs, path, relative=relative, center=center)
             files = plots.save(figure, out / "figures" / f"compare_{number:02d}")
             made += files
             figures.append((path, files[0]))
     unfinished = [run.name for run in runs if not run.finished]
-    write_whole(out / "comparison.html", readable(comparison_page(title, rows, unlike, figures, unfinished)).encode())
+    write_whole(
+        out / "comparison.html", readable(comparison_page(title, rows, unlike, figures, unfinished, single)).encode()
+    )
     return [*made, out / "comparison.html"]

@@ -10,29 +10,38 @@ import pyarrow.compute as pc
 
 from ..plots.style import path_label
 from ..prompts.sample import LETTERS
+from ..results.change import Center
 from .media import media_or_none
 from .tables import tokens_of
 
 MOST_MEDIA = (
     40  # samples of a page that show their media, those of the strongest effects first: `avflow view` shows all
 )
-DIGITS = 2  # of a change in percent: what a chart can show
+DIGITS = 2  # of a change: what a chart can show
 
 
 def each_sample(
-    table: pa.Table, records: list[dict[str, Any]], told: dict[str, dict[str, Any]], brief: bool = False
+    table: pa.Table,
+    records: list[dict[str, Any]],
+    told: dict[str, dict[str, Any]],
+    brief: bool = False,
+    center: Center = "mean",
 ) -> list[dict[str, Any]]:
     """[{id, task, correct, p_clean, effect, curves}] of the samples that have a value, in the order of the rows.
 
-    curves: {path: [[layer, change in percent]]}. effect: [path, layer, change], the strongest of them. told: of
-    `runs.told.read_told`; those that are told of have what `asked` gives too. brief: without curves and tokens.
+    curves: {path: [[layer, change]]}, in the unit of `center`: percent, or points of "difference". effect: [path,
+    layer, change], the strongest of them. told: of `runs.told.read_told`; those that
+    are told of have what `asked` gives too. brief: without curves and tokens.
     """
     valued = table.filter(pc.is_valid(table["change_percent"]))
     if not valued.num_rows:
         return []
     prompts = valued["prompt"].combine_chunks().dictionary_encode()
     paths = valued["knockout"].combine_chunks().dictionary_encode()
-    layers, changes = valued["layer"].to_numpy(), np.round(valued["change_percent"].to_numpy(), DIGITS)
+    changes = valued["change_percent"].to_numpy()
+    if center == "difference":
+        changes = 100 * (valued["p_knockout"].to_numpy() - valued["p_clean"].to_numpy())
+    layers, changes = valued["layer"].to_numpy(), np.round(changes, DIGITS)
     tasks, p_clean = valued["task"].to_pylist(), valued["p_clean"].to_pylist()
     ids, names = prompts.dictionary.to_pylist(), paths.dictionary.to_pylist()
     known = {record["id"]: record.get("correct") for record in records}

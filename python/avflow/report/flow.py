@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..plots.style import PANELS, distinct_styles, panel_of, path_label
-from ..results.change import mean_change, significance, target_of
+from ..results.change import Center, average_change, axis_of, significance, target_of
+from ..results.default_center import default_center, default_interval, faint_samples, unit_of
 from ..results.table import paths_of
 from ..runs.records import videos_of
 from .colors import dashes, ink
 
-LEAST = 5.0  # percent of the clean probability: a smaller change is none
+LEAST = 5.0  # percent of the clean probability, or points: a smaller change is none
 
 
-def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def flow_data(table: pa.Table, records: list[dict[str, Any]], center: Center | None = None) -> list[dict[str, Any]]:
     """One entry for all samples (task ""), then one per task where there are several.
 
-    Each: task, samples, right and known (answers of the clean run, over the samples of the table), panels: [{title,
-    lines: [{path, label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples, p]: those of
-    results.mean_change as they are, percent, low and high None for a lone sample; and p of results.significance,
+    center: of `results.average_change`, no median; None: `results.default_center`.
+
+    Each: center, unit ("%" or "points"), axis (in words), faint (of `results.default_center`), task,
+    samples, right and known (answers of the clean run, over the samples of the table), panels: [{title, lines: [{path,
+    label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples, p]: those of
+    results.average_change as they are, in the unit, low and high None for a lone sample; and p of results.significance,
     corrected for all paths and layers, of the tasks' entries for all tasks too; None where it cannot be sure.
 
     A line that shows no effect, its intervals included, says so by `quiet`: the page draws such lines as one band.
@@ -36,15 +41,18 @@ def flow_data(table: pa.Table, records: list[dict[str, Any]]) -> list[dict[str, 
     if len(tasks) > 1:
         entries += [(task, valued.filter(pc.equal(valued["task"], task))) for task in tasks]
     cluster = videos_of(records, pc.unique(valued["prompt"]).to_pylist())
-    p = _p_values(valued, cluster, by_task=False) | (_p_values(valued, cluster, by_task=True) if tasks[1:] else {})
-    return [_entry(task, rows, records, cluster, p) for task, rows in entries if rows.num_rows]
+    center = center or default_center(valued)
+    p = _p_values(valued, cluster, center, False) | (_p_values(valued, cluster, center, True) if tasks[1:] else {})
+    return [_entry(task, rows, records, cluster, center, p) for task, rows in entries if rows.num_rows]
 
 
-def _p_values(table: pa.Table, cluster: dict[str, str], by_task: bool) -> dict[tuple[str, str, int], float | None]:
+def _p_values(
+    table: pa.Table, cluster: dict[str, str], center: Center, by_task: bool
+) -> dict[tuple[str, str, int], float | None]:
     """{(task, path, layer): p}"""
     if not table.num_rows:
         return {}
-    found = significance(table, by_task=by_task, cluster=cluster).to_pylist()
+    found = significance(table, center=center, by_task=by_task, cluster=cluster).to_pylist()
     return {(row["task"], row["knockout"], row["layer"]): row["p"] for row in found}
 
 
@@ -53,13 +61,17 @@ def _entry(
     rows: pa.Table,
     records: list[dict[str, Any]],
     cluster: dict[str, str],
+    center: Center,
     p: dict[tuple[str, str, int], float | None],
 ) -> dict[str, Any]:
     ids = set(pc.unique(rows["prompt"]).to_pylist())
     known = [r["correct"] for r in records if r["id"] in ids and r.get("correct") is not None]
     points: dict[str, list[list]] = {}
-    for row in mean_change(rows, cluster=cluster).to_pylist():
-        point = [row["layer"], row["mean"], row["low"], row["high"], row["samples"]]
+    for row in average_change(rows, center=center, interval=default_interval(center), cluster=cluster).to_pylist():
+        ends = [row["low"], row["high"]]
+        if None in ends or not np.isfinite(ends).all():  # of a geometric mean an end may lie beyond all numbers
+            ends = [None, None]
+        point = [row["layer"], row["change"], *ends, row["samples"]]
         point.append(p[task, row["knockout"], row["layer"]])
         points.setdefault(row["knockout"], []).append(point)
     paths = [path for path in paths_of(rows) if path in points]
@@ -73,7 +85,9 @@ def _entry(
         if lines:
             panels.append({"title": title, "lines": lines})
     own = {"own": True} if target_of(rows) == "own" else {}
-    return {"task": task, "samples": len(ids), "right": sum(known), "known": len(known), "panels": panels, **own}
+    counted = {"samples": len(ids), "right": sum(known), "known": len(known)}
+    measure = {"center": center, "unit": unit_of(center), "axis": axis_of(rows, center), "faint": faint_samples(rows)}
+    return {"task": task, **measure, **counted, "panels": panels, **own}
 
 
 def quiet(points: list[list]) -> bool:

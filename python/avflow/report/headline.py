@@ -7,7 +7,8 @@ from typing import Any
 
 from ..plots.style import PANELS
 from .flow import LEAST, lines_of
-from .words import MEDIA, absent, extent, lens_sentence, peak, share_sentence, signed, sure_peak, when
+from .numbers import signed
+from .words import MEDIA, absent, extent, lens_sentence, peak, share_sentence, sure_peak, when
 
 MOST = 4  # paths that the chart tells of
 
@@ -45,35 +46,36 @@ def _of_flow(entry: dict[str, Any], looks: int, base: int) -> str:
         return _none_sure(entry)
     late = [line for line in sure if line in last]
     early = [line for line in sure if line not in last]
-    text = "The answer needs " + ", and then ".join(_hop(part, looks, base) for part in (early, late) if part)
+    unit = entry["unit"]
+    text = "The answer needs " + ", and then ".join(_hop(part, looks, base, unit) for part in (early, late) if part)
     straight = [line for line in last if _from_media(line["path"])]
     if straight and all(map(absent, straight)):
         names = _joined([line["label"].split(" → ")[0] for line in straight])
         text += f"; nothing passes from {names} straight to the last token"
         if not late and not all(map(absent, last)):
             top = max((line for line in last if not absent(line)), key=lambda line: abs(peak(line)[1]))
-            text += f". Which path goes on to it is not sure (largest: {top['label']}, {_percent(peak(top)[1])})"
+            text += f". Which path goes on to it is not sure (largest: {top['label']}, {_change(peak(top)[1], unit)})"
     return f"{text}."
 
 
-def _hop(lines: Sequence[dict[str, Any]], looks: int, base: int) -> str:
+def _hop(lines: Sequence[dict[str, Any]], looks: int, base: int, unit: str) -> str:
     """ "a → b (−41 % when cut) and c → d (−16 %) in layers 0–3" """
     ends = [extent(line, _top(line, looks)) for line in lines]
     first, last = min(a for a, _ in ends) + base, max(b for _, b in ends) + base
     where = f"layer {first}" if first == last else f"layers {first}–{last}"
-    told = [f"{line['label']} ({_percent(_top(line, looks)[1])})" for line in lines]
-    told[0] = told[0].replace("%)", "% when cut)")
+    told = [f"{line['label']} ({_change(_top(line, looks)[1], unit)})" for line in lines]
+    told[0] = f"{told[0][:-1]} when cut)"
     return f"{_joined(told)} in {where}"
 
 
 def _none_sure(entry: dict[str, Any]) -> str:
-    lines, n = lines_of(entry), entry["samples"]
+    lines, n, unit = lines_of(entry), entry["samples"], entry["unit"]
     count = f"{n} sample{'s' if n != 1 else ''}"
     if all(map(absent, lines)):
-        return f"No path that was cut changes the answer's probability by {LEAST:g} % or more, over {count}."
+        return f"No path that was cut changes the answer's probability by {LEAST:g} {unit} or more, over {count}."
     top = max(lines, key=lambda line: abs(peak(line)[1]))
     return (
-        f"No path is sure to have mattered, over {count}; the largest change is {_percent(peak(top)[1])}, "
+        f"No path is sure to have mattered, over {count}; the largest change is {_change(peak(top)[1], unit)}, "
         f"when {top['label']} is cut."
     )
 
@@ -96,8 +98,8 @@ def _from_media(path: str) -> bool:
     return path.startswith(MEDIA) and "->" in path
 
 
-def _percent(value: float) -> str:
-    return f"{signed(value, 0 if abs(value) >= 10 else 1)}\u00a0%"
+def _change(value: float, unit: str) -> str:
+    return f"{signed(value, 0 if abs(value) >= 10 else 1)}\u00a0{unit}"
 
 
 def _joined(names: Sequence[str]) -> str:

@@ -22,7 +22,8 @@ from ..models.proof import described
 from ..plots.style import path_label
 from .flow import lines_of
 from .headline import headline, story
-from .words import peak, signed, summary
+from .numbers import interval, p_text, short, signed
+from .words import measure_note, peak, summary
 
 DRAWING = "vendor/plot.min.js"  # Observable Plot and what it needs of d3: tools/page_bundle makes it
 ASKING = "served/ask.js"  # only of a page that `avflow view` serves: a file fetches nothing
@@ -40,6 +41,8 @@ def page(found: dict[str, Any], title: str, note: str = "", first_layer: int = 0
         "report.html.j2",
         title=title,
         note=note,
+        measure=measure_note(found),
+        unit=drawn[0]["flow"][0]["unit"] if drawn else "%",
         first_layer=first_layer,
         sweeps=sweeps,
         tiles=_tiles(found),
@@ -61,9 +64,10 @@ def comparison_page(
     unlike: Sequence[dict[str, Any]],
     figures: Sequence[tuple[str, Path]],
     unfinished: Sequence[str] = (),
+    center: str = "mean",
 ) -> str:
-    """comparison.html. rows: of comparison_rows. unlike: of difference_rows. figures: (path's name, PNG file).
-    unfinished: names of such runs.
+    """comparison.html. rows: of comparison_rows. unlike: of difference_rows, by `center`. figures: (path's name, PNG
+    file). unfinished: names of such runs.
     """
     return _render(
         "comparison.html.j2",
@@ -72,15 +76,33 @@ def comparison_page(
         figures=[(name, base64.b64encode(png.read_bytes()).decode()) for name, png in figures],
         strongest=_table(rows),
         differences=_table(unlike),
+        unit="percentage points" if center == "mean" else "points of probability",
     )
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]] | None:
-    """Head and cells; None where there is no row."""
+    """Head and cells, low and high as one interval; None where there is no row."""
     if not rows:
         return None
-    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-    return [key.replace("_", " ") for key in rows[0]], cells
+    keys = [key for key in rows[0] if key != "high"]
+    heads = {
+        "low": "95 % interval",
+        "p": "p, corrected",
+        "change_percent": "change (%)",
+        "change_points": "change (points)",
+    }
+    return [heads.get(key, key.replace("_", " ")) for key in keys], [[_cell(row, key) for key in keys] for row in rows]
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    value = row[key]
+    if key == "low":
+        return interval(value, row["high"])
+    if key == "p" or value is None:
+        return p_text(value)
+    if key.startswith(("change", "difference")):
+        return signed(value)
+    return short(value) if isinstance(value, float) else str(value)
 
 
 def embedded(value: Any) -> str:
@@ -187,10 +209,8 @@ def _peaks_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for line in lines_of(entry):
         layer, mean, low, high, samples, p = peak(line)
-        band = "–" if low is None else f"{signed(low)} … {signed(high)}"
-        told = "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-        row = {"path": line["label"], "change": signed(mean), "interval": band, "layer": layer, "p": told}
-        rows.append({**row, "samples": samples})
+        row = {"path": line["label"], "change": signed(mean), "interval": interval(low, high), "layer": layer}
+        rows.append({**row, "p": p_text(p), "samples": samples})
     return rows
 
 

@@ -19,6 +19,8 @@ from .. import checks
 from ..errors import InputError
 from ..files import readable
 from ..plots.information_flow import check_first_layer
+from ..results.change import Center
+from ..results.default_center import checked_center
 from .collect import SweptRows, collect, kind_of, swept_rows
 from .each import each_sample
 from .html import embedded, page
@@ -36,7 +38,8 @@ class View:
     """What is served: `page`, as bytes of HTML, and each sample of its sweeps.
 
     Args:
-        folders, select, first_layer, title: as of `report_together`. media: pictures and waveforms of every sample.
+        folders, select, first_layer, title, center: as of `report_together`.
+        media: pictures and waveforms of every sample.
 
     Raises:
         InputError: as of `report_together`.
@@ -50,9 +53,11 @@ class View:
         first_layer: int = 0,
         title: str = "Information flow",
         media: bool = True,
+        center: Center | None = None,
     ) -> None:
         check_first_layer(first_layer)
-        found = collect(folders, select, brief=True)
+        found = collect(folders, select, brief=True, center=checked_center(center))
+        self.centers: list[Center] = [sweep["flow"][0]["center"] for sweep in found.get("sweeps", []) if sweep["flow"]]
         self.media = media
         self.page = readable(page(found, title, first_layer=first_layer, served=True)).encode()
         named = zip(map(Path, folders), folder_names(folders), strict=True)
@@ -72,7 +77,8 @@ class View:
             return None
         rows, ids = self.sweeps[sweep]
         name = ids[number]
-        (found,) = each_sample(rows.table.filter(pc.equal(rows.table["prompt"], name)), rows.records, rows.told)
+        own = rows.table.filter(pc.equal(rows.table["prompt"], name))
+        (found,) = each_sample(own, rows.records, rows.told, center=self.centers[sweep])
         if self.media and name in rows.told:
             found["media"] = media_or_none(rows.told[name]["sample"], SIZES)
         return embedded(found).encode()

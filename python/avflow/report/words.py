@@ -1,9 +1,9 @@
 """What a report's numbers say, in sentences made from them alone.
 
 A path counts as one that matters if in one of its layers the answer's probability changes by at least LEAST percent
-(a site of patching: points) and p there, corrected for all paths, layers, tasks and sweeps of the page, is below 0.05.
-The sentences give the number of samples. The strongest of many (path, layer) pairs still looks somewhat larger than it
-is.
+(points, where the page shows points, and of a site of patching) and p there, corrected for all paths, layers, tasks and
+sweeps of the page, is below 0.05. The sentences give the number of samples. The strongest of many (path, layer) pairs
+still looks somewhat larger than it is.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ from __future__ import annotations
 from typing import Any
 
 from .flow import LEAST, lines_of, quiet
+from .numbers import plain, signed
 
 SURE = 0.05  # largest p of a finding
+MEASURES = {
+    "ratio_of_means": "Changes are those of the mean probability, in percent",
+    "log_ratio": "Changes are those of the geometric mean probability, in percent",
+    "difference": "Changes are in points of probability (one point: 0.01)",
+}
 FEW = 10  # prompts of a plan; fewer than this, and the sentence says so
 MEDIA = ("video", "audio", "image", "candidate", "reference")
 
@@ -81,7 +87,7 @@ def extent(line: dict[str, Any], top: list | None = None) -> tuple[int, int]:
 def flow_sentence(entry: dict[str, Any], base: int = 0, looks: int = 1) -> str:
     """Which paths mattered for one task, where, and which media did not. looks: as of `matters`."""
     lines = sorted(lines_of(entry), key=lambda line: -abs(peak(line)[1]))
-    right = f", {entry['right']} answered right" if entry["known"] else ""
+    right, unit = f", {entry['right']} answered right" if entry["known"] else "", entry["unit"]
     head = f"{entry['task'] or 'All samples'} ({_samples(entry['samples'])}{right}): "
     few = _untested(entry["samples"]) if all(p[5] is None for line in lines for p in line["points"]) else ""
     found = [(line, point) for line in lines if (point := sure_peak(line, looks))]
@@ -89,21 +95,21 @@ def flow_sentence(entry: dict[str, Any], base: int = 0, looks: int = 1) -> str:
     if not strong:
         top = lines[0]
         sure = "no path mattered" if all(map(absent, lines)) else "no path is sure to have mattered"
-        return head + f"{sure}; the largest change is {_change(peak(top)[1])}, {top['label']}" + few + "."
-    text = f"cutting {strong[0][0]['label']} {_strongest_change(*strong[0], base)}"
+        return head + f"{sure}; the largest change is {_change(peak(top)[1], unit)}, {top['label']}" + few + "."
+    text = f"cutting {strong[0][0]['label']} {_strongest_change(*strong[0], base, unit)}"
     if entry.get("own"):
         text = text.replace("the answer's probability", "the probability of the model's own answer", 1)
-    others = [f"{line['label']} ({_change(top[1])}, {_layers(line, top, base)})" for line, top in strong[1:4]]
+    others = [f"{line['label']} ({_change(top[1], unit)}, {_layers(line, top, base)})" for line, top in strong[1:4]]
     if others:
         text += "; then " + ", ".join(others)
     if len(strong) > 4:
         text += f" and {len(strong) - 4} more"
-    if silent := _silent(lines, looks):
+    if silent := _silent(lines, looks, unit):
         text += "; " + ", ".join(silent)
     return head + text + "."
 
 
-def _silent(lines: list[dict[str, Any]], looks: int) -> list[str]:
+def _silent(lines: list[dict[str, Any]], looks: int, unit: str) -> list[str]:
     """The media whose paths into text all do not matter."""
     out = []
     for medium in MEDIA:
@@ -111,10 +117,24 @@ def _silent(lines: list[dict[str, Any]], looks: int) -> list[str]:
         if own and not any(sure_peak(line, looks) for line in own):
             most = max(abs(peak(line)[1]) for line in own)
             if all(map(absent, own)):
-                out.append(f"no path out of {medium} mattered (at most {most:.1f} %)")
+                out.append(f"no path out of {medium} mattered (at most {plain(most)} {unit})")
             else:
-                out.append(f"none out of {medium} is sure to have mattered (up to {most:.1f} %)")
+                out.append(f"none out of {medium} is sure to have mattered (up to {plain(most)} {unit})")
     return out
+
+
+def measure_note(found: dict[str, Any]) -> str:
+    """What the page's changes are, where they are not the mean of percentages; "" where they are."""
+    entries = [sweep["flow"][0] for sweep in found.get("sweeps", []) if sweep["flow"]]
+    if not entries or entries[0]["center"] == "mean":
+        return ""
+    text = f"{MEASURES[entries[0]['center']]}."
+    if faint := sum(entry["faint"] for entry in entries):
+        n = sum(entry["samples"] for entry in entries)
+        text += (
+            f" Of {_samples(n)} {faint} had a clean probability below 1 %, of which a change in percent says little."
+        )
+    return text
 
 
 def share_sentence(entry: dict[str, Any], base: int = 0) -> str:
@@ -166,7 +186,7 @@ def patch_sentence(entry: dict[str, Any], base: int = 0, looks: int = 1) -> str:
     sure = "p < 0.001" if top[5] < 0.001 else f"p = {top[5]:.3f}"
     text = (
         f"putting {what} at {line['label']} changes the answer's probability most, by {_points(top[1])} at layer "
-        f"{top[0] + base} (95 % interval {_number(top[2])} to {_number(top[3])}, {sure} after correction for all sites "
+        f"{top[0] + base} (95 % interval {signed(top[2])} to {signed(top[3])}, {sure} after correction for all sites "
         f"and layers; half of that or more in {_layers(line, top, base)})"
     )
     if others := [f"{other['label']} ({_points(point[1])})" for other, point in ranked[1:4]]:
@@ -229,15 +249,15 @@ def answer_sentence(samples: list[dict[str, Any]]) -> str | None:
     return f"{same} of {len(both)} generated answers are word for word the same with the schedule as without."
 
 
-def _strongest_change(line: dict[str, Any], top: list, base: int) -> str:
+def _strongest_change(line: dict[str, Any], top: list, base: int, unit: str) -> str:
     layer, mean, low, high, _, p = top
     verb, sign = ("lowers", -1) if mean < 0 else ("raises", 1)
     ends = sorted((sign * low, sign * high))
     sure = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     return (
-        f"{verb} the answer's probability most, by {abs(mean):.1f} % at layer {layer + base} (95 % interval "
-        f"{ends[0]:.1f} to {ends[1]:.1f}, {sure} after correction for all paths and layers; half of that or more in "
-        f"{_layers(line, top, base)})".replace("interval -", "interval −")
+        f"{verb} the answer's probability most, by {plain(abs(mean))} {unit} at layer {layer + base} (95 % interval "
+        f"{plain(ends[0])} to {plain(ends[1])}, {sure} after correction for all paths and layers; half of that or more "
+        f"in {_layers(line, top, base)})"
     )
 
 
@@ -246,22 +266,12 @@ def _layers(line: dict[str, Any], top: list, base: int) -> str:
     return f"layer {first + base}" if first == last else f"layers {first + base}–{last + base}"
 
 
-def _change(value: float) -> str:
-    return f"{signed(value)} %" if abs(value) >= 0.05 else "0.0 %"
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """+1.2, −1.2 with a true minus, 0.0 without a sign."""
-    text = f"{value:+.{digits}f}".replace("-", "−")
-    return text[1:] if float(text[1:]) == 0 else text
-
-
-def _number(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+def _change(value: float, unit: str) -> str:
+    return f"{signed(value)} {unit}"
 
 
 def _points(value: float) -> str:
-    return f"{_number(value)} points"
+    return f"{signed(value)} points"
 
 
 def _samples(n: int) -> str:

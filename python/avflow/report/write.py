@@ -14,6 +14,8 @@ from ..deprecated import renamed_keyword
 from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import panel_of
+from ..results.change import Center
+from ..results.default_center import checked_center, default_center, default_interval
 from ..results.results import read
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
@@ -31,27 +33,39 @@ def report(
     title: str = "Information flow",
     note: str = "",
     media: bool = True,
+    center: Center | None = None,
 ) -> list[Path]:
     """Draw a sweep's figures (PNG and PDF) into its run folder and write report.html; returns the files made.
 
     One flow figure over all samples, one per task where there are several, and the heat map. A run without a value to
     draw gets a report that says so. `select`: correct, wrong or all samples. `note`: a sentence for the report's head.
-    `media`: pictures and waveforms of the samples of the strongest effects, from their files.
+    `media`: pictures and waveforms of the samples of the strongest effects, from their files. `center`: the average
+    of all figures and of the page, as of `avflow.results.average_change`, no median; by default the mean of the
+    percentages, and the difference in points where a sample's clean probability is below 1 % and far below
+    another's.
     """
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
     title = readable(title)
     table = select_rows(read(folder).table, select)
+    center = checked_center(center) or default_center(table)
     made: list[Path] = []
     if pc.any(pc.is_valid(table["change_percent"])).as_py():
         drawn: dict[str, plots.Figure] = {}
         widths = widths_of(table)
         for width in widths:
-            drawn |= _drawn(one_width(table, width), title, first_layer, f"_{width}" if len(widths) > 1 else "")
+            how = {"first_layer": first_layer, "center": center}
+            drawn |= _drawn(one_width(table, width), title, f"_{width}" if len(widths) > 1 else "", how)
         with writing(folder / "figures"):
             for stem, figure in drawn.items():
                 made += plots.save(figure, folder / "figures" / stem)
-    options: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title, "note": note}
+    options: dict[str, Any] = {
+        "select": select,
+        "first_layer": first_layer,
+        "title": title,
+        "note": note,
+        "center": center,
+    }
     return [*made, report_together([folder], folder, **options, media=media)]
 
 
@@ -65,6 +79,7 @@ def report_together(
     title: str = "Information flow",
     note: str = "",
     media: bool = True,
+    center: Center | None = None,
 ) -> Path:
     """Write `out`/report.html, one page of run folders of any kind.
 
@@ -73,13 +88,13 @@ def report_together(
     Args:
         select: correct, wrong or all samples of the sweeps. first_layer: the number of the first layer, 0 or 1.
         title: heading of the page. note: a sentence below it.
-        media: as of `report`.
+        media, center: as of `report`.
 
     Raises:
         InputError: see collect; first_layer that is neither 0 nor 1.
     """
     plots.check_first_layer(first_layer)
-    found = collect(folders, select, media)
+    found = collect(folders, select, media, center=checked_center(center))
     out = checks.path("out", out)
     make_folder(out)
     path = out / "report.html"
@@ -87,21 +102,22 @@ def report_together(
     return path
 
 
-def _drawn(table: pa.Table, title: str, first_layer: int, end: str) -> dict[str, plots.Figure]:
+def _drawn(table: pa.Table, title: str, end: str, how: dict[str, Any]) -> dict[str, plots.Figure]:
     """The figures of windows of one width. end: of their names, where there are several widths."""
-    drawn = {f"flow{end}": _flow(table, title, first_layer)}
+    drawn = {f"flow{end}": _flow(table, title, how)}
     for task in _tasks(table):
         own = table.filter(pc.equal(table["task"], task))
-        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task.replace("$", r"\$"), first_layer)  # no formula
-    return drawn | {f"heat_map{end}": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
+        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task.replace("$", r"\$"), how)  # no formula
+    return drawn | {f"heat_map{end}": plots.heat_map(table, title=title, **how)[0]}
 
 
-def _flow(table: pa.Table, title: str, first_layer: int) -> plots.Figure:
+def _flow(table: pa.Table, title: str, how: dict[str, Any]) -> plots.Figure:
     """One axes for a few paths; panels where more would hide each other."""
     valued = table.filter(pc.is_valid(table["change_percent"]))
     paths = paths_of(valued)
     many = len(paths) > 8 and len({panel_of(path) for path in paths}) > 1
-    return (plots.flow_panels if many else plots.flow)(table, title=title, first_layer=first_layer)[0]
+    draw = plots.flow_panels if many else plots.flow
+    return draw(table, title=title, interval=default_interval(how["center"]), **how)[0]
 
 
 def _tasks(table: pa.Table) -> list[str]:

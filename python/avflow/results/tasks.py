@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,14 @@ from .table import one_width
 from .table import select as select_rows
 
 EXCHANGES = 1000
+PerSample = Literal["mean", "difference"]  # averages of what every sample says by itself
 
 
 def between_tasks(
     table: Any,
     *,
     select: str = "all",
+    center: PerSample = "mean",
     cluster: Clusters | None = None,
     confidence: float = 0.95,
     exchanges: int = EXCHANGES,
@@ -39,6 +41,7 @@ def between_tasks(
 
     Args:
         table: `Results` of a sweep, or their table, with windows of one width. select: as of `average_change`.
+        center: "mean", of the percentages; "difference", all of it in points of probability.
         cluster: as of `average_change`; a cluster counts once a task, by its mean, and is taken for another in each.
         exchanges: partings that are drawn: p is no smaller than one over them.
 
@@ -52,7 +55,11 @@ def between_tasks(
     if len(tasks) < 2:
         raise InputError(f"the table has the tasks {tasks}: their difference takes two or more")
     pairs = list(itertools.combinations(tasks, 2))
-    found = Cells.of(table, ["change_percent"])
+    checks.choice("center", center, get_args(PerSample))
+    found = Cells.of(table, ["change_percent", "p_clean", "p_knockout"])
+    changes = found.columns["change_percent"]
+    if center == "difference":
+        changes = 100 * (found.columns["p_knockout"] - found.columns["p_clean"])
     of = dict(zip(table["prompt"].to_pylist(), table["task"].to_pylist(), strict=True))
     labels = found.labels(cluster)
     rows: list[dict[str, Any]] = []
@@ -60,7 +67,7 @@ def between_tasks(
         sides, samples = [], []
         for task in pair:
             at = [n for n, prompt in enumerate(found.prompts) if of[prompt] == task]
-            values = found.columns["change_percent"][at]
+            values = changes[at]
             sides.append(Ratios.of_means(values, None if labels is None else [labels[n] for n in at]))
             samples.append((~np.isnan(values)).sum(0))
         far, low, high, p = differences(sides[0], sides[1], confidence, exchanges, seed)

@@ -20,18 +20,20 @@ function draw(name, attributes = {}, ...children) {
 const minus = (text) => String(text).replace(/^-/, "−");
 
 function pText(p) {
-  return p === null || p === undefined ? "–" : p < 0.001 ? "< 0.001" : p.toFixed(3);
+  return p === null || p === undefined ? "–" : p < 0.001 ? "< 0.001" : p >= 0.9995 ? "1" : p.toFixed(3);
 }
 
-// Two digits after the point, with a sign where it is a change; what would read as -0.00 is 0.00. Files hold all digits.
-function numberText(value, sign = true) {
+// Three significant digits at most, two of them after the point, with a sign where it is a change; what would read as
+// -0.00 is 0.00. Files hold all digits.
+function numberText(value, sign = true, digits = 2) {
   if (value === null || value === undefined) return "–";
-  const text = Math.abs(value).toFixed(2), zero = Number(text) === 0;
+  const size = Math.abs(value), after = Math.min(digits, size < 9.995 ? 2 : size < 99.95 ? 1 : 0);
+  const text = size < 999.5 ? size.toFixed(after) : Number(size.toPrecision(3)).toLocaleString("en-US"), zero = Number(text) === 0;
   return (zero ? "" : value < 0 ? "−" : sign ? "+" : "") + text;
 }
 
-// For reading along: one digit after the point.
-const roundText = (value) => `${value.toFixed(1) === "-0.0" || value.toFixed(1) === "0.0" ? "" : value > 0 ? "+" : "−"}${Math.abs(value).toFixed(1)}`;
+// For reading along: one digit after the point at most.
+const roundText = (value) => numberText(value, true, 1);
 
 // A probability: small ones keep two digits.
 function shareText(value) {

@@ -29,8 +29,8 @@ function heatMap(holder, lines, base, label) {
     const point = lines[i].points.find((p) => p[0] === layers[j]);
     const box = { x: x.apply(layers[j]), y: marginTop + i * row + (narrow ? 16 : 0), width: cell, height: narrow ? row - 16 : row, visibility: "visible" };
     for (const [key, value] of Object.entries(box)) frame.setAttribute(key, value);
-    const rows = point ? [[null, "mean change", `${numberText(point[1])} %`, ""],
-      [null, "interval", point[2] === null ? "–" : `${numberText(point[2])} … ${numberText(point[3])} %`, ""], [null, "p, corrected", pText(point[5]), ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
+    const rows = point ? [[null, "mean change", `${numberText(point[1])} ${unit}`, ""],
+      [null, "interval", point[2] === null ? "–" : `${numberText(point[2])} … ${numberText(point[3])} ${unit}`, ""], [null, "p, corrected", pText(point[5]), ""], [null, "samples", String(point[4]), ""]] : [[null, "no value", "", ""]];
     tip.show(box.x + cell / 2, box.y + box.height, width, ...tipTable(`${lines[i].label}, layer ${layers[j] + base}`, rows));
   }
   const hide = () => { frame.setAttribute("visibility", "hidden"); tip.hide(); };
@@ -39,6 +39,6 @@ function heatMap(holder, lines, base, label) {
 }
 
 function colorBar(bound, left) {
-  const form = bound >= 10 ? bound.toFixed(0) : String(Number(bound.toPrecision(2)));
-  return make("p", { class: "ramp", style: `margin-left:${left}px` }, `−${form} %`, make("i", {}), `+${form} %`);
+  const form = numberText(bound, false, bound >= 10 ? 0 : 1);
+  return make("p", { class: "ramp", style: `margin-left:${left}px` }, `−${form} ${unit}`, make("i", {}), `+${form} ${unit}`);
 }

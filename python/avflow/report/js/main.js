@@ -55,11 +55,15 @@ const entryOf = (entries) => entries.find((entry) => entry.task === state.task);
 const linesIn = (entry) => entry.panels.flatMap((panel) => panel.lines);
 const hidden = (line) => (line.quiet ? !state.on.has(line.path) : state.off.has(line.path));
 const LEAST = 5; // points that an axis of changes spans at least
+const unit = data.sweeps?.[0]?.flow[0].unit ?? "%"; // of all changes of sweeps: "%" or "points"
 
 function absent(holder) {
   delete holder.dataset.names; // of charts that are gone now, and are to be made anew
   holder.replaceChildren(make("p", { class: "soft" }, `No sample of ${taskName(state.task)} here.`));
 }
+
+// "change in answer probability (%)", with what is said before the unit.
+const axisOf = ({ axis }, more = "") => axis[0].toLowerCase() + axis.slice(1).replace(" (", `${more} (`);
 
 // The chart that the page opens with: the paths that its first sentence is about, and thin lines for all others.
 function storyChart() {
@@ -67,10 +71,10 @@ function storyChart() {
   const told = paths.map((path) => lines.find((line) => line.path === path)), rest = lines.filter((line) => !paths.includes(line.path) && !line.quiet);
   lineChart(place("story"), { lines: told, faint: rest, quiet: lines.filter((line) => line.quiet && !paths.includes(line.path)), base: state.base, height: 320, zero: true,
     y: spread([...told, ...rest.map(({ points }) => ({ points: points.map((p) => [p[0], p[1], null, null]) }))], true, 1, LEAST),
-    ylabel: `change in ${data.sweeps[sweep].flow[0].own ? "own " : ""}answer's probability when the path is cut (%)`, xlabel: "layer (window centre)", label: "The strongest paths: mean change by layer" });
+    ylabel: axisOf(data.sweeps[sweep].flow[0], " when the path is cut"), xlabel: "layer (window centre)", label: "The strongest paths: mean change by layer" });
   const top = (line) => line.points.reduce((best, p) => (Math.abs(p[1]) > Math.abs(best[1]) ? p : best));
   const items = told.map((line) => [line, top(line)]).map(([line, p]) => make("li", {}, swatch(line), make("div", {}, make("b", {}, line.label),
-    make("span", { class: "soft" }, `${roundText(p[1])} % at layer ${p[0] + state.base}`, p[2] === null ? "" : ` [${roundText(p[2])}, ${roundText(p[3])}]`))));
+    make("span", { class: "soft" }, `${roundText(p[1])} ${unit} at layer ${p[0] + state.base}`, p[2] === null ? "" : ` [${roundText(p[2])}, ${roundText(p[3])}]`))));
   const others = lines.length - told.length;
   if (others) items.push(make("li", {}, swatch({ color: "faint", dashes: [] }), make("div", {}, make("span", { class: "soft" }, `${others} other path${others === 1 ? "" : "s"}`))));
   place("story-key").replaceChildren(...items);
@@ -92,7 +96,7 @@ function flowPanels(holder, entry, legends) {
   }
   entry.panels.forEach((panel, i) => lineChart(holder.children[i].querySelector(".chart"), {
     lines: panel.lines.filter((line) => !hidden(line)), quiet: panel.lines.filter((line) => line.quiet && hidden(line)), base: state.base, y, zero: true,
-    ylabel: entry.own ? "change in own answer's probability (%)" : "change in answer probability (%)", xlabel: "layer (window centre)", label: `${panel.title}: mean change by layer` }));
+    ylabel: axisOf(entry), xlabel: "layer (window centre)", label: `${panel.title}: mean change by layer` }));
 }
 
 function flowCharts() {
@@ -123,7 +127,7 @@ function legend(lines) {
   const items = loud.map(item);
   if (quiet.length) {
     const most = Math.max(...quiet.flatMap((line) => line.points.map((p) => Math.abs(p[1]))));
-    const told = `${quiet.length} path${quiet.length === 1 ? "" : "s"} without effect (within ±${Math.max(0.1, most).toFixed(1)} %)`;
+    const told = `${quiet.length} path${quiet.length === 1 ? "" : "s"} without effect (within ±${numberText(Math.max(0.1, most), false, 1)} ${unit})`;
     items.push(make("li", {}, make("details", { class: "quiet" }, make("summary", {}, make("i", {}), told), make("ul", { class: "legend" }, ...quiet.map(item)))));
   }
   return make("ul", { class: "legend" }, ...items);
@@ -132,7 +136,7 @@ function legend(lines) {
 // The heat map as a table, for reading out and copying.
 function numbers(holder, lines) {
   const layers = layersOf(lines);
-  const head = make("tr", {}, make("th", { scope: "col" }, "mean change (%)"), ...layers.map((layer) => make("th", { class: "number", scope: "col" }, layer + state.base)));
+  const head = make("tr", {}, make("th", { scope: "col" }, `mean change (${unit})`), ...layers.map((layer) => make("th", { class: "number", scope: "col" }, layer + state.base)));
   holder.replaceChildren(make("table", {}, head, ...lines.map((line) => make("tr", {}, make("th", { scope: "row", class: "path" }, line.label),
     ...layers.map((layer) => make("td", { class: "number" }, numberText(line.points.find((p) => p[0] === layer)?.[1])))))));
 }
@@ -153,7 +157,7 @@ function compareCharts() {
   if (!lines.length) return absent(place("compare"));
   const holder = make("div", { class: "chart" });
   place("compare").replaceChildren(holder, make("ul", { class: "legend" }, ...lines.map(lineItem)));
-  lineChart(holder, { lines, base: state.base, y: spread(lines, true, 1, LEAST), zero: true, ylabel: "change (%)", xlabel: "layer (window centre)", label: "One path in several runs" });
+  lineChart(holder, { lines, base: state.base, y: spread(lines, true, 1, LEAST), zero: true, ylabel: `change (${unit})`, xlabel: "layer (window centre)", label: "One path in several runs" });
   saving("compare", () => [["run", "path", "layer", "mean", "low", "high", "samples", "p"], ...lines.flatMap((line) => line.points.map((p) => [line.label, line.path, p[0] + state.base, ...p.slice(1)]))]);
 }
 

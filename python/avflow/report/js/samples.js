@@ -57,7 +57,7 @@ function sampleNames() {
     const change = s.effect?.[2];
     const link = make("a", { href: `#sample=${encodeURIComponent(s.id)}`, "aria-current": s.id === state.sample ? "true" : null },
       make("b", {}, s.question || s.id), make("span", { class: "soft" }, [s.question ? s.id : "", s.task].filter(Boolean).join(" · ")),
-      ...(change === undefined ? [] : [make("span", { class: "effect" }, make("i", { class: change < 0 ? "" : "up", style: `width:${(100 * Math.min(1, Math.abs(change) / most)).toFixed(1)}%` }), make("em", {}, `${roundText(change)} %`))]));
+      ...(change === undefined ? [] : [make("span", { class: "effect" }, make("i", { class: change < 0 ? "" : "up", style: `width:${(100 * Math.min(1, Math.abs(change) / most)).toFixed(1)}%` }), make("em", {}, `${roundText(change)} ${unit}`))]));
     return make("li", {}, link);
   }));
   const more = list.length - MOST_NAMES;
@@ -91,8 +91,8 @@ function oneSample(holder, sample) {
     const loud = (line) => line.points.some((p) => Math.abs(p[1]) >= LEAST), chosen = lines.filter(loud).sort((a, b) => Math.max(...b.points.map((p) => Math.abs(p[1]))) - Math.max(...a.points.map((p) => Math.abs(p[1]))));
     const place_ = make("div", { class: "chart keep" });
     holder.append(make("h3", {}, "What cutting each path does to this sample's answer"), place_, make("ul", { class: "legend" }, ...chosen.map(lineItem)));
-    if (!chosen.length) holder.append(make("p", { class: "soft" }, `No path changes this answer by ${LEAST} % or more.`));
-    lineChart(place_, { lines: chosen, quiet: lines.filter((line) => !loud(line)), base: state.base, y: spread(lines, true, 1, LEAST), zero: true, ylabel: "change in answer probability (%)", xlabel: "layer (window centre)", label: "This sample's change by path and layer" });
+    if (!chosen.length) holder.append(make("p", { class: "soft" }, `No path changes this answer by ${LEAST} ${unit} or more.`));
+    lineChart(place_, { lines: chosen, quiet: lines.filter((line) => !loud(line)), base: state.base, y: spread(lines, true, 1, LEAST), zero: true, ylabel: `change in answer probability (${unit})`, xlabel: "layer (window centre)", label: "This sample's change by path and layer" });
     saving("sample", () => [["sample", "path", "layer", "change"], ...Object.entries(current.curves).flatMap(([path, points]) => points.map(([layer, change]) => [current.id, path, layer + state.base, change]))]);
   }
   if (sample.texts) holder.append(make("h3", {}, "What it says with a path cut"), textTable(sample.texts));
