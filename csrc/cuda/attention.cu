@@ -17,7 +17,8 @@ cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
     if (allowed != cudaSuccess) return allowed;
     kernel<<<static_cast<unsigned>(blocks_of(c, h)), kThreads, bytes, stream>>>(c);
     if (c.splits > 1) {
-        merge<kBf16><<<static_cast<unsigned>(h.row_tiles * c.kv_heads * kTileHeads), kThreads, 0, stream>>>(c);
+        const auto rows = static_cast<unsigned>(h.row_tiles * c.kv_heads * kTileHeads);
+        merge<kBf16><<<rows, kThreads, merge_shared_bytes(c), stream>>>(c);
     }
     return cudaGetLastError();
 }

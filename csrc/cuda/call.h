@@ -121,6 +121,9 @@ struct Nonfinite {
     uint32_t up[2][128], down[2][128];
 };
 
+// Of the merge kernel: a share and a sum of each part. There are about kSplitBlocks parts at most.
+inline size_t merge_shared_bytes(const Call& c) { return 2 * sizeof(float) * static_cast<size_t>(c.splits); }
+
 // What a block shares besides keys and values.
 struct alignas(16) Shared {
     Words words[2][kTileHeads];  // of the partial tile in each stage, by row or by packed row

@@ -5,6 +5,8 @@
 // Keys come by the copy engine (TMA), or, where a keep list or a cache of several sequences scatters them, by cp.async.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/ptx_hopper.h"
 #include "cuda/rows.cuh"
 
@@ -110,10 +112,11 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
 // Begins s = queries x keys.
 template <bool kBf16, int kDepth>
 AVFLOW_DEVICE void begin_scores(const uint32_t (&q)[kDepth / 16][4], uint32_t keys, Scores& s) {
+    const uint64_t first = describe(keys, 0);
 #pragma unroll
     for (int step = 0; step < kDepth / 16; ++step) {  // four steps to a block of 64 columns
-        const uint32_t at = keys + step / 4 * kKeyTile * 128 + step % 4 * 32;
-        multiply_add_tile<kBf16, false>(s, q[step], describe(at, 0), step > 0);
+        const uint64_t at = further(first, step / 4 * kKeyTile * 128 + step % 4 * 32);
+        multiply_add_tile<kBf16, false>(s, q[step], at, step > 0);
     }
     products_commit();
 }
@@ -121,9 +124,10 @@ AVFLOW_DEVICE void begin_scores(const uint32_t (&q)[kDepth / 16][4], uint32_t ke
 // Begins o += weights x values.
 template <bool kBf16, int kDepth>
 AVFLOW_DEVICE void begin_outputs(const Weights& weights, uint32_t values, Rows<kDepth>& rows) {
+    const uint64_t first = describe(values, kKeyTile * 128);
 #pragma unroll
     for (int step = 0; step < kKeyTile / 16; ++step) {
-        multiply_add_tile<kBf16, true>(rows.o, weights[step], describe(values + step * 16 * 128, kKeyTile * 128), true);
+        multiply_add_tile<kBf16, true>(rows.o, weights[step], further(first, step * 16 * 128), true);
     }
     products_commit();
 }
@@ -170,6 +174,36 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
         if (c.mass_groups) add_mass(p, now.key_tile, s, alpha, lane, mass);
     };
 
+    // One step: scores of the tile at `stage` are begun before the product of the one at `last`, and become weights
+    // while that runs. Of a plain tile, nothing is masked, noted or counted: without a branch the compiler lets the
+    // rescaling, sums and rounding run under the exponentials, which take longest.
+    const auto step = [&](auto plain, const KeyTile& now, int last, bool has_nonfinite) {
+        constexpr bool kPlain = decltype(plain)::value;
+        products_begin();
+        begin_scores<kBf16, kDepth>(q, ring.keys(stage), s);
+        begin_outputs<kBf16, kDepth>(weights, ring.values(last), rows);
+        products_wait<1>();
+        sums_ready(s);
+        if constexpr (kPlain) {
+            softmax<kDepth>(s, c.factor, rows, alpha);
+        } else {
+            weigh(now);
+        }
+        products_wait<0>();
+        sums_ready(rows.o);
+        if constexpr (!kPlain) {
+            sync_warp();
+            if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
+            sync_warp();  // nobody in the warp looks at the tile any more
+        }
+        if (lane == 0) barrier_arrive(&shared.free[last]);
+        scale_outputs<kDepth>(alpha, rows);
+        if constexpr (!kPlain) {
+            if (now.has_nonfinite) note_nonzero_weights(s, lane, shared.used + warp * 16);
+        }
+        round_weights<kBf16>(s, weights);
+    };
+
     KeyTile now = wait();
     if (now.key_tile >= 0) {
         products_begin();
@@ -195,21 +229,11 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
                 if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
                 break;
             }
-            products_begin();
-            begin_scores<kBf16, kDepth>(q, ring.keys(stage), s);
-            begin_outputs<kBf16, kDepth>(weights, ring.values(last), rows);
-            products_wait<1>();
-            sums_ready(s);
-            weigh(now);
-            products_wait<0>();
-            sums_ready(rows.o);
-            sync_warp();
-            if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
-            sync_warp();  // nobody in the warp looks at the tile any more
-            if (lane == 0) barrier_arrive(&shared.free[last]);
-            scale_outputs<kDepth>(alpha, rows);
-            if (now.has_nonfinite) note_nonzero_weights(s, lane, shared.used + warp * 16);
-            round_weights<kBf16>(s, weights);
+            if (now.whole && !has_nonfinite && !c.mass_groups) {
+                step(std::true_type{}, now, last, false);
+            } else {
+                step(std::false_type{}, now, last, has_nonfinite);
+            }
         }
     }
     join_sums(rows);

@@ -1,10 +1,32 @@
 // Merges the parts of row tiles whose keys were split, in the order of the keys, so that results do not depend on which
 // block came first. One block a packed row, one thread a column.
+//
+// What it costs is waiting for memory, so loads wait for nothing but the problem: each part's maximum and sum by a
+// thread of its own first, then a column's values, 16 on their way at a time, without a branch between them.
 #pragma once
 
 #include "cuda/tile.cuh"
 
 namespace avflow::cuda {
+
+// sum += shares[i] * from[i * stride] of kCount parts; all loads are begun before the first is waited for.
+template <int kCount>
+AVFLOW_DEVICE void add_parts(const float* from, int64_t stride, const float* shares, float& sum) {
+    float values[kCount];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) values[i] = from[i * stride];
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) sum += values[i] * shares[i];
+}
+
+AVFLOW_DEVICE float weighted(const float* from, int64_t stride, const float* shares, int parts) {
+    float sum = 0.0f;
+    int i = 0;
+    for (; i + 16 <= parts; i += 16) add_parts<16>(from + i * stride, stride, shares + i, sum);
+    for (; i + 4 <= parts; i += 4) add_parts<4>(from + i * stride, stride, shares + i, sum);
+    for (; i < parts; ++i) add_parts<1>(from + i * stride, stride, shares + i, sum);
+    return sum;
+}
 
 template <bool kBf16>
 __global__ void __launch_bounds__(kThreads, 8) merge(const Call c) {
@@ -19,21 +41,29 @@ __global__ void __launch_bounds__(kThreads, 8) merge(const Call c) {
     const int64_t stride = part_floats(c);
     const float* const first = c.parts + static_cast<int64_t>(pair) * c.splits * stride;
     float top = -kInfinity;
-    for (int i = 0; i < parts; ++i) top = fmaxf(top, first[i * stride + m]);
-    float sum = 0.0f, o = 0.0f, mass = 0.0f;
-    for (int i = 0; i < parts; ++i) {
-        const float* part = first + i * stride;
-        if (part[kTileHeads + m] == 0.0f) continue;  // saw nothing
-        const float share = exp2_fast(part[m] - top);
-        sum += part[kTileHeads + m] * share;
-        if (column < c.depth) o += part[2 * kTileHeads + m * c.depth + column] * share;
-        if (column < c.mass_groups) mass += part[kTileHeads * (2 + c.depth) + m * c.mass_groups + column] * share;
+    for (int i = threadIdx.x % 32; i < parts; i += 32) top = fmaxf(top, first[i * stride + m]);
+    for (int other = 16; other; other /= 2) top = fmaxf(top, shuffle_xor(top, other));
+
+    float* const shares = reinterpret_cast<float*>(shared_memory());  // [parts], then the parts' sums
+    float* const sums = shares + c.splits;
+    for (int i = threadIdx.x; i < parts; i += kThreads) {
+        const float part_top = first[i * stride + m], part_sum = first[i * stride + kTileHeads + m];
+        shares[i] = part_sum == 0.0f ? 0.0f : exp2_fast(part_top - top);  // one that saw nothing holds zeros
+        sums[i] = part_sum;
     }
+    sync_block();
+    const bool has_value = column < c.depth, has_mass = column < c.mass_groups;
+    const float* const values = first + 2 * kTileHeads + m * c.depth;
+    const float* const masses = first + kTileHeads * (2 + c.depth) + m * c.mass_groups;
+    const float o = weighted(values + (has_value ? column : 0), stride, shares, parts);
+    const float sum = weighted(sums, 1, shares, parts);
     const float share = sum == 0.0f ? 0.0f : 1.0f / sum;
     const int64_t at =
         static_cast<int64_t>(tile.first_row + m / tile.group) * c.heads + kv_head * tile.group + m % tile.group;
-    if (column < c.depth) c.out[at * c.depth + column] = static_cast<uint16_t>(round_pair<kBf16>(o * share, 0.0f));
-    if (column < c.mass_groups) c.group_mass[at * c.mass_groups + column] = mass * share;
+    if (has_value) c.out[at * c.depth + column] = static_cast<uint16_t>(round_pair<kBf16>(o * share, 0.0f));
+    if (has_mass) {
+        c.group_mass[at * c.mass_groups + column] = weighted(masses + column, stride, shares, parts) * share;
+    }
     if (c.lse && column == 0) c.lse[at] = sum == 0.0f ? -kInfinity : (top + log2f(sum)) * kLn2;
 }
 

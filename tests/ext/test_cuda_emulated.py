@@ -201,9 +201,9 @@ BREAKS = {  # name: (kernel's file, what stands there, what stands there instead
         "            barrier_wait(&shared.free[stage], step / kStages % 2 ^ 1);\n",
         "",
     ),
-    "scores read too early": ("hopper", "            products_wait<1>();\n", ""),
-    "outputs scaled too early": ("hopper", "            products_wait<0>();\n            sums_ready(rows.o);\n", ""),
-    "values in wrong blocks": ("hopper", "16 * 128, kKeyTile * 128)", "16 * 128, 128)"),
+    "scores read too early": ("hopper", "        products_wait<1>();\n", ""),
+    "outputs scaled too early": ("hopper", "        products_wait<0>();\n        sums_ready(rows.o);\n", ""),
+    "values in wrong blocks": ("hopper", "describe(values, kKeyTile * 128)", "describe(values, 128)"),
 }
 
 

@@ -73,7 +73,7 @@ def compile_changed(nvcc, folder, changes):
 @pytest.mark.slow
 def test_products_that_wait_for_one_another_are_noticed(nvcc, tmp_path):
     """Scores are read while the product of the tile before runs: ptxas then lets no two products overlap."""
-    report, _, _ = compile_changed(nvcc, tmp_path, {"            products_wait<1>();\n": ""})
+    report, _, _ = compile_changed(nvcc, tmp_path, {"        products_wait<1>();\n": ""})
     assert "warning" not in report and not any(map(any, spills(report)))
     assert len(serialised(report)) == KERNELS["hopper"]
 

@@ -113,6 +113,11 @@ AVFLOW_DEVICE uint64_t describe(uint32_t address, uint32_t block_bytes) {
     return uint64_t{1} << 62 | uint64_t{64} << 32 | uint64_t{block_bytes / 16} << 16 | address / 16;
 }
 
+AVFLOW_DEVICE uint64_t further(uint64_t description, uint32_t bytes) {
+    if (bytes % 16) emulator::fail("a product's right side at a bad address");
+    return description + bytes / 16;
+}
+
 template <bool kBf16, bool kAlongK, int kColumns>
 AVFLOW_DEVICE void multiply_add_tile(float (&sum)[kColumns][4], const uint32_t (&a)[4], uint64_t b, bool add) {
     emulator::Fiber& me = emulator::fiber();
