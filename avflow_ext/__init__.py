@@ -1,9 +1,19 @@
-"""Structured attention, masked by token columns instead of an N x N mask, and the gathers of an eviction."""
+"""Structured attention, masked by token columns instead of an N x N mask, an eviction's gathers, a layer's passes."""
 
 from ._load import __version__
 from .attention import attention, capabilities
 from .gather import compact, compact_reference, gather_rms_norm, gather_rms_norm_reference
 from .packing import cut_columns
+from .passes import (
+    add_rms_norm,
+    add_rms_norm_reference,
+    rms_norm,
+    rms_norm_reference,
+    rotary,
+    rotary_reference,
+    silu_mul,
+    silu_mul_reference,
+)
 from .paths import get_cmake_dir, get_include, get_library_dir, get_operators
 from .problem import AttentionOutput, AttentionProblem
 from .reference import attention_reference
@@ -19,6 +29,8 @@ __all__ = [
     "Streams",
     "Tokens",
     "__version__",
+    "add_rms_norm",
+    "add_rms_norm_reference",
     "attention",
     "attention_reference",
     "capabilities",
@@ -32,5 +44,11 @@ __all__ = [
     "get_library_dir",
     "get_operators",
     "mask_of",
+    "rms_norm",
+    "rms_norm_reference",
+    "rotary",
+    "rotary_reference",
+    "silu_mul",
+    "silu_mul_reference",
     "table_of",
 ]

@@ -73,6 +73,30 @@ def _compact_fake(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     return x.new_empty((x.shape[0], x.shape[1], keep.shape[1], x.shape[3]))
 
 
+@torch.library.register_fake("avflow::rms_norm")
+def _rms_norm_fake(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("avflow::add_rms_norm")
+def _add_rms_norm_fake(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+@torch.library.register_fake("avflow::rotary")
+def _rotary_fake(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape)
+
+
+@torch.library.register_fake("avflow::silu_mul")
+def _silu_mul_fake(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    return gate.new_empty(gate.shape)
+
+
 @torch.library.register_fake("avflow::pack")
 def _pack_fake(
     rows: torch.Tensor,
@@ -107,5 +131,5 @@ def _refuse_gradient(op: str) -> None:
     torch.library.register_autograd(f"avflow::{op}", refuse, setup_context=refuse)
 
 
-for _op in ("attention", "gather_rms_norm", "compact"):
+for _op in ("attention", "gather_rms_norm", "compact", "rms_norm", "add_rms_norm", "rotary", "silu_mul"):
     _refuse_gradient(_op)

@@ -102,5 +102,6 @@ def capabilities() -> Capabilities:
             "attention": {"cpu": cpu, "cuda": on_cuda},
             "gather_rms_norm": {"cpu": general, "cuda": others},
             "compact": {"cpu": "memcpy", "cuda": others},
+            **{op: {"cpu": general, "cuda": others} for op in ("rms_norm", "add_rms_norm", "rotary", "silu_mul")},
         },
     }

@@ -39,16 +39,18 @@ int32_t avflow_tile_rows(int32_t heads_per_kv_head);
 int64_t avflow_attention_workspace(const AvflowAttention* problem);
 void avflow_attention_cpu(const AvflowAttention* problem);
 
-// kept[i] = x[keep[i]] and normed[i] = its RMS norm times weight, as transformers' Qwen2RMSNorm rounds it: normalised
-// in float32, rounded to dtype, multiplied by weight. Rows where keep is no row of x are zero.
+// kept[i] = x[keep[i]] (+ residual[keep[i]], rounded to dtype) and normed[i] = its RMS norm times weight, as
+// transformers' Qwen2RMSNorm rounds it: normalised in float32, rounded to dtype, multiplied by weight. Rows where keep
+// is no row of x are zero.
 typedef struct AvflowGatherRmsNorm {
-    const void* x;        // [n, width], innermost stride 1
-    const void* weight;   // [width], contiguous
-    const int32_t* keep;  // [m]
-    void* kept;           // [m, width], contiguous
-    void* normed;         // [m, width], contiguous
+    const void* x;         // [n, width], innermost stride 1
+    const void* residual;  // the same, or null: nothing is added
+    const void* weight;    // [width], contiguous
+    const int32_t* keep;   // [m], or null: all rows in order, m = n
+    void* kept;            // [m, width], contiguous; null where neither keep nor residual is given and nobody wants it
+    void* normed;          // [m, width], contiguous
     int64_t n, m, width;
-    int64_t x_row;  // stride in elements
+    int64_t x_row, residual_row;  // strides in elements
     float eps;
     int32_t dtype;
     int32_t workers;
@@ -73,6 +75,40 @@ typedef struct AvflowCompact {
 
 void avflow_compact_cpu(const AvflowCompact* call);
 
+// Rotary embedding of q and k: x * cos + rotate_half(x) * sin, both products and their sum rounded to dtype.
+typedef struct AvflowRotary {
+    const void* q;    // [rows, heads, d], d even, innermost stride 1
+    const void* k;    // [rows, kv_heads, d], the same
+    const void* cos;  // [rows, d], innermost stride 1
+    const void* sin;  // the same
+    void* q_out;      // [rows, heads, d], contiguous
+    void* k_out;      // [rows, kv_heads, d], contiguous
+    int64_t rows;
+    int64_t q_row, q_head, k_row, k_head, cos_row, sin_row;  // strides in elements
+    int32_t heads, kv_heads, head_dim;
+    int32_t dtype;
+    int32_t workers;
+    AvflowParallel parallel;
+    void* parallel_context;
+} AvflowRotary;
+
+void avflow_rotary_cpu(const AvflowRotary* call);
+
+// out = silu(gate) * up; silu in float32, rounded to dtype, then the product.
+typedef struct AvflowSiluMul {
+    const void* gate;  // [rows, width], innermost stride 1
+    const void* up;    // the same
+    void* out;         // [rows, width], contiguous
+    int64_t rows, width;
+    int64_t gate_row, up_row;  // strides in elements
+    int32_t dtype;
+    int32_t workers;
+    AvflowParallel parallel;
+    void* parallel_context;
+} AvflowSiluMul;
+
+void avflow_silu_mul_cpu(const AvflowSiluMul* call);
+
 // One of avflow_cpu_isas(): what this processor runs. With "amx" and "avx512_bf16" other dtypes than bfloat16, and
 // other ops than attention, take avx512.
 const char* avflow_cpu_isa(void);
@@ -90,9 +126,11 @@ int64_t avflow_attention_cuda_workspace(const AvflowAttention* problem, const in
 int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* problem_on_host, void* stream);
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head);
 int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head);  // 0 where that kernel was not compiled in
-// The same with device pointers; gather_rms_norm takes bfloat16 and float16.
+// The same with device pointers; all but compact take bfloat16 and float16 alone.
 int32_t avflow_gather_rms_norm_cuda(const AvflowGatherRmsNorm* call, void* stream);
 int32_t avflow_compact_cuda(const AvflowCompact* call, void* stream);
+int32_t avflow_rotary_cuda(const AvflowRotary* call, void* stream);
+int32_t avflow_silu_mul_cuda(const AvflowSiluMul* call, void* stream);
 const char* avflow_cuda_archs(void);  // compiled in, such as "80,90,100,120"
 // What the runtime that is linked in says; statuses are cudaError_t.
 int32_t avflow_cuda_runtime(void);                 // CUDART_VERSION

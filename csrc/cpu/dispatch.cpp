@@ -9,8 +9,9 @@
 namespace avflow::cpu {
 namespace {
 
-#define AVFLOW_ISA_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, isa::gather_rms_norm, false
-#define AVFLOW_BF16_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, avx512::gather_rms_norm, true
+#define AVFLOW_PASSES(isa) isa::gather_rms_norm, isa::rotary, isa::silu_mul
+#define AVFLOW_ISA_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, AVFLOW_PASSES(isa), false
+#define AVFLOW_BF16_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, AVFLOW_PASSES(avx512), true
 
 bool always() { return true; }
 

@@ -17,6 +17,8 @@ struct TaskPlan;
     void attend(const TaskPlan& plan, int64_t task, int64_t worker);                    \
     void merge(const TaskPlan& plan, int64_t index, int64_t worker);                    \
     void gather_rms_norm(const AvflowGatherRmsNorm& call, int64_t first, int64_t last); \
+    void rotary(const AvflowRotary& call, int64_t first, int64_t last);                 \
+    void silu_mul(const AvflowSiluMul& call, int64_t first, int64_t last);              \
     }
 AVFLOW_DECLARE_ISA(portable)
 #ifdef AVFLOW_HAVE_AVX2
@@ -36,6 +38,8 @@ struct Isa {
     void (*attend)(const TaskPlan&, int64_t, int64_t);
     void (*merge)(const TaskPlan&, int64_t, int64_t);
     void (*gather_rms_norm)(const AvflowGatherRmsNorm&, int64_t, int64_t);
+    void (*rotary)(const AvflowRotary&, int64_t, int64_t);
+    void (*silu_mul)(const AvflowSiluMul&, int64_t, int64_t);
     bool bf16;            // multiplies bfloat16, and takes no other dtype
     bool (*runs_here)();  // may the processor and its system run it
     bool (*pays_here)();  // and is it not slower than those after it

@@ -19,11 +19,12 @@ inline bool aligned(int64_t unit, std::initializer_list<const void*> pointers, s
 
 struct GatherCall {
     const uint16_t* x;
+    const uint16_t* residual;  // or null
     const uint16_t* weight;
-    const int32_t* keep;
-    uint16_t* kept;
+    const int32_t* keep;  // or null: row for row
+    uint16_t* kept;       // or null
     uint16_t* normed;
-    int64_t n, x_row;
+    int64_t n, x_row, residual_row;
     int32_t width, threads;
     float eps;
 };
@@ -32,17 +33,18 @@ constexpr int kMostGatherThreads = 512;
 constexpr int kWide = 8;  // elements in 16 bytes
 
 inline bool reads_wide(const AvflowGatherRmsNorm& a) {
-    return aligned(16, {a.x, a.weight, a.kept, a.normed}, {a.x_row * 2, a.width * 2});
+    return aligned(16, {a.x, a.residual, a.weight, a.kept, a.normed}, {a.x_row * 2, a.residual_row * 2, a.width * 2});
 }
 
 inline GatherCall make_call(const AvflowGatherRmsNorm& a) {
     GatherCall c{};
     c.x = static_cast<const uint16_t*>(a.x);
+    c.residual = static_cast<const uint16_t*>(a.residual);
     c.weight = static_cast<const uint16_t*>(a.weight);
     c.keep = a.keep;
     c.kept = static_cast<uint16_t*>(a.kept);
     c.normed = static_cast<uint16_t*>(a.normed);
-    c.n = a.n, c.x_row = a.x_row;
+    c.n = a.n, c.x_row = a.x_row, c.residual_row = a.residual_row;
     c.width = static_cast<int32_t>(a.width);
     const int64_t pieces = (a.width + (reads_wide(a) ? kWide : 1) - 1) / (reads_wide(a) ? kWide : 1);
     c.threads = static_cast<int32_t>(std::min<int64_t>(kMostGatherThreads, (pieces + 31) / 32 * 32));

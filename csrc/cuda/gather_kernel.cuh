@@ -1,4 +1,5 @@
 // Gathers of the eviction boundary: rows of the residual with their RMS norm, and the cache of the tokens that stay.
+// The first is also the norm of a layer that nothing leaves, with what is added before it.
 // Both move memory once, in pieces of 16 bytes where rows allow it.
 #pragma once
 
@@ -17,11 +18,11 @@ AVFLOW_DEVICE uint16_t rounded(float x) {
     return static_cast<uint16_t>(round_pair<kBf16>(x, 0.0f));
 }
 
-// One block a kept row. The sum runs in a fixed order: lanes, then warps.
+// One block a kept row; with a residual, that plus x is kept. The sum runs in a fixed order: lanes, then warps.
 template <bool kBf16, int kCount>
 __global__ void __launch_bounds__(kMostGatherThreads) gather_rms_norm(const GatherCall c) {
     using Row = Piece<kCount>;
-    const int64_t row = blockIdx.x, from = c.keep[row];
+    const int64_t row = blockIdx.x, from = c.keep ? c.keep[row] : row;
     const int pieces = c.width / kCount;
     Row* const kept = reinterpret_cast<Row*>(c.kept + row * c.width);
     Row* const normed = reinterpret_cast<Row*>(c.normed + row * c.width);
@@ -29,12 +30,19 @@ __global__ void __launch_bounds__(kMostGatherThreads) gather_rms_norm(const Gath
         for (int i = threadIdx.x; i < pieces; i += c.threads) kept[i] = normed[i] = Row{};
         return;
     }
-    const Row* const x = reinterpret_cast<const Row*>(c.x + from * c.x_row);
+    const Row* x = reinterpret_cast<const Row*>(c.x + from * c.x_row);
+    const Row* const residual = reinterpret_cast<const Row*>(c.residual + from * c.residual_row);
     const Row* const weight = reinterpret_cast<const Row*>(c.weight);
     float sum = 0.0f;
     for (int i = threadIdx.x; i < pieces; i += c.threads) {
-        const Row piece = x[i];
-        kept[i] = piece;
+        Row piece = x[i];
+        if (c.residual) {
+            const Row more = residual[i];
+            for (int n = 0; n < kCount; ++n) {
+                piece.at[n] = rounded<kBf16>(widen<kBf16>(more.at[n]) + widen<kBf16>(piece.at[n]));
+            }
+        }
+        if (c.kept) kept[i] = piece;
         for (int n = 0; n < kCount; ++n) {
             const float value = widen<kBf16>(piece.at[n]);
             sum += value * value;
@@ -47,6 +55,7 @@ __global__ void __launch_bounds__(kMostGatherThreads) gather_rms_norm(const Gath
     sum = 0.0f;
     for (int warp = 0; warp < c.threads / 32; ++warp) sum += sums[warp];
     const float factor = 1.0f / sqrtf(sum / static_cast<float>(c.width) + c.eps);
+    if (c.residual) x = kept;                                // a thread reads what it wrote itself
     for (int i = threadIdx.x; i < pieces; i += c.threads) {  // the row lies in the first-level cache now
         const Row piece = x[i], scale = weight[i];
         Row out;

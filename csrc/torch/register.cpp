@@ -14,6 +14,10 @@ constexpr const char* kSchemas[] = {
     " Tensor? problem_on_device=None, Tensor? row_order=None) -> (Tensor, Tensor, Tensor)",
     "gather_rms_norm(Tensor x, Tensor weight, float eps, Tensor keep) -> (Tensor, Tensor)",
     "compact(Tensor x, Tensor keep) -> Tensor",
+    "rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+    "add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor, Tensor)",
+    "rotary(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor, Tensor)",
+    "silu_mul(Tensor gate, Tensor up) -> Tensor",
     // Not `kernel`: inductor has an argument of that name in the way of any operator's.
     "pack(Tensor rows, Tensor cuts, Tensor cut_streams, int heads, int kv_heads, *, Tensor? keys=None,"
     " Tensor? streams=None, Tensor? keep_rows=None, Tensor? keep_keys=None, int groups=0, bool zero=False,"
@@ -40,11 +44,13 @@ bool register_operators() {
     Library& cpu = kernels_for("CPU");
     register_attention_cpu(cpu);
     register_gather_cpu(cpu);
+    register_passes_cpu(cpu);
     register_pack(cpu);
 #ifdef AVFLOW_HAVE_CUDA
     Library& cuda = kernels_for("CUDA");
     register_attention_cuda(cuda);
     register_gather_cuda(cuda);
+    register_passes_cuda(cuda);
 #endif
     return true;
 }

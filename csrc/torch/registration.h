@@ -9,8 +9,10 @@ using Library = torch::stable::detail::StableLibrary;
 
 void register_attention_cpu(Library& cpu);
 void register_gather_cpu(Library& cpu);
+void register_passes_cpu(Library& cpu);
 void register_pack(Library& cpu);
 void register_attention_cuda(Library& cuda);
 void register_gather_cuda(Library& cuda);
+void register_passes_cuda(Library& cuda);
 
 }  // namespace avflow

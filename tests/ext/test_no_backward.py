@@ -20,11 +20,21 @@ def arguments_of(op):
         return attention_arguments()
     if op == "compact":
         return torch.randn(1, 2, 3, 4), KEEP[None]
-    return torch.randn(3, 8), torch.randn(8), 1e-6, KEEP
+    if op == "gather_rms_norm":
+        return torch.randn(3, 8), torch.randn(8), 1e-6, KEEP
+    if op == "rms_norm":
+        return torch.randn(3, 8), torch.randn(8), 1e-6
+    if op == "add_rms_norm":
+        return torch.randn(3, 8), torch.randn(3, 8), torch.randn(8), 1e-6
+    if op == "rotary":
+        return torch.randn(3, 2, 8), torch.randn(3, 1, 8), torch.randn(3, 8), torch.randn(3, 8)
+    assert op == "silu_mul"
+    return torch.randn(3, 8), torch.randn(3, 8)
 
 
 FLOATS = [("attention", 0), ("attention", 1), ("attention", 2), ("gather_rms_norm", 0), ("gather_rms_norm", 1)]
-FLOATS += [("compact", 0)]
+FLOATS += [("compact", 0), ("rms_norm", 0), ("rms_norm", 1), ("add_rms_norm", 0), ("add_rms_norm", 1)]
+FLOATS += [("add_rms_norm", 2), ("rotary", 0), ("rotary", 1), ("rotary", 2), ("silu_mul", 0), ("silu_mul", 1)]
 
 
 def first(outputs):
@@ -66,6 +76,10 @@ def test_the_functions_refuse_as_the_operators_do():
         avflow_ext.gather_rms_norm(x.requires_grad_(), weight, eps, keep)
     with pytest.raises(NotImplementedError, match="no backward"):
         avflow_ext.compact(torch.randn(1, 2, 3, 4, requires_grad=True), KEEP[None])
+    for op in ("rms_norm", "add_rms_norm", "rotary", "silu_mul"):
+        first_one, *others = arguments_of(op)
+        with pytest.raises(NotImplementedError, match=f"{op} has no backward"):
+            getattr(avflow_ext, op)(first_one.requires_grad_(), *others)
 
 
 def test_tensors_of_inference_mode_pass():

@@ -14,6 +14,7 @@ from ..models.attention import attention
 from ..models.base import Model
 from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode
+from ..models.fused import fused_layers
 from ..models.windows import layer_windows
 from ..prompts.prompt import Prompt
 from ..walk.capture import Captured, capture
@@ -110,7 +111,11 @@ def observe(
             on_hidden(layer, hidden[0])
 
     where = places_of(captured.positions, len(captured), model.device)
-    with in_eval_mode(model), attributes([*chunked_mlps(model), *with_places(model, in_all_layers(where))]):
+    with (
+        in_eval_mode(model),
+        attributes(fused_layers(model)),
+        attributes([*chunked_mlps(model), *with_places(model, in_all_layers(where))]),  # wrap the layers before
+    ):
         tables = captured.cos, captured.sin
         count = None if proving else last + 1
         deep = DeepRows([captured.deep], [len(captured)], [np.arange(len(captured))]).add

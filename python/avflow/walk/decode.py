@@ -21,6 +21,7 @@ from ..models.base import Model
 from ..models.compat import attributes
 from ..models.end_tokens import end_tokens
 from ..models.evaluating import in_eval_mode
+from ..models.fused import fused_layers
 from ..models.windows import layer_windows
 from .capture import Captured
 from .layers import layer_input, run_layers
@@ -125,7 +126,7 @@ def decode(
     made = [[int(token)] for token in first]
     where = captured.positions
     shape = (1,) if where is None else where.shape[:-1]
-    with in_eval_mode(model):
+    with in_eval_mode(model), attributes(fused_layers(model)):
         for step in range(count - 1):
             if all(tokens[-1] in ends for tokens in made):
                 break

@@ -19,6 +19,7 @@ from ..models.attention import AttentionCall, attention
 from ..models.base import Model
 from ..models.compat import attributes
 from ..models.evaluating import in_eval_mode, warn_of_hooks
+from ..models.fused import fused_layers
 from ..models.windows import layer_windows
 from ..prompts.correct import leads_options
 from ..prompts.divergence import divergence_of
@@ -32,7 +33,7 @@ from .layers import Tables, check_finite, run_layers
 from .layout import Early, Layout
 from .places import joined_places, with_places
 from .proof import is_due, prove
-from .row_wise import row_wise
+from .row_wise import Patch, row_wise
 
 if TYPE_CHECKING:
     from ..models.compat import AttentionModule
@@ -248,8 +249,10 @@ def run_walk(
         def places(layer: int) -> torch.Tensor:
             return where.index_select(-1, before[0] if early is not None and layer < early.layers else token)
 
-        patched = [*with_edited_mlps(model, row_wise(model, rows), edits), *with_places(model, places)]
-        with attributes(patched):
+        def patched() -> list[Patch]:
+            return [*with_edited_mlps(model, row_wise(model, rows), edits), *with_places(model, places)]
+
+        with attributes(fused_layers(model)), attributes(patched()):  # the second wrap the first
             first = _clean_rows(batch, layout, token if early is None else before[0])
             hidden = run_layers(
                 model,

@@ -33,9 +33,31 @@ class GatherArgs(ctypes.Structure):
     """AvflowGatherRmsNorm of csrc/kernels.h."""
 
     _fields_ = (
-        [(name, ctypes.c_void_p) for name in ("x", "weight", "keep", "kept", "normed")]
-        + [(name, ctypes.c_int64) for name in ("n", "m", "width", "x_row")]
+        [(name, ctypes.c_void_p) for name in ("x", "residual", "weight", "keep", "kept", "normed")]
+        + [(name, ctypes.c_int64) for name in ("n", "m", "width", "x_row", "residual_row")]
         + [("eps", ctypes.c_float), ("dtype", ctypes.c_int32), ("workers", ctypes.c_int32)]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
+class RotaryArgs(ctypes.Structure):
+    """AvflowRotary of csrc/kernels.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("q", "k", "cos", "sin", "q_out", "k_out")]
+        + [(name, ctypes.c_int64) for name in ("rows", "q_row", "q_head", "k_row", "k_head", "cos_row", "sin_row")]
+        + [(name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "dtype", "workers")]
+        + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
+    )
+
+
+class SiluMulArgs(ctypes.Structure):
+    """AvflowSiluMul of csrc/kernels.h."""
+
+    _fields_ = (
+        [(name, ctypes.c_void_p) for name in ("gate", "up", "out")]
+        + [(name, ctypes.c_int64) for name in ("rows", "width", "gate_row", "up_row")]
+        + [(name, ctypes.c_int32) for name in ("dtype", "workers")]
         + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
     )
 
@@ -145,6 +167,77 @@ def gather_rms_norm(library: ctypes.CDLL, x, weight, eps: float, keep, schedule:
     if library.emulated_gather_rms_norm(ctypes.byref(args), schedule, ctypes.byref(wide)):
         raise RuntimeError(library.emulated_error().decode())
     return (kept, normed), wide.value
+
+
+def rms_norm(library: ctypes.CDLL, x, residual, weight, eps: float, schedule: int = 0):
+    """`avflow_ext.add_rms_norm` by the CUDA kernel; None: no sum, `rms_norm`. And the elements read at once."""
+    total = None if residual is None else torch.full(x.shape, torch.nan, dtype=x.dtype)
+    normed = torch.full(x.shape, torch.nan, dtype=x.dtype)
+    args = GatherArgs(
+        x=x.data_ptr(),
+        residual=None if residual is None else residual.data_ptr(),
+        weight=weight.data_ptr(),
+        kept=None if total is None else total.data_ptr(),
+        normed=normed.data_ptr(),
+        n=len(x),
+        m=len(x),
+        width=x.shape[1],
+        x_row=x.stride(0),
+        residual_row=0 if residual is None else residual.stride(0),
+        eps=eps,
+        dtype=DTYPES[x.dtype],
+    )
+    wide = ctypes.c_int32()
+    if library.emulated_gather_rms_norm(ctypes.byref(args), schedule, ctypes.byref(wide)):
+        raise RuntimeError(library.emulated_error().decode())
+    return (total, normed), wide.value
+
+
+def rotary(library: ctypes.CDLL, q, k, cos, sin):
+    """`avflow_ext.rotary` by the CUDA kernel, and how many elements a thread read at once."""
+    out = [torch.full(x.shape, torch.nan, dtype=x.dtype) for x in (q, k)]
+    args = RotaryArgs(
+        q=q.data_ptr(),
+        k=k.data_ptr(),
+        cos=cos.data_ptr(),
+        sin=sin.data_ptr(),
+        q_out=out[0].data_ptr(),
+        k_out=out[1].data_ptr(),
+        rows=len(q),
+        q_row=q.stride(0),
+        q_head=q.stride(1),
+        k_row=k.stride(0),
+        k_head=k.stride(1),
+        cos_row=cos.stride(0),
+        sin_row=sin.stride(0),
+        heads=q.shape[1],
+        kv_heads=k.shape[1],
+        head_dim=q.shape[2],
+        dtype=DTYPES[q.dtype],
+    )
+    wide = ctypes.c_int32()
+    if library.emulated_rotary(ctypes.byref(args), ctypes.byref(wide)):
+        raise RuntimeError(library.emulated_error().decode())
+    return tuple(out), wide.value
+
+
+def silu_mul(library: ctypes.CDLL, gate, up):
+    """`avflow_ext.silu_mul` by the CUDA kernel, and how many elements a thread read at once."""
+    out = torch.full(gate.shape, torch.nan, dtype=gate.dtype)
+    args = SiluMulArgs(
+        gate=gate.data_ptr(),
+        up=up.data_ptr(),
+        out=out.data_ptr(),
+        rows=len(gate),
+        width=gate.shape[1],
+        gate_row=gate.stride(0),
+        up_row=up.stride(0),
+        dtype=DTYPES[gate.dtype],
+    )
+    wide = ctypes.c_int32()
+    if library.emulated_silu_mul(ctypes.byref(args), ctypes.byref(wide)):
+        raise RuntimeError(library.emulated_error().decode())
+    return out, wide.value
 
 
 def compact(library: ctypes.CDLL, x: torch.Tensor, keep: torch.Tensor):

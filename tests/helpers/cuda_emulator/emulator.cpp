@@ -1,10 +1,11 @@
-// Runs the CUDA kernels on the host: what csrc/cuda/attention.cu and gather.cu launch, block after block.
+// Runs the CUDA kernels on the host: what csrc/cuda/attention.cu, gather.cu and passes.cu launch, block after block.
 #include "cuda/ptx.h"
 // (the kernels' own include of cuda/ptx.h finds that one too: this folder comes first in the include path)
 #include "cuda/attention_kernel.cuh"
 #include "cuda/gather_kernel.cuh"
 #include "cuda/hopper_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
+#include "cuda/passes_kernel.cuh"
 
 using namespace avflow;
 using namespace avflow::cuda;
@@ -75,6 +76,25 @@ int32_t emulated_compact(const AvflowCompact* a, int32_t* unit) {
     *unit = unit_of(*a);
     const auto kernel = *unit == 16 ? compact<16> : *unit == 8 ? compact<8> : *unit == 4 ? compact<4> : compact<2>;
     return launch(blocks_of(c), emulator::kInStep, kCompactThreads, kernel, c) ? 0 : 2;
+}
+
+// The same of the decoder's passes.
+int32_t emulated_rotary(const AvflowRotary* a, int32_t* wide) {
+    const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
+    *wide = reads_wide(*a) ? kWide : 1;
+    const auto kernel =
+        *wide > 1 ? (bf16 ? rotary<true, kWide> : rotary<false, kWide>) : (bf16 ? rotary<true, 1> : rotary<false, 1>);
+    const avflow::cuda::RotaryCall c = make_call(*a);
+    return launch(pass_blocks(c), emulator::kInStep, kPassThreads, kernel, c) ? 0 : 2;
+}
+
+int32_t emulated_silu_mul(const AvflowSiluMul* a, int32_t* wide) {
+    const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
+    *wide = reads_wide(*a) ? kWide : 1;
+    const auto kernel = *wide > 1 ? (bf16 ? silu_mul<true, kWide> : silu_mul<false, kWide>)
+                                  : (bf16 ? silu_mul<true, 1> : silu_mul<false, 1>);
+    const avflow::cuda::SiluMulCall c = make_call(*a);
+    return launch(pass_blocks(c), emulator::kInStep, kPassThreads, kernel, c) ? 0 : 2;
 }
 
 int32_t emulated_splits(const AvflowAttention* a) {
