@@ -1,22 +1,41 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, on a bare machine: python3 with a CUDA torch >= 2.11, pytest, hypothesis, transformers,
-# cmake, ninja and pybind11, an nvcc; no network, no venv. What fails or is stopped is reported, and the rest runs.
+# Everything that needs a GPU, on a bare machine: python3 with a CUDA torch >= 2.11, pytest, hypothesis, transformers >=
+# 5.17, cmake, ninja and pybind11, an nvcc; no network, no venv. What fails or is stopped is reported, the rest runs.
 #
-#     benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]
+#     benchmarks/gpu.sh [--dry-run] OUTPUT_FOLDER [STAGE ...]
 #
-# Stages, by default all in this order: build tests sanitize gather attention sweep evict profile patch. Without `build`
-# the module must have been built there before. The folder receives summary.txt, log.txt, and gather, attention, sweep,
-# evict, profile and patch .json, to which the benchmarks write step by step. Other stages' files of earlier runs stay.
+# Where a GPU is at hand for a quarter of an hour, and a command on it ends after ten minutes, two calls do, the second on
+# the same machine (it uses what the first one built; elsewhere: `build second`):
+#
+#     AVFLOW_GPU_SECONDS=350 benchmarks/gpu.sh OUTPUT_FOLDER first     what decides which kernels are used, then sweeps
+#     AVFLOW_GPU_SECONDS=400 benchmarks/gpu.sh OUTPUT_FOLDER second    eviction, decoding, towers, profile, sanitizers
+#
+# Stages, by default all in this order: build attention gather sweep, which are `first`; evict decode towers profile tests
+# sanitize patch, which are `second`. Without `build` the module must have been built there before. The folder receives
+# summary.txt, log.txt (what ran earlier stays in both), and a .json of every stage that measures, to which it writes step
+# by step. `python benchmarks pages/gpu OUTPUT_FOLDER` makes the tables of README.md and docs/ of them.
 # AVFLOW_GPU_SECONDS (default 525): for all stages; each has a limit of its own, and gets what is left at most.
 # AVFLOW_LIMIT_STAGE, such as AVFLOW_LIMIT_EVICT=200: another limit for a stage. PYTHON names another interpreter,
-# AVFLOW_CUDA_ARCHS (default 90) the architecture.
+# AVFLOW_CUDA_ARCHS (default 90) the architecture. --dry-run shows stages, limits and commands, and runs nothing.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-mkdir -p "${1:?usage: benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]}"
+dry=
+[[ ${1:-} == --dry-run ]] && dry=1 && shift
+mkdir -p "${1:?usage: benchmarks/gpu.sh [--dry-run] OUTPUT_FOLDER [STAGE ...]}"
 out=$(cd "$1" && pwd)
 shift
-all=(build tests sanitize gather attention sweep evict profile patch)
-stages=("${@:-${all[@]}}")
+first=(build attention gather sweep)
+second=(evict decode towers profile tests sanitize patch)
+all=("${first[@]}" "${second[@]}")
+stages=()
+(($#)) || set -- first second
+for name in "$@"; do
+    case $name in
+        first) stages+=("${first[@]}") ;;
+        second) stages+=("${second[@]}") ;;
+        *) stages+=("$name") ;;
+    esac
+done
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD/python:$PWD:$PWD/avflow-models" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
 export AVFLOW_CUDA=1 AVFLOW_CUDA_ARCHS="${AVFLOW_CUDA_ARCHS:-90}" AVFLOW_CMAKE_ARGS="-DCMAKE_CUDA_FLAGS=-lineinfo"
@@ -37,6 +56,10 @@ limit() {
 stage() {
     local name=$1 allowed=$2 began=$SECONDS code
     shift 2
+    if [[ -n $dry ]]; then
+        printf '%s\t%s\t%s\n' "$name" "$allowed" "$*"
+        return
+    fi
     if ((allowed < 5)); then
         note "$name: NOT RUN, no time left"
         failed=1
@@ -69,23 +92,26 @@ run_build() {
 }
 
 run_tests() {
-    # Not all of tests/: the other files need packages that a bare machine may lack.
+    # Not all of tests/: the other files need packages that a bare machine may lack. So may the settings in pyproject.toml.
+    local each=(--timeout 60)
+    "$python" -c 'import pytest_timeout' 2>/dev/null || each=(-o "addopts=-ra --strict-markers")
     mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-    SHOWN=25 stage tests "$(limit tests 110)" "$python" -m pytest -q -m gpu -p no:cacheprovider \
-        --timeout 100 "${files[@]}"
+    SHOWN=25 stage tests "$(limit tests 80)" "$python" -m pytest -q -m gpu -p no:cacheprovider "${each[@]}" "${files[@]}"
 }
 
 run_sanitize() {
     local sanitizer tool
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null)
-    if [[ -z $sanitizer ]]; then
+    if [[ -z $sanitizer && -n $dry ]]; then
+        sanitizer=compute-sanitizer
+    elif [[ -z $sanitizer ]]; then
         note "sanitize: NOT RUN, compute-sanitizer is neither on PATH nor in /usr/local/cuda/bin"
         failed=1
         return
     fi
-    for tool in memcheck racecheck initcheck synccheck; do
+    for tool in racecheck synccheck initcheck memcheck; do
         # PyTorch's caching allocator would hide where one tensor ends and the next begins.
-        stage "$tool" "$(limit sanitize 40)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
+        stage "$tool" "$(limit sanitize 35)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
             --tool "$tool" --error-exitcode 9 --print-limit 20 "$python" benchmarks op/sanitize
     done
 }
@@ -95,11 +121,17 @@ run_gather() {
         --json "$out/gather.json"
 }
 
-run_attention() { SHOWN=60 benchmark attention 150 cuda/attention; }
-run_sweep() { benchmark sweep 170 cuda/sweep --shape 3b 7b; }
-run_evict() { benchmark evict 200 cuda/evict --shape 3b 7b --tokens 8192 16384 32768; }
-run_profile() { benchmark profile 90 cuda/profile --shape 3b; }
-run_patch() { benchmark patch 90 cuda/patch --shape 3b 7b; }
+run_towers() {
+    SHOWN=30 stage towers "$(limit towers 30)" "$python" benchmarks op/towers --device cuda --seconds 2 \
+        --json "$out/towers.json"
+}
+
+run_attention() { SHOWN=60 benchmark attention 90 cuda/attention; }
+run_sweep() { benchmark sweep 120 cuda/sweep --shape 3b 7b --tokens 10240 16384; }
+run_evict() { benchmark evict 120 cuda/evict --shape 3b 7b --tokens 8192 32768 --batch; }
+run_decode() { benchmark decode 110 cuda/evict --shape 3b --tokens 8192 --batch 8 1 32; }
+run_profile() { benchmark profile 55 cuda/profile --shape 3b; }
+run_patch() { benchmark patch 60 cuda/patch --shape 3b 7b; }
 
 for name in "${stages[@]}"; do
     if ! declare -F "run_$name" >/dev/null; then
@@ -107,11 +139,12 @@ for name in "${stages[@]}"; do
         exit 2
     fi
 done
-: >"$out/summary.txt"
-: >"$log"
-for name in "${stages[@]}"; do
-    rm -f "$out/$name.json"
-done
+if [[ -z $dry ]]; then
+    note "$(date -u '+%Y-%m-%d %H:%M') UTC, ${stages[*]}"
+    for name in "${stages[@]}"; do
+        rm -f "$out/$name.json"
+    done
+fi
 for name in "${stages[@]}"; do
     "run_$name"
     if [[ $name == build ]]; then
@@ -122,6 +155,5 @@ for name in "${stages[@]}"; do
         }
     fi
 done
-echo "== summary, $SECONDS s"
-cat "$out/summary.txt"
+[[ -n $dry ]] || { echo "== summary, $SECONDS s" && cat "$out/summary.txt"; }
 exit "$failed"

@@ -72,6 +72,7 @@ def whole_prompt(cases: Cases, n: int, with_flex: bool) -> None:
         dense: operands.sdpa(dense_mask(tokens, VIDEO, QUESTION)),
     }
     if with_flex:
+        torch._dynamo.reset()
         candidates["FlexAttention"] = operands.flex(tokens, VIDEO, QUESTION)
     times = side_by_side(candidates, seconds=20)
     cases.add("video -> question", times, "avflow, no cuts", "<= 1")

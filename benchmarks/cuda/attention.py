@@ -3,9 +3,10 @@
     python benchmarks cuda/attention [--json FILE] [--no-flex] [--seconds 600]
 
 Claim: with cuts and without, the op takes at most 1.1 times what torch's best kernel takes without cuts. Peers: SDPA,
-each pinned to one backend and given keys and values with the heads it likes; FlexAttention; avflow's own op without the
-cuts. Times are the best of turns of blocks of calls; a peer that fails leaves its error. Measured on an H200:
-benchmarks/results/h200/attention.json.
+each pinned to one backend and given keys and values with the heads it likes; FlashAttention-4 where flash-attn-4 is
+installed, by its own function and, with cuts, as FlexAttention's backend on the blocks of avflow's plan; FlexAttention;
+avflow's own op without the cuts. What must be compiled for a minute comes last. Times are the best of turns of
+blocks of calls; a peer that fails leaves its error. Measured on an H200: benchmarks/results/h200/attention.json.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ SHAPES = {"3B": (16, 2, 128), "7B": (28, 4, 128)}  # heads, kv heads, d of Qwen2
 FLASH, CUDNN, MATH = (BACKENDS[name] for name in ("flash", "cuDNN", "math"))
 LENGTHS = (4096, 8192, 16384, 32768)
 DECODE_KEYS = 16384
+COMPILING = 30.0  # seconds of a peer's compilation
 COLD_COPIES = 12  # of the decode step's keys and values: 200 MB at 3B shapes, more than any L2
 
 
@@ -92,8 +94,8 @@ class Cases:
         self.report.save()
 
 
-def whole_prompts(cases: Cases, n: int, size: str, with_flex: bool) -> None:
-    """Prefill of n tokens: without cuts, video -> question, other frames cut."""
+def whole_prompts(cases: Cases, n: int, size: str, flash4: bool = False) -> None:
+    """Prefill of n tokens: without cuts, video -> question, other frames cut. flash4: beside FlashAttention-4."""
     heads, kv_heads, d = SHAPES[size]
     ratio = heads // kv_heads
     case, tokens = operands(n, n, size), av_tokens(n)
@@ -104,6 +106,8 @@ def whole_prompts(cases: Cases, n: int, size: str, with_flex: bool) -> None:
         "sdpa flash": case.sdpa(backend=FLASH),
         "sdpa cuDNN": case.sdpa(backend=CUDNN),
     }
+    if flash4:
+        candidates["FlashAttention-4"] = case.flash4()
     difference = (candidates["avflow"]().out - candidates["sdpa flash"]()[0].transpose(0, 1)).abs().max()
     print(f"largest difference from sdpa flash: {float(difference):.1e}")
     cases.add(f"{size}, {n} tokens, no cuts", candidates, "sdpa flash", "<= 1", flops=flops)
@@ -115,14 +119,7 @@ def whole_prompts(cases: Cases, n: int, size: str, with_flex: bool) -> None:
         candidates["sdpa math, dense mask"] = case.sdpa(mask, MATH)
     candidates["sdpa cuDNN, dense mask"] = case.sdpa(mask, CUDNN)
     candidates["sdpa efficient, dense mask"] = case.sdpa(mask, BACKENDS["efficient"])
-    peer = "avflow, no cuts"
-    if with_flex:
-        try:
-            candidates["FlexAttention"] = case.flex(tokens, VIDEO, QUESTION)
-            peer = "FlexAttention"
-        except Exception as error:  # the compiler raises whatever it likes
-            print(f"FlexAttention could not be compiled: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
-    cases.add(f"{size}, {n} tokens, video -> question", candidates, peer, "<= 1 x both")
+    cases.add(f"{size}, {n} tokens, video -> question", candidates, "avflow, no cuts", "<= 1")
     del mask
 
     film = frames(n, 256)
@@ -136,6 +133,43 @@ def whole_prompts(cases: Cases, n: int, size: str, with_flex: bool) -> None:
         f"near 1 x open tiles ({share:.3f})",
         factor=share,
     )
+
+
+def compiled_peers(cases: Cases, n: int, flash4: bool) -> None:
+    """A cut beside what is compiled for its mask; a peer whose compilation fails leaves its error, and the rest run."""
+    heads, kv_heads, _ = SHAPES["3B"]
+    case, tokens = operands(n, n, "3B"), av_tokens(n)
+    cut = AttentionProblem(tokens, cuts=[VIDEO_TO_QUESTION])
+    name = f"3B, {n} tokens, video -> question, compiled peers"
+    ours = case.ours(cut)
+    candidates, expected = {"avflow": ours}, ours().out.transpose(0, 1)[None]  # [1, heads, n, d]
+    ways: dict[str, tuple[AttentionProblem | None, str | None]] = {"FlexAttention": (None, None)}
+    ways["FlexAttention, blocks of avflow's plan"] = (cut, None)
+    if flash4:
+        ways["FlashAttention-4, blocks of avflow's plan"] = (cut, "FLASH")
+
+    def checked(problem: AttentionProblem | None, backend: str | None) -> Callable[[], object]:
+        call = case.flex(tokens, VIDEO, QUESTION, problem, backend)
+        apart = float((call() - expected).abs().max())
+        if not apart < 0.05:
+            raise AssertionError(f"outputs differ by {apart:.2g}")
+        return call
+
+    torch._dynamo.reset()
+    for who, (problem, backend) in reversed(ways.items()):
+        call = cases.report.step(f"{name}, {who}", lambda p=problem, b=backend: checked(p, b), COMPILING)
+        if call is not None:
+            candidates[who] = call
+    cases.add(name, candidates, "FlexAttention", "<= 1")
+
+
+def why_no_flash4() -> str | None:
+    """None where it can be imported."""
+    try:
+        import flash_attn.cute  # noqa: F401
+    except Exception as error:  # an older flash-attn, a compiler of another version
+        return f"flash-attn-4 cannot be imported here ({type(error).__name__}: {str(error).splitlines()[0][:120]})"
+    return None
 
 
 def streams(cases: Cases, n: int = 4096, count: int = 60, length: int = 49) -> None:
@@ -195,13 +229,17 @@ def measure(device: str, path: str | None, with_flex: bool, each: float, seconds
     report = Report(device, path, seconds)
     report.data["ceilings"] = report.step("ceilings", lambda: ceilings(device))
     cases = Cases(report, each)
+    missing = why_no_flash4()
+    if missing:
+        report.skip("FlashAttention-4", missing)
     report.step("decode 3B", lambda: decode(cases, "3B"))
     for n in LENGTHS:
-        # FlexAttention is compiled for one length: that takes longer than everything else of that length.
-        report.step(f"{n} tokens", lambda n=n: whole_prompts(cases, n, "3B", with_flex and n == 8192))
+        report.step(f"{n} tokens", lambda n=n: whole_prompts(cases, n, "3B", missing is None))
     report.step("streams", lambda: streams(cases))
-    report.step("7B", lambda: whole_prompts(cases, 8192, "7B", False))
+    report.step("7B", lambda: whole_prompts(cases, 8192, "7B", missing is None))
     report.step("decode 7B", lambda: decode(cases, "7B"))
+    if with_flex:
+        report.step("compiled peers", lambda: compiled_peers(cases, 8192, missing is None), COMPILING)
     return report.finish()
 
 
@@ -209,7 +247,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     parser.add_argument(
-        "--no-flex", action="store_true", help="leave FlexAttention out (its compilation takes a minute)"
+        "--no-flex",
+        action="store_true",
+        help="leave FlexAttention, and FlashAttention-4 with cuts, out (compiling takes a minute)",
     )
     parser.add_argument("--each", type=float, default=0.5, help="seconds of turns for each case")
     parser.add_argument("--seconds", type=float, default=600.0, help="for all cases")

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from avflow_ext import AttentionProblem, Tokens, attention
+from benchmarks.lib.plan_blocks import block_mask
 
 Call = Callable[[], object]
 
@@ -59,8 +60,20 @@ class Operands:
 
         return run if backend is None else pinned
 
-    def flex(self, tokens: Tokens, source: int, target: int) -> Call:
-        """FlexAttention, causal without the edges source -> target; compiled, its block mask built beforehand."""
+    def flex(
+        self,
+        tokens: Tokens,
+        source: int,
+        target: int,
+        problem: AttentionProblem | None = None,
+        backend: str | None = None,
+    ) -> Call:
+        """FlexAttention, causal without the edges source -> target; compiled, its block mask built beforehand.
+
+        Every length is a graph of its own: `torch._dynamo.reset()` before the next one.
+        problem: the same cut as ours, whose plan says which blocks are open; None lets torch ask the mask everywhere.
+        backend: of flex_attention's kernel options: "FLASH" is FlashAttention-4, and an error where it cannot be used.
+        """
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
         group, n, device = tokens.group.to(self.q.device), len(tokens), self.q.device.type
@@ -68,8 +81,28 @@ class Operands:
         def rule(b: torch.Tensor, h: torch.Tensor, i: torch.Tensor, j: torch.Tensor) -> torch.Tensor:
             return (i >= j) & ~((group[i] == target) & (group[j] == source))
 
-        torch._dynamo.reset()  # every length is a graph of its own
-        block = create_block_mask(rule, None, None, n, n, device=device, _compile=device == "cuda")
+        if problem is None:
+            block = create_block_mask(rule, None, None, n, n, device=device, _compile=device == "cuda")
+        else:
+            block = block_mask(problem, self.q.shape[1] // self.k.shape[1], rule, self.q.device)
         compiled = torch.compile(flex_attention, dynamic=False)
-        wide = self.wide
-        return lambda: compiled(*wide, block_mask=block)
+        wide, options = self.wide, {"BACKEND": backend} if backend else None
+        return lambda: compiled(*wide, block_mask=block, kernel_options=options)
+
+    def flash4(self) -> Call:
+        """FlashAttention-4, causal, by its own function; compiled when first called, for all lengths.
+
+        Raises:
+            ImportError: flash-attn-4 is not installed.
+        """
+        from flash_attn.cute import flash_attn_func
+
+        q, k, v = (t[None] for t in (self.q, self.k, self.v))  # [1, n, heads, d]
+
+        def run() -> torch.Tensor:
+            try:
+                return flash_attn_func(q, k, v, causal=True)[0]
+            except Exception as error:  # its compiler raises whatever it likes
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+        return run

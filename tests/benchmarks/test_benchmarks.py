@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_attention_without_its_device(scripts, tmp_path, monkeypatch):
     for name in ("decode", "streams"):
         monkeypatch.setattr(script, name, lambda *args: 1 / 0)
 
-    def prompts(cases, n, size, with_flex):
+    def prompts(cases, n, size, flash4):
         cases.add(f"{size}, {n} tokens", {"avflow": None, "sdpa flash": None}, "sdpa flash", "-", flops=1e12)
 
     monkeypatch.setattr(script, "whole_prompts", prompts)
@@ -135,6 +136,43 @@ def test_attention_without_its_device(scripts, tmp_path, monkeypatch):
     cases = read(path)["cases"]
     assert list(cases) == [*(f"3B, {n} tokens" for n in script.LENGTHS), "7B, 8192 tokens"]
     assert all(case["ratio"] == 1 and case["tflops"] == 4 for case in cases.values())
+
+
+def test_peers_that_are_compiled(scripts, tmp_path, monkeypatch):
+    """What is missing is named, what fails leaves its error, and the others are timed; outputs are compared."""
+    script, path = scripts("cuda/attention"), tmp_path / "attention.json"
+    assert "No module named 'flash_attn'" in script.why_no_flash4()
+    report = scripts("lib/report").Report("cpu", str(path), 500.0)
+    cases = script.Cases(report, 0.0)
+    operands = script.Operands
+    monkeypatch.setattr(script, "operands", lambda *args: operands(*args[:2], script.SHAPES[args[2]]))
+    asked = []
+
+    def flex(self, tokens, source, target, problem, backend):
+        asked.append((problem is not None, backend))
+        if backend == "FLASH":
+            raise TypeError("no such kernel")
+        mask = scripts("lib/layouts").dense_mask(tokens, source, target)
+        return (lambda: self.sdpa(mask)() * 2) if problem is None else self.sdpa(mask)
+
+    monkeypatch.setattr(operands, "flex", flex)
+    script.compiled_peers(cases, 300, True)
+    assert asked == [(True, "FLASH"), (True, None), (False, None)]
+    (case,) = cases.found.values()
+    assert set(case["seconds"]) == {"avflow", "FlexAttention, blocks of avflow's plan"}
+    errors = list(read(path)["errors"].values())
+    assert "no such kernel" in errors[0] and "outputs differ by" in errors[1] and len(errors) == 2
+    case = operands(64, 64, (2, 1, 64))
+    with pytest.raises(ImportError):
+        case.flash4()
+    calls = []
+    fake = type(script)("flash_attn.cute")
+    fake.flash_attn_func = lambda q, k, v, causal: calls.append((q.shape, k.shape, causal)) or (q, None)
+    monkeypatch.setitem(sys.modules, "flash_attn", type(script)("flash_attn"))
+    monkeypatch.setitem(sys.modules, "flash_attn.cute", fake)
+    sys.modules["flash_attn"].cute = fake
+    assert script.why_no_flash4() is None
+    assert torch.equal(case.flash4()()[0], case.q) and calls == [((1, 64, 2, 64), (1, 64, 1, 64), True)]
 
 
 def test_towers(scripts, tmp_path):

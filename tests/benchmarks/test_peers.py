@@ -62,3 +62,43 @@ def test_the_peers_of_attention_compute_what_the_op_computes(scripts):
     for problem, dense in ((AttentionProblem(tokens), None), (cut, mask)):
         theirs = operands.sdpa(dense)()[0].transpose(0, 1)
         torch.testing.assert_close(operands.ours(problem)().out, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n, ratio", [(1024, 8), (1000, 7), (256, 1), (130, 2)])
+def test_the_plan_as_blocks_of_a_peer(n, ratio, scripts):
+    """Closed blocks hold no open edge and full ones no closed edge; that is how torch finds them too."""
+    layouts, plan_blocks = scripts("lib/layouts"), scripts("lib/plan_blocks")
+    tokens, size = layouts.frames(n, 100), plan_blocks.BLOCK
+    for problem in (AttentionProblem(tokens), AttentionProblem(tokens, cuts=[layouts.OTHER_FRAMES])):
+        open_ = layouts.open_edges(problem)
+        kinds = plan_blocks.block_kinds(problem, ratio)
+        assert kinds.shape == (-(-n // size),) * 2
+        for row, col in torch.cartesian_prod(*(torch.arange(k) for k in kinds.shape)).tolist():
+            block = open_[row * size : (row + 1) * size, col * size : (col + 1) * size]
+            whole = block.numel() == size**2
+            expected = 0 if not block.any() else 2 if block.all() and whole else 1
+            shared = ratio == 7 and expected != 1  # row tiles of 9, of which no number is a block
+            assert int(kinds[row, col]) in ({expected, 1} if shared else {expected}), (row, col)
+        assert kinds[0, 0] == 1 and (n < 1000 or len(kinds.unique()) > 1)
+
+
+def test_the_blocks_of_the_plan_are_those_of_torch(scripts):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    layouts, plan_blocks = scripts("lib/layouts"), scripts("lib/plan_blocks")
+    tokens = layouts.av_tokens(1024)
+    group = tokens.group
+
+    def rule(b, h, i, j):
+        return (i >= j) & ~((group[i] == layouts.QUESTION) & (group[j] == layouts.VIDEO))
+
+    theirs = create_block_mask(rule, None, None, 1024, 1024, device="cpu")
+    problem = AttentionProblem(tokens, cuts=[layouts.VIDEO_TO_QUESTION])
+    ours = plan_blocks.block_mask(problem, 8, rule, torch.device("cpu"))
+    assert torch.equal(ours.to_dense(), theirs.to_dense())
+    for count, places in (("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices")):
+        counts = getattr(ours, count)
+        assert torch.equal(counts, getattr(theirs, count)) and counts.sum() > 0
+        for row, n in enumerate(counts[0, 0].tolist()):
+            found, wanted = (getattr(one, places)[0, 0, row, :n] for one in (ours, theirs))
+            assert torch.equal(found.sort().values, wanted.sort().values)

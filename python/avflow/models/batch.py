@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from ..checks import shown
 from ..errors import InputError
+from ..uploads import upload
 
 if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
@@ -61,7 +62,7 @@ def batch_prompts(prompts: Sequence[Prompt], pad_id: int, device: torch.device) 
     for name in dict.fromkeys(name for prompt in prompts for name in prompt.model_inputs or ()):
         having = _having(name, prompts)
         if isinstance(having[0][1], torch.Tensor):
-            inputs[name] = _one_tensor(name, having, len(prompts), width, pad_id).to(device)
+            inputs[name] = upload(_one_tensor(name, having, len(prompts), width, pad_id), device)
         else:
             inputs[name] = _one_value(name, having)
     return Batch(

@@ -18,6 +18,8 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..uploads import upload
+from . import padded_mlp
 from .compat import attributes, implementation
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Segments:
             order = torch.arange(int(bounds[-1])) + shift.repeat_interleave(lengths)
             back = torch.empty_like(order)
             back[order] = torch.arange(len(order))  # argsort: 20 ms more for 768 frames of 504 x 784
-            self.order, self.back = order.to(device), back.to(device)
+            self.order, self.back = upload(order, device), upload(back, device)
             found, counts = lengths.unique_consecutive(return_counts=True)
         self.runs = list(zip(found.tolist(), counts.tolist(), strict=True))
         self._rotary: tuple[Any, Any] = (None, None)
@@ -159,8 +161,8 @@ def vision_indices(tower: Any, hidden_states: Any, grid_thw: torch.Tensor, **kwa
         grid, spatial_merge_size=merge, window_size=tower.window_size, patch_size=tower.patch_size
     )
     return dict(
-        position_ids=vision_utils.get_vision_position_ids(grid, merge).to(grid_thw.device),  # [rows, 2]
-        window_index=window_index.to(grid_thw.device),  # [rows / merge^2]
+        position_ids=upload(vision_utils.get_vision_position_ids(grid, merge), grid_thw.device),  # [rows, 2]
+        window_index=upload(window_index, grid_thw.device),  # [rows / merge^2]
         cu_window_seqlens=cu_window_seqlens,  # on the host, where `Segments` reads them
         cu_seqlens=vision_utils.get_vision_cu_seqlens(grid),
     )
@@ -178,10 +180,10 @@ def audio_indices(
     places, chunk_lengths = omni.chunk_and_pad_features(numbers, lengths, tower.n_window)
     frames = functional.pad(input_features.T, (0, 0, 1, 0))  # [1 + frames, mels]
     return dict(
-        padded_feature=frames[places[:, 0].to(device)].transpose(1, 2),  # [chunks, mels, frames]
-        chunk_lengths=chunk_lengths.to(device),
-        valid_indices=omni.get_valid_indices(chunk_lengths).to(device),
-        pool_indices=omni.get_pool_indices(lengths).to(device),
+        padded_feature=frames[upload(places[:, 0], device)].transpose(1, 2),  # [chunks, mels, frames]
+        chunk_lengths=upload(chunk_lengths, device),
+        valid_indices=upload(omni.get_valid_indices(chunk_lengths), device),
+        pool_indices=upload(omni.get_pool_indices(lengths), device),
         cu_seqlens=omni.get_audio_cu_seqlens(chunk_lengths),  # on the host
     )
 
@@ -208,15 +210,17 @@ def _parts(blocks: nn.ModuleList, name: str) -> list[nn.Module]:
 
 
 def patches(hf: nn.Module) -> list[tuple[Any, str, Any]]:
-    """For `Family.patches`: the forwards of those towers in `hf` that attend within segments."""
+    """For `Family.patches`: the forwards of those towers in `hf` that attend within segments, and of their MLPs."""
     from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as vl
 
-    out = []
+    out: list[tuple[Any, str, Any]] = []
     for module in hf.modules():
         if isinstance(module, omni.Qwen2_5OmniVisionEncoder):
+            out += padded_mlp.patches(module.blocks, omni)
             forward = _quick_tower(module, _parts(module.blocks, "attn"), omni, vision_indices)
         elif isinstance(module, vl.Qwen2_5_VisionTransformerPretrainedModel):
+            out += padded_mlp.patches(module.blocks, vl)
             forward = _quick_tower(module, _parts(module.blocks, "attn"), vl, vision_indices)
         elif isinstance(module, omni.Qwen2_5OmniAudioEncoder):
             forward = _quick_tower(module, _parts(module.layers, "self_attn"), omni, audio_indices)
