@@ -90,7 +90,7 @@ def test_every_family_takes_part_with_its_own_bits(name, tmp_path, monkeypatch):
 def test_halves(dtype):
     model = avflow.wrap(tiny.decoder("qwen3").to(dtype))
     patches = fused_layers(model)
-    assert len(patches) == 6 * model.n_layers
+    assert len(patches) == 5 * model.n_layers
     assert_close(through_layers(model, patches), through_layers(model, []))
 
 

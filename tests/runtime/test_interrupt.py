@@ -11,7 +11,7 @@ from interrupts import CtrlC
 from torch import nn
 
 import avflow
-from avflow.models import towers
+from avflow.models import fused, towers
 from avflow.models.compat import attributes, implementation
 from avflow.models.undoing import pre_hooked
 
@@ -52,6 +52,20 @@ def test_the_end_of_blocks(omni):
 
     before = state(omni)
     assert check_everywhere(use, lambda: state(omni) == before) > 100
+
+
+def test_the_end_of_a_block_with_layers_by_the_kernels(omni, monkeypatch):
+    """Of two contexts that set one attribute the outer one may end first, and what the inner one found stays."""
+    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    prompt = tiny.av_prompt()
+
+    def use(ctrl_c: CtrlC) -> None:
+        with avflow.evict(omni, {"video": 1}, groups=prompt.groups, items=prompt.items):
+            assert all("forward" in layer.mlp.__dict__ for layer in omni.layers)
+            ctrl_c.start()
+
+    before = state(omni)
+    assert check_everywhere(use, lambda: state(omni) == before) > 50
 
 
 class Part(nn.Linear):

@@ -111,11 +111,8 @@ def observe(
             on_hidden(layer, hidden[0])
 
     where = places_of(captured.positions, len(captured), model.device)
-    with (
-        in_eval_mode(model),
-        attributes(fused_layers(model)),
-        attributes([*chunked_mlps(model), *with_places(model, in_all_layers(where))]),  # wrap the layers before
-    ):
+    parts = chunked_mlps(model, fused_layers(model))
+    with in_eval_mode(model), attributes([*parts, *with_places(model, in_all_layers(where))]):
         tables = captured.cos, captured.sin
         count = None if proving else last + 1
         deep = DeepRows([captured.deep], [len(captured)], [np.arange(len(captured))]).add

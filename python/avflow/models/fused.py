@@ -6,7 +6,7 @@ plain torch in the kernels' place. Every other layer runs as it is: one with an 
 with factors on its residuals. A mixture of experts runs as it is between the layer's other passes.
 
 Modules are called as modules, so what else is put in their place or watches them goes on to work; those that are passed
-over (the second norm, the MLP's SiLU) are looked at in each call.
+over (the norms, the MLP's SiLU) are looked at in each call.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from avflow_ext import capabilities
 from ..errors import AvflowError
 from .attention import NAME, attention_forward, register
 from .base import Model
-from .compat import attention_name, attributes, cache_in
+from .compat import attention_name, attributes, cache_in, decoder_configs
 
 Patch = tuple[Any, str, Any]  # as of compat.attributes
 
@@ -65,7 +65,8 @@ _PLAIN = _Ops(
 def fused_layers(model: Model) -> list[Patch]:
     """Patches for `compat.attributes`: the layers that take part, by the kernels; none where these do not run.
 
-    To be made before other patches of the layers, which may then wrap these. Waits for the device once a model.
+    What else is to be set in the same places goes into one list with these (`walk.row_wise`): of two contexts that set
+    one attribute, an interrupt may end the outer one first. Waits for the device once a model.
     """
     if not _runs(model.device, model.dtype):
         return []
@@ -151,8 +152,9 @@ def _is_rms_norm(norm: Any, dtype: torch.dtype) -> bool:
 def _is_exact(model: Model, layer: Any) -> bool:
     """Whether the layer's own forward has the bits of the one here with plain torch for the kernels, on a few rows."""
     attention: Any = layer.self_attn
-    d = getattr(attention, "head_dim", None)
-    if not isinstance(d, int) or not isinstance(getattr(attention, "scaling", None), float):
+    d: Any = getattr(attention, "head_dim", None)
+    known = isinstance(d, int) and isinstance(getattr(attention, "scaling", None), float)
+    if not known or not any(attention.config is config for config in decoder_configs(model.text_model)):
         return False
     generator = torch.Generator().manual_seed(0)
     width = model.config.hidden_size
@@ -168,7 +170,8 @@ def _is_exact(model: Model, layer: Any) -> bool:
         return (q + k.flip(1) * v).transpose(1, 2)
 
     def run() -> Any:
-        return layer.forward(hidden, attention_mask=None, position_embeddings=tables, avflow_call=mixed)
+        given = {"attention_mask": None, "position_embeddings": tables, "avflow_call": mixed}
+        return layer.forward(hidden, **given)
 
     training = [part for part in layer.modules() if part.training]
     with attention_name(model.text_model, register()), attributes([(part, "training", False) for part in training]):
@@ -186,30 +189,33 @@ def _is_exact(model: Model, layer: Any) -> bool:
 
 
 def _patches(layer: Any, ops: _Ops) -> list[Patch]:
-    norms = [layer.input_layernorm]
-    norms += [getattr(layer.self_attn, name) for name in ("q_norm", "k_norm") if hasattr(layer.self_attn, name)]
-    patches: list[Patch] = [(norm, "forward", _norm_forward(norm, ops)) for norm in norms]
+    config = layer.self_attn.config
+    norms = [getattr(layer.self_attn, name) for name in ("q_norm", "k_norm") if hasattr(layer.self_attn, name)]
+    patches: list[Patch] = [(norm, "forward", _norm_forward(norm, config, ops)) for norm in norms]
     patches.append((layer, "forward", _layer_forward(layer, ops)))
     patches.append((layer.self_attn, "forward", _attention_forward(layer.self_attn, ops)))
     if _is_gated(layer.mlp):
-        patches.append((layer.mlp, "forward", _mlp_forward(layer.mlp, ops)))
+        patches.append((layer.mlp, "forward", _mlp_forward(layer.mlp, config, ops)))
     return patches
 
 
-def _fits(x: torch.Tensor, weights: Iterable[torch.Tensor]) -> bool:
-    """Whether a call is one for the kernels: x as the weights are, no gradient asked for, nothing being compiled."""
-    if torch.compiler.is_compiling():
+def _fits(config: Any, x: torch.Tensor, weights: Iterable[torch.Tensor]) -> bool:
+    """Whether a call is one for the kernels: x as the weights are, no gradient asked for, nothing being compiled.
+
+    config: the decoder's. Where it attends by itself the model's own run is wanted, to compare with.
+    """
+    if torch.compiler.is_compiling() or config._attn_implementation != NAME:
         return False
     if torch.is_grad_enabled() and (x.requires_grad or any(weight.requires_grad for weight in weights)):
         return False
     return all(x.dtype == weight.dtype and x.device == weight.device for weight in weights)
 
 
-def _norm_forward(norm: Any, ops: _Ops) -> Callable[..., torch.Tensor]:
+def _norm_forward(norm: Any, config: Any, ops: _Ops) -> Callable[..., torch.Tensor]:
     own = norm.forward
 
     def forward(hidden_states: torch.Tensor) -> torch.Tensor:
-        if not _fits(hidden_states, [norm.weight]):
+        if not _fits(config, hidden_states, [norm.weight]):
             return own(hidden_states)
         rows = hidden_states.reshape(-1, hidden_states.shape[-1])
         return ops.rms_norm(rows, norm.weight, norm.variance_epsilon).view(hidden_states.shape)
@@ -218,13 +224,16 @@ def _norm_forward(norm: Any, ops: _Ops) -> Callable[..., torch.Tensor]:
 
 
 def _layer_forward(layer: Any, ops: _Ops) -> Callable[..., Any]:
-    own, norm = layer.forward, layer.post_attention_layernorm
+    own, config = layer.forward, layer.self_attn.config
+    first, norm = layer.input_layernorm, layer.post_attention_layernorm
+    first_forward = _norm_forward(first, config, ops)
 
     def forward(hidden_states: torch.Tensor, *more: Any, **named: Any) -> Any:
-        if more or not is_bare(norm) or not _fits(hidden_states, [norm.weight]):
+        if more or not _fits(config, hidden_states, [norm.weight]) or not is_bare(norm):
             return own(hidden_states, *more, **named)
         shape = hidden_states.shape
-        attended = layer.self_attn(hidden_states=layer.input_layernorm(hidden_states), **named)[0]
+        normed = (first_forward if is_bare(first) else first)(hidden_states)
+        attended = layer.self_attn(hidden_states=normed, **named)[0]
         rows = attended.reshape(-1, shape[-1]), hidden_states.reshape(-1, shape[-1])
         total, normed = ops.add_rms_norm(*rows, norm.weight, norm.variance_epsilon)
         out = layer.mlp(normed.view(shape))
@@ -234,7 +243,7 @@ def _layer_forward(layer: Any, ops: _Ops) -> Callable[..., Any]:
 
 
 def _attention_forward(attention: Any, ops: _Ops) -> Callable[..., Any]:
-    own = attention.forward
+    own, config = attention.forward, attention.config
     norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
 
     def forward(
@@ -246,8 +255,8 @@ def _attention_forward(attention: Any, ops: _Ops) -> Callable[..., Any]:
         shape, d = hidden_states.shape[:-1], attention.head_dim
         tables = position_embeddings or ()
         usual = len(tables) == 2 and all(table.shape == (*shape, d) for table in tables)
-        usual = usual and cache_in(named) is None and attention.config._attn_implementation == NAME
-        if not usual or not _fits(hidden_states, [attention.q_proj.weight, *tables]):
+        usual = usual and cache_in(named) is None
+        if not usual or not _fits(config, hidden_states, [attention.q_proj.weight, *tables]):
             return own(
                 hidden_states=hidden_states,
                 position_embeddings=position_embeddings,
@@ -267,11 +276,11 @@ def _attention_forward(attention: Any, ops: _Ops) -> Callable[..., Any]:
     return forward
 
 
-def _mlp_forward(mlp: Any, ops: _Ops) -> Callable[..., torch.Tensor]:
+def _mlp_forward(mlp: Any, config: Any, ops: _Ops) -> Callable[..., torch.Tensor]:
     own = mlp.forward
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        if not is_bare(mlp.act_fn) or not _fits(x, [mlp.gate_proj.weight]):
+        if not _fits(config, x, [mlp.gate_proj.weight]) or not is_bare(mlp.act_fn):
             return own(x)
         gate, up = mlp.gate_proj(x), mlp.up_proj(x)
         rows = (part.reshape(-1, part.shape[-1]) for part in (gate, up))

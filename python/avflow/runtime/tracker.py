@@ -34,6 +34,7 @@ from ..models.compat import (
 )
 from ..models.decoder_inputs import refuse_other_decoder_arguments
 from ..models.evaluating import in_eval_mode
+from ..models.fused import fused_layers
 from ..models.ownership import check_owner
 from ..models.proof import is_due, turn
 from ..models.undoing import undoing, without_hook
@@ -366,6 +367,7 @@ def _hooks(tracker: Tracker) -> Iterator[None]:
             replaced.append((model.text_model, deepstack.METHOD, partial(tracker.add_deep, run)))
         if hasattr(model.hf, "generate"):
             replaced.append((model.hf, "generate", tracker.generate(model.hf.generate)))
+        replaced += fused_layers(model)
         with in_eval_mode(model), attention_name(model.text_model, register()), attributes(replaced):
             undo.append(partial(torch.set_grad_enabled, torch.is_grad_enabled()))
             torch.set_grad_enabled(False)

@@ -126,7 +126,8 @@ def decode(
     made = [[int(token)] for token in first]
     where = captured.positions
     shape = (1,) if where is None else where.shape[:-1]
-    with in_eval_mode(model), attributes(fused_layers(model)):
+    with in_eval_mode(model):
+        fused = fused_layers(model)
         for step in range(count - 1):
             if all(tokens[-1] in ends for tokens in made):
                 break
@@ -137,7 +138,7 @@ def decode(
             order = torch.full((held.streams,), held.n + step, dtype=torch.int32, device=model.device)
             step_call = functools.partial(_Step, held, step, order, semantics)
             here = places_of(positions, held.streams, model.device)
-            with attributes(with_places(model, in_all_layers(here))):
+            with attributes([*fused, *with_places(model, in_all_layers(here))]):
                 hidden = run_layers(model, hidden, tables, step_call)
             logits = model.logits(hidden)[0]  # [streams, vocab]
             if see:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -17,9 +17,8 @@ from .chunks import mlp_chunk
 Patch = tuple[Any, str, Any]  # object, attribute, value
 
 
-def _only_rows(module: nn.Module, rows: torch.Tensor) -> Patch:
-    """The module's forward on some rows of [1, all rows, D]; the rest of the output is zero."""
-    run = module.forward
+def _only_rows(module: nn.Module, run: Callable[..., torch.Tensor], rows: torch.Tensor) -> Patch:
+    """The module's forward `run` on some rows of [1, all rows, D]; the rest of the output is zero."""
 
     def forward(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
         _refuse_more(module, more, named)
@@ -29,9 +28,8 @@ def _only_rows(module: nn.Module, rows: torch.Tensor) -> Patch:
     return module, "forward", forward
 
 
-def _in_chunks(module: nn.Module, chunk: int) -> Patch:
-    """The module's forward on `chunk` rows of [1, rows, D] at a time."""
-    run = module.forward
+def _in_chunks(module: nn.Module, run: Callable[..., torch.Tensor], chunk: int) -> Patch:
+    """The module's forward `run` on `chunk` rows of [1, rows, D] at a time."""
 
     def forward(x: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
         _refuse_more(module, more, named)
@@ -77,18 +75,43 @@ def _named_more(of_layer: Callable[..., Any], of_mlp: Callable[..., Any]) -> tup
     return tuple(p.name for p in more if p.default is p.empty or p.name in known)
 
 
-def chunked_mlps(model: Model) -> list[Patch]:
-    """Every layer's MLP takes a chunk of rows at a time."""
-    chunk = mlp_chunk(model)
-    return [_in_chunks(layer.mlp, chunk) for layer in model.layers if hasattr(layer, "mlp")]
+def chunked_mlps(model: Model, patches: Sequence[Patch] = ()) -> list[Patch]:
+    """Every layer's MLP takes a chunk of rows at a time. patches: what is to be set too, and is then run in chunks."""
+    chunk, out = mlp_chunk(model), _Patches(patches)
+    for layer in model.layers:
+        if hasattr(layer, "mlp"):
+            out.add(_in_chunks(layer.mlp, out.forward_of(layer.mlp), chunk))
+    return out.all
 
 
-def row_wise(model: Model, last_rows: torch.Tensor) -> list[Patch]:
-    """MLPs in chunks; in the last layer, row-wise parts only for the rows int64 [P] that predict."""
-    chunk = mlp_chunk(model)
-    pairs = [_in_chunks(layer.mlp, chunk) for layer in model.layers[:-1] if hasattr(layer, "mlp")]
+def row_wise(model: Model, last_rows: torch.Tensor, patches: Sequence[Patch] = ()) -> list[Patch]:
+    """MLPs in chunks; in the last layer, row-wise parts only for the rows int64 [P] that predict.
+
+    patches: as of `chunked_mlps`.
+    """
+    chunk, out = mlp_chunk(model), _Patches(patches)
+    for layer in model.layers[:-1]:
+        if hasattr(layer, "mlp"):
+            out.add(_in_chunks(layer.mlp, out.forward_of(layer.mlp), chunk))
     last = model.layers[-1]
     for owner, name in ((last.self_attn, "q_proj"), (last.self_attn, "o_proj"), (last, "mlp")):
         if hasattr(owner, name):
-            pairs.append(_only_rows(getattr(owner, name), last_rows))
-    return pairs
+            part = getattr(owner, name)
+            out.add(_only_rows(part, out.forward_of(part), last_rows))
+    return out.all
+
+
+class _Patches:
+    """Patches of which each is the only one for its place."""
+
+    def __init__(self, patches: Sequence[Patch]) -> None:
+        self.all = list(patches)
+
+    def forward_of(self, module: nn.Module) -> Callable[..., torch.Tensor]:
+        """What the module's forward will be."""
+        found = [value for owner, name, value in self.all if owner is module and name == "forward"]
+        return found[0] if found else module.forward
+
+    def add(self, patch: Patch) -> None:
+        """Takes the place of the one that is there."""
+        self.all = [one for one in self.all if one[0] is not patch[0] or one[1] != patch[1]] + [patch]

@@ -33,7 +33,7 @@ from .layers import Tables, check_finite, run_layers
 from .layout import Early, Layout
 from .places import joined_places, with_places
 from .proof import is_due, prove
-from .row_wise import Patch, row_wise
+from .row_wise import row_wise
 
 if TYPE_CHECKING:
     from ..models.compat import AttentionModule
@@ -249,10 +249,8 @@ def run_walk(
         def places(layer: int) -> torch.Tensor:
             return where.index_select(-1, before[0] if early is not None and layer < early.layers else token)
 
-        def patched() -> list[Patch]:
-            return [*with_edited_mlps(model, row_wise(model, rows), edits), *with_places(model, places)]
-
-        with attributes(fused_layers(model)), attributes(patched()):  # the second wrap the first
+        parts = with_edited_mlps(model, row_wise(model, rows, fused_layers(model)), edits)
+        with attributes([*parts, *with_places(model, places)]):
             first = _clean_rows(batch, layout, token if early is None else before[0])
             hidden = run_layers(
                 model,
