@@ -1,16 +1,9 @@
 // Launches the Hopper kernel. Compiled for sm_90a alone, and only where the build has sm_90.
-//
-// AVFLOW_PAIRS=1 builds its other form for keys that the copy engine brings, which is expected to be faster but has not
-// run on a device: benchmarks/cuda/forms.py times the two side by side.
 #include <cuda_runtime.h>
 
-#ifndef AVFLOW_PAIRS
-#define AVFLOW_PAIRS 0
-#endif
-#if AVFLOW_PAIRS
-#include "cuda/pairs_kernel.cuh"
-#else
 #include "cuda/hopper_kernel.cuh"
+#if AVFLOW_FORM == 2
+#include "cuda/pairs_kernel.cuh"
 #endif
 
 namespace avflow::cuda {
@@ -43,7 +36,7 @@ bool encode(KeyMap* map, bool bf16, const uint16_t* at, const Call& c, int32_t k
         return static_cast<cuuint64_t>(size > 1 ? stride * 2 : 128);
     };
     const cuuint64_t strides[3] = {bytes(row, keys), 128, bytes(head, c.kv_heads)};
-    const cuuint32_t blocks = AVFLOW_PAIRS ? 1 : static_cast<cuuint32_t>(c.depth / 64);  // that a copy brings
+    const cuuint32_t blocks = AVFLOW_FORM == 2 ? 1 : static_cast<cuuint32_t>(c.depth / 64);  // that a copy brings
     const cuuint32_t box[4] = {64, kKeyTile, blocks, 1}, steps[4] = {1, 1, 1, 1};
     return of_driver(map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
                      const_cast<uint16_t*>(at), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
@@ -61,7 +54,7 @@ cudaError_t launch(Call c, const Header& h, cudaStream_t stream) {
     }
     int bytes = static_cast<int>(wide_shared_bytes(c));
     auto kernel = attend_wide<kBf16, kDepth>;
-#if AVFLOW_PAIRS
+#if AVFLOW_FORM == 2
     if (c.mapped) {
         bytes = static_cast<int>(pair_shared_bytes(c));
         kernel = attend_pairs<kBf16, kDepth>;

@@ -229,7 +229,7 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
                 if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
                 break;
             }
-            if (now.whole && !has_nonfinite && !c.mass_groups) {
+            if (AVFLOW_FORM != 0 && now.whole && !has_nonfinite && !c.mass_groups) {
                 step(std::true_type{}, now, last, false);
             } else {
                 step(std::false_type{}, now, last, has_nonfinite);
