@@ -7,13 +7,13 @@
 # Where a GPU is at hand for a quarter of an hour, and a command on it ends after ten minutes, two calls do, the second on
 # the same machine (it uses what the first one built; elsewhere: `build second`):
 #
-#     AVFLOW_GPU_SECONDS=350 benchmarks/gpu.sh OUTPUT_FOLDER first     what decides which kernels are used, then sweeps
+#     AVFLOW_GPU_SECONDS=460 benchmarks/gpu.sh OUTPUT_FOLDER first     what decides which kernels are used, then sweeps
 #     AVFLOW_GPU_SECONDS=400 benchmarks/gpu.sh OUTPUT_FOLDER second    eviction, decoding, towers, profile, sanitizers
 #
-# Stages, by default all in this order: build attention gather sweep, which are `first`; evict decode towers profile tests
-# sanitize patch, which are `second`. Without `build` the module must have been built there before. The folder receives
-# summary.txt, log.txt (what ran earlier stays in both), and a .json of every stage that measures, to which it writes step
-# by step. `python benchmarks pages/gpu OUTPUT_FOLDER` makes the tables of README.md and docs/ of them.
+# Stages, by default all in this order: build forms attention gather sweep, which are `first`; evict decode towers
+# profile tests sanitize patch, which are `second`. Without `build` the module must have been built there before. The
+# folder receives summary.txt, log.txt (what ran earlier stays in both), and a .json of every stage that measures, to
+# which it writes step by step. `python benchmarks pages/gpu OUTPUT_FOLDER` makes the tables of README.md and docs/ of them.
 # AVFLOW_GPU_SECONDS (default 525): for all stages; each has a limit of its own, and gets what is left at most.
 # AVFLOW_LIMIT_STAGE, such as AVFLOW_LIMIT_EVICT=200: another limit for a stage. PYTHON names another interpreter,
 # AVFLOW_CUDA_ARCHS (default 90) the architecture. --dry-run shows stages, limits and commands, and runs nothing.
@@ -24,7 +24,7 @@ dry=
 mkdir -p "${1:?usage: benchmarks/gpu.sh [--dry-run] OUTPUT_FOLDER [STAGE ...]}"
 out=$(cd "$1" && pwd)
 shift
-first=(build attention gather sweep)
+first=(build forms attention gather sweep)
 second=(evict decode towers profile tests sanitize patch)
 all=("${first[@]}" "${second[@]}")
 stages=()
@@ -90,6 +90,8 @@ benchmark() {
 run_build() {
     SHOWN=20 stage build "$(limit build 110)" "$python" setup.py -q build_ext --inplace
 }
+
+run_forms() { SHOWN=60 benchmark forms 75 cuda/forms; }
 
 run_tests() {
     # Not all of tests/: the other files need packages that a bare machine may lack. So may the settings in pyproject.toml.

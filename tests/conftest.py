@@ -56,24 +56,25 @@ def isa(request):
     _C.set_cpu_isa(before)
 
 
-def _emulator(folder, kernel: str):
+@pytest.fixture(scope="session")
+def emulated(tmp_path_factory):
+    """The CUDA kernels compiled for the host, on the emulator in helpers: a library for a kernel's name."""
     import cuda_emulator
 
     compiler = shutil.which("g++")
     if not compiler or sys.platform != "linux":
         pytest.skip("the emulator needs Linux and g++")
-    library = cuda_emulator.build(compiler, folder)
-    library.kernel = kernel
-    return library
+    path = cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))
+    return lambda kernel: cuda_emulator.load(path, kernel)
 
 
 @pytest.fixture(scope="session")
-def sm80_library(tmp_path_factory):
-    """The CUDA kernels compiled for the host, on the emulator in helpers; attention by the one of sm_80."""
-    return _emulator(tmp_path_factory.mktemp("emulator"), "cuda")
+def sm80_library(emulated):
+    """Attention by the kernel of sm_80."""
+    return emulated("cuda")
 
 
-@pytest.fixture(scope="session", params=["cuda", "hopper"])
-def library(request, tmp_path_factory):
-    """The same with attention by either kernel."""
-    return _emulator(tmp_path_factory.mktemp("emulator"), request.param)
+@pytest.fixture(scope="session", params=["cuda", "hopper", "pairs"])
+def library(request, emulated):
+    """The same by each kernel."""
+    return emulated(request.param)

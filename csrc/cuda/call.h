@@ -11,6 +11,14 @@
 
 namespace avflow::cuda {
 
+// Which forms of the kernels are built; benchmarks/cuda/forms.py times them side by side.
+//   0  as they were measured last: one loop for tiles with masks and without, parts merged one after the other
+//   1  a branch-free body for tiles without a mask, 16 parts at a time
+//   2  as 1, and pairs_kernel.cuh where the copy engine brings the keys; has not run on a device yet
+#ifndef AVFLOW_FORM
+#define AVFLOW_FORM 1
+#endif
+
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileHeads = 16 * kWarps;  // packed rows (rows x query heads of a kv head) of a tile: 16 a warp

@@ -2,6 +2,9 @@
 #include <cuda_runtime.h>
 
 #include "cuda/hopper_kernel.cuh"
+#if AVFLOW_FORM == 2
+#include "cuda/pairs_kernel.cuh"
+#endif
 
 namespace avflow::cuda {
 namespace {
@@ -33,7 +36,8 @@ bool encode(KeyMap* map, bool bf16, const uint16_t* at, const Call& c, int32_t k
         return static_cast<cuuint64_t>(size > 1 ? stride * 2 : 128);
     };
     const cuuint64_t strides[3] = {bytes(row, keys), 128, bytes(head, c.kv_heads)};
-    const cuuint32_t box[4] = {64, kKeyTile, static_cast<cuuint32_t>(c.depth / 64), 1}, steps[4] = {1, 1, 1, 1};
+    const cuuint32_t blocks = AVFLOW_FORM == 2 ? 1 : static_cast<cuuint32_t>(c.depth / 64);  // that a copy brings
+    const cuuint32_t box[4] = {64, kKeyTile, blocks, 1}, steps[4] = {1, 1, 1, 1};
     return of_driver(map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
                      const_cast<uint16_t*>(at), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
@@ -48,8 +52,14 @@ cudaError_t launch(Call c, const Header& h, cudaStream_t stream) {
         c.mapped = encode(&maps.keys, kBf16, c.k, c, keys, c.k_row, c.k_head) &&
                    encode(&maps.values, kBf16, c.v, c, keys, c.v_row, c.v_head);
     }
-    const int bytes = static_cast<int>(wide_shared_bytes(c));
-    const auto kernel = attend_wide<kBf16, kDepth>;
+    int bytes = static_cast<int>(wide_shared_bytes(c));
+    auto kernel = attend_wide<kBf16, kDepth>;
+#if AVFLOW_FORM == 2
+    if (c.mapped) {
+        bytes = static_cast<int>(pair_shared_bytes(c));
+        kernel = attend_pairs<kBf16, kDepth>;
+    }
+#endif
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (allowed != cudaSuccess) return allowed;
     kernel<<<static_cast<unsigned>(blocks_of(c, h)), kWideThreads, bytes, stream>>>(c, maps);

@@ -59,7 +59,7 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
                 if (!c.mapped) sync_warpgroup(0);  // the copies of all threads have arrived
                 // A weight of exactly 0 must hide NaN and infinities, see attend.
                 if (sync_warpgroup_any(0, any_nonfinite<kBf16, kDepth>(ring.values_at(stage)))) {
-                    take_out_nonfinite<kBf16, kDepth, true>(ring.values_at(stage), shared.nonfinite[stage]);
+                    take_out_nonfinite<kBf16, kDepth, kKeyTile>(ring.values_at(stage), shared.nonfinite[stage]);
                     if (threadIdx.x == 0) shared.tile[stage].has_nonfinite = shared.tile[stage].fence = 1;
                 }
             }
@@ -229,7 +229,7 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
                 if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
                 break;
             }
-            if (now.whole && !has_nonfinite && !c.mass_groups) {
+            if (AVFLOW_FORM != 0 && now.whole && !has_nonfinite && !c.mass_groups) {
                 step(std::true_type{}, now, last, false);
             } else {
                 step(std::false_type{}, now, last, has_nonfinite);

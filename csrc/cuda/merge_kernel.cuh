@@ -22,8 +22,10 @@ AVFLOW_DEVICE void add_parts(const float* from, int64_t stride, const float* sha
 AVFLOW_DEVICE float weighted(const float* from, int64_t stride, const float* shares, int parts) {
     float sum = 0.0f;
     int i = 0;
+#if AVFLOW_FORM != 0
     for (; i + 16 <= parts; i += 16) add_parts<16>(from + i * stride, stride, shares + i, sum);
     for (; i + 4 <= parts; i += 4) add_parts<4>(from + i * stride, stride, shares + i, sum);
+#endif
     for (; i < parts; ++i) add_parts<1>(from + i * stride, stride, shares + i, sum);
     return sum;
 }

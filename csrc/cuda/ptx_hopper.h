@@ -37,20 +37,25 @@ AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
 
 // A barrier of one warpgroup, by its number. Number 0 is sync_block's.
 AVFLOW_DEVICE void sync_warpgroup(int number) { asm volatile("bar.sync %0, 128;" ::"r"(number + 1) : "memory"); }
-AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine) {
+template <int kArrivals = 128>
+AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine) {  // kArrivals: of as many of its threads
     uint32_t any;
     asm volatile(
         "{\n"
         ".reg .pred in, out;\n"
         "setp.ne.u32 in, %1, 0;\n"
-        "bar.red.or.pred out, %2, 128, in;\n"
+        "bar.red.or.pred out, %2, %3, in;\n"
         "selp.u32 %0, 1, 0, out;\n"
         "}"
         : "=r"(any)
-        : "r"(static_cast<uint32_t>(mine)), "r"(number + 1)
+        : "r"(static_cast<uint32_t>(mine)), "r"(number + 1), "n"(kArrivals)
         : "memory");
     return any != 0;
 }
+
+// Two warpgroups take turns: turn_wait(i) returns once for each turn_pass(i) of the other.
+AVFLOW_DEVICE void turn_wait(int i) { asm volatile("bar.sync %0, 256;" ::"r"(i + 4) : "memory"); }
+AVFLOW_DEVICE void turn_pass(int i) { asm volatile("bar.arrive %0, 256;" ::"r"(i + 4) : "memory"); }
 
 // Registers a thread of this warpgroup: fewer than at launch, or more, once others have let go of theirs.
 template <int kRegisters>
@@ -73,6 +78,16 @@ AVFLOW_DEVICE void copy_tile(uint32_t to, const KeyMap& map, int head, int first
         "%5}], "
         "[%6];" ::"r"(to),
         "l"(&map), "r"(0), "r"(first), "r"(0), "r"(head), "r"(shared_address(barrier))
+        : "memory");
+}
+
+// The same of one block of 64 columns; the map's box is one block.
+AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int block, int first, uint64_t* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, "
+        "%5}], "
+        "[%6];" ::"r"(to),
+        "l"(&map), "r"(0), "r"(first), "r"(block), "r"(head), "r"(shared_address(barrier))
         : "memory");
 }
 
@@ -160,6 +175,31 @@ AVFLOW_DEVICE void multiply_add_tile(float (&sum)[kColumns][4], const uint32_t (
     }
 }
 
+#define AVFLOW_PRODUCT_SHARED(type)                                                                                  \
+    asm volatile(                                                                                                    \
+        "{\n"                                                                                                        \
+        ".reg .pred add;\n"                                                                                          \
+        "setp.ne.b32 add, %66, 0;\n"                                                                                 \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                                                 \
+        " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "     \
+        "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, "  \
+        "%43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, " \
+        "%64, %65, add, 1, 1, 0, 0;\n"                                                                               \
+        "}"                                                                                                          \
+        : AVFLOW_SUMS_8(0), AVFLOW_SUMS_8(8)                                                                         \
+        : "l"(a), "l"(b), "r"(static_cast<int>(add)))
+
+// The same with both sides in shared memory, rows along the columns: sum [64, 128] (+)= a [64, 16] x b [16, 128].
+template <bool kBf16>
+AVFLOW_DEVICE void multiply_shared(float (&sum)[16][4], uint64_t a, uint64_t b, bool add) {
+    if constexpr (kBf16) {
+        AVFLOW_PRODUCT_SHARED("bf16");
+    } else {
+        AVFLOW_PRODUCT_SHARED("f16");
+    }
+}
+
+#undef AVFLOW_PRODUCT_SHARED
 #undef AVFLOW_PRODUCT_128
 #undef AVFLOW_PRODUCT_64
 #undef AVFLOW_SUMS_8

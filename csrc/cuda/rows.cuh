@@ -81,13 +81,13 @@ AVFLOW_DEVICE void keep(Scores& s, uint64_t word0, uint64_t word1, int lane, flo
 }
 
 // Scores to weights; moves the running maximum and sum on. What was summed so far is still to be scaled by alpha.
-template <int kDepth>
-AVFLOW_DEVICE void softmax(Scores& s, float factor, Rows<kDepth>& rows, float (&alpha)[2]) {
+template <int kDepth, int kColumns>
+AVFLOW_DEVICE void softmax(float (&s)[kColumns][4], float factor, Rows<kDepth>& rows, float (&alpha)[2]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         float top = rows.top[h];
 #pragma unroll
-        for (int n = 0; n < kKeyTile / 8; ++n) top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+        for (int n = 0; n < kColumns; ++n) top = fmaxf(top, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
         top = fmaxf(top, shuffle_xor(top, 1));
         top = fmaxf(top, shuffle_xor(top, 2));
         const float base = top == -kInfinity ? 0.0f : top * factor;  // -inf - -inf would be NaN
@@ -95,7 +95,7 @@ AVFLOW_DEVICE void softmax(Scores& s, float factor, Rows<kDepth>& rows, float (&
         rows.top[h] = top;
         float sum = rows.sum[h] * alpha[h];
 #pragma unroll
-        for (int n = 0; n < kKeyTile / 8; ++n) {
+        for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
             for (int b = 0; b < 2; ++b) {
                 const float weight = exp2_fast(s[n][2 * h + b] * factor - base);
@@ -119,10 +119,10 @@ AVFLOW_DEVICE void scale_outputs(const float (&alpha)[2], Rows<kDepth>& rows) {
 // Weights as the left side of the next product: the layout of the sums is that of a left side.
 using Weights = uint32_t[kKeyTile / 16][4];
 
-template <bool kBf16>
-AVFLOW_DEVICE void round_weights(const Scores& s, Weights& to) {
+template <bool kBf16, int kColumns>
+AVFLOW_DEVICE void round_weights(const float (&s)[kColumns][4], uint32_t (&to)[kColumns / 2][4]) {
 #pragma unroll
-    for (int step = 0; step < kKeyTile / 16; ++step) {
+    for (int step = 0; step < kColumns / 2; ++step) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
             const float* pair = &s[2 * step + i / 2][2 * (i % 2)];
@@ -195,8 +195,9 @@ AVFLOW_DEVICE void add_mass(const Problem& p, int32_t key_tile, const Scores& s,
     }
 }
 
-// Writes a finished warp's rows: out = o / sum through shared memory, so that whole chunks leave, lse and mass.
-template <bool kBf16, int kDepth>
+// Writes a finished warp's rows: out = o / sum through shared memory, so that whole chunks leave, lse and mass. kRows:
+// of the shared memory, see block_chunk_at.
+template <bool kBf16, int kDepth, int kRows = 0>
 AVFLOW_DEVICE void finish(const Call& c, const Extent& tile, int warp, int lane, const Rows<kDepth>& rows,
                           const float* mass, char* staging) {
     struct alignas(16) Chunk {
@@ -208,7 +209,7 @@ AVFLOW_DEVICE void finish(const Call& c, const Extent& tile, int warp, int lane,
         const float share = rows.sum[h] == 0.0f ? 0.0f : 1.0f / rows.sum[h];  // NaN stays NaN
 #pragma unroll
         for (int n = 0; n < kDepth / 8; ++n) {
-            *reinterpret_cast<uint32_t*>(staging + chunk_at<kDepth>(m, n) + 4 * (lane & 3)) =
+            *reinterpret_cast<uint32_t*>(staging + block_chunk_at<kDepth, kRows>(m, n) + 4 * (lane & 3)) =
                 round_pair<kBf16>(rows.o[n][2 * h] * share, rows.o[n][2 * h + 1] * share);
         }
         if (m >= tile.count) continue;
@@ -229,7 +230,7 @@ AVFLOW_DEVICE void finish(const Call& c, const Extent& tile, int warp, int lane,
         const int64_t at = static_cast<int64_t>(tile.first_row + m / tile.group) * c.heads + tile.kv_head * tile.group +
                            m % tile.group;
         reinterpret_cast<Chunk*>(c.out + at * kDepth)[chunk] =
-            *reinterpret_cast<const Chunk*>(staging + chunk_at<kDepth>(m, chunk));
+            *reinterpret_cast<const Chunk*>(staging + block_chunk_at<kDepth, kRows>(m, chunk));
     }
 }
 

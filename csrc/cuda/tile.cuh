@@ -109,17 +109,17 @@ AVFLOW_DEVICE uint32_t chunk_at(int row, int chunk) {
     return row * kDepth * 2 + ((chunk ^ (row & 7)) << 4);
 }
 
-// The same in blocks of 64 columns, one behind the other: what a warpgroup's product reads. One block at depth 64, and
-// then the same place.
-template <int kDepth, bool kBlocks>
-AVFLOW_DEVICE uint32_t key_chunk_at(int row, int chunk) {
-    if constexpr (!kBlocks) return chunk_at<kDepth>(row, chunk);
-    return (chunk >> 3) * kKeyTile * 128 + chunk_at<64>(row, chunk & 7);
+// The same in blocks of 64 columns and kRows rows, one behind the other: what a warpgroup's product reads. One block at
+// depth 64, and then the same place. kRows 0: not in blocks.
+template <int kDepth, int kRows>
+AVFLOW_DEVICE uint32_t block_chunk_at(int row, int chunk) {
+    if constexpr (kRows == 0) return chunk_at<kDepth>(row, chunk);
+    return (chunk >> 3) * kRows * 128 + chunk_at<64>(row, chunk & 7);
 }
 
 // Starts the copy of packed rows first .. first + count - 1 of a tile by `threads` threads; rows beyond its end become
-// zero.
-template <int kDepth>
+// zero. kRows: see block_chunk_at.
+template <int kDepth, int kRows = 0>
 AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& tile, int first, int count, int thread,
                                 int threads, uint32_t to) {
     constexpr int kChunks = kDepth / 8;
@@ -129,7 +129,8 @@ AVFLOW_DEVICE void load_queries(const Call& c, const Problem& p, const Extent& t
         const int row = tile.first_row + (valid ? m / tile.group : 0);
         const int head = tile.kv_head * tile.group + (valid ? m % tile.group : 0);
         const int64_t from = p.keep_rows ? p.keep_rows[row] : row;
-        copy_async(to + chunk_at<kDepth>(m, chunk), c.q + from * c.q_row + head * c.q_head + chunk * 8, valid);
+        copy_async(to + block_chunk_at<kDepth, kRows>(m, chunk), c.q + from * c.q_row + head * c.q_head + chunk * 8,
+                   valid);
     }
 }
 
@@ -150,21 +151,27 @@ AVFLOW_DEVICE void load_keys(const Call& c, const Problem& p, int32_t kv_head, i
         Place from = at;
         if (p.keep_keys) from = place_of(c.slots, p.keep_keys[j < left ? base + j : base]);
         const bool valid = j < left && from.slot < c.slots.held;
-        const uint32_t to = key_chunk_at<kDepth, kBlocks>(j, chunk);
+        const uint32_t to = block_chunk_at<kDepth, kBlocks ? kKeyTile : 0>(j, chunk);
         copy_async(k + to, from_k + from.batch * c.k_batch + from.slot * c.k_row, valid);
         copy_async(v + to, from_v + from.batch * c.v_batch + from.slot * c.v_row, valid);
         for (at.slot += kStep; at.slot >= c.slots.capacity; at.slot -= c.slots.capacity) ++at.batch;
     }
 }
 
-// The words of a partial tile, each once: by packed row where cuts name heads, else by row. As many of the block's
-// first kThreads threads as there are share a row's runs, since tiles of short runs have many.
-AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& tile, int32_t key_tile, Words* words) {
+// A run of a block's threads, of whole warps, that work together.
+template <int kFirst, int kCount>
+struct Crew {
+    static constexpr int kSize = kCount;
+    static AVFLOW_DEVICE_MEMBER int thread() { return static_cast<int>(threadIdx.x) - kFirst; }
+};
+using FirstThreads = Crew<0, kThreads>;
+
+// The words of units begin .. begin + kSize / lanes - 1 of a partial tile, by a crew; `lanes` threads share a unit.
+template <typename Of>
+AVFLOW_DEVICE void fill_some_words(const Call& c, const Problem& p, const Extent& tile, int32_t key_tile, int begin,
+                                   int units, int lanes, Words* words) {
     const bool by_head = p.header->head_cuts;
-    const int units = by_head ? tile.count : tile.rows;
-    int lanes = 1;
-    while (lanes < 32 && units * lanes * 2 <= kThreads) lanes *= 2;
-    const int unit = threadIdx.x / lanes, lane = threadIdx.x % lanes;
+    const int unit = begin + Of::thread() / lanes, lane = Of::thread() % lanes;
     Words mine = {0, 0};
     if (unit < units) {
         const int32_t at = tile.first_row + (by_head ? unit / tile.group : unit);
@@ -194,15 +201,31 @@ AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& til
     if (lane == 0 && unit < units) words[unit] = mine;
 }
 
-// Does this thread's share of the values hold a NaN or an infinity? For the block's first kThreads threads.
-template <bool kBf16, int kDepth>
+// The words of a partial tile, each once: by packed row where cuts name heads, else by row. As many threads of the crew
+// as there are share a row's runs, since tiles of short runs have many.
+template <typename Of = FirstThreads>
+AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& tile, int32_t key_tile, Words* words) {
+    const int units = p.header->head_cuts ? tile.count : tile.rows;
+    int lanes = 1;
+    while (lanes < 32 && units * lanes * 2 <= Of::kSize) lanes *= 2;
+    if constexpr (Of::kSize == kThreads) {  // then there are as many threads as units
+        fill_some_words<Of>(c, p, tile, key_tile, 0, units, lanes, words);
+    } else {
+        for (int begin = 0; begin < units; begin += Of::kSize / lanes) {
+            fill_some_words<Of>(c, p, tile, key_tile, begin, units, lanes, words);
+        }
+    }
+}
+
+// Does this thread's share of the values hold a NaN or an infinity? Values as [64, depth] in any order.
+template <bool kBf16, int kDepth, typename Of = FirstThreads>
 AVFLOW_DEVICE bool any_nonfinite(const char* values) {
     struct alignas(16) Chunk {
         uint32_t pairs[4];
     };
     constexpr uint32_t kExponents = kBf16 ? 0x7F807F80u : 0x7C007C00u, kOnes = kBf16 ? 0x00800080u : 0x04000400u;
     uint32_t carried = 0;
-    for (int i = threadIdx.x; i < kKeyTile * kDepth / 8; i += kThreads) {
+    for (int i = Of::thread(); i < kKeyTile * kDepth / 8; i += Of::kSize) {
         const Chunk chunk = reinterpret_cast<const Chunk*>(values)[i];
         // An exponent of all ones carries into the sign's place, others do not.
         for (int n = 0; n < 4; ++n) carried |= (chunk.pairs[n] & kExponents) + kOnes;
@@ -210,15 +233,15 @@ AVFLOW_DEVICE bool any_nonfinite(const char* values) {
     return (carried & 0x80008000u) != 0;
 }
 
-// Sets values that are NaN or infinite to 0 and notes where they were.
-template <bool kBf16, int kDepth, bool kBlocks = false>
+// Sets values that are NaN or infinite to 0 and notes where they were. kRows: see block_chunk_at.
+template <bool kBf16, int kDepth, int kRows = 0, typename Of = FirstThreads>
 AVFLOW_DEVICE void take_out_nonfinite(char* values, Nonfinite& nonfinite) {
     constexpr uint32_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
-    for (int i = threadIdx.x; i < 2 * kDepth; i += kThreads) {
+    for (int i = Of::thread(); i < 2 * kDepth; i += Of::kSize) {
         const int column = i % kDepth, half = i / kDepth;
         uint32_t up = 0, down = 0;
         for (int j = 0; j < 32; ++j) {
-            char* const chunk = values + key_chunk_at<kDepth, kBlocks>(half * 32 + j, column / 8);
+            char* const chunk = values + block_chunk_at<kDepth, kRows>(half * 32 + j, column / 8);
             uint16_t& place = reinterpret_cast<uint16_t*>(chunk)[column % 8];
             const uint32_t value = place;
             if ((value & kExponent) != kExponent) continue;

@@ -215,8 +215,8 @@ def test_a_broken_kernel_is_noticed(sm80_library, tmp_path, name):
     assert source.count(old) == 1
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / f"{file}_kernel.cuh").write_text(source.replace(old, new))
-    broken = cuda_emulator.build(shutil.which("g++"), tmp_path, first=tmp_path)
-    broken.kernel = "hopper" if file == "hopper" else "cuda"
+    built = cuda_emulator.build(shutil.which("g++"), tmp_path, first=tmp_path)
+    broken = cuda_emulator.load(built, "hopper" if file == "hopper" else "cuda")
     n, d = (700, 128) if file == "hopper" else (200, 64)
     with pytest.raises((AssertionError, RuntimeError)):
         for schedule in range(SCHEDULES):

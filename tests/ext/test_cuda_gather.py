@@ -106,7 +106,7 @@ def test_a_missing_barrier_is_noticed(sm80_library, tmp_path):
     assert source.count("    sync_block();\n") == 1
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / "gather_kernel.cuh").write_text(source.replace("    sync_block();\n", ""))
-    broken = cuda_emulator.build(shutil.which("g++"), tmp_path, first=tmp_path)
+    broken = cuda_emulator.load(cuda_emulator.build(shutil.which("g++"), tmp_path, first=tmp_path), "cuda")
     x, weight = rows(2, 2048, torch.bfloat16)
     keep = torch.tensor([0, 1], dtype=torch.int32)
     expected = gather_rms_norm_reference(x, weight, 1e-6, keep)

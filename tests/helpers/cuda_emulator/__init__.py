@@ -13,7 +13,7 @@ from avflow_ext import AttentionOutput, AttentionProblem
 HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
 DTYPES = {torch.bfloat16: 1, torch.float16: 2}
-SCHEDULES = 3  # in step; first warp ahead; last warp ahead
+SCHEDULES = 3  # in step; first warp ahead; last warp ahead; each number from here on draws warps at random
 
 
 class Args(ctypes.Structure):
@@ -74,19 +74,21 @@ class CompactArgs(ctypes.Structure):
     )
 
 
-def build(compiler: str, folder: Path, first: Path = HERE) -> ctypes.CDLL:
-    """The emulator as a library; a few seconds. Sources in the folder `first` take the place of the kernels' own.
-
-    Its attribute `kernel` says which kernel `attention` runs: "cuda", the one for sm_80 and later, or "hopper".
-    """
+def build(compiler: str, folder: Path, first: Path = HERE) -> Path:
+    """Compiles the emulator; a few seconds. Sources in the folder `first` take the place of the kernels' own."""
     library = folder / "emulator.so"
     flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
     flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
     subprocess.run([compiler, *flags, str(HERE / "emulator.cpp"), "-o", str(library)], check=True)
+    return library
+
+
+def load(library: Path, kernel: str) -> ctypes.CDLL:
+    """kernel: that `attention` runs: "cuda", for sm_80 and later, "hopper", or "pairs", the latter's other form."""
     loaded = ctypes.CDLL(str(library))
     loaded.emulated_workspace.restype = ctypes.c_int64
     loaded.emulated_error.restype = ctypes.c_char_p
-    loaded.kernel = "cuda"
+    loaded.kernel = kernel
     return loaded
 
 
@@ -107,7 +109,8 @@ def attention(
     if k.dim() == 3:
         k, v = k[None], v[None]  # [batch, slots, kv_heads, d]
     heads, kv_heads, d = q.shape[1], k.shape[2], q.shape[2]
-    packed = problem.packed(heads // kv_heads, semantics, library.kernel)
+    pairs = library.kernel == "pairs"
+    packed = problem.packed(heads // kv_heads, semantics, "hopper" if pairs else library.kernel)
     rows = len(problem.rows)
     out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
     lse = torch.full((rows, heads), torch.nan) if return_lse else None
@@ -139,7 +142,7 @@ def attention(
     )
     workspace = torch.full((library.emulated_workspace(ctypes.byref(args)) // 4 + 1,), torch.nan)
     args.workspace = workspace.data_ptr()
-    status = library.emulated_attention(ctypes.byref(args), schedule)
+    status = library.emulated_attention(ctypes.byref(args), schedule, pairs)
     if status == 1:
         raise ValueError("not a call for the CUDA kernels")
     if status:

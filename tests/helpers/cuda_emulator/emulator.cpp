@@ -5,6 +5,7 @@
 #include "cuda/gather_kernel.cuh"
 #include "cuda/hopper_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
+#include "cuda/pairs_kernel.cuh"
 #include "cuda/passes_kernel.cuh"
 
 using namespace avflow;
@@ -24,10 +25,14 @@ bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*ker
 }
 
 template <bool kBf16, int kDepth>
-bool run(const Call& c, const Header& h, emulator::Schedule schedule) {
+bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
     if (h.tile_rows * c.group > kTileHeads) {
         const int32_t keys = mapped_keys(c, h);
         const KeyMaps maps = {{c.k, c.k_row, c.k_head, keys, c.depth}, {c.v, c.v_row, c.v_head, keys, c.depth}};
+        if (pairs && c.mapped) {
+            return pair_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
+                   launch(blocks_of(c, h), schedule, kWideThreads, attend_pairs<kBf16, kDepth>, c, maps);
+        }
         return wide_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
                launch(blocks_of(c, h), schedule, kWideThreads, attend_wide<kBf16, kDepth>, c, maps);
     }
@@ -46,16 +51,17 @@ int64_t emulated_workspace(const AvflowAttention* a) {
     return workspace_bytes(make_call(*a, h), h);
 }
 
-// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong.
-int32_t emulated_attention(const AvflowAttention* a, int32_t schedule) {
+// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong. pairs: Hopper's form of that name.
+int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t pairs) {
     const Header& h = *reinterpret_cast<const Header*>(a->problem);
     if (!accepts(*a, h)) return 1;
     if (h.rows == 0) return 0;
     const Call c = make_call(*a, h);
     const auto order = static_cast<emulator::Schedule>(schedule);
     const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
-    const bool done = c.depth == 64 ? (bf16 ? run<true, 64>(c, h, order) : run<false, 64>(c, h, order))
-                                    : (bf16 ? run<true, 128>(c, h, order) : run<false, 128>(c, h, order));
+    const auto attend =
+        c.depth == 64 ? (bf16 ? run<true, 64> : run<false, 64>) : (bf16 ? run<true, 128> : run<false, 128>);
+    const bool done = attend(c, h, order, pairs != 0);
     return done ? 0 : 2;
 }
 

@@ -1,8 +1,9 @@
 // A block of CUDA threads on one host thread: each thread is a fiber, and runs until it waits for its warp or its
 // block.
 //
-// Three schedules, so that a missing barrier shows: all threads in step, or one warp as far ahead of the others as
-// barriers let it (in either order of warps). A wait that can never end is reported, not waited for.
+// Schedules, so that a missing barrier shows: all threads in step; one warp as far ahead of the others as barriers let it
+// (in either order of warps); or, for every number from kRandom on, warps drawn at random, which also stop where they need
+// not. A wait that can never end is reported, not waited for.
 #pragma once
 
 #include <setjmp.h>
@@ -22,7 +23,7 @@ constexpr size_t kStack = 128 << 10;
 constexpr size_t kSharedBytes = 227 << 10;       // what Hopper gives a block
 constexpr size_t kAnySharedBytes = 99 << 10;  // what every device from sm_80 on does
 
-enum Schedule : int { kInStep, kFirstWarpAhead, kLastWarpAhead };
+enum Schedule : int { kInStep, kFirstWarpAhead, kLastWarpAhead, kRandom };
 
 struct Copy {
     char* to;
@@ -39,6 +40,7 @@ struct Product {
     uint64_t b;
     int columns, group;  // group: as with copies
     bool add, along_k, bf16;
+    uint64_t left = 0;  // where a is null: the left side in shared memory
 };
 
 struct Fiber {
@@ -64,7 +66,8 @@ struct Block {
     int threads = 0, current = 0, idle = 0, finished = 0;
     Schedule schedule = kInStep;
     std::vector<Fiber> fibers = std::vector<Fiber>(kMostThreads);
-    Crowd warps[kMostThreads / 32], warpgroups[kMostThreads / 128], all;
+    Crowd warps[kMostThreads / 32], warpgroups[kMostThreads / 128], all, turns[2];
+    uint64_t random = 0;
     std::function<void()> body;
     ucontext_t home;
     char error[200] = "";
@@ -94,10 +97,18 @@ inline void switch_to(int thread) {
     setcontext(&next.start);
 }
 
+inline int draw(int below) {  // xorshift64
+    block.random ^= block.random << 13;
+    block.random ^= block.random >> 7;
+    block.random ^= block.random << 17;
+    return static_cast<int>(block.random % static_cast<uint64_t>(below));
+}
+
 // The next thread by the schedule; `block_wide`: this thread's warp can do nothing more for now.
 inline void yield(bool block_wide) {
     if (block.finished == block.threads) setcontext(&block.home);
-    if (++block.idle > 4 * block.threads) fail("waits for threads that never arrive");
+    // Drawn at random, a warp that could go on may not be chosen for a while.
+    if (++block.idle > (block.schedule < kRandom ? 4 : 400) * block.threads) fail("waits for threads that never arrive");
     const int me = block.current;
     int next = (me + 1) % block.threads;
     if (block.schedule == kInStep) {
@@ -112,11 +123,19 @@ inline void yield(bool block_wide) {
             lane = 0;
             bool over = true;
             for (int i = 0; i < 32; ++i) over = over && block.fibers[32 * warp + i].done;
-            if (block_wide || over) warp = (warp + step) % warps;
+            if (block_wide || over) warp = block.schedule < kRandom ? (warp + step) % warps : draw(warps);
         }
         next = 32 * warp + lane;
     }
     if (next != me) switch_to(next);
+}
+
+// A point where others may come first: a random schedule sometimes lets them.
+inline void pause() {
+    if (block.schedule >= kRandom && draw(4) == 0) {
+        yield(true);
+        block.idle = 0;
+    }
 }
 
 // Waits until all of the crowd have come with an argument; the last to come runs `act` for all.
@@ -176,6 +195,7 @@ inline void enter() {
 inline bool run_block(int threads, Schedule schedule, std::function<void()> body) {
     block.threads = threads;
     block.schedule = schedule;
+    block.random = 0x9E3779B97F4A7C15u * static_cast<uint64_t>(schedule);
     block.idle = block.finished = 0;
     block.body = std::move(body);
     block.error[0] = 0;
@@ -183,6 +203,7 @@ inline bool run_block(int threads, Schedule schedule, std::function<void()> body
     memset(block.shared, 0xFF, sizeof(block.shared));  // NaN in every type
     for (Crowd& warp : block.warps) warp = {};
     for (Crowd& warpgroup : block.warpgroups) warpgroup = {};
+    for (Crowd& turn : block.turns) turn = {};
     for (int i = 0; i < threads; ++i) {
         Fiber& f = block.fibers[i];
         f.started = f.done = false;
@@ -202,6 +223,9 @@ inline bool run_block(int threads, Schedule schedule, std::function<void()> body
     if (!left) {
         left = true;
         setcontext(&fiber().start);
+    }
+    for (const Crowd& turn : block.turns) {
+        if (turn.arrived && !block.error[0]) snprintf(block.error, sizeof(block.error), "a turn was passed to nobody");
     }
     return block.error[0] == 0;
 }

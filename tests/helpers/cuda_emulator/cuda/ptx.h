@@ -54,6 +54,8 @@ AVFLOW_DEVICE T shuffle_xor(T x, int mask) {
     return mine.got;
 }
 
+AVFLOW_DEVICE int uniform(int x) { return x; }
+
 AVFLOW_DEVICE float exp2_fast(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
 // A copy becomes visible when it is waited for, not before; until then its place holds NaN.

@@ -1,5 +1,5 @@
-// Stands in for csrc/cuda/ptx_hopper.h. A product reads its operands when it is waited for, as late as it may; until then
-// NaN stands in its sums.
+// Stands in for csrc/cuda/ptx_hopper.h. A product reads its operands when it is waited for, as late as it may; until
+// then NaN stands in its sums.
 #pragma once
 
 #include "cuda/ptx.h"
@@ -26,7 +26,10 @@ AVFLOW_DEVICE void barrier_change(uint64_t* barrier, int arrivals, int bytes) {
     memcpy(barrier, &now, sizeof(now));
     block.idle = 0;
 }
-AVFLOW_DEVICE void barrier_arrive(uint64_t* barrier) { barrier_change(barrier, 1, 0); }
+AVFLOW_DEVICE void barrier_arrive(uint64_t* barrier) {
+    barrier_change(barrier, 1, 0);
+    emulator::pause();
+}
 AVFLOW_DEVICE void barrier_arrive_for(uint64_t* barrier, uint32_t bytes) {
     barrier_change(barrier, 1, static_cast<int>(bytes));
 }
@@ -37,11 +40,13 @@ struct KeyMap {
     int32_t keys, depth;
 };
 
-// A tile under way: it arrives when its barrier is waited for; until then its place holds NaN.
+// A tile, or a block of 64 columns of one, that is under way: it arrives when its barrier is waited for; until then its
+// place holds NaN.
 struct TileCopy {
     char* to;
     KeyMap map;
     int head, first;
+    int from, columns;
     uint64_t* barrier;
 };
 inline std::vector<TileCopy> tile_copies;
@@ -50,21 +55,28 @@ AVFLOW_DEVICE void copy_tile(uint32_t to, const KeyMap& map, int head, int first
     const size_t bytes = size_t{64} * 2 * static_cast<size_t>(map.depth);
     if (to % 1024 || to + bytes > sizeof(block.shared)) emulator::fail("tile to a bad address");
     memset(block.shared + to, 0xFF, bytes);
-    tile_copies.push_back({block.shared + to, map, head, first, barrier});
+    tile_copies.push_back({block.shared + to, map, head, first, 0, map.depth, barrier});
+}
+AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int of, int first, uint64_t* barrier) {
+    if (to % 1024 || to + 64 * 128 > sizeof(block.shared)) emulator::fail("block to a bad address");
+    memset(block.shared + to, 0xFF, 64 * 128);
+    tile_copies.push_back({block.shared + to, map, head, first, of * 64, 64, barrier});
 }
 AVFLOW_DEVICE void land(const TileCopy& copy) {
     for (int key = 0; key < 64; ++key) {
-        for (int column = 0; column < copy.map.depth; ++column) {
-            const uint16_t* from = copy.map.at + (copy.first + key) * copy.map.row + copy.head * copy.map.head + column;
+        for (int column = 0; column < copy.columns; ++column) {
+            const uint16_t* from =
+                copy.map.at + (copy.first + key) * copy.map.row + copy.head * copy.map.head + copy.from + column;
             const uint16_t value = copy.first + key < copy.map.keys ? *from : uint16_t{0};
             uint32_t at = static_cast<uint32_t>(column / 64 * 64 * 128 + key * 128 + column % 64 * 2);
             at ^= (at >> 7 & 7) << 4;
             memcpy(copy.to + at, &value, 2);
         }
     }
-    barrier_change(copy.barrier, 0, -64 * 2 * copy.map.depth);
+    barrier_change(copy.barrier, 0, -64 * 2 * copy.columns);
 }
 AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+    emulator::pause();
     emulator::fiber().waits_for = "barrier in shared memory";
     for (;;) {
         PhaseBarrier now;
@@ -83,19 +95,37 @@ AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
     }
 }
 
+// kArrivals: of the warpgroup's last warps.
+template <int kArrivals = 128>
 AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine) {
     if (number != block.current / 128) emulator::fail("the barrier of another warpgroup");
     struct Argument {
         bool mine, any;
     } argument{mine, false};
-    emulator::meet_warpgroup("warpgroup", argument, [](Argument** threads) {
+    const int first = number * 128 + 128 - kArrivals;
+    emulator::meet("warpgroup", block.warpgroups[number], first, kArrivals, &argument, [&] {
+        const auto of = [&](int i) { return static_cast<Argument*>(block.fibers[first + i].argument); };
         bool any = false;
-        for (int i = 0; i < 128; ++i) any = any || threads[i]->mine;
-        for (int i = 0; i < 128; ++i) threads[i]->any = any;
+        for (int i = 0; i < kArrivals; ++i) any = any || of(i)->mine;
+        for (int i = 0; i < kArrivals; ++i) of(i)->any = any;
     });
     return argument.any;
 }
 AVFLOW_DEVICE void sync_warpgroup(int number) { sync_warpgroup_any(number, false); }
+
+// A named barrier of 256: the 128 that wait and the 128 that pass the turn.
+AVFLOW_DEVICE void turn_pass(int i) {
+    emulator::Crowd& turn = block.turns[i];
+    if (++turn.arrived == 256) turn.arrived = 0, ++turn.generation;
+    if (turn.arrived > 256) emulator::fail("a turn was passed twice");
+    block.idle = 0;
+}
+AVFLOW_DEVICE void turn_wait(int i) {
+    const uint64_t generation = block.turns[i].generation;
+    turn_pass(i);
+    emulator::fiber().waits_for = "turn";
+    while (block.turns[i].generation == generation) emulator::yield(true);
+}
 
 template <int>
 AVFLOW_DEVICE void fewer_registers() {}
@@ -129,6 +159,14 @@ AVFLOW_DEVICE void multiply_add_tile(float (&sum)[kColumns][4], const uint32_t (
     me.products.push_back(product);
 }
 
+template <bool kBf16>
+AVFLOW_DEVICE void multiply_shared(float (&sum)[16][4], uint64_t a, uint64_t b, bool add) {
+    static const uint32_t nothing[4] = {};
+    multiply_add_tile<kBf16, false>(sum, nothing, b, add);
+    emulator::fiber().products.back().a = nullptr;
+    emulator::fiber().products.back().left = a;
+}
+
 // Element (n, k) of a right side, as the PTX ISA lays out its canonical layouts of 128-byte swizzle.
 AVFLOW_DEVICE float right_side(const emulator::Product& product, int n, int k) {
     const uint32_t start = (product.b & 0x3FFF) << 4, block_bytes = (product.b >> 16 & 0x3FFF) << 4;
@@ -158,12 +196,19 @@ AVFLOW_DEVICE void products_wait() {
                 if (thread.products.empty() || thread.products[0].b != first[0].b) emulator::fail("products differ");
                 const emulator::Product& product = thread.products[0];
                 const int row = t / 32 * 16 + t % 32 / 4, c = 2 * (t % 4);
-                for (int i = 0; i < 4; ++i) {
+                for (int i = 0; product.a && i < 4; ++i) {
                     for (int half = 0; half < 2; ++half) {
                         const uint16_t bits = static_cast<uint16_t>(product.a[i] >> 16 * half);
                         left[row + 8 * (i % 2)][c + 8 * (i / 2) + half] =
                             product.bf16 ? widen<true>(bits) : widen<false>(bits);
                     }
+                }
+            }
+            if (!first[0].a) {  // laid out as a right side whose rows run along the columns
+                emulator::Product side = first[0];
+                side.b = side.left;
+                for (int m = 0; m < 64; ++m) {
+                    for (int k = 0; k < 16; ++k) left[m][k] = right_side(side, m, k);
                 }
             }
             for (int t = 0; t < 128; ++t) {

@@ -1,0 +1,54 @@
+"""benchmarks/cuda/forms.py where there is no device: what stands around the kernels."""
+
+import json
+from pathlib import Path
+
+import cuda_emulator
+import pytest
+import torch
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
+
+
+def test_every_form_of_the_sources_is_timed(scripts):
+    script = scripts("cuda/forms")
+    text = (CSRC / "cuda" / "call.h").read_text()
+    told = text[text.index("Which forms") : text.index("#ifndef AVFLOW_FORM")]
+    assert [
+        int(line.split()[1]) for line in told.splitlines() if line[:5] == "//   " and line.split()[1].isdigit()
+    ] == sorted(script.FORMS.values())
+    assert script.Arguments._fields_ == cuda_emulator.Args._fields_
+
+
+def test_forms_are_compiled_apart(scripts, tmp_path):
+    script = scripts("cuda/forms")
+    outputs = set()
+    for form in script.FORMS.values():
+        *compiled, linked = script.commands("nvcc", form, tmp_path)
+        for command in compiled:
+            assert f"-DAVFLOW_FORM={form}" in command and Path(command[-1]).is_file()
+            outputs.add(command[command.index("-o") + 1])
+        assert set(linked[linked.index("-o") + 2 :]) <= outputs
+    assert len(outputs) == 6
+
+
+def test_differences(scripts):
+    script = scripts("cuda/forms")
+    x = torch.tensor([1.0, 4.0])
+    assert script.largest_difference({"a": x, "b": x + 0.03}) == pytest.approx(0.03, rel=0.01)
+    for other in (x + 0.2, x * torch.nan):
+        with pytest.raises(RuntimeError, match="b differs"):
+            script.largest_difference({"a": x, "b": other})
+
+
+def test_cases_go_to_the_file(scripts, tmp_path, monkeypatch):
+    """Forms that take 1, 2 and 4 s, two calls at a time; no device, no compiler."""
+    script, path = scripts("cuda/forms"), tmp_path / "forms.json"
+    monkeypatch.setattr(script, "best_times", lambda calls, seconds: ({k: call() for k, call in calls.items()}, {}))
+    report = scripts("lib/report").Report("cpu", str(path), 60.0)
+    cases = script.Cases(report, {}, 0.1)
+    cases.add("x", {"one loop": lambda: 4.0, "branch-free": lambda: 2.0, "pairs": lambda: 1.0}, 0.5, 4e12, 2)
+    found = json.loads(path.read_text())["cases"]["x"]
+    assert found["seconds"] == {"one loop": 2.0, "branch-free": 1.0, "pairs": 0.5}
+    assert found["tflops"] == {"one loop": 2.0, "branch-free": 4.0, "pairs": 8.0}
+    assert found["largest_difference"] == 0.5
