@@ -1,7 +1,10 @@
 // The steps of attention in fp32, whatever q, k and v are stored in: queries, panels, scores, softmax, values.
 // Included by attention_isa.cpp only, inside its per-instruction-set namespace, which chooses this or bf16_batch.h.
 #include "cpu/gemm.h"
+#include "cpu/in_place.h"
 #include "cpu/pack.h"
+// (order matters: what comes next uses in_place.h)
+#include "cpu/dots.h"
 
 void load_queries(const TaskPlan& plan, const Tile& tile, Scratch& w) {
     float* const q = static_cast<float*>(w.q);
@@ -74,35 +77,14 @@ void add_nonfinite_values(const float* s, const Values& values, int count, int w
     }
 }
 
-// Can the kernel read the tile's keys and values where they lie: 64 rows of floats in one batch?
-bool in_place(const TaskPlan& plan, int tile) {
-    const bool whole = (tile + 1) * kKeyTile <= plan.p.header->keys;
-    if (plan.a.dtype != AVFLOW_FLOAT32 || !whole || plan.p.keep_keys || plan.width != plan.depth) return false;
-    return place_of(plan.slots(), tile * kKeyTile).slot + kKeyTile <= plan.a.slots;
-}
-
-// One tile's keys or values, or null where they are not in place.
-const float* keys_in_place(const TaskPlan& plan, int tile, int kv_head) {
-    if (!in_place(plan, tile)) return nullptr;
-    return static_cast<const float*>(plan.a.k) + plan.key_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
-}
-const float* values_in_place(const TaskPlan& plan, int tile, int kv_head) {
-    if (!in_place(plan, tile)) return nullptr;
-    return static_cast<const float*>(plan.a.v) + plan.value_offset(place_of(plan.slots(), tile * kKeyTile), kv_head);
-}
-
 Ahead ahead(const float* at, int64_t stride, int width) {
     return {reinterpret_cast<const char*>(at), stride * 4, int64_t{width} * 4};
 }
 
-// Packs one tile that nobody packed beforehand; `finite`: do its values hold no NaN and no infinity. With a row or two
-// against many keys, memory is what takes the time: the values are on their way while the keys are packed, and the next
-// tile's keys while the values are looked at.
-Values pack_here(const TaskPlan& plan, int tile, int kv_head, float* panel, bool& finite) {
+// The values of one tile that nobody packed beforehand; `finite`: do they hold no NaN and no infinity.
+Values values_here(const TaskPlan& plan, int tile, int kv_head, float* packed, bool& finite) {
     Values values{values_in_place(plan, tile, kv_head), plan.a.v_row, 0};
-    pack_keys(plan, tile, kv_head, ahead(values.at, values.stride, plan.width), panel);
     if (!values.at) {
-        float* packed = panel + kKeyTile * plan.depth;
         pack_values(plan, tile, kv_head, plan.width, packed);
         values = {packed, plan.width, 0};
     }
@@ -115,10 +97,11 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
     const int begin = batch.first, count = batch.last - begin, width = plan.width;
     float* const o = w.o + static_cast<int64_t>(begin) * width;
     float* const s = w.s + static_cast<int64_t>(begin) * kBatch * kKeyTile;
+    const float* const q = static_cast<const float*>(w.q) + static_cast<int64_t>(begin) * plan.depth;
     Values finite[kBatch], nonfinite[kBatch];
     int n_finite = 0, n_nonfinite = 0;
     for (int t = 0; t < batch.count; ++t) {
-        const float* keys;
+        const float* keys = nullptr;  // their panel, where scores are still to be taken
         Values values;
         bool is_finite;
         if (plan.packed) {
@@ -126,14 +109,22 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
             values = {plan.value_panel(batch.tiles[t], tile.kv_head), width, t};
             is_finite = plan.finite[batch.tiles[t] * plan.a.kv_heads + tile.kv_head];
         } else {
-            float* panel = w.panels + t * plan.panel_floats();
-            values = pack_here(plan, batch.tiles[t], tile.kv_head, panel, is_finite);
+            // With a row or two against many keys, memory is what takes the time: the values are on their way while the
+            // keys are read, and the next tile's keys while the values are looked at.
+            const int key_tile = batch.tiles[t], head = tile.kv_head;
+            const Ahead soon = ahead(values_in_place(plan, key_tile, head), plan.a.v_row, width);
+            float* const panel = w.panels + t * plan.panel_floats();
+            if (by_dots(plan, tile.count())) {
+                scores_by_dots(plan, key_tile, head, soon, q, count, s + t * kKeyTile, kBatch * kKeyTile);
+            } else {
+                pack_keys(plan, key_tile, head, soon, panel);
+                keys = panel;
+            }
+            values = values_here(plan, key_tile, head, panel + plan.key_floats(), is_finite);
             values.slot = t;
-            keys = panel;
         }
         (is_finite ? finite[n_finite++] : nonfinite[n_nonfinite++]) = values;
-        scores(static_cast<const float*>(w.q) + static_cast<int64_t>(begin) * plan.depth, count, keys, plan.depth,
-               s + t * kKeyTile, kBatch * kKeyTile);
+        if (keys) scores(q, count, keys, plan.depth, s + t * kKeyTile, kBatch * kKeyTile);
     }
     const bool zero = plan.p.header->zero;
     for (int m = begin; m < batch.last; ++m) {

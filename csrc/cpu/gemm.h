@@ -1,14 +1,20 @@
 // The two matrix products of a tile. Both read one operand by broadcast (rows) and the other in packed panels (lanes).
 // Included by attention_isa.cpp only, inside its per-instruction-set namespace.
 
-// Rows of the register block; with VECS vectors across, 6 x 4 accumulators fill the 32 registers of AVX-512, 6 x 2 the
-// 16 of AVX2 and SSE.
+// Rows of the register block; with VECS vectors across, 6 x 4 accumulators fill the 32 registers of AVX-512 and NEON,
+// 6 x 2 the 16 of AVX2 and SSE.
 constexpr int kBlockRows = 6;
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kBlockVecs = 4;
 #else
 constexpr int kBlockVecs = 2;
 #endif
+
+// Vectors across for fewer rows: a multiply-add takes the time of 8, so that many sums must be under way.
+constexpr int vecs_across(int rows) {
+    if (kBlockVecs == 4) return rows <= 2 ? 8 : 4;
+    return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
+}
 
 // s[i, 0:64] = sum_k a[i, k] * panel[k, 0:64] for ROWS rows; panel is a key tile, transposed: [depth, 64].
 template <int ROWS>
@@ -56,7 +62,7 @@ AVFLOW_INLINE void value_block(const float* p, int ldp, const Values* values, in
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
         const Vec factor = splat(alpha[i]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int n = 0; n < VECS; ++n) sum[i][n] = factor * load(o + i * width + column + n * W);
     }
     for (int t = 0; t < tiles; ++t) {
@@ -64,19 +70,19 @@ AVFLOW_INLINE void value_block(const float* p, int ldp, const Values* values, in
         const float* weights = p + values[t].slot * kKeyTile;
         for (int j = 0; j < kKeyTile; ++j, b += values[t].stride) {
             Vec lanes[VECS];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int n = 0; n < VECS; ++n) lanes[n] = load(b + n * W);
 #pragma GCC unroll 8
             for (int i = 0; i < ROWS; ++i) {
                 const Vec weight = splat(weights[i * ldp + j]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int n = 0; n < VECS; ++n) sum[i][n] += weight * lanes[n];
             }
         }
     }
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int n = 0; n < VECS; ++n) store(o + i * width + column + n * W, sum[i][n]);
     }
 }
@@ -84,11 +90,17 @@ AVFLOW_INLINE void value_block(const float* p, int ldp, const Values* values, in
 template <int ROWS>
 AVFLOW_INLINE void value_rows(const float* p, int ldp, const Values* values, int tiles, int width, float* o,
                               const float* alpha) {
+    constexpr int kAcross = vecs_across(ROWS);
     int column = 0;
-    for (; column + kBlockVecs * W <= width; column += kBlockVecs * W) {
-        value_block<ROWS, kBlockVecs>(p, ldp, values, tiles, width, column, o, alpha);
+    for (; column + kAcross * W <= width; column += kAcross * W) {
+        value_block<ROWS, kAcross>(p, ldp, values, tiles, width, column, o, alpha);
     }
-    if constexpr (kBlockVecs > 2) {
+    if constexpr (kAcross > 4) {
+        for (; column + 4 * W <= width; column += 4 * W) {
+            value_block<ROWS, 4>(p, ldp, values, tiles, width, column, o, alpha);
+        }
+    }
+    if constexpr (kAcross > 2) {
         for (; column + 2 * W <= width; column += 2 * W) {
             value_block<ROWS, 2>(p, ldp, values, tiles, width, column, o, alpha);
         }

@@ -12,12 +12,14 @@ typedef float Vec __attribute__((vector_size(W * 4)));
 typedef int32_t IVec __attribute__((vector_size(W * 4)));
 typedef float Vec8 __attribute__((vector_size(32)));
 
-// Elements of two vectors of 8, by number.
+// Elements of two vectors of 8, or of 4, by number.
 #if defined(__clang__) || __GNUC__ >= 12
 #define AVFLOW_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define AVFLOW_SHUFFLE4(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 typedef int32_t IVec8 __attribute__((vector_size(32)));
 #define AVFLOW_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IVec8{__VA_ARGS__})
+#define AVFLOW_SHUFFLE4(a, b, ...) __builtin_shuffle(a, b, IVec{__VA_ARGS__})
 #endif
 
 #define AVFLOW_INLINE static inline __attribute__((always_inline))
