@@ -4,16 +4,17 @@
 #
 #     benchmarks/gpu.sh [--dry-run] OUTPUT_FOLDER [STAGE ...]
 #
-# Where a GPU is at hand for a quarter of an hour, and a command on it ends after ten minutes, two calls do, the second on
-# the same machine (it uses what the first one built; elsewhere: `build second`):
+# Where a GPU is at hand for a quarter of an hour, and a command on it ends after ten minutes, two calls do. The second uses
+# what the first one built (on another machine: `build second`), and comes as soon as the first has ended:
 #
-#     AVFLOW_GPU_SECONDS=460 benchmarks/gpu.sh OUTPUT_FOLDER first     what decides which kernels are used, then sweeps
-#     AVFLOW_GPU_SECONDS=400 benchmarks/gpu.sh OUTPUT_FOLDER second    eviction, decoding, towers, profile, sanitizers
+#     AVFLOW_GPU_SECONDS=440 benchmarks/gpu.sh OUTPUT_FOLDER first     the kernels, then sweeps
+#     AVFLOW_GPU_SECONDS=385 benchmarks/gpu.sh OUTPUT_FOLDER second    towers, eviction, decoding, profile, sanitizers
 #
-# Stages, by default all in this order: build forms attention gather sweep, which are `first`; evict decode towers
-# profile tests sanitize patch, which are `second`. Without `build` the module must have been built there before. The
-# folder receives summary.txt, log.txt (what ran earlier stays in both), and a .json of every stage that measures, to
-# which it writes step by step. `python benchmarks pages/gpu OUTPUT_FOLDER` makes the tables of README.md and docs/ of them.
+# Stages, by default all in this order: build forms attention gather sweep, which are `first`; towers evict decode
+# profile sanitize tests patch, which are `second`. Without `build` the module must have been built there before. The
+# folder receives summary.txt and log.txt, to which every call appends, and a .json of every stage that measures, which
+# grows step by step.
+# `python benchmarks pages/gpu OUTPUT_FOLDER` makes the tables of README.md and docs/ of them.
 # AVFLOW_GPU_SECONDS (default 525): for all stages; each has a limit of its own, and gets what is left at most.
 # AVFLOW_LIMIT_STAGE, such as AVFLOW_LIMIT_EVICT=200: another limit for a stage. PYTHON names another interpreter,
 # AVFLOW_CUDA_ARCHS (default 90) the architecture. --dry-run shows stages, limits and commands, and runs nothing.
@@ -25,7 +26,7 @@ mkdir -p "${1:?usage: benchmarks/gpu.sh [--dry-run] OUTPUT_FOLDER [STAGE ...]}"
 out=$(cd "$1" && pwd)
 shift
 first=(build forms attention gather sweep)
-second=(evict decode towers profile tests sanitize patch)
+second=(towers evict decode profile sanitize tests patch)
 all=("${first[@]}" "${second[@]}")
 stages=()
 (($#)) || set -- first second
@@ -98,7 +99,7 @@ run_tests() {
     local each=(--timeout 60)
     "$python" -c 'import pytest_timeout' 2>/dev/null || each=(-o "addopts=-ra --strict-markers")
     mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
-    SHOWN=25 stage tests "$(limit tests 80)" "$python" -m pytest -q -m gpu -p no:cacheprovider "${each[@]}" "${files[@]}"
+    SHOWN=25 stage tests "$(limit tests 60)" "$python" -m pytest -q -m gpu -p no:cacheprovider "${each[@]}" "${files[@]}"
 }
 
 run_sanitize() {
@@ -113,27 +114,27 @@ run_sanitize() {
     fi
     for tool in racecheck synccheck initcheck memcheck; do
         # PyTorch's caching allocator would hide where one tensor ends and the next begins.
-        stage "$tool" "$(limit sanitize 35)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
+        stage "$tool" "$(limit sanitize 25)" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 "$sanitizer" \
             --tool "$tool" --error-exitcode 9 --print-limit 20 "$python" benchmarks op/sanitize
     done
 }
 
 run_gather() {
-    SHOWN=30 stage gather "$(limit gather 25)" "$python" benchmarks op/gather --device cuda --seconds 0.3 \
+    SHOWN=30 stage gather "$(limit gather 20)" "$python" benchmarks op/gather --device cuda --seconds 0.3 \
         --json "$out/gather.json"
 }
 
 run_towers() {
-    SHOWN=30 stage towers "$(limit towers 30)" "$python" benchmarks op/towers --device cuda --seconds 2 \
+    SHOWN=30 stage towers "$(limit towers 25)" "$python" benchmarks op/towers --device cuda --seconds 2 \
         --json "$out/towers.json"
 }
 
-run_attention() { SHOWN=60 benchmark attention 90 cuda/attention; }
-run_sweep() { benchmark sweep 120 cuda/sweep --shape 3b 7b --tokens 10240 16384; }
-run_evict() { benchmark evict 120 cuda/evict --shape 3b 7b --tokens 8192 32768 --batch; }
-run_decode() { benchmark decode 110 cuda/evict --shape 3b --tokens 8192 --batch 8 1 32; }
-run_profile() { benchmark profile 55 cuda/profile --shape 3b; }
-run_patch() { benchmark patch 60 cuda/patch --shape 3b 7b; }
+run_attention() { SHOWN=60 benchmark attention 60 cuda/attention; }
+run_sweep() { benchmark sweep 110 cuda/sweep --shape 3b 7b --tokens 10240 16384; }
+run_evict() { benchmark evict 95 cuda/evict --shape 3b 7b --tokens 8192 32768 --batch; }
+run_decode() { benchmark decode 80 cuda/evict --shape 3b --tokens 8192 --batch 8 1 32; }
+run_profile() { benchmark profile 45 cuda/profile --shape 3b; }
+run_patch() { benchmark patch 40 cuda/patch --shape 3b 7b; }
 
 for name in "${stages[@]}"; do
     if ! declare -F "run_$name" >/dev/null; then
@@ -150,7 +151,7 @@ fi
 for name in "${stages[@]}"; do
     "run_$name"
     if [[ $name == build ]]; then
-        stage doctor "$(limit doctor 40)" "$python" -c \
+        stage doctor "$(limit doctor 20)" "$python" -c \
             "import avflow_ext; found = avflow_ext.capabilities(); print(found); assert found['cuda']['path'], 'no CUDA path'" || {
             note "nothing else can run"
             break

@@ -143,6 +143,10 @@ class Case:
         after = self.predicted(self.plan(AFTER_MEDIA)[1]["flops"])
         self.step("after_media", lambda: self.sweep("after_media", AFTER_MEDIA, SWEEPS), 4 * after)
         self.in_media()
+
+    def dense_masks(self) -> None:
+        """After all lengths' own steps: the math backend takes longer than these together."""
+        one = self.predicted(self.plan(AFTER_MEDIA[:1], [0])[1]["clean_flops"])
         for backend in ("efficient", "cuDNN", "math") if self.report.device == "cuda" else ("math",):
             if backend == "math" and not self.math_fits():
                 self.report.skip(f"{self.name}, dense, math", "its [heads, N, N] scores do not fit the device's memory")
@@ -150,6 +154,21 @@ class Case:
             # The math backend moves every score through memory several times.
             seconds = 2 * TURNS * one * (15 if backend == "math" and self.report.device == "cuda" else 4)
             self.step(f"dense, {backend}", lambda backend=backend: self.dense(backend), seconds)
+
+
+def one_shape(report: Report, model: avflow.Model, shape: str, lengths: Sequence[int]) -> None:
+    cases: list[Case] = []
+
+    def run(tokens: int, in_media_seconds: float) -> None:
+        cases.append(Case(report, model, shape, tokens, in_media_seconds))
+        cases[-1].run()
+
+    for at, tokens in enumerate(lengths):
+        print(f"{shape}, {tokens} tokens")
+        in_media = IN_MEDIA_SECONDS[min(at, 1)]
+        report.step(f"{shape}, {tokens} tokens", lambda n=tokens, t=in_media: run(n, t))
+    for case in cases:
+        report.step(f"{case.name}, dense masks", case.dense_masks)
 
 
 def measure(device: str, shapes: Sequence[str], lengths: Sequence[int], path: str | None, seconds: float) -> int:
@@ -163,13 +182,7 @@ def measure(device: str, shapes: Sequence[str], lengths: Sequence[int], path: st
         )
         if model is None:
             continue
-        for at, tokens in enumerate(lengths):
-            print(f"{shape}, {tokens} tokens")
-            in_media = IN_MEDIA_SECONDS[min(at, 1)]
-            report.step(
-                f"{shape}, {tokens} tokens",
-                lambda s=shape, n=tokens, m=model, t=in_media: Case(report, m, s, n, t).run(),
-            )
+        one_shape(report, model, shape, lengths)
         del model
     return report.finish()
 

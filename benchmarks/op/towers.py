@@ -4,6 +4,7 @@
 
 On the CPU `--shape narrow` counts what 3b's full depth and clip do, at a width that a core can run: numbers of calls
 depend on neither width nor values. Operators that return views start no kernel and are not counted.
+The vision tower is timed with its MLPs as they are too, that is without the zeros that make their rows whole 16 bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avflow.models import towers
 from avflow.models.compat import attributes, declare_torchvision
 from benchmarks.lib.decoders import made_on
+from benchmarks.lib.device import gpu_facts
 from benchmarks.lib.report import machine, write_json
 from benchmarks.lib.thinker import AUDIO, CLIP, VISION
 from benchmarks.lib.timing import side_by_side
@@ -106,15 +108,25 @@ def counted(call: Callable[[], object], device: str) -> dict[str, Any]:
 def measure(device: str, shape: str, layers: int, seconds: int, path: str | None, timed: float = 6.0) -> dict[str, Any]:
     """seconds: of the clip; timed: seconds of turns for each tower."""
     made = make_towers(shape, layers, device)
-    data: dict[str, Any] = {"machine": machine(), "shape": shape, "layers": layers, "video_seconds": seconds}
+    gpu = gpu_facts() if device == "cuda" else {}
+    data: dict[str, Any] = {"machine": {**machine(), **gpu}, "shape": shape, "layers": layers, "video_seconds": seconds}
     for name, call in make_calls(made, seconds, device).items():
 
         def by_avflow(call: Callable = call) -> torch.Tensor:
             with attributes(towers.patches(made)):
                 return call()
 
+        def unpadded(call: Callable = call) -> torch.Tensor:
+            """By avflow, with the MLPs as they are."""
+            plain = [patch for patch in towers.patches(made) if not hasattr(patch[0], "gate_proj")]
+            with attributes(plain):
+                return call()
+
         want, got = call().float(), by_avflow().float()
-        best = side_by_side({"transformers": call, "avflow": by_avflow}, timed, 2)
+        candidates = {"transformers": call, "avflow": by_avflow}
+        if name == "vision":
+            candidates["avflow, MLP as it is"] = unpadded
+        best = side_by_side(candidates, timed, 2)
         data[name] = {
             "transformers": counted(call, device),
             "avflow": counted(by_avflow, device),
@@ -125,6 +137,8 @@ def measure(device: str, shape: str, layers: int, seconds: int, path: str | None
         print(f"{name}: {best['transformers'] * 1e3:.1f} ms by transformers, {best['avflow'] * 1e3:.1f} ms by avflow")
         for who in ("transformers", "avflow"):
             print(f"    {who}: {data[name][who]}")
+        for who, seconds in best.items():
+            print(f"    {seconds * 1e3:9.1f} ms  {who}")
         print(f"    {data[name]['ratio']:.2f} x; embeddings {data[name]['apart']:.1e} apart, relative")
     write_json(path, data)
     return data

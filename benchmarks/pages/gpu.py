@@ -2,8 +2,8 @@
 
     python benchmarks pages/gpu benchmarks/results/h200
 
-The folder holds what gpu.sh left there: attention, sweep, evict and profile .json, or some of them. A table gets its
-place, at the end of docs/performance.md and behind the CPU's in README.md, once there is one.
+The folder holds what gpu.sh left there: attention, sweep, evict, decode, towers and profile .json, or some of them. A
+table gets its place, at the end of docs/performance.md and behind the CPU's in README.md, once there is one.
 """
 
 from __future__ import annotations
@@ -179,6 +179,23 @@ def decode_table(data: dict[str, Any]) -> str:
     return markdown_table(["model, tokens", "batch", *DECODERS, "KV in GiB, plain / keep / drop"], rows)
 
 
+def towers_table(data: dict[str, Any]) -> str:
+    """One clip through each tower."""
+    rows = []
+    for name in ("vision", "audio"):
+        found, best = data[name], data[name]["seconds"]
+        row = [name, *(_ms(best.get(who)) for who in ("transformers", "avflow, MLP as it is", "avflow"))]
+        launches = " / ".join(f"{found[who]['launches']:,}" for who in ("transformers", "avflow"))
+        rows.append([*row, f"**{best['transformers'] / best['avflow']:.2f}**", launches])
+    head = ["tower", "transformers", "avflow, MLP as it is", "avflow", "transformers / avflow", "launches"]
+    return markdown_table(head, rows)
+
+
+def towers_line(data: dict[str, Any]) -> str:
+    m = data["machine"]
+    return f"{m['gpu']}, torch {m['torch']}; {data['layers']} layers, {data['video_seconds']} s of video and sound."
+
+
 def profile_table(data: dict[str, Any]) -> str:
     done = [r for r in data["results"] if "profile" in r]
     kinds = list(dict.fromkeys(kind for r in done for kind in r["profile"]["device_seconds"]))
@@ -230,6 +247,12 @@ SECTIONS = {  # name of the table: (file, makers of what stands between its mark
         "Tokens per second in decoding, media gone after half of the layers; *graph*: a CUDA graph of one step on a "
         "static cache.",
     ),
+    "gpu-towers": (
+        "towers",
+        (towers_line, towers_table),
+        "### Towers\n`python benchmarks op/towers`: Qwen2.5-Omni-3B's, by transformers, by avflow with the vision"
+        "\ntower's MLP as it is, and by avflow.",
+    ),
     "gpu-profile": (
         "profile",
         (machine_line, profile_table),
@@ -243,6 +266,8 @@ def write_pages(folder: Path, root: Path) -> list[str]:
     """Writes the tables for which the folder has results into the pages below `root`; gives their names."""
     page, done = root / "docs" / "performance.md", []
     for name, (file, makers, words) in SECTIONS.items():
+        if name == "gpu-decode" and (folder / "decode.json").exists():  # a run of its own; else a part of evict's
+            file = "decode"
         if not (folder / f"{file}.json").exists():
             continue
         data = json.loads((folder / f"{file}.json").read_text(encoding="utf-8"))

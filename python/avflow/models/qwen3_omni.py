@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..prompts import labels
-from . import chat
+from . import chat, qwen3_towers
 from .base import Model
 from .checkpoints import processor_folder
 from .qwen2_5_omni import processor as processing
@@ -68,7 +68,9 @@ class Qwen3Omni(Qwen25Omni):
         )
 
     def patches(self, model: Model) -> list[tuple[Any, str, Any]]:
-        return []
+        from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe as omni
+
+        return qwen3_towers.patches(model.hf, omni, omni.Qwen3OmniMoeVisionEncoder, omni.Qwen3OmniMoeAudioEncoder)
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
         config = model.hf.config

@@ -15,7 +15,7 @@ from ..media.stills import read_image
 from ..media.video import read_video
 from ..prompts.prompt import Prompt
 from ..prompts.timed_labels import TimedIds, count_timed_videos, expand_timed, label_timed, times_timed
-from . import chat
+from . import chat, qwen3_towers
 from . import vision_processor as vision
 from .checkpoints import processor_folder
 from .complete_load import load_complete
@@ -45,6 +45,11 @@ class Qwen3VL(chat.ChatFamily):
         from transformers import Qwen3VLForConditionalGeneration
 
         return load_complete(Qwen3VLForConditionalGeneration, folder, dtype, device, options)
+
+    def patches(self, model: Model) -> list[tuple[Any, str, Any]]:
+        from transformers.models.qwen3_vl import modeling_qwen3_vl as vl
+
+        return qwen3_towers.patches(model.hf, vl, vl.Qwen3VLVisionModel)
 
     def load_processor(self, folder: str, **options: Any) -> Any:
         return vision.VisionProcessor.from_pretrained(processor_folder(folder, options), PICTURE, VIDEO_PIXELS)
@@ -139,6 +144,11 @@ class Qwen3VLMoe(Qwen3VL):
     """Checkpoint folders of Qwen3VLMoeForConditionalGeneration."""
 
     model_types = ("qwen3_vl_moe",)
+
+    def patches(self, model: Model) -> list[tuple[Any, str, Any]]:
+        from transformers.models.qwen3_vl_moe import modeling_qwen3_vl_moe as vl
+
+        return qwen3_towers.patches(model.hf, vl, vl.Qwen3VLMoeVisionModel)
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import Qwen3VLMoeForConditionalGeneration

@@ -188,10 +188,14 @@ def audio_indices(
     )
 
 
-def _quick_tower(
+def quick_tower(
     tower: PreTrainedModel, modules: list[nn.Module], source: ModuleType, indices: Callable[..., dict[str, Any]]
 ) -> Callable:
-    """The tower's forward, in batches; with attention that takes none, as it is."""
+    """The tower's forward, in batches; with attention that takes none, as it is.
+
+    modules: its attention modules. source: the file that defines them. indices: makes of the tower and its forward's
+    arguments those of GIVEN that it would compute.
+    """
     slow = tower.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -205,7 +209,8 @@ def _quick_tower(
     return forward
 
 
-def _parts(blocks: nn.ModuleList, name: str) -> list[nn.Module]:
+def parts(blocks: nn.ModuleList, name: str) -> list[nn.Module]:
+    """The module of that name in each of a tower's layers."""
     return [block.get_submodule(name) for block in blocks]
 
 
@@ -218,12 +223,12 @@ def patches(hf: nn.Module) -> list[tuple[Any, str, Any]]:
     for module in hf.modules():
         if isinstance(module, omni.Qwen2_5OmniVisionEncoder):
             out += padded_mlp.patches(module.blocks, omni)
-            forward = _quick_tower(module, _parts(module.blocks, "attn"), omni, vision_indices)
+            forward = quick_tower(module, parts(module.blocks, "attn"), omni, vision_indices)
         elif isinstance(module, vl.Qwen2_5_VisionTransformerPretrainedModel):
             out += padded_mlp.patches(module.blocks, vl)
-            forward = _quick_tower(module, _parts(module.blocks, "attn"), vl, vision_indices)
+            forward = quick_tower(module, parts(module.blocks, "attn"), vl, vision_indices)
         elif isinstance(module, omni.Qwen2_5OmniAudioEncoder):
-            forward = _quick_tower(module, _parts(module.layers, "self_attn"), omni, audio_indices)
+            forward = quick_tower(module, parts(module.layers, "self_attn"), omni, audio_indices)
         else:
             continue
         out.append((module, "forward", forward))
