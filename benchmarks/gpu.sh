@@ -7,7 +7,7 @@
 # Where a GPU is at hand for a quarter of an hour, and a command on it ends after ten minutes, two calls do. The second uses
 # what the first one built (on another machine: `build second`), and comes as soon as the first has ended:
 #
-#     AVFLOW_GPU_SECONDS=440 benchmarks/gpu.sh OUTPUT_FOLDER first     the kernels, then sweeps
+#     AVFLOW_GPU_SECONDS=390 benchmarks/gpu.sh OUTPUT_FOLDER first     the kernels, then sweeps
 #     AVFLOW_GPU_SECONDS=385 benchmarks/gpu.sh OUTPUT_FOLDER second    towers, eviction, decoding, profile, sanitizers
 #
 # Stages, by default all in this order: build forms attention gather sweep, which are `first`; towers evict decode
@@ -89,10 +89,10 @@ benchmark() {
 }
 
 run_build() {
-    SHOWN=20 stage build "$(limit build 110)" "$python" setup.py -q build_ext --inplace
+    SHOWN=20 stage build "$(limit build 100)" "$python" setup.py -q build_ext --inplace
 }
 
-run_forms() { SHOWN=60 benchmark forms 75 cuda/forms; }
+run_forms() { SHOWN=60 benchmark forms 65 cuda/forms; }
 
 run_tests() {
     # Not all of tests/: the other files need packages that a bare machine may lack. So may the settings in pyproject.toml.
