@@ -37,7 +37,10 @@ def folder(name: str) -> Path:
         InputError: the package avflow-models is not installed, or has weights of another series.
     """
     if (home := installed()) is None:
-        raise InputError(f"model {name!r} is in a package of its own, which is not installed: {GET}")
+        raise InputError(
+            f"model {name!r} is in a package of its own, which is not installed: "
+            f"pip install ./avflow-models in a checkout, else {GET}"
+        )
     if (wrong := other_series()) is not None:
         raise InputError(f"model {name!r}: {wrong}")
     return home / name

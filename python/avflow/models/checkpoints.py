@@ -134,5 +134,8 @@ def check_adapter(folder: Path, name: str) -> None:
         complete = [n for n in SALMONN_COMPLETE if size and f"_{size[1]}B_" in n] or SALMONN_COMPLETE
         mend = f"load the complete checkpoint {' or '.join(map(repr, complete))} instead"
     else:
-        mend = f"merge it into its base model ({base or 'not named'}) and load the folder that gives"
+        mend = (
+            f"merge it into its base model ({base or 'not named'}) and load the folder that gives, or load "
+            "the base model, then peft.PeftModel.from_pretrained(model.hf, ...)"
+        )
     raise UnsupportedModelError(f"checkpoint {name!r} holds a LoRA adapter ({found[0].name}), not a model: {mend}")
