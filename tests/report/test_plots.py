@@ -1,7 +1,5 @@
 """Figures: what is drawn is what the table says."""
 
-import re
-
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ from result_rows import row
 from avflow.errors import InputError
 from avflow.knockouts.presets import PRESETS
 from avflow.plots import information_flow as plots
-from avflow.plots.sizes import sized
 from avflow.plots.style import PANELS, distinct_styles, panel_of, path_label, path_style
 from avflow.results.change import average_change, mean_change
 from avflow.results.table import table_from_rows
@@ -173,46 +170,6 @@ def test_saved_as_png_and_pdf_the_same_each_time(table, tmp_path):
     assert first[0].read_bytes()[:4] == b"\x89PNG" and first[1].read_bytes()[:4] == b"%PDF"
     second = plots.save(plots.flow(table)[0], tmp_path / "again", dpi=50)
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
-
-
-def letters(figure) -> list[float]:
-    """Sizes of labels, titles, numbers at the ticks, legends."""
-    found = []
-    for axes in figure.axes:
-        legend = axes.get_legend()
-        ticks = [*axes.get_xticklabels()[:1], *axes.get_yticklabels()[:1]]
-        texts = [axes.title, axes.xaxis.label, axes.yaxis.label, *ticks, *(legend.get_texts() if legend else [])]
-        found += [text.get_fontsize() for text in texts]
-    return found
-
-
-@pytest.mark.parametrize("draw", [plots.flow, plots.flow_panels, plots.heat_map])
-def test_saved_at_a_columns_width_with_its_letters(table, tmp_path, draw):
-    figure, _ = draw(table)
-    before = figure.get_size_inches().tolist(), letters(figure)
-    png, pdf = plots.save(figure, tmp_path / "column", dpi=100, width=3.3, font=7)
-    assert abs(int.from_bytes(png.read_bytes()[16:20], "big") - 330) <= 4  # IHDR's width, in pixels
-    box = re.search(rb"/MediaBox \[ *0 0 ([\d.]+) ", pdf.read_bytes()).group(1)
-    assert float(box) == pytest.approx(3.3 * 72, rel=0.02)
-    assert (
-        figure.get_size_inches().tolist(),
-        letters(figure),
-    ) == before  # what was drawn stays: its size, and that of its letters
-
-
-def test_letters_have_the_size_that_is_asked_for(table):
-    figure, axes = plots.flow(table)
-    before = axes.xaxis.label.get_fontsize(), axes.get_xticklabels()[0].get_fontsize()
-    with sized(figure, None, 18):
-        assert (axes.xaxis.label.get_fontsize(), axes.get_xticklabels()[0].get_fontsize()) == (18, 2 * before[1])
-    assert (axes.xaxis.label.get_fontsize(), axes.get_xticklabels()[0].get_fontsize()) == before == (9, before[1])
-
-
-@pytest.mark.parametrize("size", [{"width": 0}, {"width": 1}, {"width": "narrow"}, {"font": 100}])
-def test_a_size_that_is_none_is_refused(table, tmp_path, size):
-    with pytest.raises(InputError, match=f"^{next(iter(size))} "):
-        plots.save(plots.flow_panels(table)[0], tmp_path / "flow", **size)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_width_ablation_draws_a_line_per_width():

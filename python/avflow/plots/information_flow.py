@@ -30,7 +30,6 @@ from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .drawable import heading, table_with
 from .drawn import Drawn
-from .sizes import sized
 from .style import PANELS, distinct_styles, panel_of, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
@@ -231,26 +230,15 @@ def widths(
     return Drawn(figure, ax)
 
 
-def save(
-    figure: Figure, stem: str | Path, dpi: int = 200, *, width: float | None = None, font: float | None = None
-) -> list[Path]:
+def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
     """Write `stem`.png and `stem`.pdf, each whole or not at all; returns their paths.
 
-    Args:
-        dpi: pixels an inch of the PNG.
-        width: inches of the files, such as a journal's column (1 .. 40). None: as it was drawn.
-        font: points of ordinary text (4 .. 40), headings and ticks in proportion. None: 9. The figure itself stays as
-            it is.
-
     Raises:
-        InputError: width or font is no such number, or the figure does not fit into the width.
         RunError: a file cannot be written.
     """
     stem = checks.path("the figure's file", stem)
-    wide = None if width is None else checks.number("width", width, 1, high=40)
-    points = None if font is None else checks.number("font", font, 4, high=40)
     out = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
-    with mpl.rc_context(STYLE), sized(figure, wide, points):
+    with mpl.rc_context(STYLE):
         for path in out:
             # No date in the file: the same rows give the same bytes.
             meta = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
