@@ -423,3 +423,34 @@ def test_errors_and_requests_of_a_page_are_noticed(browser, tmp_path):
     bad.open(tmp_path / "bad.html")
     assert {"one", "two"} <= set(bad.console) and any(r.endswith("none.png") for r in bad.requests)
     bad.page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_box_of_a_token_stays_within_the_window(browser, tmp_path, width):
+    """However long its text, and without a space in it; first and last block, and one in the middle."""
+    browser.page.emulate_media(color_scheme="light", media="screen")
+    folder = many_samples.folder_of(tmp_path / "run", samples=2, layers=4, paths=2)
+    stretches = [
+        ["video", 0, 0, 200, "w" * 300],
+        ["question_text", -1, 200, 300, "a word " * 60],
+        ["last", -1, 500, 241, "x" * 300],
+    ]
+    told = many_samples.told(0) | {"tokens": {"count": 741, "stretches": stretches}}
+    (folder / many_samples.FILE).write_text(many_samples.line_of("sample-0000", told) + "\n")
+    page = report_together([folder], tmp_path / "page", media=False)
+    before = browser.page.viewport_size
+    browser.page.set_viewport_size({"width": width, "height": 900})
+    try:
+        browser.open(page)
+        browser.page.evaluate("location.hash = '#sample=sample-0000'")
+        browser.page.wait_for_selector("#sample svg[aria-label='Token layout']")
+        for at, down in ((0.02, 0.1), (0.5, 0.1), (0.98, 0.1), (0.02, 0.9), (0.5, 0.9)):
+            assert hover(browser, '#sample svg[aria-label="Token layout"]', at, down)
+            left, right, over, scroll = browser.page.evaluate(
+                "(() => { const tip = document.querySelector('.tip:not([hidden])'), b = tip.getBoundingClientRect();"
+                " return [b.left, b.right, tip.scrollWidth - tip.clientWidth, document.body.scrollWidth]; })()"
+            )
+            assert left >= 0 and right <= width and over <= 0 and scroll <= width, (at, down, left, right, over, scroll)
+            assert right - left <= 36 * 16 + 30  # lines that can be read
+    finally:
+        browser.page.set_viewport_size(before)

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ..planning.exact import share_limits
@@ -20,6 +19,7 @@ from ..statistics import intervals
 from .drawable import heading, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer, line_with_band, paths_there
+from .layer_ticks import LayerTicks
 from .style import distinct_styles, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "correct", "correct_knockout")
@@ -69,7 +69,7 @@ def accuracy(
         ax.axhline(level, color="#444444", linewidth=0.8, linestyle=(0, (4, 2)), zorder=1, label="clean")
         ax.set_xlabel("Layer (window centre)")
         ax.set_ylabel("Accuracy (%)")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.xaxis.set_major_locator(LayerTicks(first_layer))
         ax.margins(x=0.02)
         ax.tick_params(length=2.5)
         if title is not None:

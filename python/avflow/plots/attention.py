@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ..errors import InputError
 from ..results.change import bootstrap
 from .drawable import heading, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
+from .layer_ticks import LayerTicks
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, words
 
 # Bottom to top. Hatches tell what colour alone would not: text groups are hatched, media are plain.
@@ -79,7 +79,7 @@ def share_bars(
         ax.set_ylabel("Share of attention (%)")
         ax.set_ylim(0, 100)
         ax.margins(x=0.01)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+        ax.xaxis.set_major_locator(LayerTicks(first_layer, 10))
         ax.set_title(_titled(table, title, "Attention allocation"), loc="left")
         handles, labels = ax.get_legend_handles_labels()  # in the order of the stack, from the top
         ax.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
@@ -131,7 +131,7 @@ def lens_lines(
             ax.plot(at, mean, color=color, linestyle=dashes, linewidth=1.6, marker=marker, label=kind)
         ax.set_ylim(bottom=0)
         ax.margins(x=0.02)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.xaxis.set_major_locator(LayerTicks(first_layer))
         ax.set_xlabel("Layer")
         ax.set_ylabel("Probability after the layer")
         ax.set_title(_titled(table, title, "Answer lens"), loc="left")

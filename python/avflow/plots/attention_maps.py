@@ -22,6 +22,7 @@ from .attention import GROUP_STYLE
 from .drawable import heading, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
+from .layer_ticks import LayerTicks
 from .style import words
 
 # What a prompt's parts are called beside a map; neighbours of one name share a label.
@@ -169,8 +170,8 @@ def share_heads(
             ax.set_title(words(group), loc="left")
             ax.set_xlabel("Layer")
             ax.set_ylabel("Head")
-            for axis in (ax.xaxis, ax.yaxis):
-                axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+            ax.xaxis.set_major_locator(LayerTicks(first_layer))
+            ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
             if gaps:
                 ax.set_xticks(range(len(layers)), [str(layer + first_layer) for layer in layers])
         for ax in panels[len(groups) :]:

@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from .. import checks
 from ..deprecated import renamed_keyword
@@ -30,6 +29,8 @@ from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from .drawable import heading, table_with
 from .drawn import Drawn
+from .layer_ticks import LayerTicks
+from .paper import on_paper
 from .style import PANELS, distinct_styles, panel_of, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
@@ -222,7 +223,7 @@ def widths(
             style = {"color": shades[n], "linestyle": dashes[n % len(dashes)]}
             _line(ax, means.sort_by("layer"), first_layer, f"{width} layer{'s' * (width != 1)}", style)
         _decorate(ax, table, title or path_label(path))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.xaxis.set_major_locator(LayerTicks(first_layer))
         ax.margins(x=0.02)
         ax.set_ylabel(axis_of(table, center))
         _span(ax)
@@ -230,20 +231,40 @@ def widths(
     return Drawn(figure, ax)
 
 
-def save(figure: Figure, stem: str | Path, dpi: int = 200) -> list[Path]:
+def save(
+    figure: Figure,
+    stem: str | Path,
+    dpi: int = 200,
+    *,
+    width: str | float | None = None,
+    height: float | None = None,
+    font_size: float | None = None,
+    font: str | None = None,
+) -> list[Path]:
     """Write `stem`.png and `stem`.pdf, each whole or not at all; returns their paths.
 
+    Args:
+        dpi: of the PNG.
+        width: inches that both files are wide, or "column" (3.3) or "page" (6.8) of a paper of two columns; a narrow
+            figure has its legend below. None: as drawn, without its margins.
+        height: inches; None: as drawn, less where the figure gets narrower.
+        font_size: points, of axes' names and titles; all else in proportion (9 as drawn). font: "serif", "sans-serif"
+            or a font of this machine.
+
     Raises:
-        RunError: a file cannot be written.
+        InputError: a measure out of range, a font that is not there. RunError: a file cannot be written.
     """
     stem = checks.path("the figure's file", stem)
+    measured = [width, height, font_size, font] != [None] * 4
+    figure = on_paper(figure, width, height, font_size, font) if measured else figure
+    box = None if width is not None or height is not None else "tight"
     out = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
     with mpl.rc_context(STYLE):
         for path in out:
             # No date in the file: the same rows give the same bytes.
             meta = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
             drawn = io.BytesIO()  # matplotlib itself writes half a PDF where the disk is full
-            figure.savefig(drawn, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", metadata=meta)
+            figure.savefig(drawn, format=path.suffix[1:], dpi=dpi, bbox_inches=box, metadata=meta)
             write_whole(path, drawn.getvalue())
     return out
 
@@ -302,7 +323,7 @@ def _lines(ax: Axes, means: pa.Table, paths: Sequence[str], first_layer: int) ->
     for path, style in zip(paths, distinct_styles(paths), strict=True):
         rows = means.filter(pc.equal(means["knockout"], path)).sort_by("layer")
         _line(ax, rows, first_layer, _counted(path, means), style)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    ax.xaxis.set_major_locator(LayerTicks(first_layer))
     ax.margins(x=0.02)
 
 

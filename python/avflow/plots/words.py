@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from .. import checks
 from ..errors import InputError
@@ -19,6 +18,7 @@ from .attention import GROUP_STYLE
 from .drawable import heading, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
+from .layer_ticks import LayerTicks
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from .style import words as group_words
 
@@ -60,7 +60,7 @@ def word_lines(
             )
         ax.set_ylim(bottom=0)
         ax.margins(x=0.02)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.xaxis.set_major_locator(LayerTicks(first_layer))
         ax.set_xlabel("Layer")
         ax.set_ylabel(f"Share of {group} tokens")
         ax.set_title(heading(title, "Words by the lens", len(pc.unique(table["prompt"]))), loc="left")
@@ -133,7 +133,7 @@ def shift_lines(
             ax.plot(at, scale * mean, label=group_words(group), **look)
         ax.set_ylim(0, None if value == "kl" else 102)
         ax.margins(x=0.02)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        ax.xaxis.set_major_locator(LayerTicks(first_layer))
         ax.set_xlabel("Layer")
         ax.set_ylabel(_SHIFTS[value])
         ax.set_title(heading(title, "Shift of the lens", len(pc.unique(table["prompt"]))), loc="left")

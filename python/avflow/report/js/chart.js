@@ -1,11 +1,11 @@
 // What all charts have in common: Observable Plot with the page's sizes, colours and layer numbers.
 const layersOf = (lines) => [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
 
-// The layers that get a number: round ones as the page counts, 26 pixels apart or more.
+// The layers that get a number, 26 pixels apart or more: round ones as the page counts, and the first (1, 3, 5 or 1, 5, 10).
 function numbered(layers, base, width) {
   const room = (26 * layers.length) / Math.max(1, width);
   const every = [1, 2, 4, 5, 10, 20, 50, 100].find((step) => step >= room) ?? 200;
-  return layers.filter((layer) => (layer + base) % every === 0);
+  return layers.filter((layer) => (every === 2 ? layer : layer + base) % every === 0 || layer === 0);
 }
 
 // Lowest and highest value of the lines and their bands, with a little air, and 0 where asked for. `least`: what the

@@ -74,7 +74,7 @@ function storyChart() {
     ylabel: axisOf(data.sweeps[sweep].flow[0], " when the path is cut"), xlabel: "layer (window centre)", label: "The strongest paths: mean change by layer" });
   const top = (line) => line.points.reduce((best, p) => (Math.abs(p[1]) > Math.abs(best[1]) ? p : best));
   const items = told.map((line) => [line, top(line)]).map(([line, p]) => make("li", {}, swatch(line), make("div", {}, make("b", {}, line.label),
-    make("span", { class: "soft" }, `${roundText(p[1])} ${unit} at layer ${p[0] + state.base}`, p[2] === null ? "" : ` [${roundText(p[2])}, ${roundText(p[3])}]`))));
+    make("span", { class: "soft" }, `${roundText(p[1])} ${unit} at layer ${p[0] + state.base}`, p[2] === null ? "" : " ", p[2] === null ? "" : make("span", { class: "whole" }, `[${roundText(p[2])}, ${roundText(p[3])}]`)))));
   const others = lines.length - told.length;
   if (others) items.push(make("li", {}, swatch({ color: "faint", dashes: [] }), make("div", {}, make("span", { class: "soft" }, `${others} other path${others === 1 ? "" : "s"}`))));
   place("story-key").replaceChildren(...items);

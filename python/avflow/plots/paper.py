@@ -1,0 +1,165 @@
+"""A figure as a paper wants it: of its width and height, its size of letters, its font."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pickle
+import textwrap
+import warnings
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
+from matplotlib.legend import Legend
+from matplotlib.text import Annotation, Text
+from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import BboxBase
+
+from .. import checks
+from ..errors import InputError
+
+WIDTHS = {"column": 3.3, "page": 6.8}  # inches: of one column of two, of both
+FONT_SIZE = 9.0  # points that the figures are drawn with
+NARROW = 4.6  # inches; in less a legend beside the axes leaves them no room
+
+
+def on_paper(
+    figure: Figure,
+    width: str | float | None = None,
+    height: float | None = None,
+    font_size: float | None = None,
+    font: str | None = None,
+) -> Figure:
+    """A copy of a figure with other measures, as of `save`; the figure itself stays as it is."""
+    wide = _inches("width", WIDTHS.get(width, width) if isinstance(width, str) else width)
+    high = _inches("height", height)
+    points = (
+        FONT_SIZE
+        if font_size is None
+        else checks.number("font_size", font_size, 3, high=40, mend="give points, 3 to 40")
+    )
+    made: Figure = pickle.loads(pickle.dumps(figure))
+    FigureCanvasAgg(made)
+    _letters(made, points / FONT_SIZE, None if font is None else _known_font(font))
+    before_wide, before_high = made.get_size_inches()
+    wide = before_wide if wide is None else wide
+    kept = before_high * min(1.0, max(wide / before_wide, 0.75))
+    made.set_size_inches(wide, high or kept)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # _check_room says it by name
+        made.canvas.draw()  # legends and letters have a size only when they are drawn
+        below = _legends_below(made) if wide < NARROW else 0.0
+        made.set_size_inches(wide, high or kept + below)
+        _break_titles(made)
+        made.canvas.draw()
+        _thin_ticks(made)
+        made.canvas.draw()
+    _check_room(made)
+    return made
+
+
+def _inches(name: str, value: str | float | None) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise InputError(f"{name} is {checks.shown(value)}: give inches, or one of {', '.join(WIDTHS)}")
+    return checks.number(name, value, 1, high=40, mend="give inches, 1 to 40")
+
+
+def _known_font(font: str) -> str:
+    """Raises InputError for a font that this machine lacks: matplotlib would take another and only log it."""
+    try:
+        findfont(checks.text("font", font), fallback_to_default=False)
+    except ValueError as error:
+        raise InputError(f"font {font!r} is not on this machine: install it, or take serif or sans-serif") from error
+    return font
+
+
+def _letters(figure: Figure, factor: float, font: str | None) -> None:
+    for text in figure.findobj(Text):
+        text.set_fontsize(text.get_fontsize() * factor)
+        if font is not None:
+            text.set_fontfamily(font)
+    for ax in figure.axes:  # of ticks that come with another width
+        for axis in (ax.xaxis, ax.yaxis):
+            sizes = [label.get_fontsize() for label in axis.get_ticklabels()]
+            axis.set_tick_params(labelsize=sizes[0] if sizes else FONT_SIZE * factor, labelfontfamily=font)
+
+
+def _legends_below(figure: Figure) -> float:
+    """Legends that stand right of their axes go below the figure; the height that they take, in inches."""
+    taken = 0.0
+    for ax in figure.axes:
+        legend = ax.get_legend()
+        if legend is None or not _beside(ax, legend):
+            continue
+        title, size = legend.get_title().get_text(), legend.get_texts()[0].get_fontsize()
+        own = legend.get_texts()[0].get_fontfamily()
+        handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+        columns = 1 if max(map(len, labels)) > 26 else 2
+        below = figure.legend(
+            handles, labels, loc="outside lower left", ncols=columns, frameon=False, title=title or None,
+            prop={"size": size, "family": own}, title_fontproperties={"size": size, "family": own}, handlelength=2.2,
+        )  # fmt: skip
+        figure.canvas.draw()
+        taken += below.get_window_extent().height / figure.dpi
+    return taken
+
+
+def _beside(ax: Axes, legend: Legend) -> bool:
+    return bool(legend.get_window_extent().x0 >= ax.get_window_extent().x1 - 1)
+
+
+def _break_titles(figure: Figure) -> None:
+    """Titles that are wider than the figure get more lines."""
+    figure.canvas.draw()
+    room = figure.bbox.width
+    for text in figure.findobj(Text):
+        extent = text.get_window_extent()
+        if extent.width > 0 and extent.height < extent.width and extent.x1 > room and extent.width > 0.6 * room:
+            each = int(len(text.get_text()) * min(0.97, (room - max(0.0, extent.x0)) / extent.width))
+            text.set_text(textwrap.fill(text.get_text(), max(8, each)))
+
+
+def _thin_ticks(figure: Figure) -> None:
+    """Of numbers that were put at places of their own, as many stay as have room."""
+    for ax in figure.axes:
+        labels = [label for label in ax.get_xticklabels() if label.get_text()]
+        if not isinstance(ax.xaxis.get_major_locator(), FixedLocator) or len(labels) < 2:
+            continue
+        wide = max(label.get_window_extent().width for label in labels) + 3
+        step = (labels[-1].get_window_extent().x0 - labels[0].get_window_extent().x0) / (len(labels) - 1)
+        every = max(1, math.ceil(wide / max(step, 1)))
+        ax.set_xticks(ax.get_xticks()[::every], [label.get_text() for label in labels[::every]])
+
+
+def _check_room(figure: Figure) -> None:
+    """Raises InputError where panels or names lie on each other."""
+    panels = [_boxes(ax) for ax in figure.axes if ax.get_visible()]
+    names = [text for text in figure.findobj(Annotation) if text.get_visible() and not text.get_rotation()]
+    letters = [[Text.get_window_extent(text)] for text in names]  # the arrow of a name is no part of its letters
+    thin = any(min(ax.bbox.width, ax.bbox.height) < 20 for ax in figure.axes if ax.get_visible() and not _is_bar(ax))
+    pairs = (pair for boxes in (panels, letters) for pair in itertools.combinations(boxes, 2))
+    if thin or any(_overlap(a, b) for own, other in pairs for a in own for b in other):
+        wide, high = figure.get_size_inches()
+        raise InputError(
+            f"the figure has no room in {wide:.3g} x {high:.3g} inches: give a larger width= or height=, or a smaller "
+            "font_size="
+        )
+
+
+def _boxes(ax: Axes) -> list[BboxBase]:
+    """Of the axes, its numbers and names; not of a title, which may stand above its neighbours."""
+    return [ax.bbox, *(box for axis in (ax.xaxis, ax.yaxis) if (box := axis.get_tightbbox()) is not None)]
+
+
+def _is_bar(ax: Axes) -> bool:
+    return ax.get_label() == "<colorbar>"
+
+
+def _overlap(a: BboxBase, b: BboxBase) -> bool:
+    common = BboxBase.intersection(a, b)
+    return common is not None and min(common.width, common.height) > 1

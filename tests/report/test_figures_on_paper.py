@@ -1,0 +1,112 @@
+"""Figures in the measures of a paper: width, height, letters, font; and which layers their axes number."""
+
+import re
+
+import page_cases as cases
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.text import Text
+from PIL import Image
+
+import avflow
+from avflow import plots
+from avflow.errors import InputError
+from avflow.plots.layer_ticks import LayerTicks
+from avflow.plots.paper import WIDTHS, on_paper
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return avflow.read(cases.sweep(tmp_path_factory.mktemp("paper") / "run", 2))
+
+
+@pytest.fixture
+def figure(results):
+    return plots.flow(results, paths=cases.PATHS[1:4], title="A title that is much longer than a column is wide")[0]
+
+
+def size_of(pdf):
+    box = re.search(rb"/MediaBox \[ *0 0 ([0-9.]+) ([0-9.]+) *\]", pdf.read_bytes())
+    return float(box[1]) / 72, float(box[2]) / 72  # inches
+
+
+@pytest.mark.parametrize(("width", "inches"), [("column", 3.3), ("page", 6.8), (4.25, 4.25)])
+def test_both_files_are_as_wide_as_is_asked_for(figure, tmp_path, width, inches):
+    png, pdf = plots.save(figure, tmp_path / "flow", dpi=100, width=width)
+    assert size_of(pdf)[0] == pytest.approx(inches, abs=0.01)
+    assert Image.open(png).width == pytest.approx(100 * inches, abs=1)
+    other = plots.save(figure, tmp_path / "high", dpi=100, width=width, height=2.5)[1]
+    assert size_of(other) == pytest.approx((inches, 2.5), abs=0.01)
+
+
+def test_a_narrow_figure_has_its_legend_below_and_its_title_on_more_lines(figure):
+    made, same = on_paper(figure, "column"), on_paper(figure, "page")
+    (ax,), (legend,) = made.axes, made.legends
+    assert ax.get_legend() is None and same.axes[0].get_legend() is not None and not same.legends
+    old = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [text.get_text() for text in old.get_texts()]
+    looks = [[(to_hex(line.get_color()), line.get_linestyle()) for line in one.get_lines()] for one in (legend, old)]
+    assert looks[0] == looks[1]
+    assert ax.bbox.width > 0.7 * made.bbox.width and legend.get_window_extent().y1 < ax.get_tightbbox().y0 + 1
+    title = next(text for text in made.findobj(Text) if text.get_text().startswith("A title"))
+    assert "\n" in title.get_text() and title.get_window_extent().x1 <= made.bbox.width
+
+
+def test_letters_and_font_are_as_asked_for_and_the_figure_stays(figure, tmp_path):
+    made = on_paper(figure, font_size=6, font="serif")
+    sizes = {name: text.get_fontsize() for name, text in letters(made).items()}
+    assert sizes == pytest.approx({name: text.get_fontsize() * 6 / 9 for name, text in letters(figure).items()})
+    assert {text.get_fontfamily()[0] for text in letters(made).values()} == {"serif"}
+    for name in ("first", "before"):  # the layout settles when it is drawn
+        before = plots.save(figure, tmp_path / name)[0].read_bytes()
+    pdf = plots.save(figure, tmp_path / "serif", width="page", font="serif")[1].read_bytes()
+    assert b"Serif" in pdf and b"DejaVuSans\n" not in pdf and b"BaseFont /DejaVuSans " not in pdf
+    assert plots.save(figure, tmp_path / "after")[0].read_bytes() == before
+
+
+def letters(figure):
+    figure.canvas.draw()
+    return {text.get_text(): text for text in figure.findobj(Text) if text.get_text() and text.get_visible()}
+
+
+@pytest.mark.parametrize(
+    ("measures", "said"),
+    [
+        ({"width": "wide"}, "width is 'wide': give inches, or one of column, page"),
+        ({"width": 0}, "width is 0: give inches, 1 to 40"),
+        ({"height": "column"}, "height is 'column'"),
+        ({"font_size": True}, "font_size is True: give points, 3 to 40"),
+        ({"font": "No Such Font"}, "font 'No Such Font' is not on this machine"),
+        ({"font": 3}, "font"),
+    ],
+)
+def test_other_measures_are_refused(figure, tmp_path, measures, said):
+    with pytest.raises(InputError, match=said):
+        plots.save(figure, tmp_path / "flow", **measures)
+    assert not list(tmp_path.iterdir()) and WIDTHS == {"column": 3.3, "page": 6.8}
+
+
+def test_panels_that_have_no_room_are_refused(results, tmp_path):
+    panels, _ = plots.flow_panels(results)
+    with pytest.raises(InputError, match=r"no room in 3\.3 x .* inches: give a larger width="):
+        plots.save(panels, tmp_path / "panels", width="column")
+    assert size_of(plots.save(panels, tmp_path / "panels", width="page", font_size=7)[1])[0] == pytest.approx(
+        6.8, abs=0.01
+    )
+    plan = plots.heat_map(results)[0]
+    assert size_of(plots.save(plan, tmp_path / "map", width="column", font_size=7)[1])[0] == pytest.approx(
+        3.3, abs=0.01
+    )
+
+
+def test_numbers_of_layers_begin_with_the_first(results):
+    for first, last, want in (
+        (0, 11, [0, 2, 4, 6, 8, 10]),
+        (1, 12, [1, 3, 5, 7, 9, 11]),
+        (1, 36, [1, 5, 10, 15, 20, 25, 30, 35]),
+    ):
+        ticks = LayerTicks(first).tick_values(first, last)
+        assert [tick for tick in ticks if first <= tick <= last] == want
+    ax = plots.flow(results, first_layer=1)[1]
+    ax.figure.canvas.draw()
+    assert [tick for tick in ax.get_xticks() if 1 <= tick <= cases.LAYERS] == [1, 2, 3, 4, 5, 6]
