@@ -111,6 +111,8 @@ def test_sweep_leaves_a_run_folder(real_figures, model, samples, tmp_path):
     assert "data:image/png" not in page and "video → question" in page and '"task": "count"' in page
     for path in (out / "rows.parquet", out / "figures" / "flow.png", out / "report.html"):
         assert str(path) in result.stdout
+    said = re.search(r"^found +(.+)$", result.stdout, re.M).group(1)
+    assert said in html.unescape(page) and "over 3 samples" in said  # the page's first sentence
     assert "3 swept, 0 selected out, 0 failed" in result.stdout and re.search(r"^kernel +cpu-", result.stdout, re.M)
     assert json.loads((out / "summary.json").read_text())["versions"]["torch"]
 
@@ -189,7 +191,7 @@ def test_selected_out_samples_are_recorded_and_said(model, samples, tmp_path):
     records = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert {r["status"] for r in records} == {"selected_out"} and records[0]["p_clean"] > 0
     assert "clean answer is wrong" in records[0]["reason"]
-    assert result.exit_code == 0 and "--select all" in result.stdout
+    assert result.exit_code == 0 and "--select all" in result.stdout and "found" not in result.stdout
     assert read(out).table.num_rows == 0 and "nothing to draw" in (out / "report.html").read_text()
     assert sweep(samples, tmp_path / "wrong", select="wrong").exit_code == 0
     assert read(tmp_path / "wrong").table.num_rows == 24

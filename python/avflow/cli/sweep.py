@@ -174,6 +174,16 @@ def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
             typer.echo(f"figure      {path}")
         if path.suffix == ".html":
             typer.echo(f"report      {path}")
+            if said := _finding(folder):
+                typer.echo(f"found       {said}")
+
+
+def _finding(folder: Path) -> str:
+    """The first sentence of the page; some tenths of a second."""
+    from ..report.collect import collect
+    from ..report.headline import headline
+
+    return headline(collect([folder], brief=True))
 
 
 def print_estimate(outcome: Any) -> None:
