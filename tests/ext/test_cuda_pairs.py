@@ -111,7 +111,6 @@ BREAKS = {  # name: (file, what stands there, what stands there instead)
         "        barrier_wait(&shared.checked[(of - plain) % kRing], (of - plain) / kRing % 2);\n",
         "",
     ),
-    "scores read too early": ("consume", "        products_wait<1>();\n", ""),
     "a turn left over": ("consume", "    if (group == 0) turn_wait(0);", ""),
 }
 
