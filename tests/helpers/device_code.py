@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,12 +14,14 @@ CSRC = Path(__file__).resolve().parents[2] / "csrc"
 COLD = ("any_nonfinite<", "take_out_nonfinite<", "fill_words(")  # of the producer: for partial tiles alone
 
 
-def compile_device_code(nvcc: str, source: Path, arch: str, out: Path, first: Path | None = None) -> str:
+def compile_device_code(
+    nvcc: str, source: Path, arch: str, out: Path, first: Path | None = None, flags: Sequence[str] = ()
+) -> str:
     """Writes the cubin `out`; what ptxas says. Headers in `first` go before those of csrc."""
     folders = [folder for folder in (first, CSRC) if folder is not None]
     command = [nvcc, "-std=c++20", "-O3", "-lineinfo", "-Xptxas=-v", f"-gencode=arch=compute_{arch},code=sm_{arch}"]
     command += [word for folder in folders for word in ("-I", str(folder))]
-    command += ["-cubin", "-o", str(out), str(source)]
+    command += [*flags, "-cubin", "-o", str(out), str(source)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
