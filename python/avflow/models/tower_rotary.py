@@ -1,4 +1,4 @@
-"""Rotary positions of the vision towers in 12 passes over memory in the place of 16 wider ones, equal to the last bit.
+"""Rotary positions of the vision towers in 12 passes over halves, not 14 over the whole, equal to the last bit.
 
 transformers' function makes float32 copies of q and k, rotates copies of these, and rounds at the end. Here the halves
 are multiplied as they are, in float32 too, and the sums are rounded as they are written: 22 bytes an element instead of
