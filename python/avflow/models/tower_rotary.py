@@ -62,6 +62,9 @@ def with_quick_rotary(forward: Callable[..., Any], source: ModuleType | None) ->
     """A module's forward with our rotation; the forward itself where it is not the plain method of `source`."""
     method, names = getattr(forward, "__func__", None), vars(source) if source else {}
     theirs = names.get(NAME)
+    if getattr(method, "__globals__", {}).get("__name__") == "transformers.utils.deprecation":
+        # Before 5.20: it renames an old argument, which avflow does not pass.
+        method = getattr(method, "__wrapped__", None)
     if not isinstance(method, FunctionType) or method.__globals__ is not names or method.__closure__:
         return forward
     if NAME not in method.__code__.co_names or getattr(theirs, "__module__", None) != names["__name__"]:
