@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..uploads import upload
 from . import padded_mlp
 from .compat import attributes, implementation
+from .tower_rotary import with_quick_rotary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -109,9 +110,12 @@ def attention_forward(
     return (outs[0] if len(outs) == 1 else torch.cat(outs))[None], None
 
 
-def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments]) -> Callable:
+def _quick_attention(
+    attention: nn.Module, segments_of: Callable[..., Segments], source: ModuleType | None = None
+) -> Callable:
     """The module's forward with its rows in order: attention cares for none, projections neither."""
     slow, config = attention.forward, cast("PreTrainedConfig", attention.config)
+    quick = with_quick_rotary(slow, source)
 
     def forward(
         hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, position_embeddings: Any = None, **kwargs: Any
@@ -125,7 +129,7 @@ def _quick_attention(attention: nn.Module, segments_of: Callable[..., Segments])
         if position_embeddings is not None:
             kwargs["position_embeddings"] = segments.rotary(position_embeddings)
         rows = segments.in_order(hidden_states)
-        out = slow(hidden_states=rows, cu_seqlens=segments.whole, avflow_segments=segments, **kwargs)
+        out = quick(hidden_states=rows, cu_seqlens=segments.whole, avflow_segments=segments, **kwargs)
         return segments.as_before(out)
 
     return forward
@@ -147,7 +151,7 @@ def _in_batches(tower: PreTrainedModel, modules: list[nn.Module], source: Module
         return found[id(cu_seqlens)]
 
     configs = list({id(c): c for c in [tower.config, *(m.config for m in modules)]}.values())
-    forwards = [(m, "forward", _quick_attention(m, segments_of)) for m in modules]
+    forwards = [(m, "forward", _quick_attention(m, segments_of, source)) for m in modules]
     with implementation(configs, NAME), attributes(forwards):
         yield
 
