@@ -4,9 +4,9 @@
 #
 #     benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]
 #
-# Stages, by default all in this order: build tests sanitize gather attention sweep evict profile patch. Without `build`
-# the module must have been built there before. The folder receives summary.txt, log.txt, and gather, attention, sweep,
-# evict, profile and patch .json, to which the benchmarks write step by step. Other stages' files of earlier runs stay.
+# Stages, by default all in this order: build tests sanitize gather passes attention sweep evict profile patch. Without
+# `build` the module must have been built there before. The folder receives summary.txt, log.txt, and gather, passes,
+# attention, sweep, evict, profile and patch .json, to which the benchmarks write step by step. Other stages' files of earlier runs stay.
 # AVFLOW_GPU_SECONDS (default 525): for all stages; each has a limit of its own, and gets what is left at most.
 # AVFLOW_LIMIT_STAGE, such as AVFLOW_LIMIT_EVICT=200: another limit for a stage. PYTHON names another interpreter,
 # AVFLOW_CUDA_ARCHS (default 90) the architecture.
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 mkdir -p "${1:?usage: benchmarks/gpu.sh OUTPUT_FOLDER [STAGE ...]}"
 out=$(cd "$1" && pwd)
 shift
-all=(build tests sanitize gather attention sweep evict profile patch)
+all=(build tests sanitize gather passes attention sweep evict profile patch)
 stages=("${@:-${all[@]}}")
 python=${PYTHON:-python3}
 export PYTHONPATH="$PWD/python:$PWD:$PWD/avflow-models" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
@@ -93,6 +93,11 @@ run_sanitize() {
 run_gather() {
     SHOWN=30 stage gather "$(limit gather 25)" "$python" benchmarks op/gather --device cuda --seconds 0.3 \
         --json "$out/gather.json"
+}
+
+run_passes() {
+    SHOWN=40 stage passes "$(limit passes 25)" "$python" benchmarks op/passes --device cuda --seconds 0.3 \
+        --json "$out/passes.json"
 }
 
 run_attention() { SHOWN=60 benchmark attention 150 cuda/attention; }

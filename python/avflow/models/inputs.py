@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import InputError
+from ..uploads import upload
 
 if TYPE_CHECKING:
     from ..prompts.prompt import Prompt
@@ -38,7 +39,7 @@ def forward_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
         inputs["position_ids"] = prompt.position_ids.unsqueeze(-2)
     # Without a mask transformers takes one-dimensional positions with gaps for several packed sequences.
     inputs.setdefault("attention_mask", torch.ones(1, n, dtype=torch.long))
-    return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
+    return {name: upload(v, device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
 
 
 def _check_names(model: Model, prompt: Prompt) -> None:
