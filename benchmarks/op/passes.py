@@ -1,10 +1,12 @@
 """A layer's passes between its matrix products against plain torch: add and RMS norm, rotary embedding, SiLU times up.
 
     python benchmarks op/passes [--device cpu|cuda] [--tokens 8192] [--dtype bfloat16] [--json FILE]
+    python benchmarks op/passes --sweep
 
 Claim: each is one pass over memory, and its result has the rounding of transformers' own operations. At the shapes of
 Qwen2.5-3B and 7B. On CUDA best times in turns, with the bandwidth of what must be read and written once, beside
-liger-kernel and flashinfer where these are installed; on the CPU least CPU time in turns, on one thread.
+liger-kernel and flashinfer where these are installed; on the CPU least CPU time in turns, on one thread. --sweep: a
+whole sweep on the CPU, with the passes and with plain torch, of a decoder of three layers.
 """
 
 from __future__ import annotations
@@ -16,8 +18,12 @@ from typing import Any
 
 import torch
 
+import avflow
 import avflow_ext
+from avflow.models import fused
 from avflow_ext import capabilities
+from benchmarks.lib.decoders import make_sized
+from benchmarks.lib.prompts import AFTER_MEDIA, make_prompt
 from benchmarks.lib.report import machine, write_json
 from benchmarks.lib.timing import best_times, least_cpu_seconds
 
@@ -104,6 +110,22 @@ def measure(device: str, size: str, tokens: int, dtype: torch.dtype, seconds: fl
     return {"size": size, "tokens": tokens, "dtype": str(dtype), "ops": results}
 
 
+def sweeps(dtype: torch.dtype) -> dict[str, float]:
+    """CPU seconds of a sweep with the layers as they are, and with their passes by the kernels."""
+    made = make_sized(layers=3, hidden=2048)
+    model = avflow.wrap(made.hf.to(dtype))
+    prompt = make_prompt(model, 1000)
+
+    def run(dtypes: tuple[torch.dtype, ...]) -> None:
+        fused.DTYPES = dtypes
+        avflow.sweep(model, prompt, AFTER_MEDIA, window=1, select="all", check="off")
+
+    times = least_cpu_seconds({"plain torch": lambda: run(()), "passes": lambda: run((dtype,))}, 3)
+    share = times["passes"] / times["plain torch"]
+    print(f"sweep of 3 layers of width 2048, 1000 tokens, {dtype}: {share:.3f} x, {times}")
+    return times
+
+
 def check(ours: Any, steps: Any) -> None:
     """The results are those of the steps, but for a rounding here and there."""
     for a, b in zip(*(one if isinstance(one, tuple) else (one,) for one in (ours, steps)), strict=True):
@@ -116,8 +138,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, help="default: 8192 on CUDA, 1024 on the CPU")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each op on CUDA")
+    parser.add_argument("--sweep", action="store_true", help="measure a sweep on the CPU, and nothing else")
     parser.add_argument("--json", metavar="FILE", help="also write the figures there")
     args = parser.parse_args(arguments)
+    if args.sweep:
+        torch.set_num_threads(1)
+        found = {str(dtype): sweeps(dtype) for dtype in (torch.bfloat16, torch.float32)}
+        write_json(args.json, {"machine": machine(), "sweeps": found})
+        return
     paths = {op: capabilities()["ops"][op][args.device] for op in OPS}
     if None in paths.values():
         sys.exit(f"no kernel to measure on {args.device}: {paths}")
