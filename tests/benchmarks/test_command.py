@@ -55,7 +55,7 @@ def test_every_command_named_in_a_page_exists(scripts):
     found = {name for page in pages for name in re.findall(r"python3? benchmarks (\w+/\w+)", page.read_text())}
     assert {"cpu/sweep", "cuda/sweep", "op/sanitize"} <= found <= set(names)
     stages = re.findall(r'(?:benchmark \w+ \d+|"\$python" benchmarks) (\w+/\w+)', (FOLDER / "gpu.sh").read_text())
-    assert len(stages) == 7 and set(stages) <= set(names)
+    assert len(stages) == 8 and set(stages) <= set(names)
 
 
 def test_a_benchmark_uses_lib_and_its_own_room_only():
