@@ -10,8 +10,8 @@
 #     AVFLOW_GPU_SECONDS=390 benchmarks/gpu.sh OUTPUT_FOLDER first     the kernels, then sweeps
 #     AVFLOW_GPU_SECONDS=385 benchmarks/gpu.sh OUTPUT_FOLDER second    towers, eviction, decoding, profile, sanitizers
 #
-# Stages, by default all in this order: build forms attention gather sweep, which are `first`; towers evict decode
-# profile sanitize tests patch, which are `second`. Without `build` the module must have been built there before. The
+# Stages, by default all in this order: build forms attention gather passes sweep, which are `first`; towers evict
+# decode profile sanitize tests patch, which are `second`. Without `build` the module must have been built before. The
 # folder receives summary.txt and log.txt, to which every call appends, and a .json of every stage that measures, which
 # grows step by step.
 # `python benchmarks pages/gpu OUTPUT_FOLDER` makes the tables of README.md and docs/ of them.
@@ -25,7 +25,7 @@ dry=
 mkdir -p "${1:?usage: benchmarks/gpu.sh [--dry-run] OUTPUT_FOLDER [STAGE ...]}"
 out=$(cd "$1" && pwd)
 shift
-first=(build forms attention gather sweep)
+first=(build forms attention gather passes sweep)
 second=(towers evict decode profile sanitize tests patch)
 all=("${first[@]}" "${second[@]}")
 stages=()
@@ -92,7 +92,7 @@ run_build() {
     SHOWN=20 stage build "$(limit build 100)" "$python" setup.py -q build_ext --inplace
 }
 
-run_forms() { SHOWN=60 benchmark forms 65 cuda/forms; }
+run_forms() { SHOWN=60 benchmark forms 60 cuda/forms; }
 
 run_tests() {
     # Not all of tests/: the other files need packages that a bare machine may lack. So may the settings in pyproject.toml.
@@ -127,6 +127,11 @@ run_gather() {
 run_towers() {
     SHOWN=30 stage towers "$(limit towers 25)" "$python" benchmarks op/towers --device cuda --seconds 2 \
         --json "$out/towers.json"
+}
+
+run_passes() {
+    SHOWN=40 stage passes "$(limit passes 20)" "$python" benchmarks op/passes --device cuda --seconds 0.3 \
+        --json "$out/passes.json"
 }
 
 run_attention() { SHOWN=60 benchmark attention 60 cuda/attention; }

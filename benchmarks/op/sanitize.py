@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+import avflow_ext
 from avflow_ext import (
     AttentionProblem,
     Cut,
@@ -114,6 +116,39 @@ def gathers() -> float:
     return worst
 
 
+def passes() -> float:
+    """A layer's passes in pieces of 16 bytes and of 2, of rows that begin anywhere: the largest difference."""
+    g = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for dtype in (torch.bfloat16, torch.float16):
+        for width in (2048, 65):
+            x, residual, wide = (torch.randn(50, n, generator=g).to(dtype) for n in (width, width, width + 3))
+            weight = torch.randn(width, generator=g).to(dtype)
+            worst = max(
+                worst,
+                of_pass("rms_norm", x, weight, 1e-6),
+                of_pass("add_rms_norm", x, residual, weight, 1e-6),
+                of_pass("add_rms_norm", wide[:, 3:], residual, weight, 1e-6),
+                of_pass("silu_mul", x, wide[:, 3:]),
+                of_pass("silu_mul", x, residual),
+            )
+        for d in (128, 20):
+            q, k = (torch.randn(50, heads, d, generator=g).to(dtype) for heads in (4, 2))
+            cos, sin = (torch.randn(50, d, generator=g).to(dtype) for _ in range(2))
+            worst = max(worst, of_pass("rotary", q, k, cos, sin))
+    return worst
+
+
+def of_pass(op: str, *given: Any) -> float:
+    """The largest difference of the op on the device from its reference on the CPU."""
+    found = getattr(avflow_ext, op)(*(one.cuda() if isinstance(one, torch.Tensor) else one for one in given))
+    expected = getattr(avflow_ext, f"{op}_reference")(*given)
+    both = [one if isinstance(one, tuple) else (one,) for one in (found, expected)]
+    error = max(float((a.cpu().float() - b.float()).abs().max()) for a, b in zip(*both, strict=True))
+    assert error < 0.1, (op, error)
+    return error
+
+
 def attentions() -> float:
     """The largest difference of all cases, outputs, log-sum-exps and masses."""
     worst = 0.0
@@ -140,3 +175,4 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"attention, {kernel} kernel: largest difference {attentions():.1e}")
         print(f"a cache that fills, {kernel} kernel: largest difference {decode_step():.1e}")
     print(f"gather_rms_norm and compact: largest difference {gathers():.1e}")
+    print(f"a layer's passes: largest difference {passes():.1e}")

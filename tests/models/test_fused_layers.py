@@ -18,10 +18,12 @@ from avflow.models.compat import attention_name, attributes
 from avflow.models.fused import fused_layers
 from avflow.walk.layers import run_layers
 
+EVERY = (torch.float32, *fused.DTYPES)
+
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    monkeypatch.setattr(fused, "DEVICES", ("cpu", "cuda"))
+def every_dtype(monkeypatch):
+    monkeypatch.setattr(fused, "DTYPES", EVERY)
 
 
 class Counted:
@@ -81,7 +83,7 @@ def test_every_family_takes_part_with_its_own_bits(name, tmp_path, monkeypatch):
     assert plain.times["add_rms_norm"] == plain.times["rotary"] == n and plain.times["rms_norm"] >= n
     assert plain.times.get("silu_mul", 0) == sum(hasattr(layer.mlp, "gate_proj") for layer in model.layers)
     monkeypatch.undo()
-    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    monkeypatch.setattr(fused, "DTYPES", EVERY)
     assert_close(through_layers(model, fused_layers(model)), expected)
     assert not any("forward" in part.__dict__ for part in model.text_model.modules())
 
@@ -112,9 +114,9 @@ def columns_of(results):
 def test_experiments_have_the_bits_of_the_model(experiment, omni, monkeypatch):
     """In the whole walk: rows that join, chunks, the last layer's few rows, decoding."""
     prompt, run = tiny.av_prompt("interleaved"), EXPERIMENTS[experiment]
-    monkeypatch.setattr(fused, "DEVICES", ())
+    monkeypatch.setattr(fused, "DTYPES", ())
     expected = columns_of(run(omni, prompt))
-    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    monkeypatch.setattr(fused, "DTYPES", EVERY)
     counted = Counted(fused._PLAIN)
     monkeypatch.setattr(fused, "_KERNELS", counted)
     assert columns_of(run(omni, prompt)) == expected
@@ -130,10 +132,11 @@ def test_experiments_have_the_bits_of_the_model(experiment, omni, monkeypatch):
 KERNELS = fused._KERNELS
 
 
-def test_the_cpu_stays_with_plain_torch(omni, monkeypatch):
-    """Its results of fp32 are compared bit for bit between versions."""
+def test_float32_stays_with_plain_torch(omni, monkeypatch):
+    """Its results are compared bit for bit between versions."""
     monkeypatch.undo()
-    assert fused.DEVICES == ("cuda",) and fused_layers(omni) == []
+    assert fused_layers(omni) == []
+    assert fused_layers(avflow.wrap(tiny.decoder("qwen3").bfloat16()))
 
 
 # ---------------------------------------------------------------- who does not take part

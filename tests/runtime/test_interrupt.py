@@ -56,7 +56,7 @@ def test_the_end_of_blocks(omni):
 
 def test_the_end_of_a_block_with_layers_by_the_kernels(omni, monkeypatch):
     """Of two contexts that set one attribute the outer one may end first, and what the inner one found stays."""
-    monkeypatch.setattr(fused, "DEVICES", ("cpu",))
+    monkeypatch.setattr(fused, "DTYPES", (torch.float32,))
     prompt = tiny.av_prompt()
 
     def use(ctrl_c: CtrlC) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from avflow_ext import gather_rms_norm
 from avflow_ext.gather import gather_rms_norm_reference
 
+from ..models.fused import first_norm
 from ..uploads import upload
 
 
@@ -24,8 +26,9 @@ def take(x: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
 class BoundaryNorm:
     """Stands for an RMS norm's `forward` while a block is open; knows the result for rows that it gathered itself."""
 
-    def __init__(self, norm: Any) -> None:  # some model's own class, with weight and variance_epsilon
-        self.norm, self.plain = norm, norm.forward
+    def __init__(self, norm: Any, plain: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """norm: some model's own class, with weight and variance_epsilon. plain: what computes it for other rows."""
+        self.norm, self.plain = norm, plain
         self.ready: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -63,7 +66,7 @@ def boundary_norm(layer: nn.Module) -> BoundaryNorm | None:
     with torch.no_grad():
         ours, theirs = gather_rms_norm_reference(x, weight, norm.variance_epsilon, keep)[1], norm.forward(x)
     same = theirs.dtype == weight.dtype and torch.allclose(ours.float(), theirs.float(), rtol=1e-2, atol=1e-3)
-    return BoundaryNorm(norm) if same else None
+    return BoundaryNorm(norm, first_norm(layer)) if same else None
 
 
 def gather_hidden(norm: BoundaryNorm | None, hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:

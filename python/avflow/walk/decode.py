@@ -23,6 +23,7 @@ from ..models.end_tokens import end_tokens
 from ..models.evaluating import in_eval_mode
 from ..models.fused import fused_layers
 from ..models.windows import layer_windows
+from ..uploads import upload
 from .capture import Captured
 from .layers import layer_input, run_layers
 from .layout import Layout
@@ -131,7 +132,7 @@ def decode(
         for step in range(count - 1):
             if all(tokens[-1] in ends for tokens in made):
                 break
-            ids = torch.tensor([[tokens[-1] for tokens in made]], device=model.device)  # [1, streams]
+            ids = upload(torch.tensor([[tokens[-1] for tokens in made]]), model.device)  # [1, streams]
             # All streams stand at one position, whatever their tokens are.
             positions = torch.full((*shape, held.streams), captured.after + step, device=model.device)
             hidden, tables = layer_input(model, model.text_model.embed_tokens(ids), positions, held.n + step + 1)

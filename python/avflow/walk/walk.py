@@ -23,7 +23,7 @@ from ..models.fused import fused_layers
 from ..models.windows import layer_windows
 from ..prompts.correct import leads_options
 from ..prompts.divergence import divergence_of
-from ..uploads import upload_lists
+from ..uploads import upload, upload_lists
 from .amplified import Loud, combined, factors_of
 from .capture import Captured
 from .chunks import head_chunk
@@ -350,7 +350,7 @@ def _predict(
     """
     parts: list[dict[str, torch.Tensor]] = []
     chunk = head_chunk(model)
-    of_prompt = torch.from_numpy(beside.prompts).to(hidden.device)
+    of_prompt = upload(torch.from_numpy(beside.prompts), hidden.device)
     clean = None
     if beside.divergence:
         chunk = max(1, chunk // 4)  # both distributions in float64 beside the logits
