@@ -82,8 +82,9 @@ VENV_RELEASE ?= $(VENV)-release
 release: $(VENV_RELEASE)/.installed
 	$(VENV_RELEASE)/bin/python tools/release --torch "$(TORCH)" $(RELEASE_ARGS)
 
-aarch64: $(VENV_RELEASE)/.installed
-	$(VENV_RELEASE)/bin/python tools/release/aarch64.py
+# Needs aarch64-linux-gnu-g++ and qemu-aarch64: apt-get install g++-aarch64-linux-gnu qemu-user. A minute.
+aarch64: $(VENV)/.installed
+	$(BIN)/python tools/release/aarch64.py
 
 $(VENV_RELEASE)/.installed: tools/release/requirements.txt
 	test -x $(VENV_RELEASE)/bin/python || $(PYTHON) -m venv $(VENV_RELEASE)

@@ -83,14 +83,16 @@ def capabilities() -> Capabilities:
     """What this build and this machine can run: {"cpu": path in use, "cpu_built": [paths], "threads", "cuda", "ops"}.
 
     "ops" names the path of each op by device type, None where it has none there: {"attention": {"cpu": "avx512",
-    "cuda": "sm90"}, ...}; with "amx" and "avx512_bf16" attention in other dtypes than bfloat16 takes "avx512".
+    "cuda": "sm90"}, ...}; with "amx" and "avx512_bf16" attention in other dtypes than bfloat16 takes "avx512", with
+    "neon_bf16" it takes "portable".
     `compact` only copies memory, so its path on the CPU is "memcpy".
 
     "cuda" is None in a build without CUDA, else {"archs", "runtime", "devices", "path", "why"}: `path` is what the
     current device runs, such as "sm90"; where it is None, `why` names what is missing.
     """
     cpu, cuda = _C.cpu_isa(), cuda_capabilities()
-    general = "avx512" if cpu in ("amx", "avx512_bf16") else cpu  # those two multiply bfloat16, which is attention's
+    # Paths that multiply bfloat16 are attention's alone.
+    general = {"amx": "avx512", "avx512_bf16": "avx512", "neon_bf16": "portable"}.get(cpu, cpu)
     on_cuda = cuda["path"] if cuda else None
     others = on_cuda and on_cuda.removesuffix("a")  # only attention has a kernel of its own for sm_90a
     return {

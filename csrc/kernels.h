@@ -110,9 +110,10 @@ typedef struct AvflowSiluMul {
 void avflow_silu_mul_cpu(const AvflowSiluMul* call);
 
 // One of avflow_cpu_isas(): what this processor runs. With "amx" and "avx512_bf16" other dtypes than bfloat16, and
-// other ops than attention, take avx512.
+// other ops than attention, take avx512; with "neon_bf16" they take portable.
 const char* avflow_cpu_isa(void);
-const char* avflow_cpu_isas(void);  // compiled in, the fastest first: "amx avx512_bf16 avx512 avx2 portable"
+const char* avflow_cpu_isas(void);  // compiled in, the fastest first: "amx avx512_bf16 avx512 avx2 portable" or, on
+                                    // aarch64, "neon_bf16 portable"
 // Forces a path (for tests and measurements). Returns 0 if this processor or this build cannot run it.
 int32_t avflow_set_cpu_isa(const char* name);
 

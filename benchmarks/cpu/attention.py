@@ -29,6 +29,7 @@ from benchmarks.lib.layouts import (
     one_row,
     open_edges,
     packed_streams,
+    prompts_together,
 )
 from benchmarks.lib.operands import Operands
 from benchmarks.lib.report import machine, write_json
@@ -36,6 +37,7 @@ from benchmarks.lib.timing import side_by_side
 
 SHAPE = HEADS, KV_HEADS, DEPTH = 16, 2, 128
 STREAMS, STREAM_ROWS = 60, 49
+SHORT = [100 + 200 * i // 63 for i in range(64)]  # tokens of each of many prompts
 COPIES = 8  # of 16,384 keys and values: 270 MB, more than a cache
 
 
@@ -108,6 +110,15 @@ def streams(cases: Cases, n: int) -> None:
     cases.add(name, side_by_side(candidates), "avflow, parent alone", goal, factor=share)
 
 
+def short_prompts(cases: Cases) -> None:
+    """Many short prompts in one call, against a call of torch's for each. The plan is made beforehand."""
+    problem, each = prompts_together(SHORT), [Operands(n, n, SHAPE).sdpa() for n in SHORT]
+    peer = "sdpa causal, prompt by prompt"
+    ours = Operands(sum(SHORT), sum(SHORT), SHAPE).ours(problem)
+    times = side_by_side({"avflow": ours, peer: lambda: [call() for call in each]})
+    cases.add(f"{len(SHORT)} prompts of {SHORT[0]} to {SHORT[-1]}", times, peer, "<= 1")
+
+
 def few_rows(cases: Cases, keys: int) -> None:
     """One decoded token over `keys` keys.
 
@@ -152,5 +163,6 @@ def main(arguments: list[str] | None = None) -> None:
     for length in (n // 16, n // 4):
         other_frames(cases, n, length)
     streams(cases, n)
+    short_prompts(cases)
     few_rows(cases, 16384)
     write_json(args.json, {"machine": machine(), "path": path, "tokens": n, "cases": cases.found})

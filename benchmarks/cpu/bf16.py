@@ -27,7 +27,7 @@ SHAPE = HEADS, KV_HEADS, DEPTH = 16, 2, 128
 COPIES = 4  # of the keys and values that one row reads: more than a core's caches
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-ONLY_BF16 = ("amx", "avx512_bf16")
+ONLY_BF16 = ("amx", "avx512_bf16", "neon_bf16")
 
 Call = Callable[[], object]
 

@@ -47,6 +47,14 @@ def packed_streams(tokens: Tokens, count: int, length: int = 49) -> AttentionPro
     )
 
 
+def prompts_together(lengths: list[int]) -> AttentionProblem:
+    """Prompts of these lengths in one call, each blind to the others."""
+    order = torch.cat([torch.arange(n) for n in lengths])
+    stream = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    tokens = Tokens(order, torch.zeros_like(order), None, stream)
+    return AttentionProblem(tokens, streams=Streams.roots(len(lengths)))
+
+
 def one_row(keys: int) -> AttentionProblem:
     """One decoded token over `keys` keys of a video."""
     video = Tokens(torch.arange(keys), torch.full((keys,), VIDEO))

@@ -7,16 +7,22 @@
 
 // The values of one key tile.
 struct Values {
-    const uint32_t* at;  // panel [32, width]
+    const uint32_t* at;  // panel of 64 x width numbers
     int slot;            // the tile's place in the weights
 };
 
+#if defined(__aarch64__)
+#include "cpu/softmax.h"
+// (order matters: what comes next uses softmax.h)
+#include "cpu/bf16_neon.h"
+#else
 #include "cpu/bf16_panels.h"
 #include "cpu/bf16_softmax.h"
 #if defined(__AMX_BF16__)
 #include "cpu/bf16_amx.h"
 #else
 #include "cpu/bf16_dot.h"
+#endif
 #endif
 
 #if defined(__AMX_BF16__)
@@ -69,9 +75,8 @@ void add_nonfinite_values(const float* s, const Values& values, int count, int w
         for (int j = 0; j < kKeyTile; ++j) {
             const float weight = s[static_cast<int64_t>(m) * kBatch * kKeyTile + j];
             if (weight == 0.0f) continue;
-            const uint32_t* words = values.at + static_cast<int64_t>(j / 2) * width;
             for (int c = 0; c < width; ++c) {
-                o[m * width + c] += weight * float_of_bits(j % 2 ? words[c] & 0xFFFF0000 : words[c] << 16);
+                o[m * width + c] += weight * float_of_bits(value_bits(values.at, width, j, c));
             }
         }
     }

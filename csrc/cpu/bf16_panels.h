@@ -96,3 +96,9 @@ static bool pack_values(const TaskPlan& plan, int tile, int kv_head, const Ahead
     }
     return nonfinite == 0;
 }
+
+// Bits of value c of key j, as a float.
+AVFLOW_INLINE uint32_t value_bits(const uint32_t* panel, int width, int j, int c) {
+    const uint32_t word = panel[static_cast<int64_t>(j / 2) * width + c];
+    return j % 2 ? word & 0xFFFF0000 : word << 16;
+}

@@ -42,6 +42,10 @@
         std::memcpy(&halves, from + i, 16);
         _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_cvtph_ps(halves), _mm256_set1_ps(factor)));
     }
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) {
+        vst1q_f32(to + i, vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i))), factor));
+    }
 #endif
     for (; i < n; ++i) to[i] = float_of_half(from[i]) * factor;
 }
@@ -53,6 +57,10 @@
         const __m256 x = _mm256_mul_ps(_mm256_loadu_ps(from + i), _mm256_set1_ps(factor));
         const __m128i halves = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
         std::memcpy(to + i, &halves, 16);
+    }
+#elif defined(__aarch64__)
+    for (; i + 4 <= n; i += 4) {
+        vst1_u16(to + i, vreinterpret_u16_f16(vcvt_f16_f32(vmulq_n_f32(vld1q_f32(from + i), factor))));
     }
 #endif
     for (; i < n; ++i) to[i] = half_of_float(from[i] * factor);

@@ -11,19 +11,22 @@ namespace {
 
 #define AVFLOW_PASSES(isa) isa::gather_rms_norm, isa::rotary, isa::silu_mul
 #define AVFLOW_ISA_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, AVFLOW_PASSES(isa), false
-#define AVFLOW_BF16_KERNELS(isa) #isa, isa::pack_tile, isa::attend, isa::merge, AVFLOW_PASSES(avx512), true
+#define AVFLOW_BF16_KERNELS(isa, rest) #isa, isa::pack_tile, isa::attend, isa::merge, AVFLOW_PASSES(rest), true
 
 bool always() { return true; }
 
 const Isa kIsas[] = {
 // best first
 #ifdef AVFLOW_HAVE_AVX512
-    {AVFLOW_BF16_KERNELS(amx), has_amx_bf16, always},
-    {AVFLOW_BF16_KERNELS(avx512_bf16), has_avx512_bf16, multiplies_bf16_fast},
+    {AVFLOW_BF16_KERNELS(amx, avx512), has_amx_bf16, always},
+    {AVFLOW_BF16_KERNELS(avx512_bf16, avx512), has_avx512_bf16, multiplies_bf16_fast},
     {AVFLOW_ISA_KERNELS(avx512), has_avx512, always},
 #endif
 #ifdef AVFLOW_HAVE_AVX2
     {AVFLOW_ISA_KERNELS(avx2), has_avx2, always},
+#endif
+#ifdef AVFLOW_HAVE_NEON_BF16
+    {AVFLOW_BF16_KERNELS(neon_bf16, portable), has_neon_bf16, always},
 #endif
     {AVFLOW_ISA_KERNELS(portable), always, always},
 };
@@ -46,7 +49,7 @@ const Isa& isa() {
 
 const Isa& isa_for(int32_t dtype) {
     const Isa* found = &isa();
-    while (found->bf16 && dtype != AVFLOW_BFLOAT16) ++found;  // avx512 comes after them
+    while (found->bf16 && dtype != AVFLOW_BFLOAT16) ++found;  // what takes the rest comes after them
     return *found;
 }
 
@@ -63,6 +66,9 @@ const char* avflow_cpu_isas(void) {
 #endif
 #ifdef AVFLOW_HAVE_AVX2
         "avx2 "
+#endif
+#ifdef AVFLOW_HAVE_NEON_BF16
+        "neon_bf16 "
 #endif
         "portable";
 }

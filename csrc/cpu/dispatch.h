@@ -30,6 +30,9 @@ AVFLOW_DECLARE_ISA(avx512)
 AVFLOW_DECLARE_ISA(avx512_bf16)
 AVFLOW_DECLARE_ISA(amx)
 #endif
+#ifdef AVFLOW_HAVE_NEON_BF16
+AVFLOW_DECLARE_ISA(neon_bf16)  // attention in bfloat16 only: the rest is portable's
+#endif
 #undef AVFLOW_DECLARE_ISA
 
 struct Isa {
@@ -47,7 +50,7 @@ struct Isa {
 
 // The best that this processor runs, or the one that was forced.
 const Isa& isa();
-// The same for attention in this dtype: one that multiplies bfloat16 leaves others to avx512.
+// The same for attention in this dtype: one that multiplies bfloat16 leaves others to one that does not.
 const Isa& isa_for(int32_t dtype);
 
 // body(index, worker) for each index; workers take the next as they come free. `call` is any struct with workers.

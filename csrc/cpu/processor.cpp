@@ -3,6 +3,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -57,6 +60,17 @@ bool has_amx_bf16() {
 bool multiplies_bf16_fast() {
     const Leaf maker = cpuid(0);
     return maker.ebx == 0x68747541 && maker.edx == 0x69746E65 && maker.ecx == 0x444D4163;  // "AuthenticAMD"
+}
+#endif
+
+#if defined(__aarch64__)
+bool has_neon_bf16() {
+#if defined(__linux__)
+    constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16, which old headers do not know
+    return getauxval(AT_HWCAP2) & kBf16;
+#else
+    return false;
+#endif
 }
 #endif
 

@@ -115,7 +115,7 @@ void gather(int32_t type, AvflowThreads threads) {
 }  // namespace
 
 int main() {
-    for (const char* path : {"portable", "avx2", "avx512", "avx512_bf16", "amx"}) {
+    for (const char* path : {"portable", "avx2", "avx512", "avx512_bf16", "amx", "neon_bf16"}) {
         if (avflow_force_cpu(path) != AVFLOW_OK) continue;
         const Layout all(false), some(true);
         AvflowPlan *shared = nullptr, *none = nullptr;

@@ -13,7 +13,7 @@ from avflow_ext import AttentionProblem, Cut, Tokens, attention, attention_refer
 from avflow_ext._load import _C
 
 BF16 = torch.bfloat16
-PATHS = ["amx", "avx512_bf16"]
+PATHS = [path for path in ("amx", "avx512_bf16", "neon_bf16") if path in capabilities()["cpu_built"]]
 
 
 def runs(path: str) -> bool:

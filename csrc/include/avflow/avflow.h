@@ -42,9 +42,11 @@ AVFLOW_API const char* avflow_last_error(void); /* of this thread, "" before the
 
 /* ---- what this build and machine can do */
 typedef struct AvflowCapabilities {
-    size_t size;            /* sizeof(AvflowCapabilities), set by the caller, here and in every struct that has it */
-    const char* cpu;        /* the path in use, one of those; "amx" and "avx512_bf16" are avx512 for all but bfloat16 */
-    const char* cpu_built;  /* the paths there are, the fastest first: "amx avx512_bf16 avx512 avx2 portable" */
+    size_t size;           /* sizeof(AvflowCapabilities), set by the caller, here and in every struct that has it */
+    const char* cpu;       /* the path in use, one of those; "amx", "avx512_bf16" and "neon_bf16" multiply bfloat16, and
+                              leave the rest to the next that does not */
+    const char* cpu_built; /* the paths there are, the fastest first: "amx avx512_bf16 avx512 avx2 portable", on aarch64
+                              "neon_bf16 portable" */
     const char* cuda_archs; /* compiled in, in CMake's words: "80-real 90-real"; null in a build without CUDA */
     int32_t cuda_runtime;   /* such as 13000; 0 without CUDA */
     int32_t cuda_sm90a;     /* whether AVFLOW_CUDA_SM90A is compiled in */
