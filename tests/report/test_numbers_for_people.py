@@ -4,16 +4,20 @@ import re
 import sys
 from pathlib import Path
 
+import demo_folder
 import page_cases as cases
 import pytest
 from matplotlib.text import Text
 
 import avflow
 from avflow import plots
+from avflow.demo.sample_view import answers, sample_view
 from avflow.report.comparison import compare, compare_path, read_runs
 from avflow.report.numbers import interval, p_text, plain, short, signed
+from avflow.report.samples import write_sample_views
 from avflow.report.write import report_together
 from avflow.results.table import read_parquet
+from avflow.runtime.generating import Generated
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from browser import find, window  # noqa: E402
@@ -49,7 +53,11 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("people")
     runs = [cases.sweep(folder / "run"), cases.sweep(folder / "second", 4)]
     looks = [getattr(cases, name)(folder / name) for name in ("share", "lens", "plan", "patch", "tokens", "shift")]
-    page = report_together([*runs, *looks], folder / "page")
+    (prompt,) = [demo_folder.model().prepare(s) for s in avflow.Sample.read_jsonl(demo_folder.demo()["samples"])[:1]]
+    entry = sample_view(prompt, demo_folder.model()) | {"id": "color-3"}  # as if the sweep had been over it
+    entry["answers"] = answers(Generated("red", [1], 1.2345, 0.0, 1234567), Generated("red", [1], 0.1234, 0.0, 60))
+    write_sample_views(folder / "shown", [entry], {"video": 3})
+    page = report_together([*runs, *looks, folder / "shown"], folder / "page")
     return runs, looks, [page, compare(runs, folder / "out")[-1]]
 
 
@@ -60,6 +68,7 @@ def test_no_page_has_an_ascii_minus_or_a_long_number(made):
     with window(1200, 900) as browser:
         for path in made[2]:
             browser.open(path)
+            browser.page.evaluate("location.hash = '#sample=color-3'")
             browser.page.evaluate(SHOWN)
             words = browser.page.evaluate(WORDS)
             assert len(words) > 100 and any("−" in text for text in words)

@@ -22,7 +22,7 @@ from ..models.proof import described
 from ..plots.style import path_label
 from .flow import lines_of
 from .headline import headline, story
-from .numbers import interval, p_text, short, signed
+from .numbers import interval, p_text, plain, short, signed
 from .words import measure_note, peak, summary
 
 DRAWING = "vendor/plot.min.js"  # Observable Plot and what it needs of d3: tools/page_bundle makes it
@@ -185,14 +185,14 @@ def _saved(plan: dict[str, Any]) -> list[tuple[str, str]]:
     if not plan["schedule"]:
         return [("none", "of the groups can leave without harm")]
     figures = plan["figures"]
-    bytes_ = f"{figures['kv_bytes_clean'] / 1e3:.0f} → {figures['kv_bytes_kept'] / 1e3:.0f} kB"
+    bytes_ = f"{plain(figures['kv_bytes_clean'] / 1e3, 0)} → {plain(figures['kv_bytes_kept'] / 1e3, 0)} kB"
     time = f"measured here, it takes {figures['prefill_time_ratio']:.2f} of the time"
     tiles = [
         (f"{100 * figures['flops_saved']:.0f}\u00a0%", f"of the prefill's operations saved by the schedule; {time}"),
         (f"{100 * figures['kv_saved']:.0f}\u00a0%", f"of the cache saved, {bytes_} a sample"),
     ]
     if figures.get("measure") == "kl":
-        return [*tiles, (f"{figures['kl_median']:.3f}", "nats of KL with the schedule, median")]
+        return [*tiles, (short(figures["kl_median"]), "nats of KL with the schedule, median")]
     change = signed(100 * figures["accuracy_change"])
     return [*tiles, ("±0" if change == "0.0" else change, "points of accuracy with the schedule")]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from .flow import LEAST, lines_of, quiet
-from .numbers import plain, signed
+from .numbers import plain, short, signed
 
 SURE = 0.05  # largest p of a finding
 MEASURES = {
@@ -216,20 +216,20 @@ def plan_sentences(plan: dict[str, Any], base: int = 0) -> list[str]:
         bound, sure = 100 * figures["accuracy_drop_bound"], 100 * figures["confidence"]
         return [
             f"{leave[0].upper()}{leave[1:]} can leave: the next token's distribution is within {figures['max_kl']:g} "
-            f"nats of the plain model's on {100 * figures['accuracy_kept']:.1f} % of "
-            f"{'these' if judged == n else 'the held-out'} {_samples(judged)} (median {figures['kl_median']:.4f}, "
-            f"largest {figures['kl_largest']:.4f}); further off is less than {bound:.1f} % of others like them, with "
-            f"{sure:.4g} % confidence{_few(judged)}. No answers were looked at.",
+            f"nats of the plain model's on {plain(100 * figures['accuracy_kept'])} % of "
+            f"{'these' if judged == n else 'the held-out'} {_samples(judged)} (median {short(figures['kl_median'])}, "
+            f"largest {short(figures['kl_largest'])}); further off is less than {plain(bound)} % of others like them, "
+            f"with {sure:.4g} % confidence{_few(judged)}. No answers were looked at.",
             saved,
         ]
     spread = "" if interval is None else f", interval {signed(100 * interval[0])} to {signed(100 * interval[1])} points"
     if "accuracy_drop_bound" in figures:
         bound, sure = 100 * figures["accuracy_drop_bound"], 100 * figures["confidence"]
-        spread += f"; below {bound:.1f} points on others like them, with {sure:.4g} % confidence"
+        spread += f"; below {plain(bound)} points on others like them, with {sure:.4g} % confidence"
     return [
         f"{leave[0].upper()}{leave[1:]} can {does} with a drop in accuracy of no more than {allowed} on "
-        f"{'these' if judged == n else 'the held-out'} {_samples(judged)}: {100 * figures['accuracy_clean']:.1f} % "
-        f"before, {100 * figures['accuracy_kept']:.1f} % after"
+        f"{'these' if judged == n else 'the held-out'} {_samples(judged)}: {plain(100 * figures['accuracy_clean'])} % "
+        f"before, {plain(100 * figures['accuracy_kept'])} % after"
         f"{spread}{_few(judged)}.",
         saved,
     ]

@@ -77,7 +77,7 @@ function tokenLayout(holder, tokens) {
 // The two answers of a sample, and what they took.
 function answerTable(sample) {
   const { clean, evicted } = sample.answers;
-  const ms = (seconds) => (1000 * seconds).toFixed(1), kb = (bytes) => (bytes / 1e3).toFixed(1);
+  const ms = (seconds) => numberText(1000 * seconds, false, 1), kb = (bytes) => numberText(bytes / 1e3, false, 1);
   const row = (name, a, b, ratio) => make("tr", {}, make("th", { scope: "row" }, name), ...[a, b, ratio].map((text) => make("td", { class: "number" }, text)));
   const head = make("tr", {}, make("td", {}), ...["nothing leaves", "with the schedule", "ratio"].map((text) => make("th", { class: "number", scope: "col" }, text)));
   return make("div", { class: "wide" }, make("table", { class: "answers" }, head,
