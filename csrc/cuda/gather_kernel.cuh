@@ -20,7 +20,7 @@ AVFLOW_DEVICE uint16_t rounded(float x) {
 
 // One block a kept row; with a residual, that plus x is kept. The sum runs in a fixed order: lanes, then warps.
 template <bool kBf16, int kCount>
-__global__ void __launch_bounds__(kMostGatherThreads) gather_rms_norm(const GatherCall c) {
+__global__ void __launch_bounds__(kMostGatherThreads, 2) gather_rms_norm(const GatherCall c) {
     using Row = Piece<kCount>;
     const int64_t row = blockIdx.x, from = c.keep ? c.keep[row] : row;
     const int pieces = c.width / kCount;
