@@ -91,10 +91,10 @@ def by_needs(table: pa.Table) -> dict[str, pa.Table]:
 
 
 def strongest(table: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
-    """{needs: {path: the row of mean_change at the layer where the mean is lowest}}."""
+    """{needs: {path: the row of mean_change at the layer where the mean is lowest}}; intervals as the studies have them."""
     out: dict[str, dict[str, dict[str, Any]]] = {}
     for needs, part in by_needs(table).items():
-        for row in mean_change(part).to_pylist():
+        for row in mean_change(part, interval="percentile").to_pylist():
             best = out.setdefault(needs, {}).get(row["knockout"])
             if best is None or row["mean"] < best["mean"]:
                 out[needs][row["knockout"]] = row
