@@ -91,7 +91,7 @@ def by_needs(table: pa.Table) -> dict[str, pa.Table]:
 
 
 def strongest(table: pa.Table) -> dict[str, dict[str, dict[str, Any]]]:
-    """{needs: {path: the row of mean_change at the layer where the mean is lowest}}; intervals as the studies have them."""
+    """{needs: {path: the row of mean_change at the layer where the mean is lowest}}, with the studies' intervals."""
     out: dict[str, dict[str, dict[str, Any]]] = {}
     for needs, part in by_needs(table).items():
         for row in mean_change(part, interval="percentile").to_pylist():
