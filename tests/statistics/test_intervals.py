@@ -61,11 +61,10 @@ def test_against_scipy(method, theirs):
 def test_the_studentised_bootstrap_by_its_definition():
     values = skewed((12, 1))[:, 0]
     low, high = interval(Ratios.of_means(values[:, None]), 0.9, "bootstrap-t", resamples=500, seed=5)
-    t = []
+    t, error = [], values.std(ddof=1) / np.sqrt(12)
     for counts in draws_of(12, 500, 5).astype(int):
         drawn = np.repeat(values, counts)
-        t.append((drawn.mean() - values.mean()) / (drawn.std(ddof=1) / np.sqrt(12)))
-    error = values.std(ddof=1) / np.sqrt(12)
+        t.append((drawn.mean() - values.mean()) / max(drawn.std(ddof=1) / np.sqrt(12), error / 4))
     lower, upper = np.quantile(t, [0.05, 0.95])
     np.testing.assert_allclose([low[0], high[0]], [values.mean() - upper * error, values.mean() - lower * error])
 
@@ -83,13 +82,26 @@ def test_few_and_equal_values():
 
 
 def test_one_huge_change_among_small_ones():
-    """Why patching's figures have BCa: draws without the huge one have no spread, and bootstrap-t divides by it."""
+    """Draws without the huge one have no spread to divide by: what counts is a quarter of the sample's."""
     values = np.full((12, 1), 2.0) + np.random.default_rng(1).normal(size=(12, 1))
     values[0] = 5000.0
     ratios = Ratios.of_means(values)
-    assert interval(ratios, method="bootstrap-t")[1] > 100 * values.max()
+    low, high = interval(ratios, method="bootstrap-t")
+    assert low < values.mean() < high < values.mean() + 5 * ratios.error
     low, high = interval(ratios, method="bca")
     assert 0 < low < values.mean() < high < values.max()
+
+
+@pytest.mark.parametrize(("samples", "least"), [(20, 0.6), (40, 0.85)])
+def test_coverage_where_one_sample_in_twenty_changes(samples, least):
+    """A set without any holds no interval: .36 and .13 of them."""
+    rng = np.random.default_rng(samples)
+    values = np.where(rng.random((samples, 1000)) < 0.05, -100 * rng.uniform(0.5, 1, (samples, 1000)), 0.0)
+    low, high = interval(Ratios.of_means(values), resamples=1000)
+    covered = (low <= -3.75) & (-3.75 <= high)
+    assert covered.mean() >= least
+    some = (values != 0).any(0)
+    assert covered[some].mean() >= 0.95 and np.median((high - low)[some]) < 30
 
 
 @pytest.mark.parametrize("samples", [3, 5, 10, 40])

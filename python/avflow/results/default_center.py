@@ -35,7 +35,7 @@ def default_center(*tables: pa.Table) -> Center:
 
 
 def default_interval(center: Center) -> Interval:
-    """Points are rare and large, or none: bootstrap-t has no good end there (docs/statistics.md)."""
+    """Points are rare and large, or none: BCa's are the narrower there, and hold as often (docs/statistics.md)."""
     return "bca" if center == "difference" else "bootstrap-t"
 
 
