@@ -12,8 +12,8 @@ from .ratios import Ratios
 
 Method = Literal["bootstrap-t", "bca", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
-# A draw's standard error counts as at least this share of the sample's own. Draws that miss the few units that change have
-# next to none, and a t that divides by it says nothing: -2 % [-100, 0] of 48 samples, of which two changed much.
+# A draw's standard error counts as at least this share of the sample's own. Draws that miss the few units that change
+# have next to none, and a t that divides by it says nothing: -3 % [-100, 0] of 48 samples, of which few changed.
 LEAST_ERROR = 0.25
 LEAST_UNITS = 5  # of a studentised bootstrap: fewer give draws of one unit alone, which have no spread to divide by
 
@@ -33,9 +33,9 @@ def interval(
 
     Args:
         method: "bootstrap-t", studentised (Efron, The Jackknife, the Bootstrap, 1982, chapter 10; Hall, Annals of
-            Statistics 16, 1988), where a draw's standard error counts as at least a quarter of the sample's, and Student's
-            t below 5 units; "bca", bias-corrected and accelerated (Efron, JASA 82,
-            1987); "percentile", as the studies' figures have it, too narrow for few samples.
+            Statistics 16, 1988), where a draw's standard error counts as at least a quarter of the sample's, and
+            Student's t below 5 units; "bca", bias-corrected and accelerated (Efron, JASA 82, 1987); "percentile", as
+            the studies' figures have it, too narrow for few samples.
 
     Raises:
         InputError: an unknown method, a value out of range.
