@@ -10,6 +10,7 @@ import tiny_families
 import torch
 import transformers
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 import avflow
 from avflow.models import fused
@@ -215,6 +216,26 @@ def test_a_class_whose_code_differs_is_noticed(monkeypatch):
     assert taking_part(again) == [0, 1]
 
 
+def test_code_that_is_exchanged_later_is_noticed(monkeypatch):
+    """A class's forward, or a function that it calls, patched between two calls on one model: the layers run it."""
+    from transformers.models.qwen2 import modeling_qwen2 as module
+
+    model = avflow.wrap(tiny.decoder("qwen2", layers=2))
+    kinds = [module.Qwen2RMSNorm, module.Qwen2MLP, module.Qwen2Attention, type(model.layers[0].mlp.act_fn)]
+    for owner, name in [*((kind, "forward") for kind in kinds), (module, "apply_rotary_pos_emb")]:
+        assert taking_part(model) == [0, 1]
+        own = getattr(owner, name)
+
+        def doubled(*given, own=own, **named):
+            found = own(*given, **named)
+            return (2 * found[0], *found[1:]) if isinstance(found, tuple) else 2 * found
+
+        monkeypatch.setattr(owner, name, doubled)
+        expected = through_layers(model, [])
+        assert torch.equal(through_layers(model, fused_layers(model)), expected) and taking_part(model) == [], owner
+        monkeypatch.setattr(owner, name, own)
+
+
 # ---------------------------------------------------------------- while the patches are on
 
 
@@ -235,6 +256,23 @@ def test_hooks_that_come_later_are_called(omni):
             for handle in handles:
                 handle.remove()
     assert sorted(seen) == sorted(name for name, _ in layer.named_modules() if name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("hook", [register_module_forward_hook, register_module_forward_pre_hook])
+def test_hooks_of_all_modules_are_called(hook, qwen3):
+    """torch's global hooks, set before the layers are looked at or while the patches are on."""
+    patches, seen = fused_layers(qwen3), []
+    with attributes(patches):
+        handle = hook(lambda module, *_: seen.append(module))
+        try:
+            ours = through_layers(qwen3, [])
+            assert fused_layers(qwen3) == []
+        finally:
+            handle.remove()
+    assert {id(part) for part in qwen3.layers.modules()} - {id(qwen3.layers)} == {id(module) for module in seen}
+    assert_close(ours, through_layers(qwen3, []))
+    assert len(fused_layers(qwen3)) == len(patches)  # nothing is remembered of it
 
 
 def test_gradients_flow_by_the_models_own_forward(omni):

@@ -175,6 +175,17 @@ def test_unusual_parts_run_as_they_are(change, on_cpu):
     assert not padded_mlp._serves(mlp, rows())
 
 
+def test_projections_cut_to_whole_rows_run_as_they_are(on_cpu, widths):
+    """Pruned after it was made: the width in the MLP's own attribute is no longer that of its weights."""
+    mlp = tower().blocks[0].mlp
+    for name in ("gate_proj", "up_proj"):
+        linear = getattr(mlp, name)
+        linear.weight, linear.bias = nn.Parameter(linear.weight[:56].detach()), nn.Parameter(linear.bias[:56].detach())
+    mlp.down_proj.weight = nn.Parameter(mlp.down_proj.weight[:, :56].detach())
+    want, got = both(mlp, omni, rows())
+    assert torch.equal(got, want) and widths == 2 * [(56, HIDDEN), (56, HIDDEN), (HIDDEN, 56)]
+
+
 def test_asked_anew_in_every_call(on_cpu, widths):
     """A hook that comes within the block, few rows, gradients, autocast, a hook of all modules."""
     mlp, x = tower().blocks[0].mlp, rows()

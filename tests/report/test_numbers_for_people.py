@@ -36,6 +36,7 @@ def test_three_digits_and_a_true_minus():
         "1,670",
         "486,000",
     ]
+    assert [plain(5.05e42), signed(5e41), signed(-1e300)] == ["5.05e42", "+5.00e41", "−1.00e300"]
     assert [signed(v) for v in (12.34, -1.25, 0.04, -0.04)] == ["+12.3", "−1.2", "0.0", "0.0"]
     assert [short(v) for v in (0.4553, -0.0000048, 0.0, 12345.6, -12.34)] == [
         "0.455",

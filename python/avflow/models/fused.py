@@ -11,6 +11,7 @@ over (the norms, the MLP's SiLU) are looked at in each call.
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules import module as torch_module
 
 import avflow_ext
 from avflow_ext import capabilities
@@ -102,6 +104,7 @@ def _runs(device: torch.device, dtype: torch.dtype) -> bool:
 def is_bare(module: nn.Module) -> bool:
     """Whether calling the module is running its class's forward and nothing else."""
     hooked = module._forward_hooks or module._forward_pre_hooks
+    hooked = hooked or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
     return not hooked and "forward" not in module.__dict__
 
 
@@ -126,7 +129,7 @@ def _kind(layer: nn.Module, dtype: torch.dtype) -> tuple[Any, ...] | None:
         return None
     if not all(is_bare(part) for part in layer.modules() if part is not layer) or "forward" in layer.__dict__:
         return None
-    return (dtype, *((type(part), *_settings(part)) for part in parts))
+    return (dtype, *((type(part), *_code(type(part)), *_settings(part)) for part in parts))
 
 
 def _children(module: Any) -> set[str]:
@@ -140,6 +143,13 @@ def _is_linear(module: Any, dtype: torch.dtype) -> bool:
 def _is_gated(mlp: Any) -> bool:
     """Whether it is an MLP of one SiLU and two products, as the forward here has them."""
     return _children(mlp) == _MLP and type(mlp.act_fn).__name__ in _SILU
+
+
+def _code(kind: type[nn.Module]) -> list[Any]:
+    """A class's forward and what of its file that calls: either may be exchanged after a layer was tried."""
+    run = inspect.unwrap(kind.forward)
+    names, there = getattr(getattr(run, "__code__", None), "co_names", ()), getattr(run, "__globals__", {})
+    return [kind.forward, *(there[name] for name in names if callable(there.get(name)))]
 
 
 def _settings(module: nn.Module) -> list[tuple[str, Any]]:

@@ -55,6 +55,8 @@ def _padded_forward(mlp: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         gate, up, down = mlp.gate_proj, mlp.up_proj, mlp.down_proj
         width = gate.weight.shape[0]
         more = -width % (BYTES // hidden_state.element_size())
+        if not more:  # its projections are no longer as wide as it was made
+            return slow(hidden_state)
         zeros = gate.weight.new_zeros(more, gate.weight.shape[1])  # [more, hidden]
         opened = mlp.act_fn(functional.linear(hidden_state, *_taller(gate, zeros)))  # [..., width + more]
         opened = opened * functional.linear(hidden_state, *_taller(up, zeros))

@@ -197,8 +197,8 @@ def compare_path(
         ax.axhline(0, color="#444444", linewidth=0.8, zorder=1)
         for number, run in enumerate(runs):
             rows = run.table.filter(pc.equal(run.table["knockout"], path))
-            interval = default_interval(center)
-            means = average_change(rows, confidence=confidence, center=center, interval=interval).sort_by("layer")
+            how: dict[str, Any] = {"center": center, "interval": default_interval(center), "cluster": run.clusters}
+            means = average_change(rows, confidence=confidence, **how).sort_by("layer")
             if not means.num_rows:
                 continue
             x = means["layer"].to_numpy() / (max(1, run.last_layer) if relative else 1)

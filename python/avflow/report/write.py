@@ -19,7 +19,7 @@ from ..results.default_center import checked_center, default_center, default_int
 from ..results.results import read
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
-from ..runs.records import file_name
+from ..runs.records import file_name, read_records, videos_of
 from .collect import collect
 from .html import page
 
@@ -53,9 +53,10 @@ def report(
     if pc.any(pc.is_valid(table["change_percent"])).as_py():
         drawn: dict[str, plots.Figure] = {}
         widths = widths_of(table)
+        cluster = videos_of(read_records(folder), pc.unique(table["prompt"]).to_pylist())  # as the page draws them
         for width in widths:
             how = {"first_layer": first_layer, "center": center}
-            drawn |= _drawn(one_width(table, width), title, f"_{width}" if len(widths) > 1 else "", how)
+            drawn |= _drawn(one_width(table, width), title, f"_{width}" if len(widths) > 1 else "", how, cluster)
         with writing(folder / "figures"):
             for stem, figure in drawn.items():
                 made += plots.save(figure, folder / "figures" / stem)
@@ -102,22 +103,24 @@ def report_together(
     return path
 
 
-def _drawn(table: pa.Table, title: str, end: str, how: dict[str, Any]) -> dict[str, plots.Figure]:
+def _drawn(
+    table: pa.Table, title: str, end: str, how: dict[str, Any], cluster: dict[str, str]
+) -> dict[str, plots.Figure]:
     """The figures of windows of one width. end: of their names, where there are several widths."""
-    drawn = {f"flow{end}": _flow(table, title, how)}
+    drawn = {f"flow{end}": _flow(table, title, how, cluster)}
     for task in _tasks(table):
         own = table.filter(pc.equal(table["task"], task))
-        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task.replace("$", r"\$"), how)  # no formula
+        drawn[f"flow_{file_name(task)}{end}"] = _flow(own, task.replace("$", r"\$"), how, cluster)  # no formula
     return drawn | {f"heat_map{end}": plots.heat_map(table, title=title, **how)[0]}
 
 
-def _flow(table: pa.Table, title: str, how: dict[str, Any]) -> plots.Figure:
+def _flow(table: pa.Table, title: str, how: dict[str, Any], cluster: dict[str, str]) -> plots.Figure:
     """One axes for a few paths; panels where more would hide each other."""
     valued = table.filter(pc.is_valid(table["change_percent"]))
     paths = paths_of(valued)
     many = len(paths) > 8 and len({panel_of(path) for path in paths}) > 1
     draw = plots.flow_panels if many else plots.flow
-    return draw(table, title=title, interval=default_interval(how["center"]), **how)[0]
+    return draw(table, title=title, interval=default_interval(how["center"]), cluster=cluster, **how)[0]
 
 
 def _tasks(table: pa.Table) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from ..plots import attention as plots_attention
 from ..plots import attention_maps
 from ..plots import information_flow as plots
 from ..plots import words as plots_words
-from .records import file_name
+from .records import file_name, read_records, videos_of
 
 
 def draw_look(out: Path, experiment: str, table: pa.Table, first_layer: int = 0) -> list[Path]:
@@ -22,13 +24,16 @@ def draw_look(out: Path, experiment: str, table: pa.Table, first_layer: int = 0)
     if not table.num_rows or experiment not in _FIGURES:
         return []
     tasks = [t for t in pc.unique(table["task"]).to_pylist() if t]
+    draw = _FIGURES[experiment]
+    if experiment == "patch":  # samples on one file are drawn together, as on the page
+        draw = partial(draw, cluster=videos_of(read_records(out), pc.unique(table["prompt"]).to_pylist()))
     parts = {"": table}
     if len(tasks) > 1:
         parts |= {f"_{task}": table.filter(pc.equal(table["task"], task)) for task in tasks}
     made: list[Path] = []
     with writing(out / "figures"):
         for suffix, part in parts.items():
-            for name, figure in _FIGURES[experiment](part, first_layer).items():
+            for name, figure in draw(part, first_layer).items():
                 made += plots.save(figure, out / "figures" / (name + file_name(suffix)))
     return made
 
@@ -69,15 +74,15 @@ def _pathways(table: pa.Table, first_layer: int) -> dict[str, Figure]:
     return {"pathways": plots_attention.pathway_bars(table)[0]}
 
 
-def _patch(table: pa.Table, first_layer: int) -> dict[str, Figure]:
+def _patch(table: pa.Table, first_layer: int, cluster: dict[str, str]) -> dict[str, Figure]:
     if not pc.any(pc.is_valid(table["change_percent"])).as_py():
         return {}
     title = f"Put in: {table['source'][0].as_py()}"
-    lines = plots.flow(table, title=title, first_layer=first_layer)[0]
+    lines = plots.flow(table, title=title, first_layer=first_layer, cluster=cluster)[0]
     return {"patch": lines, "patch_map": plots.heat_map(table, title=title, first_layer=first_layer)[0]}
 
 
-_FIGURES = {
+_FIGURES: dict[str, Callable[..., dict[str, Figure]]] = {
     "share": _share,
     "lens": _lens,
     "tokens": _tokens,
