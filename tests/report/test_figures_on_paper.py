@@ -2,6 +2,7 @@
 
 import re
 
+import matplotlib.pyplot as plt
 import page_cases as cases
 import pytest
 from matplotlib.colors import to_hex
@@ -97,6 +98,39 @@ def test_panels_that_have_no_room_are_refused(results, tmp_path):
     assert size_of(plots.save(plan, tmp_path / "map", width="column", font_size=7)[1])[0] == pytest.approx(
         3.3, abs=0.01
     )
+
+
+@pytest.mark.parametrize("width", [2.6, 3.3, 4.0, 6.8])
+@pytest.mark.parametrize("font_size", [6, 9])
+def test_nothing_reaches_out_of_the_figure(results, width, font_size):
+    figure = plots.flow(results, title="Averylongwordthatnothingbreaks of a title that is long as well" * 2)[0]
+    made = on_paper(figure, width, font_size=font_size)
+    shown = [text for text in letters(made).values() if not text.get_text().strip("\N{MINUS SIGN}0123456789.")] or []
+    boxes = [text.get_window_extent() for text in set(letters(made).values()) - set(shown)]
+    boxes += [legend.get_window_extent() for legend in made.legends]
+    room = made.bbox
+    assert all(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= room.x1 + 1 and box.y1 <= room.y1 + 1 for box in boxes)
+    (legend,) = made.legends or [made.axes[0].get_legend()]
+    assert len(legend.get_texts()) == len(figure.axes[0].get_legend().get_texts())
+
+
+def test_a_height_that_cuts_a_name_is_refused_or_breaks_it(figure):
+    made = on_paper(figure, "page", height=2.0)
+    label = made.axes[0].yaxis.label
+    assert label.get_window_extent().y1 <= made.bbox.y1 + 1 and label.get_window_extent().y0 >= -1
+    with pytest.raises(InputError, match="no room in 6.8 x 1 inches"):
+        on_paper(figure, "page", height=1.0, font_size=14)
+
+
+def test_pyplot_gets_no_other_figure(results):
+    shown = plt.figure(layout="constrained")
+    try:
+        plots.flow(results, ax=shown.subplots())
+        manager = shown.canvas.manager
+        on_paper(shown, "column")
+        assert plt.get_fignums() == [shown.number] and shown.canvas.manager is manager
+    finally:
+        plt.close(shown)
 
 
 def test_numbers_of_layers_begin_with_the_first(results):

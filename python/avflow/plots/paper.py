@@ -22,6 +22,7 @@ from ..errors import InputError
 
 WIDTHS = {"column": 3.3, "page": 6.8}  # inches: of one column of two, of both
 FONT_SIZE = 9.0  # points that the figures are drawn with
+LEAST_LINE = 8  # letters of a broken title or name
 NARROW = 4.6  # inches; in less a legend beside the axes leaves them no room
 
 
@@ -40,8 +41,7 @@ def on_paper(
         if font_size is None
         else checks.number("font_size", font_size, 3, high=40, mend="give points, 3 to 40")
     )
-    made: Figure = pickle.loads(pickle.dumps(figure))
-    FigureCanvasAgg(made)
+    made = _copy(figure)
     _letters(made, points / FONT_SIZE, None if font is None else _known_font(font))
     before_wide, before_high = made.get_size_inches()
     wide = before_wide if wide is None else wide
@@ -52,8 +52,9 @@ def on_paper(
         made.canvas.draw()  # legends and letters have a size only when they are drawn
         below = _legends_below(made) if wide < NARROW else 0.0
         made.set_size_inches(wide, high or kept + below)
-        _break_titles(made)
-        made.canvas.draw()
+        whole = {text: text.get_text() for text in _written(made)}
+        while _break_lines(made, whole):  # a name of more lines moves the panels, and with them their titles
+            made.canvas.draw()
         _thin_ticks(made)
         made.canvas.draw()
     _check_room(made)
@@ -75,6 +76,16 @@ def _known_font(font: str) -> str:
     except ValueError as error:
         raise InputError(f"font {font!r} is not on this machine: install it, or take serif or sans-serif") from error
     return font
+
+
+def _copy(figure: Figure) -> Figure:
+    manager, figure.canvas.manager = figure.canvas.manager, None  # or pyplot would show the copy as a figure of its own
+    try:
+        made: Figure = pickle.loads(pickle.dumps(figure))
+    finally:
+        figure.canvas.manager = manager
+    FigureCanvasAgg(made)
+    return made
 
 
 def _letters(figure: Figure, factor: float, font: str | None) -> None:
@@ -99,12 +110,16 @@ def _legends_below(figure: Figure) -> float:
         own = legend.get_texts()[0].get_fontfamily()
         handles, labels = legend.legend_handles, [text.get_text() for text in legend.get_texts()]
         legend.remove()
-        columns = 1 if max(map(len, labels)) > 26 else 2
-        below = figure.legend(
-            handles, labels, loc="outside lower left", ncols=columns, frameon=False, title=title or None,
-            prop={"size": size, "family": own}, title_fontproperties={"size": size, "family": own}, handlelength=2.2,
-        )  # fmt: skip
-        figure.canvas.draw()
+        for columns in (2, 1):
+            below = figure.legend(
+                handles, labels, loc="outside lower left", ncols=columns, frameon=False, title=title or None,
+                prop={"size": size, "family": own}, title_fontproperties={"size": size, "family": own},
+                handlelength=2.2,
+            )  # fmt: skip
+            figure.canvas.draw()
+            if columns == 1 or below.get_window_extent().x1 <= figure.bbox.x1:
+                break
+            below.remove()
         taken += below.get_window_extent().height / figure.dpi
     return taken
 
@@ -113,15 +128,32 @@ def _beside(ax: Axes, legend: Legend) -> bool:
     return bool(legend.get_window_extent().x0 >= ax.get_window_extent().x1 - 1)
 
 
-def _break_titles(figure: Figure) -> None:
-    """Titles that are wider than the figure get more lines."""
+def _break_lines(figure: Figure, whole: dict[Text, str]) -> bool:
+    """Titles and names that reach out of the figure get more lines, as many as it takes; whether there were any."""
     figure.canvas.draw()
-    room = figure.bbox.width
-    for text in figure.findobj(Text):
-        extent = text.get_window_extent()
-        if extent.width > 0 and extent.height < extent.width and extent.x1 > room and extent.width > 0.6 * room:
-            each = int(len(text.get_text()) * min(0.97, (room - max(0.0, extent.x0)) / extent.width))
-            text.set_text(textwrap.fill(text.get_text(), max(8, each)))
+    broken = False
+    for text in whole:
+        each = max(map(len, text.get_text().split("\n")))
+        while each > LEAST_LINE and _outside(figure, text.get_window_extent()):
+            each -= max(1, each // 10)
+            text.set_text(textwrap.fill(whole[text], max(LEAST_LINE, each)))
+            figure.canvas.draw()
+            broken = True
+    return broken
+
+
+def _written(figure: Figure) -> list[Text]:
+    """Titles, names of axes, what is written into panels or on the figure; numbers of axes keep to their axes."""
+    out = [*figure.texts, *(text for text in (figure._suptitle,) if text is not None)]  # type: ignore[attr-defined]
+    for ax in figure.axes:
+        titles = [ax.title, ax._left_title, ax._right_title]  # type: ignore[attr-defined]
+        out += [*titles, ax.xaxis.label, ax.yaxis.label, *(text for text in ax.texts if not text.get_clip_on())]
+    return [text for text in out if text.get_visible() and text.get_text().strip()]
+
+
+def _outside(figure: Figure, box: BboxBase) -> bool:
+    room = figure.bbox
+    return bool(box.x0 < room.x0 - 1 or box.y0 < room.y0 - 1 or box.x1 > room.x1 + 1 or box.y1 > room.y1 + 1)
 
 
 def _thin_ticks(figure: Figure) -> None:
@@ -137,13 +169,17 @@ def _thin_ticks(figure: Figure) -> None:
 
 
 def _check_room(figure: Figure) -> None:
-    """Raises InputError where panels or names lie on each other."""
+    """Raises InputError where panels or names lie on each other, or reach out of the figure."""
     panels = [_boxes(ax) for ax in figure.axes if ax.get_visible()]
     names = [text for text in figure.findobj(Annotation) if text.get_visible() and not text.get_rotation()]
     letters = [[Text.get_window_extent(text)] for text in names]  # the arrow of a name is no part of its letters
     thin = any(min(ax.bbox.width, ax.bbox.height) < 20 for ax in figure.axes if ax.get_visible() and not _is_bar(ax))
     pairs = (pair for boxes in (panels, letters) for pair in itertools.combinations(boxes, 2))
-    if thin or any(_overlap(a, b) for own, other in pairs for a in own for b in other):
+    whole = [Text.get_window_extent(text) for text in _written(figure)]
+    whole += [legend.get_window_extent() for legend in figure.legends]
+    whole += [legend.get_window_extent() for ax in figure.axes if (legend := ax.get_legend()) is not None]
+    cut = any(_outside(figure, box) for box in whole)
+    if thin or cut or any(_overlap(a, b) for own, other in pairs for a in own for b in other):
         wide, high = figure.get_size_inches()
         raise InputError(
             f"the figure has no room in {wide:.3g} x {high:.3g} inches: give a larger width= or height=, or a smaller "

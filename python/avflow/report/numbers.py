@@ -6,7 +6,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def plain(value: float, digits: int = 1) -> str:
-    """12.3, −12.3, 1,230: with `digits` after the point below 100, none above, three significant ones at most; 1.23e20."""
+    """12.3, −12.3, 1,230: `digits` after the point below 100, none above, three significant ones at most; 1.23e20."""
     size = abs(value)
     if size >= 1e15:  # no float holds the digits that would follow
         mantissa, power = f"{size:.2e}".split("e")
