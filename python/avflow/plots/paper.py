@@ -144,9 +144,9 @@ def _break_lines(figure: Figure, whole: dict[Text, str]) -> bool:
 
 def _written(figure: Figure) -> list[Text]:
     """Titles, names of axes, what is written into panels or on the figure; numbers of axes keep to their axes."""
-    out = [*figure.texts, *(text for text in (figure._suptitle,) if text is not None)]  # type: ignore[attr-defined]
+    out = [*figure.texts, *(text for text in (figure._suptitle,) if text is not None)]
     for ax in figure.axes:
-        titles = [ax.title, ax._left_title, ax._right_title]  # type: ignore[attr-defined]
+        titles = [ax.title, ax._left_title, ax._right_title]
         out += [*titles, ax.xaxis.label, ax.yaxis.label, *(text for text in ax.texts if not text.get_clip_on())]
     return [text for text in out if text.get_visible() and text.get_text().strip()]
 
