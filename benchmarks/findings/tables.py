@@ -209,12 +209,12 @@ def write_tables(found: dict[str, Any], page: Path, tables: dict[str, Callable[[
 
 
 def draw_flow(parts: dict[str, pa.Table], paths: Sequence[str], path: Path) -> None:
-    """A panel per kind of task, a line per path. parts: {needs: rows of a sweep}."""
+    """A panel per kind of task, a line per path, bands as in the tables. parts: {needs: rows of a sweep}."""
     order = [needs for needs in TITLES if needs in parts]
     with mpl.rc_context(plots.STYLE):
         figure, panels = _panels(len(order), (3.3 * len(order) + 2.2, 3.2), sharey=True)
         for ax, needs in zip(panels, order, strict=True):
-            plots.flow(parts[needs], paths=list(paths), title=TITLES[needs], ax=ax)
+            plots.flow(parts[needs], paths=list(paths), title=TITLES[needs], interval="percentile", ax=ax)
             if ax is not panels[0]:
                 ax.set_ylabel("")
             if ax is not panels[-1]:
