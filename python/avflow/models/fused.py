@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules import module as torch_module
 
 import avflow_ext
 from avflow_ext import capabilities
 
 from ..errors import AvflowError
 from .attention import NAME, attention_forward, register
+from .bare import is_bare
 from .base import Model
 from .compat import attention_name, attributes, cache_in, decoder_configs
 
@@ -99,13 +99,6 @@ def _runs(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 # ---------------------------------------------------------------- which layers
-
-
-def is_bare(module: nn.Module) -> bool:
-    """Whether calling the module is running its class's forward and nothing else."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    hooked = hooked or torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return not hooked and "forward" not in module.__dict__
 
 
 def _kind(layer: nn.Module, dtype: torch.dtype) -> tuple[Any, ...] | None:

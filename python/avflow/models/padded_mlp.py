@@ -18,12 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.nn.modules import module as torch_module
+
+from .bare import is_bare
 
 BYTES = 16  # what rows must be a multiple of: the copy engine and vector loads take no less
-ROWS = (
-    1024  # with fewer, copying the weights takes longer than faster products save (by arithmetic, see performance.md)
-)
+ROWS = 1024  # with fewer, copying the weights takes longer than faster products save (by arithmetic: performance.md)
 DEVICES: tuple[str, ...] = ("cuda",)  # torch's CPU products do not care
 DTYPES: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16)
 
@@ -76,24 +75,16 @@ def _serves(mlp: Any, hidden_state: torch.Tensor) -> bool:
     """Whether the call is one that gains, of plain weights that nobody watches: asked anew each time."""
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled(hidden_state.device.type):
         return False
-    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:  # of every module's call
-        return False
     if hidden_state.device.type not in DEVICES or hidden_state.dtype not in DTYPES:
         return False
-    if hidden_state.numel() < ROWS * hidden_state.shape[-1] or not _plain(mlp.act_fn):
+    if hidden_state.numel() < ROWS * hidden_state.shape[-1] or not is_bare(mlp.act_fn):
         return False
     return all(_plain_linear(part, hidden_state) for part in (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
 
 
 def _plain_linear(module: nn.Module, x: torch.Tensor) -> bool:
     """torch's own Linear with plain weights like x: no adapter's, no quantised, sharded or parametrized one."""
-    if type(module) is not nn.Linear or not _plain(module):
+    if type(module) is not nn.Linear or not is_bare(module):
         return False
     weights = [w for w in (module.weight, module.bias) if w is not None]
     return all(type(w) is nn.Parameter and w.dtype == x.dtype and w.device == x.device for w in weights)
-
-
-def _plain(module: nn.Module) -> bool:
-    """Nothing hangs on the module that its own call would run."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return "forward" not in module.__dict__ and not any(module.__dict__.get(name) for name in hooks)

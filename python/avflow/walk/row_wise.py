@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -77,11 +77,7 @@ def _named_more(of_layer: Callable[..., Any], of_mlp: Callable[..., Any]) -> tup
 
 def chunked_mlps(model: Model, patches: Sequence[Patch] = ()) -> list[Patch]:
     """Every layer's MLP takes a chunk of rows at a time. patches: what is to be set too, and is then run in chunks."""
-    chunk, out = mlp_chunk(model), _Patches(patches)
-    for layer in model.layers:
-        if hasattr(layer, "mlp"):
-            out.add(_in_chunks(layer.mlp, out.forward_of(layer.mlp), chunk))
-    return out.all
+    return _chunked(model, model.layers, patches).all
 
 
 def row_wise(model: Model, last_rows: torch.Tensor, patches: Sequence[Patch] = ()) -> list[Patch]:
@@ -89,16 +85,20 @@ def row_wise(model: Model, last_rows: torch.Tensor, patches: Sequence[Patch] = (
 
     patches: as of `chunked_mlps`.
     """
-    chunk, out = mlp_chunk(model), _Patches(patches)
-    for layer in model.layers[:-1]:
-        if hasattr(layer, "mlp"):
-            out.add(_in_chunks(layer.mlp, out.forward_of(layer.mlp), chunk))
-    last = model.layers[-1]
+    out, last = _chunked(model, model.layers[:-1], patches), model.layers[-1]
     for owner, name in ((last.self_attn, "q_proj"), (last.self_attn, "o_proj"), (last, "mlp")):
         if hasattr(owner, name):
             part = getattr(owner, name)
             out.add(_only_rows(part, out.forward_of(part), last_rows))
     return out.all
+
+
+def _chunked(model: Model, layers: Iterable[Any], patches: Sequence[Patch]) -> _Patches:
+    chunk, out = mlp_chunk(model), _Patches(patches)
+    for layer in layers:
+        if hasattr(layer, "mlp"):
+            out.add(_in_chunks(layer.mlp, out.forward_of(layer.mlp), chunk))
+    return out
 
 
 class _Patches:

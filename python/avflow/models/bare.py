@@ -1,0 +1,15 @@
+"""Whether a module's call is its class's forward alone, so that another way to the same numbers may stand in for it."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules import module as torch_module
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether calling the module is running its class's forward and nothing else: no hook of its own or of all modules."""
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return False
+    return "forward" not in module.__dict__ and not any(module.__dict__.get(name) for name in _HOOKS)
