@@ -9,7 +9,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_bare(module: nn.Module) -> bool:
-    """Whether calling the module is running its class's forward and nothing else: no hook of its own or of all modules."""
+    """Whether calling it is running its class's forward and nothing else: no hook of its own, none of all modules."""
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return False
     return "forward" not in module.__dict__ and not any(module.__dict__.get(name) for name in _HOOKS)
