@@ -59,6 +59,7 @@ def test_a_modules_forward(source, monkeypatch):
     rows, (cos, sin) = torch.randn(24, 40).bfloat16(), operands(torch.float32, rows=24)[2:]
     call = dict(hidden_states=rows, cu_seqlens=torch.tensor([0, 16, 24]), position_embeddings=(cos, sin))
     seen = []
+    with_quick_rotary(attention.forward, source)  # a file's first use compares its function with ours
     ours = tower_rotary.rotated
     monkeypatch.setattr(tower_rotary, "rotated", lambda *args: seen.append(1) or ours(*args))
     made = with_quick_rotary(attention.forward, source)
