@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import page_cases as cases
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
@@ -55,6 +56,39 @@ def test_the_average_is_chosen_by_the_clean_runs_alone(folder, tmp_path):
     assert default_center(avflow.read(folder_of(tmp_path / "low", p=0.011)).table) == "mean"
     alone = table.filter(pc.equal(table["prompt"], "color-0"))  # nothing to be compared with
     assert default_center(alone) == "mean" and faint_samples(table.slice(0, 0)) == 0
+
+
+def all_faint(folder, least=FAINT, most=4 * FAINT):
+    """The case's sweep, clean probabilities spread between these two; cuts change them by the same percentages."""
+    rows = avflow.read(cases.sweep(folder / "clean")).table.to_pylist()
+    ids = list(dict.fromkeys(row["prompt"] for row in rows))
+    for row in rows:
+        p = least * (most / least) ** (ids.index(row["prompt"]) / (len(ids) - 1))
+        cut = p * (1 + row["change_percent"] / 100)
+        row |= {"p_clean": p, "p_knockout": cut, "logp_clean": float(np.log(p)), "logp_knockout": float(np.log(cut))}
+    Results.from_rows(rows, {"experiment": "sweep"}).save(folder / "run")
+    return folder / "run"
+
+
+def test_where_all_are_faint_percent_stay_and_the_page_says_of_what(tmp_path):
+    alike, unlike = all_faint(tmp_path / "alike"), all_faint(tmp_path / "unlike", most=900 * FAINT)
+    assert default_center(avflow.read(alike).table) == "mean"
+    table = avflow.read(unlike).table
+    assert default_center(table) == "log_ratio"  # points would say that no path does anything
+    at = table.schema.get_field_index("logp_knockout")
+    nothing = pa.array([-np.inf] + table["logp_knockout"].to_pylist()[1:])
+    assert default_center(table.set_column(at, "logp_knockout", nothing)) == "ratio_of_means"
+    for folder in (alike, unlike):
+        found = collect([folder])
+        first, note = headline(found), measure_note(found)
+        assert re.match(r"The answer needs video → question \(−[23][0-9]\xa0% when cut\) in layers 2–4", first)
+        most = "1e-06" if folder == alike else "0.00023"
+        assert f"The answer had a clean probability below 1 % in every sample ({most} at most)" in note
+        assert note in report_together([folder], tmp_path, media=False).read_text()
+        assert "none can lose a point" in avflow.read(folder)._repr_html_()
+    both = measure_note(collect([alike, cases.sweep(tmp_path / "other")]))
+    assert both.startswith("In 1 of 2 sweeps the answer had a clean probability below 1 %")
+    assert "none can lose a point" not in avflow.read(cases.sweep(tmp_path / "more"))._repr_html_()
 
 
 def test_the_page_is_readable_and_says_what_it_shows(folder, tmp_path):

@@ -179,11 +179,13 @@ def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
 
 
 def _finding(folder: Path) -> str:
-    """The first sentence of the page; some tenths of a second."""
+    """The first sentence of the page and what its changes are; some tenths of a second."""
     from ..report.collect import collect
     from ..report.headline import headline
+    from ..report.words import measure_note
 
-    return headline(collect([folder], brief=True))
+    found = collect([folder], brief=True)
+    return f"{headline(found)} {measure_note(found)}".strip()
 
 
 def print_estimate(outcome: Any) -> None:

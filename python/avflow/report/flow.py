@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from ..plots.style import PANELS, distinct_styles, panel_of, path_label
 from ..results.change import Center, average_change, axis_of, significance, target_of
-from ..results.default_center import default_center, default_interval, faint_samples, unit_of
+from ..results.default_center import default_center, default_interval, faint_samples, highest_p, unit_of
 from ..results.table import paths_of
 from ..runs.records import videos_of
 from .colors import dashes, ink
@@ -23,7 +23,7 @@ def flow_data(table: pa.Table, records: list[dict[str, Any]], center: Center | N
 
     center: of `results.average_change`, no median; None: `results.default_center`.
 
-    Each: center, unit ("%" or "points"), axis (in words), faint (of `results.default_center`), task,
+    Each: center, unit ("%" or "points"), axis (in words), faint and highest_p (of `results.default_center`), task,
     samples, right and known (answers of the clean run, over the samples of the table), panels: [{title, lines: [{path,
     label, color, dashes, points}]}]. A point is [layer, mean, low, high, samples, p]: those of
     results.average_change as they are, in the unit, low and high None for a lone sample; and p of results.significance,
@@ -86,7 +86,8 @@ def _entry(
             panels.append({"title": title, "lines": lines})
     own = {"own": True} if target_of(rows) == "own" else {}
     counted = {"samples": len(ids), "right": sum(known), "known": len(known)}
-    measure = {"center": center, "unit": unit_of(center), "axis": axis_of(rows, center), "faint": faint_samples(rows)}
+    measure: dict[str, Any] = {"center": center, "unit": unit_of(center), "axis": axis_of(rows, center)}
+    measure |= {"faint": faint_samples(rows), "highest_p": highest_p(rows)}
     return {"task": task, **measure, **counted, "panels": panels, **own}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..results.default_center import SMALL
 from .flow import LEAST, lines_of, quiet
 from .numbers import plain, short, signed
 
@@ -124,17 +125,29 @@ def _silent(lines: list[dict[str, Any]], looks: int, unit: str) -> list[str]:
 
 
 def measure_note(found: dict[str, Any]) -> str:
-    """What the page's changes are, where they are not the mean of percentages; "" where they are."""
+    """What the page's changes are, where they are no mean of percentages, or one of next to nothing; else ""."""
     entries = [sweep["flow"][0] for sweep in found.get("sweeps", []) if sweep["flow"]]
-    if not entries or entries[0]["center"] == "mean":
+    if not entries:
         return ""
-    text = f"{MEASURES[entries[0]['center']]}."
-    if faint := sum(entry["faint"] for entry in entries):
+    text = "" if entries[0]["center"] == "mean" else f"{MEASURES[entries[0]['center']]}."
+    if text and (faint := sum(entry["faint"] for entry in entries)):
         n = sum(entry["samples"] for entry in entries)
         text += (
             f" Of {_samples(n)} {faint} had a clean probability below 1 %, of which a change in percent says little."
         )
-    return text
+    return f"{text} {next_to_nothing(entries)}".strip()
+
+
+def next_to_nothing(entries: list[dict[str, Any]]) -> str:
+    """Of sweeps where no sample's answer was probable: that a change in percent is one of very little; else ""."""
+    low = [entry["highest_p"] for entry in entries if entry["highest_p"] < SMALL]
+    if not low:
+        return ""
+    who = "The answer" if len(low) == len(entries) else f"In {len(low)} of {len(entries)} sweeps the answer"
+    return (
+        f"{who} had a clean probability below 1 % in every sample ({max(low):.2g} at most): changes in percent tell "
+        "which paths so improbable an answer needs, and no cut takes more from it than that."
+    )
 
 
 def share_sentence(entry: dict[str, Any], base: int = 0) -> str:

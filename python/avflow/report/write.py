@@ -42,7 +42,7 @@ def report(
     `media`: pictures and waveforms of the samples of the strongest effects, from their files. `center`: the average
     of all figures and of the page, as of `avflow.results.average_change`, no median; by default the mean of the
     percentages, and the difference in points where a sample's clean probability is below 1 % and far below
-    another's.
+    another's (`results.default_center`).
     """
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)

@@ -20,18 +20,35 @@ def faint_samples(table: Any) -> int:
 
     To such a one a cut may do +1,000,000 %, and a mean of percentages shows nothing but it.
     """
+    p, prompts = _clean(table)
+    return len(pc.unique(prompts.filter(pc.less(p, min(SMALL, (pc.max(p).as_py() or 0.0) / APART)))))
+
+
+def highest_p(table: Any) -> float:
+    """The largest clean probability of a sample with a value; 0 where there is none."""
+    return float(pc.max(_clean(table)[0]).as_py() or 0.0)
+
+
+def _clean(table: Any) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+    """p_clean and prompt of every row with a value."""
     table = as_sweep(as_table(table))
     table = table.filter(pc.is_valid(table["change_percent"]))
-    most = pc.max(table["p_clean"]).as_py() or 0.0
-    return len(pc.unique(table.filter(pc.less(table["p_clean"], min(SMALL, most / APART)))["prompt"]))
+    return table["p_clean"], table["prompt"]
 
 
 def default_center(*tables: pa.Table) -> Center:
-    """ "mean", of the percentages; "difference", in points of probability, where a sample of any table is faint.
+    """ "mean", of the percentages, unless a sample of any table is faint: then "difference", in points of probability.
 
-    What a path does is not looked at: the choice depends on the clean runs alone.
+    Where no sample reaches SMALL, points would say of every path that it changes nothing: no fall is larger than what
+    there was. Samples that are faint alike keep "mean"; unlike ones get "log_ratio", in which all count alike, or
+    "ratio_of_means" where a cut leaves an answer no probability at all, which has no logarithm.
     """
-    return "difference" if any(faint_samples(table) for table in tables) else "mean"
+    if not any(faint_samples(table) for table in tables):
+        return "mean"
+    if max(map(highest_p, tables)) >= SMALL:
+        return "difference"
+    lost = any(pc.any(pc.is_inf(as_sweep(as_table(table))["logp_knockout"])).as_py() for table in tables)
+    return "ratio_of_means" if lost else "log_ratio"
 
 
 def default_interval(center: Center) -> Interval:

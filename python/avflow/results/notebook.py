@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from ..errors import InputError
 from .change import average_change
+from .default_center import SMALL, highest_p
 from .table import widths_of
 
 MOST_PATHS, MOST_ROWS, MOST_COLUMNS, LONGEST = 8, 5, 12, 60  # of a table; characters of a cell
@@ -63,6 +64,8 @@ def _strongest(table: pa.Table) -> str:
     right = table["correct"].combine_chunks()
     if pc.any(pc.invert(right)).as_py():
         notes.append("with samples that are answered wrong")
+    if highest_p(widest) < SMALL:
+        notes.append("no sample's answer had a clean probability of 1 %, so none can lose a point")
     return _table(head, lines) + f"<p><small>{escape('; '.join(notes))}.</small></p>"
 
 
