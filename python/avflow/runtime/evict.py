@@ -12,6 +12,7 @@ from ..eviction.schedule import EvictionSchedule
 from ..models.base import Model, check_model
 from ..models.compat import attributes
 from ..models.proof import checking
+from ..models.uncompiled import check_uncompiled, layers_of
 from ..models.undoing import undoing, without_hook
 from .labels import Labels
 from .tracker import tracking
@@ -71,7 +72,7 @@ def evict(
             that the prompt lacks (unless `missing` is "ignore"), a prompt whose last token would leave, a cache filled
             without eviction or under another schedule.
         UnsupportedModelError: a decoder that is not plain causal attention; or that with nothing dropped is not the
-            model's own (`check`).
+            model's own (`check`); layers that rows would leave between, or the model, compiled by `.compile()`.
     """
     check_model(model)
     if not isinstance(schedule, EvictionSchedule):
@@ -83,6 +84,7 @@ def evict(
         if groups is None and tracker.given is None:
             schedule.check_told(model)
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
+        check_uncompiled(layers_of(model.text_model, first), "avflow.evict takes rows out on the way into a layer")
         with tracker.interventions.evicting(schedule, decode, missing), undoing() as undo:
             for layer in model.layers[first:]:
                 undo.append(partial(without_hook, layer, tracker.before_layer))

@@ -37,6 +37,7 @@ from ..models.evaluating import in_eval_mode
 from ..models.fused import fused_layers
 from ..models.ownership import check_owner
 from ..models.proof import is_due, turn
+from ..models.uncompiled import check_uncompiled, whole
 from ..models.undoing import undoing, without_hook
 from .cache import hold_all, is_static
 from .conversation import Conversation, conversation_of
@@ -384,6 +385,7 @@ def tracking(model: Model, groups: Labels, items: Sequence[Any] | None) -> Itera
     """
     check_layers(model.text_model)
     check_owner(model.text_model)
+    check_uncompiled(whole(model.hf, model.text_model), "avflow labels what every forward reads")
     given = given_labels(model, groups, items)
     tracker = model.tracker or Tracker(model)
     if given is not None and tracker.given is not None and not all(map(np.array_equal, tracker.given, given)):

@@ -26,6 +26,7 @@ from ..models.head import is_plain
 from ..models.inputs import forward_inputs
 from ..models.ownership import check_owner
 from ..models.proof import turn
+from ..models.uncompiled import check_uncompiled, is_wrapped, layers_of, whole
 from ..prompts.prompt import Prompt
 from .jobs import Columns
 from .layers import arguments_of, layer_input
@@ -110,7 +111,8 @@ def capture(model: Model, prompt: Prompt) -> Captured:
     Raises:
         InputError: a prompt that does not fit the model; the message names the value. An open block of
             avflow.knockout or avflow.evict.
-        UnsupportedModelError: a decoder that is not plain causal attention, or is given more than a walk carries.
+        UnsupportedModelError: a decoder that is not plain causal attention, or is given more than a walk carries; a
+            model that was compiled as a whole.
         NumericError: the model's encoders gave NaN or infinity.
     """
     check_owner(model.text_model)
@@ -122,6 +124,9 @@ def capture(model: Model, prompt: Prompt) -> Captured:
         )
     check_layers(model.text_model)
     check_row_wise(model)
+    wrapped = [(name, layer) for name, layer in layers_of(model.text_model) if is_wrapped(layer)]
+    check_uncompiled(whole(model.hf), "avflow stops its forward before the first decoder layer")
+    check_uncompiled(wrapped, "avflow looks at what the decoder gives a layer")
     with in_eval_mode(model):
         if model.plain_head is None:
             model.plain_head = is_plain(model)  # here, where the device may be waited for
