@@ -42,6 +42,13 @@ def forward_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     return {name: upload(v, device) if isinstance(v, torch.Tensor) else v for name, v in inputs.items()}
 
 
+def placeholders(model: Model) -> set[int]:
+    """Token ids in whose place the model's forward puts media, by its config."""
+    names = (f"{kind}_token_{end}" for kind in ("image", "video", "audio") for end in ("id", "index"))
+    found = (getattr(model.hf.config, name, None) for name in names)
+    return {token for token in found if isinstance(token, int)}
+
+
 def _check_names(model: Model, prompt: Prompt) -> None:
     """A forward that takes any keyword drops what it does not know: media would be left out without a word."""
     known: set[str] = set()

@@ -17,7 +17,7 @@ from ..models import proof
 from ..models.base import Model
 from ..models.compat import attributes, decoder_configs, implementation, kept_state
 from ..models.evaluating import in_eval_mode
-from ..models.inputs import forward_inputs
+from ..models.inputs import forward_inputs, placeholders
 from ..models.undoing import pre_hooked
 from ..models.windows import is_exceeded
 from .capture import Captured
@@ -74,6 +74,9 @@ def prove_text(model: Model, captured: Captured, made: Sequence[int], ours: torc
         UnsupportedModelError: as of `prove`.
     """
     captured.compared.add("text")
+    ours = ours[: _before_placeholder(model, made[: len(ours)])]
+    if not len(ours):
+        return  # the model began with a placeholder: another prompt of this kind will do
     longer = _continued(captured, made[: len(ours) + 1])
 
     def own(other: bool) -> torch.Tensor:
@@ -101,7 +104,7 @@ def _continued(captured: Captured, made: Sequence[int]) -> Captured:
 
 
 def _own_logits(model: Model, captured: Captured, other: bool) -> torch.Tensor:
-    """fp32 [answer tokens, vocab] by the model's own forward; [1, vocab] where answers cannot be appended.
+    """fp32 [answer tokens, vocab] by the model's own forward, or the first of them, as of `_inputs`.
 
     other: by another of transformers' attention functions.
     """
@@ -120,9 +123,12 @@ def _own_logits(model: Model, captured: Captured, other: bool) -> torch.Tensor:
 
 
 def _inputs(model: Model, captured: Captured) -> tuple[dict[str, Any], int]:
-    """Arguments of `model.hf` for the prompt and the answer's tokens but the last, and how many rows predict."""
+    """Arguments of `model.hf` for the prompt and the answer's tokens but the last, and how many rows predict.
+
+    Fewer tokens where one is a medium's placeholder, or none where they cannot be appended.
+    """
     prompt, n = captured.prompt, captured.columns.n_prompt
-    inputs, extra = forward_inputs(model, prompt), len(captured) - n
+    inputs, extra = forward_inputs(model, prompt), _before_placeholder(model, prompt.answer_ids[: len(captured) - n])
     if not extra or not _takes_answers(inputs, n):
         return inputs, 1
     ids = torch.tensor([prompt.answer_ids[:extra]], device=model.device)  # [1, extra]
@@ -135,10 +141,19 @@ def _inputs(model: Model, captured: Captured) -> tuple[dict[str, Any], int]:
     if _KINDS in inputs:
         inputs[_KINDS] = torch.cat([inputs[_KINDS], inputs[_KINDS].new_zeros(1, extra)], 1)
     if captured.positions is not None:
-        inputs["position_ids"] = captured.positions
+        inputs["position_ids"] = captured.positions[..., : n + extra]
     elif "position_ids" in inputs:
         inputs["position_ids"] = torch.arange(n + extra, device=model.device)[None]
     return inputs, 1 + extra
+
+
+def _before_placeholder(model: Model, answer: Sequence[int]) -> int:
+    """How many of the answer's tokens precede a medium's placeholder, which one forward would fill with a medium.
+
+    Read by itself, as generate does and a walk, it is a word like any other.
+    """
+    there = placeholders(model)
+    return next((number for number, token in enumerate(answer) if token in there), len(answer))
 
 
 def _takes_answers(inputs: Mapping[str, Any], n: int) -> bool:
