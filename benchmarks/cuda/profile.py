@@ -71,7 +71,8 @@ class HostTimes:
             "jobs and starts": (plan.Walks, "__init__"),
             "layouts": (plan, "build_layout"),
             "columns of the walk": (walk.Problems, "__init__"),
-            "capture, the device's work included": (sweep, "capture"),
+            "capture, media encoded": (sweep, "begin_capture"),
+            "waiting for embeddings": (sweep, "check_embeddings"),
             "prediction, waiting for the device included": (walk, "_predict"),
             "result rows": (sweep, "_rows_of"),
         }

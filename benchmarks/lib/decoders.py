@@ -64,6 +64,12 @@ def make_named(shape: str, device: str) -> avflow.Model:
     return avflow.wrap(hf)
 
 
+def make_thin(shape: str) -> avflow.Model:
+    """As deep as the decoder of that name in SHAPES, with its heads, each of 8 numbers; in bf16 on the CPU."""
+    layers, _, _, heads, kv_heads, _ = SHAPES[shape]
+    return avflow.wrap(made_on("cpu", lambda: _qwen2((layers, 8 * heads, 16 * heads, heads, kv_heads, 512))))
+
+
 def make_sized(layers: int, hidden: int) -> avflow.Model:
     """fp32 on the CPU, with Qwen2.5's proportions: head_dim 64, 4 query heads per key head, MLP 5.4 x hidden."""
     torch.manual_seed(0)

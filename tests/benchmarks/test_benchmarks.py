@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from avflow.models.compat import cache_argument, cache_of
+from avflow.walk.layers import run_layers
 from avflow_ext import capabilities
 
 CACHE = cache_argument()
@@ -60,6 +62,15 @@ def test_plans(scripts, tmp_path):
         assert 0 < r["pack_seconds"]["mean"] <= r["pack_seconds"]["most"]
         assert r["plan_bytes"] > 32 * r["rows"][1]  # two columns of 16 bytes, and the plan
     assert after["rows"][1] < inside["rows"][1]
+
+
+def test_before_the_first_layer(scripts, tmp_path):
+    path = tmp_path / "first.json"
+    scripts("op/first_layer").main(["--shape", "tiny", "--tokens", "300", "--turns", "1", "--json", str(path)])
+    (r,) = read(path)["results"]
+    assert set(r["cpu_seconds"]) == {"jobs and starts", "layouts", "the walk, up to its first layer"}
+    assert min(r["cpu_seconds"].values()) > 0
+    assert importlib.import_module("avflow.walk.walk").run_layers is run_layers
 
 
 def test_evict(scripts, tmp_path):

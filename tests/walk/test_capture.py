@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import tiny
 import torch
 
 import avflow
-from avflow.walk.capture import capture
+from avflow.planning.trials import EvictionRequest, try_schedules
+from avflow.walk.capture import begin_capture, capture, check_embeddings
 
 
 def seen_by_first_layer(model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -81,3 +84,54 @@ def test_a_forward_that_fails_leaves_no_hook(omni):
         capture(omni, prompt)
     assert not omni.text_model._forward_pre_hooks and not omni.layers[0]._forward_pre_hooks
     assert omni.config._attn_implementation == implementation
+
+
+def test_a_captured_prompt_is_waited_for_when_it_is_checked(omni):
+    """The finite ones are asked once; others are refused, whoever asks."""
+    captured = begin_capture(omni, tiny.av_prompt("interleaved"))
+    assert captured.finite is not None and bool(captured.finite)
+    check_embeddings(captured)
+    assert captured.finite is None and capture(omni, tiny.av_prompt("interleaved")).finite is None
+    captured.finite = torch.tensor(False)
+    for _ in range(2):
+        with pytest.raises(avflow.NumericError, match="its embeddings hold NaN or infinity"):
+            check_embeddings(captured)
+
+
+LEAVES = avflow.EvictionSchedule({"video": 1})
+EXPERIMENTS = {
+    "sweep": lambda model, prompt: avflow.sweep(model, prompt, "video->question", select="all"),
+    "plan": lambda model, prompt: try_schedules(model, [prompt], EvictionRequest([LEAVES])),
+}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_walks_are_laid_out_before_the_embeddings_are_waited_for(experiment, omni, monkeypatch):
+    """The device encodes media meanwhile. Embeddings that are not finite are refused before a layer runs."""
+    happened = []
+
+    def noted(module, name):
+        own = getattr(module, name)
+
+        def call(*given, **named):
+            happened.append(name)
+            return own(*given, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    users = {"sweep": "avflow.experiments.sweep", "plan": "avflow.planning.trials"}
+    user = importlib.import_module(users[experiment])
+    noted(user, "begin_capture")
+    noted(user, "check_embeddings")
+    noted(importlib.import_module("avflow.walk.packing"), "build_layout")
+    noted(importlib.import_module("avflow.walk.answers"), "run_walk")
+    EXPERIMENTS[experiment](omni, tiny.av_prompt("interleaved"))
+    first = [happened.index(name) for name in ("begin_capture", "build_layout", "check_embeddings", "run_walk")]
+    assert first == sorted(first)
+
+    happened.clear()
+    finite = torch.isfinite
+    monkeypatch.setattr(torch, "isfinite", lambda x: finite(x) & False)
+    with pytest.raises(avflow.NumericError, match="embeddings"):
+        EXPERIMENTS[experiment](omni, tiny.av_prompt("interleaved"))
+    assert "run_walk" not in happened and not omni.text_model._forward_pre_hooks

@@ -21,7 +21,7 @@ from ..progress import Progress
 from ..prompts.prompt import Prompt
 from ..results.results import Results
 from ..walk.answers import Answer, Runner
-from ..walk.capture import Captured, capture
+from ..walk.capture import Captured, begin_capture, check_embeddings
 from ..walk.jobs import Job
 from ..walk.memory import fixed_bytes, row_bytes
 from ..walk.packing import packs
@@ -139,16 +139,21 @@ def sweep_prompts(
     tick: called after each layer, with the share of the work that it was.
     """
     began = time.perf_counter()
-    return _sweep(model, [capture(model, p) for p in prompts], request, began, tick)
+    batch = [begin_capture(model, prompt) for prompt in prompts]
+    plan = Plan(model, prompts, request)
+    plan.lay_out()  # while the device encodes the media
+    for captured in batch:
+        check_embeddings(captured)
+    return _sweep(model, batch, plan, began, tick)
 
 
 def _sweep(
-    model: Model, batch: Sequence[Captured], request: SweepRequest, began: float, tick: Callable[[float], None] | None
+    model: Model, batch: Sequence[Captured], plan: Plan, began: float, tick: Callable[[float], None] | None
 ) -> list[SweepRows]:
-    plan = Plan(model, [c.prompt for c in batch], request)
+    request = plan.request
     runner = Runner(plan, batch, tick, correct_by=request.correct_by, own=request.target == "own")
     walks = plan.layouts
-    if request.select != "all" and plan.cost["ratio"] > CLEAN_FIRST_RATIO:
+    if request.select != "all" and plan.size["ratio"] > CLEAN_FIRST_RATIO:
         runner.run(plan.layouts[0].clean_only())
         walks = plan.layouts if len(runner.wanted(request.select)) == len(batch) else []
     for layout in walks:
@@ -160,9 +165,10 @@ def _sweep(
             out[p].rows = _rows_of(plan, runner, p)
             if request.media_until is not None:
                 out[p].info["media_check"] = _checks_of(plan, runner, p)
-            out[p].info |= {"selected": True, "ratio": plan.cost["ratio"], "walks": plan.cost["walks"]}
+            out[p].info |= {"selected": True, "ratio": plan.size["ratio"], "walks": plan.size["walks"]}
     elif wanted:  # the clean pass has left some prompts out: the others have walks of their own
-        swept = _sweep(model, [batch[p] for p in wanted], dataclasses.replace(request, select="all"), began, tick)
+        others = Plan(model, [plan.prompts[p] for p in wanted], dataclasses.replace(request, select="all"))
+        swept = _sweep(model, [batch[p] for p in wanted], others, began, tick)
         for p, part in zip(wanted, swept, strict=True):
             out[p] = part
     return out

@@ -12,4 +12,10 @@ def is_bare(module: nn.Module) -> bool:
     """Whether calling it is running its class's forward and nothing else: no hook of its own, none of all modules."""
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return False
-    return "forward" not in module.__dict__ and not any(module.__dict__.get(name) for name in _HOOKS)
+    held = module.__dict__
+    if "forward" in held:
+        return False
+    for name in _HOOKS:  # a loop: asked of every module of a decoder before a walk, where any() takes twice as long
+        if held.get(name):
+            return False
+    return True

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import UnsupportedModelError
+from .every_module import every_module
 from .ownership import owning
 from .undoing import undoing
 from .windows import layer_windows
@@ -187,7 +188,7 @@ def rope_owners(modules: Iterable[nn.Module]) -> list[nn.Module]:
 def kept_state(hf: nn.Module) -> Iterator[None]:
     """Keeps the module state that a forward leaves behind: `rope_deltas` of the last prefill."""
     with undoing() as undo:
-        for owner in rope_owners(hf.modules()):
+        for owner in rope_owners(every_module(hf)):
             undo.append(partial(setattr, owner, "rope_deltas", owner.rope_deltas))
         yield
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import warn_user
 from .base import Model
+from .every_module import every_module
 from .ownership import owning
 from .undoing import undoing
 
@@ -23,7 +24,7 @@ _NEEDED = _LIBRARIES - {"transformers"}  # its hooks record outputs for the call
 @contextmanager
 def in_eval_mode(model: Model) -> Iterator[None]:
     """Every module of the model in eval mode for as long as the block lasts; warns the first time that one was not."""
-    training = [module for module in model.hf.modules() if module.training]
+    training = [module for module in every_module(model.hf) if module.training]
     differ = [module for module in training if not isinstance(module, (nn.Linear, nn.Embedding))]
     if differ and "training" not in model.warned:
         model.warned.add("training")
@@ -46,9 +47,9 @@ def warn_of_hooks(model: Model, where: str) -> None:
     roots: list[tuple[str, nn.Module]] = [("", model.text_model), ("lm_head", model.lm_head)]
     found = []
     for prefix, root in roots:
-        for name, module in root.named_modules(prefix=prefix):
-            hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-            if any(_owner(hook) not in _LIBRARIES for hook in hooks):
+        hooked = {id(module) for module in every_module(root) if _is_watched(module)}
+        for name, module in root.named_modules(prefix=prefix) if hooked else ():
+            if id(module) in hooked:
                 found.append(name or type(module).__name__)
     new = [name for name in found if f"hook {name}" not in model.warned]
     if new:
@@ -61,13 +62,19 @@ def warn_of_hooks(model: Model, where: str) -> None:
         )
 
 
+def _is_watched(module: nn.Module) -> bool:
+    """Whether it carries a forward hook of a user's."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(_owner(hook) not in _LIBRARIES for hook in hooks)
+
+
 def without_hooks(root: nn.Module) -> list[tuple[Any, str, Any]]:
     """Patches for `compat.attributes`: no module below `root` has hooks that watch a run or change it.
 
     For runs beside the user's own: his hooks count calls, and transformers' collect outputs.
     """
     patches: list[tuple[Any, str, Any]] = []
-    for module in root.modules():
+    for module in every_module(root):
         for name in ("_forward_hooks", "_forward_pre_hooks"):
             hooks = module.__dict__[name]
             if any(_owner(hook) not in _NEEDED for hook in hooks.values()):

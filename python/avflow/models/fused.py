@@ -28,6 +28,7 @@ from .attention import NAME, attention_forward, register
 from .bare import is_bare
 from .base import Model
 from .compat import attention_name, attributes, cache_in, decoder_configs
+from .every_module import every_module
 
 Patch = tuple[Any, str, Any]  # as of compat.attributes
 
@@ -39,6 +40,7 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _BESIDE = {"q_norm", "k_norm", "rotary_emb"}  # that attention may have too
 _MLP = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _SILU = ("SiLUActivation", "SiLU")
+_OF_ALL_MODULES = frozenset(vars(nn.Module()))  # attributes that are no settings of a class of its own
 _PROBE_ROWS = 5
 
 # By layer: what it was made of when it was tried, and whether it had the same bits.
@@ -70,11 +72,13 @@ def fused_layers(model: Model) -> list[Patch]:
     What else is to be set in the same places goes into one list with these (`walk.row_wise`): of two contexts that set
     one attribute, an interrupt may end the outer one first. Waits for the device once a model.
     """
-    if not _runs(model.device, model.dtype):
+    dtype = model.dtype
+    if not _runs(model.device, dtype):
         return []
     patches: list[Patch] = []
+    codes: dict[type[nn.Module], tuple[Any, ...]] = {}
     for layer in model.layers:
-        kind = _kind(layer, model.dtype)
+        kind = _kind(layer, dtype, codes)
         if kind is None:
             continue
         if _TRIED.get(layer, (None,))[0] != kind:  # each: their forwards may look at their number
@@ -101,32 +105,43 @@ def _runs(device: torch.device, dtype: torch.dtype) -> bool:
 # ---------------------------------------------------------------- which layers
 
 
-def _kind(layer: nn.Module, dtype: torch.dtype) -> tuple[Any, ...] | None:
-    """The layer's classes and settings, where these may be those that are computed here; None: they are not."""
+def _kind(layer: nn.Module, dtype: torch.dtype, codes: dict[type[nn.Module], tuple[Any, ...]]) -> Any:
+    """The layer's classes and settings, where these may be those that are computed here; None: they are not.
+
+    Asked for all layers in every walk, before the first of them may run: no generators of torch's over modules.
+    codes: what `_code` gave of the classes met so far; of one call of `fused_layers`, since code may be exchanged.
+    """
     attention: Any = getattr(layer, "self_attn", None)
-    if _children(layer) != _LAYER or not _ATTENTION <= _children(attention) <= _ATTENTION | _BESIDE:
+    if _children(layer) != _LAYER or not _ATTENTION <= (inside := _children(attention)) <= _ATTENTION | _BESIDE:
         return None
-    if not all(_is_linear(getattr(attention, name), dtype) for name in _ATTENTION):
+    if not all(_is_linear(attention._modules[name], dtype) for name in _ATTENTION):
         return None
-    norms = [getattr(layer, name) for name in ("input_layernorm", "post_attention_layernorm")]
-    norms += [getattr(attention, name) for name in ("q_norm", "k_norm") if name in _children(attention)]
+    norms = [layer._modules[name] for name in ("input_layernorm", "post_attention_layernorm")]
+    norms += [attention._modules[name] for name in ("q_norm", "k_norm") if name in inside]
     if not all(_is_rms_norm(norm, dtype) for norm in norms):
         return None
-    mlp: Any = layer.mlp
-    parts = [layer, attention, *norms, mlp]
+    mlp: Any = layer._modules["mlp"]
+    parts: list[Any] = [layer, attention, *norms, mlp]
     if _is_gated(mlp):
-        if not all(_is_linear(getattr(mlp, name), dtype) for name in _MLP - {"act_fn"}):
+        if not all(_is_linear(mlp._modules[name], dtype) for name in _MLP - {"act_fn"}):
             return None
         parts.append(mlp.act_fn)
-    if not all(type(part).__module__.startswith(("transformers.", "torch.nn.")) for part in parts):
+    found: list[Any] = [dtype]
+    for part in parts:
+        kind = type(part)
+        if kind not in codes:
+            if not kind.__module__.startswith(("transformers.", "torch.nn.")):
+                return None
+            codes[kind] = (kind, *_code(kind))
+        found.append((codes[kind], _settings(part)))
+    if "forward" in layer.__dict__ or not all(map(is_bare, every_module(layer)[1:])):
         return None
-    if not all(is_bare(part) for part in layer.modules() if part is not layer) or "forward" in layer.__dict__:
-        return None
-    return (dtype, *((type(part), *_code(type(part)), *_settings(part)) for part in parts))
+    return tuple(found)
 
 
 def _children(module: Any) -> set[str]:
-    return {name for name, _ in module.named_children()} if isinstance(module, nn.Module) else set()
+    there = module._modules if isinstance(module, nn.Module) else {}
+    return {name for name, one in there.items() if one is not None}
 
 
 def _is_linear(module: Any, dtype: torch.dtype) -> bool:
@@ -145,9 +160,11 @@ def _code(kind: type[nn.Module]) -> list[Any]:
     return [kind.forward, *(there[name] for name in names if callable(there.get(name)))]
 
 
-def _settings(module: nn.Module) -> list[tuple[str, Any]]:
+def _settings(module: nn.Module) -> dict[str, Any]:
     simple = (bool, int, float, str, type(None))
-    return sorted((name, one) for name, one in vars(module).items() if name != "training" and isinstance(one, simple))
+    held = vars(module)
+    # Not isinstance: it asks a config for its __class__, which transformers answers in Python.
+    return {name: held[name] for name in held.keys() - _OF_ALL_MODULES if issubclass(type(held[name]), simple)}
 
 
 def _is_rms_norm(norm: Any, dtype: torch.dtype) -> bool:

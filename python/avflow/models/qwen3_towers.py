@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..uploads import upload
+from .every_module import every_module
 from .towers import parts, quick_tower
 
 
@@ -53,7 +54,7 @@ def patches(
 ) -> list[tuple[Any, str, Any]]:
     """For `Family.patches`: the towers' forwards. source: transformers' file of the classes `vision` and `audio`."""
     out: list[tuple[Any, str, Any]] = []
-    for module in hf.modules():
+    for module in every_module(hf):
         tower: Any = module
         if isinstance(module, vision):
             forward = quick_tower(tower, parts(tower.blocks, "attn"), source, vision_indices)

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..uploads import upload
 from . import padded_mlp
 from .compat import attributes, implementation
+from .every_module import every_module
 from .tower_rotary import with_quick_rotary
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ def patches(hf: nn.Module) -> list[tuple[Any, str, Any]]:
     from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as vl
 
     out: list[tuple[Any, str, Any]] = []
-    for module in hf.modules():
+    for module in every_module(hf):
         if isinstance(module, omni.Qwen2_5OmniVisionEncoder):
             out += padded_mlp.patches(module.blocks, omni)
             forward = quick_tower(module, parts(module.blocks, "attn"), omni, vision_indices)

@@ -16,7 +16,7 @@ from ..prompts.prompt import Prompt
 from ..prompts.relabel import warn_of_left
 from ..runtime.generating import check_open
 from ..walk.answers import Runner
-from ..walk.capture import capture
+from ..walk.capture import begin_capture, check_embeddings
 from ..walk.jobs import Eviction
 from ..walk.packing import Walks
 
@@ -121,7 +121,11 @@ def try_schedules(
         InputError: a prompt without a token of a group, or schedules that do not fit the model.
     """
     plan = request.plan(model, prompts)
-    runner = Runner(plan, [capture(model, p) for p in plan.prompts], tick, divergence=request.divergence)
+    batch = [begin_capture(model, p) for p in plan.prompts]
+    plan.lay_out()  # while the device encodes the media
+    for captured in batch:
+        check_embeddings(captured)
+    runner = Runner(plan, batch, tick, divergence=request.divergence)
     for layout in plan.layouts:
         runner.run(layout)
     out = []

@@ -126,5 +126,6 @@ class GroupTable:
 
     def ids(self, names: Iterable[str]) -> np.ndarray:
         """Ids of many names, int32 [n]."""
+        names = list(names)
         table = {name: self[name] for name in set(names)}
-        return np.fromiter((table[name] for name in names), dtype=np.int32)
+        return np.fromiter(map(table.__getitem__, names), np.int32, len(names))

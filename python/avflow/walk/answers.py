@@ -53,7 +53,7 @@ class Runner:
         """correct_by: the rule of `prompts.correct`. divergence, own: as of `run_walk`."""
         self.plan, self.batch = plan, batch
         self.correct_by, self.divergence, self.own = correct_by, divergence, own
-        self.on_layer = None if tick is None else lambda rows: tick(rows / plan.cost["rows"])
+        self.on_layer = None if tick is None else lambda rows: tick(rows / plan.size["rows"])
         self.clean: list[Answer] = []  # per prompt
         self.cut: dict[Job | Eviction, Answer] = {}
 

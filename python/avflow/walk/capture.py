@@ -22,6 +22,7 @@ from ..models.compat import (
 from ..models.decoder_inputs import check_decoder_arguments
 from ..models.deepstack import Deepstack, deepstack_of
 from ..models.evaluating import in_eval_mode
+from ..models.every_module import every_module
 from ..models.head import is_plain
 from ..models.inputs import forward_inputs
 from ..models.ownership import check_owner
@@ -47,6 +48,7 @@ class Captured:
     nth: bool = False  # of `Model.check_every`: its clean run is compared with the model's own forward
     altered: bool = False  # its embeddings are no longer those that the model's own forward makes
     deep: Deepstack | None = None  # what the decoder adds to the rows of pictures behind its first layers
+    finite: torch.Tensor | None = None  # whether the embeddings are, bool []; asked by `check_embeddings`
     compared: set[str] = field(default_factory=set)  # the ways to run it that were
 
     def __len__(self) -> int:
@@ -85,10 +87,10 @@ def _embed(model: Model, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor | N
         # Masks are made by the mask function of the name in force: avflow's makes none, and looks at what is asked for.
         named = attention_name(model.text_model, register())
         with kept_state(model.hf), attributes(model.family.patches(model)), named:
-            for owner in rope_owners(model.hf.modules()):
+            for owner in rope_owners(every_module(model.hf)):
                 owner.__dict__["rope_deltas"] = None  # of an earlier prompt
             args, kwargs = arguments_of(model.text_model, lambda: model.hf(**inputs, use_cache=False))
-            after = position_after(model.hf.modules(), len(prompt))
+            after = position_after(every_module(model.hf), len(prompt))
         seen = check_decoder_arguments(model.text_model, args, kwargs)
         given, positions = seen.get("inputs_embeds"), seen.get("position_ids")
         embeds = model.text_model.embed_tokens(seen["input_ids"]) if given is None else given
@@ -114,6 +116,17 @@ def capture(model: Model, prompt: Prompt) -> Captured:
         UnsupportedModelError: a decoder that is not plain causal attention, or is given more than a walk carries; a
             model that was compiled as a whole.
         NumericError: the model's encoders gave NaN or infinity.
+    """
+    captured = begin_capture(model, prompt)
+    check_embeddings(captured)
+    return captured
+
+
+@torch.no_grad()
+def begin_capture(model: Model, prompt: Prompt) -> Captured:
+    """As `capture`, without waiting for the device at the end: what the host can do meanwhile, it may.
+
+    `check_embeddings` is due before the prompt is used. Raises as `capture`, but for the NumericError.
     """
     check_owner(model.text_model)
     block = open_block(model.text_model)
@@ -147,6 +160,13 @@ def _capture(model: Model, prompt: Prompt) -> Captured:
             more = (end + 1 + torch.arange(extra, device=positions.device)).expand(*positions.shape[:-1], -1)
             positions = torch.cat([positions, more], -1)
     hidden, (cos, sin) = layer_input(model, hidden, positions)
-    if not bool(torch.isfinite(hidden).all()):
-        raise NumericError(f"prompt {prompt.id!r}: its embeddings hold NaN or infinity: look at media and weights")
-    return Captured(prompt, columns, hidden, cos, sin, positions, after, turn(model), deep=deep)
+    finite = torch.isfinite(hidden).all()
+    return Captured(prompt, columns, hidden, cos, sin, positions, after, turn(model), deep=deep, finite=finite)
+
+
+def check_embeddings(captured: Captured) -> None:
+    """Raises NumericError where the embeddings hold NaN or infinity. Waits for the device, the first time."""
+    if captured.finite is not None and not bool(captured.finite):
+        name = captured.prompt.id
+        raise NumericError(f"prompt {name!r}: its embeddings hold NaN or infinity: look at media and weights")
+    captured.finite = None

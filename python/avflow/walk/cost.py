@@ -47,21 +47,27 @@ def _seen(rows: Layout | Early) -> np.ndarray:
     return np.cumsum(rows.start[rows.stream] + own + 1)
 
 
-def walks_cost(model: Model, layouts: Sequence[Layout], n_predict: int) -> dict[str, Any]:
-    """What these walks over the same prompts cost.
+def walks_size(layouts: Sequence[Layout]) -> dict[str, Any]:
+    """How large these walks over the same prompts are.
 
     Returns:
-        tokens; rows (over all layers and walks); ratio of them to the rows of one clean pass; flops and clean_flops;
-        walks; peak_rows (of the largest walk).
+        tokens; rows (over all layers and walks); ratio of them to the rows of one clean pass; walks; peak_rows (of the
+        largest walk).
     """
-    clean = layouts[0].clean_only()
-    rows = sum(sum(layout.rows) for layout in layouts)
+    tokens, rows = layouts[0].clean_rows, sum(sum(layout.rows) for layout in layouts)
     return {
-        "tokens": clean.rows[0],
+        "tokens": tokens,
         "rows": rows,
-        "ratio": rows / sum(clean.rows),
-        "flops": sum(layout_flops(model, layout, n_predict * len(layout.parent)) for layout in layouts),
-        "clean_flops": layout_flops(model, clean, n_predict * len(clean.parent)),
+        "ratio": rows / (tokens * len(layouts[0].rows)),
         "walks": len(layouts),
         "peak_rows": max(max(layout.rows) for layout in layouts),
+    }
+
+
+def walks_cost(model: Model, layouts: Sequence[Layout], n_predict: int) -> dict[str, Any]:
+    """What these walks over the same prompts cost: `walks_size`, and their flops and clean_flops."""
+    clean = layouts[0].clean_only()
+    return walks_size(layouts) | {
+        "flops": sum(layout_flops(model, layout, n_predict * len(layout.parent)) for layout in layouts),
+        "clean_flops": layout_flops(model, clean, n_predict * len(clean.parent)),
     }

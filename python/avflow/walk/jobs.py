@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Columns:
 
 def members(word: int, group: np.ndarray) -> np.ndarray:
     """Which tokens a set of groups holds: bool [n]."""
-    return table_of(word)[group]
+    return table_of(word).take(group)
 
 
 def _rows_with_edges(cut: Cut, group: np.ndarray, item: np.ndarray) -> np.ndarray:
@@ -69,6 +70,11 @@ def first_cut_row(cuts: Sequence[Cut], columns: Columns) -> int | None:
     return first
 
 
+@lru_cache(4096)  # a sweep asks for the same windows of every knockout and prompt
+def _bits(layers: frozenset[int]) -> int:
+    return sum(1 << layer for layer in layers)
+
+
 @dataclass(frozen=True)
 class Job:
     """One knockout in one set of layers on one prompt: the unit that gets rows."""
@@ -84,7 +90,7 @@ class Job:
     def of(
         cls, prompt: int, knockout: int, start: int, layers: frozenset[int], shed: tuple[int, int] | None = None
     ) -> Job:
-        return cls(prompt, knockout, start, sum(1 << layer for layer in layers), shed)
+        return cls(prompt, knockout, start, _bits(layers), shed)
 
     @property
     def begins_shed(self) -> bool:

@@ -101,7 +101,16 @@ class _Rows:
         saved: int64 [orders], the number under which a token was saved, which is taken then; -1 for others.
         """
         rows = self.find(prompt, orders, source)
-        self.here.append(rows if saved is None else np.where(saved >= 0, -1 - saved, rows))
+        return self._append(prompt, start, orders, rows if saved is None else np.where(saved >= 0, -1 - saved, rows))
+
+    def join_end(self, prompt: int, start: int, source: int) -> int:
+        """A new stream of all tokens from `start` on, copied from the stream `source`, which has them all: its end."""
+        end = self.first_row[source] + len(self.orders[source])
+        orders = np.arange(start, len(self.orders[prompt]))
+        return self._append(prompt, start, orders, np.arange(end - len(orders), end))
+
+    def _append(self, prompt: int, start: int, orders: np.ndarray, rows: np.ndarray) -> int:
+        self.here.append(rows)
         self.parent.append(prompt)
         self.start.append(start)
         self.first_row.append(self.total)
@@ -153,18 +162,29 @@ class _Knockouts:
 
     def __init__(self, jobs: Sequence[Job], rows: _Rows, groups: Sequence[np.ndarray]) -> None:
         self.rows, self.groups = rows, groups
-        self.clean = list(jobs)  # those whose window has not begun
+        self.sheds_after = {job.shed[0] for job in jobs if job.shed is not None}
+        self.begin: dict[int, list[Job]] = {}  # by the first layer of its window; until then a job is the clean stream
+        for job in jobs:
+            self.begin.setdefault((job.layers & -job.layers).bit_length() - 1, []).append(job)
         self.sharing: list[tuple[int, list[Job]]] = []  # (stream, the jobs that share its rows)
+        self.last: list[int] = []  # of each, the last layer of any of its windows
+        self.going: list[int] = []  # which of these have such a layer still to come, increasing
 
     def _join(self, members: list[Job], source: int, layer: int) -> None:
         job = members[0]
-        start, orders = job.start, np.arange(job.start, len(self.rows.orders[job.prompt]))
         if job.shed is not None and layer > job.shed[0]:
             start, orders = kept_orders(job.shed[1], self.groups[job.prompt], job.start)
-        self.sharing.append((self.rows.join(job.prompt, start, orders, source), members))
+            stream = self.rows.join(job.prompt, start, orders, source)
+        else:
+            stream = self.rows.join_end(job.prompt, job.start, source)
+        self.going.append(len(self.sharing))
+        self.sharing.append((stream, members))
+        self.last.append(max(job.layers for job in members).bit_length() - 1)
 
     def sheds_before(self, layer: int) -> bool:
         """Whether a stream loses rows between this layer and the one below."""
+        if layer - 1 not in self.sheds_after:
+            return False
         return any(job.shed is not None and job.shed[0] == layer - 1 for _, (job, *_) in self.sharing)
 
     def shed(self, layer: int) -> np.ndarray:
@@ -178,23 +198,25 @@ class _Knockouts:
 
     def enter(self, layer: int) -> dict[int, tuple[int, ...]]:
         """Lets streams join before the layer. Returns knockout -> streams in which it is in force."""
-        for index in range(len(self.sharing)):
+        self.going = [index for index in self.going if self.last[index] >= layer]
+        for index in list(self.going):
             at, members = self.sharing[index]
+            if len(members) == 1:
+                continue
             inside = [j for j in members if j.layers >> layer & 1]
             if inside and len(inside) < len(members):  # they part here: those still inside keep the rows
                 self.sharing[index] = (at, inside)
                 self._join([j for j in members if not j.layers >> layer & 1], at, layer)
         begin: dict[tuple, list[Job]] = {}
-        for job in self.clean:
-            if job.layers >> layer & 1:
-                begin.setdefault((job.prompt, job.knockout, job.shed), []).append(job)
-        self.clean = [j for j in self.clean if not j.layers >> layer & 1]
+        for job in self.begin.pop(layer, ()):
+            begin.setdefault((job.prompt, job.knockout, job.shed), []).append(job)
         for members in begin.values():
             self._join(members, members[0].prompt, layer)
         in_force: dict[int, list[int]] = {}
-        for at, members in self.sharing:
-            if members[0].layers >> layer & 1:
-                in_force.setdefault(members[0].knockout, []).append(at)
+        for index in self.going:
+            at, (job, *_) = self.sharing[index]
+            if job.layers >> layer & 1:
+                in_force.setdefault(job.knockout, []).append(at)
         return {k: tuple(v) for k, v in in_force.items()}
 
     @property

@@ -14,7 +14,7 @@ from ..knockouts.sides import parts_of
 from ..models.base import Model
 from ..prompts.prompt import Prompt
 from .capture import columns_of
-from .cost import walks_cost
+from .cost import walks_cost, walks_size
 from .jobs import Eviction, Job, job_rows
 from .layout import Layout, build_layout, split_jobs
 from .memory import available_bytes, fixed_bytes, max_rows, row_bytes
@@ -75,6 +75,15 @@ class Walks:
         """One per walk."""
         walks = split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
         return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in walks]
+
+    def lay_out(self) -> None:
+        """Makes what a walk asks for before its first layer, at a time when the device has other work."""
+        _ = self.layouts
+
+    @cached_property
+    def size(self) -> dict[str, Any]:
+        """See cost.walks_size."""
+        return walks_size(self.layouts)
 
     @cached_property
     def cost(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +20,12 @@ Patch = tuple[Any, str, Any]  # as of models.compat.attributes
 
 def wants_places(attention: nn.Module) -> bool:
     """Whether an attention module cannot be called without position_ids."""
-    wanted = inspect.signature(attention.forward).parameters.get("position_ids")
+    return _wants_places(getattr(attention.forward, "__func__", attention.forward))
+
+
+@lru_cache  # a signature takes some 20 us, every walk asks for all layers'
+def _wants_places(forward: Callable[..., Any]) -> bool:
+    wanted = inspect.signature(forward).parameters.get("position_ids")
     return wanted is not None and wanted.default is inspect.Parameter.empty
 
 

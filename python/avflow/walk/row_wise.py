@@ -105,13 +105,17 @@ class _Patches:
     """Patches of which each is the only one for its place."""
 
     def __init__(self, patches: Sequence[Patch]) -> None:
-        self.all = list(patches)
+        self._by_place = {(id(owner), name): (owner, name, value) for owner, name, value in patches}
+
+    @property
+    def all(self) -> list[Patch]:
+        return list(self._by_place.values())
 
     def forward_of(self, module: nn.Module) -> Callable[..., torch.Tensor]:
         """What the module's forward will be."""
-        found = [value for owner, name, value in self.all if owner is module and name == "forward"]
-        return found[0] if found else module.forward
+        found = self._by_place.get((id(module), "forward"))
+        return module.forward if found is None else found[2]
 
     def add(self, patch: Patch) -> None:
         """Takes the place of the one that is there."""
-        self.all = [one for one in self.all if one[0] is not patch[0] or one[1] != patch[1]] + [patch]
+        self._by_place[id(patch[0]), patch[1]] = patch

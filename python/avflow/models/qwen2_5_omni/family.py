@@ -21,6 +21,7 @@ from .. import chat, towers
 from ..checkpoints import hub_options, processor_folder
 from ..complete_load import load_complete
 from ..empty_model import empty_of
+from ..every_module import every_module
 from ..registry import register
 from ..wording import PromptStyle, Wording
 from . import positions as omni_positions
@@ -193,7 +194,7 @@ class Qwen25Omni(chat.ChatFamily):
 
     def patches(self, model: Model) -> list[tuple[Any, str, Any]]:
         # The forward asks the inner model for positions, generate the outer one; before transformers 5.21 they are one.
-        owners = [m for m in model.hf.modules() if hasattr(m, "get_rope_index")]
+        owners = [m for m in every_module(model.hf) if hasattr(m, "get_rope_index")]
         positions = [(owner, "get_rope_index", omni_positions.quick(owner)) for owner in owners]
         return [*positions, *towers.patches(model.hf)]
 
