@@ -20,11 +20,18 @@ Patch = tuple[Any, str, Any]  # as of models.compat.attributes
 
 def wants_places(attention: nn.Module) -> bool:
     """Whether an attention module cannot be called without position_ids."""
-    return _wants_places(getattr(attention.forward, "__func__", attention.forward))
+    own = getattr(attention.forward, "__func__", None)
+    if own is not None and own is getattr(type(attention), "forward", None):
+        return _wants_places(own)
+    return _asks(attention.forward)  # one of its own may hold the module, and a cache would hold both
 
 
 @lru_cache  # a signature takes some 20 us, every walk asks for all layers'
-def _wants_places(forward: Callable[..., Any]) -> bool:
+def _wants_places(class_forward: Callable[..., Any]) -> bool:
+    return _asks(class_forward)
+
+
+def _asks(forward: Callable[..., Any]) -> bool:
     wanted = inspect.signature(forward).parameters.get("position_ids")
     return wanted is not None and wanted.default is inspect.Parameter.empty
 
