@@ -41,6 +41,24 @@ def test_frames_that_stand_apart_are_one_medium():
     assert found.places()[[1, 2, 4, 5, 7, 8]].tolist() == [0, 1] * 3
 
 
+def test_two_videos_of_one_frame_are_two_media():
+    """Where a video is one run, by the family; else by their times, each of which counts from its own begin."""
+    table = GroupTable()
+    names = ["video", "video", "template", "template", "video", "video", "last"]
+    group, item = table.ids(names), np.array([0, 0, -1, -1, 1, 1, -1], np.int32)
+    two, one = [0, 0, -1, -1, 1, 1, -1], [0, 0, -1, -1, 0, 0, -1]
+    assert Labels(table, group, item, frames_apart=False).media().tolist() == two
+    nan = np.nan
+    for again, found in ((0.3, two), (0.1, two), (1.4, one)):
+        time = np.array([0.3, 0.3, nan, nan, again, again, nan])
+        assert Labels(table, group, item, time).media().tolist() == found
+    assert (
+        Labels(table, group, item, np.full(7, nan)).media().tolist()
+        == Labels(table, group, item).media().tolist()
+        == one
+    )
+
+
 def test_a_view_tells_of_its_own_tokens():
     columns = np.array([2, 5, 9, 14], np.int32)
     ((part, view),) = views(

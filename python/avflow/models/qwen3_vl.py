@@ -40,6 +40,7 @@ class Qwen3VL(chat.ChatFamily):
     """Checkpoint folders of Qwen3VLForConditionalGeneration."""
 
     model_types = ("qwen3_vl",)
+    frames_apart = True
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import Qwen3VLForConditionalGeneration
