@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import evict_cases
 import numpy as np
 import pytest
 import torch
 
 from avflow.errors import InputError
 from avflow.eviction.policies import Changed, View
-from avflow.eviction.schedule import Step
+from avflow.eviction.schedule import EvictionSchedule, Step
 from avflow.eviction.views import Labels, views
+from avflow.planning.savings import kept_counts
 from avflow.prompts.groups import GroupTable
 
 #        two videos of two frames, the first with sound between its frames, a mark between the videos
@@ -39,6 +41,29 @@ def test_frames_that_stand_apart_are_one_medium():
     found = Labels(table, table.ids(names), np.array(items, np.int32))
     assert found.media().tolist() == [-1, 0, 0] * 3 + [-1] + [-1, 1, 1] * 2 + [-1, 2, -1, 3]
     assert found.places()[[1, 2, 4, 5, 7, 8]].tolist() == [0, 1] * 3
+
+
+def test_two_videos_of_one_frame_are_two_media():
+    """Where a video is one run, by the family; else by their times, each of which counts from its own begin."""
+    table = GroupTable()
+    names = ["video", "video", "template", "template", "video", "video", "last"]
+    group, item = table.ids(names), np.array([0, 0, -1, -1, 1, 1, -1], np.int32)
+    two, one = [0, 0, -1, -1, 1, 1, -1], [0, 0, -1, -1, 0, 0, -1]
+    assert Labels(table, group, item, frames_apart=False).media().tolist() == two
+    nan = np.nan
+    for again, found in ((0.3, two), (0.1, two), (1.4, one)):
+        time = np.array([0.3, 0.3, nan, nan, again, again, nan])
+        assert Labels(table, group, item, time).media().tolist() == found
+    for unknown in (None, np.full(7, nan)):
+        assert Labels(table, group, item, unknown).media().tolist() == one
+
+
+def test_a_model_whose_videos_are_one_run_each_keeps_the_first_frame_of_both():
+    model = evict_cases.model("vl")
+    group = model.groups.ids(["video", "video", "template", "template", "video", "video", "last"])
+    schedule = EvictionSchedule([Step("video", 0, Changed(0.5))])
+    counts = kept_counts(model, schedule, group, np.array([0, 0, -1, -1, 1, 1, -1], np.int32))
+    assert counts.tolist() == [7] * model.n_layers  # of one video of two frames, two tokens would leave
 
 
 def test_a_view_tells_of_its_own_tokens():

@@ -75,6 +75,31 @@ def test_sums_that_are_one_are_one_cell():
     assert avflow.PatchSite("audio+video") == avflow.PatchSite("video+audio")
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("video<->audio", "audio<->video"),
+        ("question<->video[1]", "video[1]<->question"),
+        ("last<->question_text (heads 0)", "question_text<->last (heads 0)"),
+        ("reference<->candidates (x 2)", "candidates<->reference (x 2)"),
+        ("object<->video (random 0.5, seed 1)", "video<->object (random 0.5, seed 1)"),
+        ("video<->all", "video<->all"),
+    ],
+)
+def test_a_path_both_ways_has_one_name(text, name):
+    (one,), (same,) = as_knockouts(text), as_knockouts(name)
+    assert one.name == same.name == name and one == same and hash(one) == hash(same)
+    with pytest.raises(avflow.InputError, match="twice"):
+        as_knockouts([text, name] if text != name else [text, "all<->video"])
+
+
+def test_items_of_the_source_stay_its_own():
+    one = avflow.Knockout("video", "audio", items=[2], both=True)
+    assert one.name == "audio<->video[2]" and one == avflow.Knockout("audio", "video[2]", both=True)
+    assert avflow.Knockout("video", "audio") != avflow.Knockout("audio", "video")
+    assert set(one.edges) == {("audio", "video[2]"), ("video[2]", "audio")}
+
+
 def test_names_tell_variants_apart():
     names = [
         avflow.Knockout("video", "last", **more).name

@@ -77,6 +77,28 @@ def test_labels_from_ids_alone(case):
         assert model.family.count_videos(model, prompt.input_ids) == videos
 
 
+def test_ids_without_marks_around_all_steps(case):
+    """As transformers 4 laid them out, also behind text and behind another medium: what is not the time stays text."""
+    _, model, (prompt, image) = case
+    ids, tokenizer = prompt.input_ids.tolist(), model.processor.tokenizer
+    first = ids.index(model.family.media_ids(model).begin)
+    steps = slice(first + 1, len(ids) - ids[::-1].index(model.family.media_ids(model).end) - 1)
+    timed, end = ids[steps], ids[steps.stop + 1 :]
+    text = tokenizer("look here", add_special_tokens=False)["input_ids"]
+    at = image.input_ids.tolist().index(model.family.media_ids(model).end) + 1
+    picture = image.input_ids.tolist()[:at]
+    for before, videos in ((ids[:first], 1), (ids[:first] + text, 1), (picture + text, 1), (ids[:first] + timed, 2)):
+        whole = torch.tensor(before + timed + end)
+        groups, items = model.family.label(model, whole)
+        assert groups[len(before) : len(before) + len(timed)] == prompt.groups[steps]
+        moved = 3 * (videos - 1)  # items count on from the video before
+        want = [item + moved * (group == "video") for item, group in zip(prompt.items, prompt.groups, strict=True)]
+        assert items[len(before) : len(before) + len(timed)] == want[steps]
+        if before[-len(text) :] == text:
+            assert set(groups[len(before) - len(text) : len(before)]) == {"question_text"}
+        assert model.family.count_videos(model, whole) == videos
+
+
 @pytest.mark.parametrize("decode", ["keep", "drop"])
 def test_evictions_are_exact_in_a_batch_labelled_by_ids(case, decode):
     _, model, prompts = case

@@ -20,12 +20,16 @@ _MEDIA = (*ALIASES["media"], *ALIASES["candidates"], "reference")
 
 @dataclass(frozen=True)
 class Labels:
-    """One sequence: group and item of each of its N tokens, int32 [N]; seconds, float64 [N], NaN for none, or None."""
+    """One sequence: group and item of each of its N tokens, int32 [N]; seconds, float64 [N], NaN for none, or None.
+
+    frames_apart: marks and words may stand between the frames of one video, as the model's family has it.
+    """
 
     table: GroupTable
     group: np.ndarray
     item: np.ndarray
     time: np.ndarray | None = None
+    frames_apart: bool = True
 
     def names(self) -> np.ndarray:
         """str [N]"""
@@ -35,7 +39,8 @@ class Labels:
         """The number of the medium that each token is of, -1 for none: int32 [N].
 
         That is a run of media tokens. Of a video whose frames stand apart, each after its time in words, it is all of
-        its runs: those of one frame each, after nothing but `template`, that go on with the next frame.
+        its runs: those of one frame each, after nothing but `template`, that go on with the next frame, and later.
+        Without times two such videos, of one frame each, cannot be told from one.
         """
         inside = np.isin(self.group, [self.table[name] for name in _MEDIA])
         begins = np.flatnonzero(inside & ~np.concatenate([[False], inside[:-1]]))
@@ -44,7 +49,9 @@ class Labels:
         before, after = ends[:-1], begins[1:]
         frame = (self.group[begins] == self.table["video"]) & (self.item[begins] == self.item[ends])
         next_one = self.item[after] == self.item[before] + 1
-        goes_on = frame[:-1] & frame[1:] & next_one & (written[after] == written[before])
+        goes_on = self.frames_apart & frame[:-1] & frame[1:] & next_one & (written[after] == written[before])
+        if self.time is not None:
+            goes_on &= ~(self.time[after] <= self.time[before])  # each medium's seconds count from its own begin
         new = np.zeros(len(inside), bool)
         new[begins] = np.concatenate([[True], ~goes_on])[: len(begins)]
         return np.where(inside, np.cumsum(new) - 1, -1).astype(np.int32)

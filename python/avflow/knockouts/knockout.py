@@ -12,7 +12,7 @@ from avflow_ext.tokens import Scope, Semantics
 
 from .. import checks
 from ..errors import InputError
-from .sides import LIST, SIDE, group_names, numbers, with_items, written
+from .sides import LIST, SIDE, both_ways, group_names, numbers, with_items, written
 
 __all__ = ["SCOPES", "SEMANTICS", "Knockout", "Scope", "Semantics"]
 
@@ -59,7 +59,7 @@ class Knockout:
         cut_self: also cut a token's edge to itself.
         random_share: cut only this share of the edges, chosen at random by (seed, query, key): a control.
         seed: of that choice, 0 .. 2**32 - 1.
-        both: also cut the edges from target to source.
+        both: also cut the edges from target to source. The two sides then have one order, whichever was given.
         name: what the result table calls it; default: its text form.
         items: of the source, one or several: `Knockout("video", "last", items=2)` is `Knockout("video[2]", "last")`.
 
@@ -104,6 +104,10 @@ class Knockout:
             raise InputError(f"Knockout.seed = {checks.shown(seed)}: pass an integer in 0 .. 2**32 - 1")
         put(self, "seed", seed)
         put(self, "both", checks.flag("Knockout.both =", both))
+        if self.both:
+            first, second = both_ways(self.source, self.target)
+            put(self, "source", first)
+            put(self, "target", second)
         put(self, "name", checks.text("Knockout.name", name) or self._text())
 
     def _text(self) -> str:

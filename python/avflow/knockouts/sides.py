@@ -21,6 +21,7 @@ _TERM = rf"[A-Za-z0-9_]+(?:\s*\[\s*{_LIST}\s*\])?"
 SIDE = rf"{_TERM}(?:\s*\+\s*{_TERM})*"  # what a side may look like; no group in it is captured
 LIST = _LIST  # such as "0-3,5"
 _MOST = 1_000_000  # items of a side
+_MEDIA = (*ALIASES["media"], *ALIASES["candidates"], "reference")
 
 
 def numbers(text: str, where: str) -> list[int]:
@@ -67,6 +68,19 @@ def _rank(name: str) -> int:
         return -1
     first = ALIASES.get(name, (name,))[0]
     return BASE_GROUPS.index(first) if first in BASE_GROUPS else len(BASE_GROUPS)
+
+
+def both_ways(one: str, other: str) -> tuple[str, str]:
+    """The two sides of a path that is cut both ways, in the order that its name has: "audio<->video",
+    "video<->question". Media come first, by the alphabet; then other groups, in avflow's order."""
+    first, second = sorted((one, other), key=_place)
+    return first, second
+
+
+def _place(side: str) -> tuple[bool, int, str]:
+    name = terms(side)[0][0]
+    media = ALIASES.get(name, (name,))[0] in _MEDIA
+    return not media, 0 if media else _rank(name), side
 
 
 def with_items(side: str, items: int | Iterable[int] | None) -> str:

@@ -35,6 +35,8 @@ class Family:
     # Groups that `label` tells from ids just as `prepare` does. The user's text is one group to it, whatever its parts.
     told_by_ids: tuple[str, ...] = ("system", "video", "audio", "image", "template", "last", "answer")
 
+    frames_apart = True  # text or marks may stand between the frames of one video
+
     def serves(self, config: dict[str, Any]) -> bool:
         """Whether a config (config.json as a dict) of one of `model_types` is this family's: some share a type."""
         return True

@@ -73,6 +73,7 @@ class ChatFamily(Family):
     """
 
     answer_lead = ""
+    frames_apart = False
 
     def media_ids(self, model: Model) -> labels.MediaIds:
         """The token ids of the model's media."""

@@ -61,6 +61,7 @@ class ProcessorFamily(chat.ChatFamily):
     frames = 8
     sound_token = 0.04  # 100 mel frames a second, of which four make a token
     nested = False
+    frames_apart = True
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         import transformers

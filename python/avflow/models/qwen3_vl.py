@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,6 +40,7 @@ class Qwen3VL(chat.ChatFamily):
     """Checkpoint folders of Qwen3VLForConditionalGeneration."""
 
     model_types = ("qwen3_vl",)
+    frames_apart = True
 
     def load_hf(self, folder: str, dtype: torch.dtype | str, device: str, **options: Any) -> nn.Module:
         from transformers import Qwen3VLForConditionalGeneration
@@ -126,17 +127,18 @@ class Qwen3VL(chat.ChatFamily):
         return TimedIds(config.video_token_id, config.image_token_id, *marks)
 
     def count_videos(self, model: Model, input_ids: torch.Tensor) -> int:
-        return count_timed_videos(torch.as_tensor(input_ids).reshape(-1).tolist(), self.media_ids(model))
+        return count_timed_videos(
+            torch.as_tensor(input_ids).reshape(-1).tolist(), self.media_ids(model), _decode(model)
+        )
 
     def expand(self, model: Model, plain: list[int], real: list[int]) -> list[int]:
         return expand_timed(plain, real, self.media_ids(model))
 
     def media_labels(self, model: Model, ids: list[int], grid: torch.Tensor | None) -> dict[int, tuple[str, int]]:
-        return label_timed(ids, self.media_ids(model))
+        return label_timed(ids, self.media_ids(model), _decode(model))
 
     def media_times(self, model: Model, ids: list[int], inputs: dict[str, Any]) -> dict[int, float]:
-        tokenizer = chat.tokenizer_of(model)
-        return times_timed(ids, self.media_ids(model), lambda part: str(tokenizer.decode(part)))
+        return times_timed(ids, self.media_ids(model), _decode(model))
 
 
 @register
@@ -154,6 +156,11 @@ class Qwen3VLMoe(Qwen3VL):
         from transformers import Qwen3VLMoeForConditionalGeneration
 
         return load_complete(Qwen3VLMoeForConditionalGeneration, folder, dtype, device, options)
+
+
+def _decode(model: Model) -> Callable[[list[int]], str]:
+    tokenizer = chat.tokenizer_of(model)
+    return lambda ids: str(tokenizer.decode(ids))
 
 
 def time_words(times: list[float], step: int) -> str:

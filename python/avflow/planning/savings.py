@@ -30,7 +30,7 @@ def kept_counts(
     right if it does not depend on them.
     """
     kept = np.arange(len(group), dtype=np.int32)
-    labels = Labels(model.groups, group, item, time)
+    labels = Labels(model.groups, group, item, time, model.family.frames_apart)
     back: dict[int, list[np.ndarray]] = {}  # by the last layer of a rest: who comes back
     counts = np.empty(model.n_layers, np.int64)
     for layer in range(BEFORE, model.n_layers):

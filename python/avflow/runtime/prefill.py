@@ -219,7 +219,8 @@ class Prefill:
             mine = self.times[b * len(self.times) // state.batch]  # beams repeat rows
             time = np.full(state.group.shape[1], np.nan)
             time[: len(mine)] = mine[: len(time)]
-        return Labels(self.interventions.model.groups, state.group[b], state.item[b], time)
+        model = self.interventions.model
+        return Labels(model.groups, state.group[b], state.item[b], time, model.family.frames_apart)
 
     def _scores(self, step: Step, b: int, at: np.ndarray, before: np.ndarray) -> Callable[[ScoredBy], np.ndarray]:
         """For the step's policy: the attention that some rows of sequence b receive in the layer it names.
