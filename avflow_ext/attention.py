@@ -7,6 +7,7 @@ from typing import TypedDict
 import torch
 
 from ._load import _C
+from .calls import run
 from .device import CudaCapabilities, Kernel, check_cuda, cuda_capabilities, cuda_kernel
 from .problem import AttentionOutput, AttentionProblem, check_inputs
 from .tokens import Semantics
@@ -51,21 +52,21 @@ def attention(
         NotImplementedError: tensors on a device without a kernel, or inputs that require a gradient.
     """
     scale = check_inputs(q, k, v, problem, scale, semantics, row_order)
-    on_cuda = q.device.type == "cuda"
+    on_cuda = q.is_cuda
     if not torch.compiler.is_compiling():
         if on_cuda:
             check_cuda(q)
-        elif q.device.type != "cpu":
+        elif not q.is_cpu:
             raise NotImplementedError(f"no attention kernel for device {q.device}: move q, k, v to the CPU or to CUDA")
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
     ratio = q.shape[1] // k.shape[-2]
-    kernel: Kernel = cuda_kernel(q.device.index, len(problem.rows), ratio) if on_cuda else "cpu"
+    rows = len(problem.rows)
+    kernel: Kernel = cuda_kernel(q.device.index, rows, ratio) if on_cuda else "cpu"
     packed = problem.packed(ratio, semantics, kernel)
     copy = problem.packed_on(q.device, ratio, semantics) if on_cuda else None
     groups = problem.groups if return_group_mass else 0
-    rows = len(problem.rows)
-    out, lse, mass = torch.ops.avflow.attention(q, k, v, packed, scale, rows, groups, return_lse, copy, row_order)
+    out, lse, mass = run(torch.ops.avflow.attention, q, k, v, packed, scale, rows, groups, return_lse, copy, row_order)
     return AttentionOutput(out, lse if return_lse else None, mass if return_group_mass else None)
 
 

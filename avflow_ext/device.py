@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Kernel = Literal["cpu", "cuda", "hopper"]  # whose tiles a problem is planned for; "hopper" is the CUDA one of sm_90a
 
 CUDA_HEAD_DIMS = (64, 128)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # on the CPU
 CUDA_DTYPES = (torch.bfloat16, torch.float16)
 HOPPER_ROWS = 8192  # rows x query heads of a kv head from which the Hopper kernel is taken: 64 of its tiles, and below
 # that the other kernel's smaller tiles, whose keys can be split, fill the device better

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 
 from . import _load  # noqa: F401  registers the operators
-from .device import CUDA_DTYPES, why_not_cuda
-
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from .calls import run
+from .device import CUDA_DTYPES, DTYPES, why_not_cuda
 
 
 def gather_rms_norm(
@@ -37,7 +36,7 @@ def gather_rms_norm(
     _check_norm(x, weight, keep)
     _check_device("gather_rms_norm", x, CUDA_DTYPES)
     _check_gradient("gather_rms_norm", x, weight)
-    return torch.ops.avflow.gather_rms_norm(x, weight, eps, keep)
+    return run(torch.ops.avflow.gather_rms_norm, x, weight, eps, keep)
 
 
 def gather_rms_norm_reference(
@@ -68,7 +67,7 @@ def compact(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     _check_compact(x, keep)
     _check_device("compact", x, DTYPES)
     _check_gradient("compact", x)
-    return torch.ops.avflow.compact(x, keep)
+    return run(torch.ops.avflow.compact, x, keep)
 
 
 def compact_reference(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
@@ -79,8 +78,9 @@ def compact_reference(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
 
 
 def _check_norm(x: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor) -> None:
-    if x.dim() != 2 or weight.shape != x.shape[1:] or x.shape[1] == 0:
-        raise ValueError(f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}: pass x [n, width], weight [width]")
+    shape = x.shape
+    if len(shape) != 2 or weight.shape != shape[1:] or shape[1] == 0:
+        raise ValueError(f"x is {tuple(shape)}, weight {tuple(weight.shape)}: pass x [n, width], weight [width]")
     if weight.dtype != x.dtype or weight.device != x.device:
         raise TypeError(f"x is {x.dtype} on {x.device}, weight {weight.dtype} on {weight.device}: they must agree")
     _check_keep(x, keep, 1, "[m]")
@@ -104,9 +104,9 @@ def _check_keep(x: torch.Tensor, keep: torch.Tensor, dim: int, shape: str) -> No
 
 
 def _check_device(op: str, x: torch.Tensor, cuda_dtypes: tuple[torch.dtype, ...]) -> None:
-    if torch.compiler.is_compiling() or x.device.type == "cpu":
+    if torch.compiler.is_compiling() or x.is_cpu:
         return
-    if x.device.type != "cuda":
+    if not x.is_cuda:
         raise NotImplementedError(f"no {op} kernel for device {x.device}: move the tensors to the CPU or to CUDA")
     if why := why_not_cuda(x.device.index):
         raise NotImplementedError(f"no {op} kernel for {x.device}: {why}; or move the tensors to the CPU")

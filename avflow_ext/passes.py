@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 from . import _load  # noqa: F401  registers the operators
-from .device import CUDA_DTYPES
-from .gather import DTYPES, _check_device, _check_gradient
+from .calls import run
+from .device import CUDA_DTYPES, DTYPES
+from .gather import _check_device, _check_gradient
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -30,7 +31,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """
     _check_norm(x, weight)
     _check_runs("rms_norm", x, weight)
-    return torch.ops.avflow.rms_norm(x, weight, eps)
+    return run(torch.ops.avflow.rms_norm, x, weight, eps)
 
 
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -58,7 +59,7 @@ def add_rms_norm(
     """
     _check_add(x, residual, weight)
     _check_runs("add_rms_norm", x, residual, weight)
-    return torch.ops.avflow.add_rms_norm(x, residual, weight, eps)
+    return run(torch.ops.avflow.add_rms_norm, x, residual, weight, eps)
 
 
 def add_rms_norm_reference(
@@ -90,7 +91,7 @@ def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tenso
     """
     _check_rotary(q, k, cos, sin)
     _check_runs("rotary", q, k, cos, sin)
-    return torch.ops.avflow.rotary(q, k, cos, sin)
+    return run(torch.ops.avflow.rotary, q, k, cos, sin)
 
 
 def rotary_reference(
@@ -122,7 +123,7 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """
     _check_silu(gate, up)
     _check_runs("silu_mul", gate, up)
-    return torch.ops.avflow.silu_mul(gate, up)
+    return run(torch.ops.avflow.silu_mul, gate, up)
 
 
 def silu_mul_reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
@@ -135,15 +136,17 @@ def _check_alike(name: str, first: torch.Tensor, **others: torch.Tensor) -> None
     """One dtype that the kernels take, on one device."""
     if first.dtype not in DTYPES:
         raise TypeError(f"{name} is {first.dtype}: pass float32, bfloat16 or float16")
+    dtype, device = first.dtype, first.device
     for other, tensor in others.items():
-        if tensor.dtype != first.dtype or tensor.device != first.device:
+        if tensor.dtype != dtype or tensor.device != device:
             raise TypeError(
-                f"{name} is {first.dtype} on {first.device}, {other} {tensor.dtype} on {tensor.device}: they must agree"
+                f"{name} is {dtype} on {device}, {other} {tensor.dtype} on {tensor.device}: they must agree"
             )
 
 
 def _check_norm(x: torch.Tensor, weight: torch.Tensor) -> None:
-    if x.dim() != 2 or weight.shape != x.shape[1:] or x.shape[1] == 0:
+    shape = x.shape
+    if len(shape) != 2 or weight.shape != shape[1:] or shape[1] == 0:
         raise ValueError(f"x is {tuple(x.shape)}, weight {tuple(weight.shape)}: pass x [n, width], weight [width]")
     _check_alike("x", x, weight=weight)
 
@@ -156,13 +159,15 @@ def _check_add(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) ->
 
 
 def _check_rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    if q.dim() != 3 or k.dim() != 3 or k.shape[0] != q.shape[0] or k.shape[2] != q.shape[2]:
-        raise ValueError(f"q is {tuple(q.shape)}, k {tuple(k.shape)}: pass q [rows, heads, d], k [rows, kv_heads, d]")
-    if q.shape[2] == 0 or q.shape[2] % 2:
-        raise ValueError(f"heads of {q.shape[2]} numbers have no two halves: pass an even d")
+    q_shape, k_shape = q.shape, k.shape  # asked for once: torch makes a tuple each time
+    if len(q_shape) != 3 or len(k_shape) != 3 or k_shape[0] != q_shape[0] or k_shape[2] != q_shape[2]:
+        raise ValueError(f"q is {tuple(q_shape)}, k {tuple(k_shape)}: pass q [rows, heads, d], k [rows, kv_heads, d]")
+    rows, _, d = q_shape
+    if d == 0 or d % 2:
+        raise ValueError(f"heads of {d} numbers have no two halves: pass an even d")
     for name, table in (("cos", cos), ("sin", sin)):
-        if table.shape != (q.shape[0], q.shape[2]):
-            raise ValueError(f"{name} is {tuple(table.shape)}: pass [rows, d], here {(q.shape[0], q.shape[2])}")
+        if table.shape != (rows, d):
+            raise ValueError(f"{name} is {tuple(table.shape)}: pass [rows, d], here {(rows, d)}")
     _check_alike("q", q, k=k, cos=cos, sin=sin)
 
 

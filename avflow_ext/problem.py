@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from ._load import _C
-from .device import DeviceCopy, Kernel, cuda_kernel
+from .device import DTYPES, DeviceCopy, Kernel, cuda_kernel
 from .tokens import BLOCKS, MAX_HEADS, SEMANTICS, Blocks, Cut, Integers, Semantics, Streams, Tokens
 
 MAX_IMPLIED_STREAMS = 2**20  # of a problem without streams and with fewer tokens; each takes some 50 bytes of a plan
@@ -92,7 +92,7 @@ class AttentionProblem:
         self.keep_keys = _keep("keep_keys", keep_keys, len(keys))
         self.rows = rows if self.keep_rows is None else rows.select(self.keep_rows)
         self.keys = keys if self.keep_keys is None else keys.select(self.keep_keys)
-        top = max([int(t.stream.numpy().max()) for t in (self.rows, self.keys) if len(t)], default=0)
+        top = max([t.top_stream for t in (self.rows, self.keys) if len(t)], default=0)
         most = max(MAX_IMPLIED_STREAMS, self.n_rows + self.n_keys)
         if streams is None and top >= most:
             raise ValueError(
@@ -211,34 +211,36 @@ def check_inputs(
     row_order: torch.Tensor | None = None,
 ) -> float:
     """The scale to use, or an error that names what does not fit."""
-    if q.dim() != 3 or k.dim() not in (3, 4):
+    q_shape, k_shape = q.shape, k.shape  # asked for once: torch makes a tuple each time
+    if len(q_shape) != 3 or len(k_shape) not in (3, 4):
         raise ValueError(
-            f"q is {tuple(q.shape)}, k is {tuple(k.shape)}: pass q [rows, heads, d], k [keys, kv_heads, d] or "
+            f"q is {tuple(q_shape)}, k is {tuple(k_shape)}: pass q [rows, heads, d], k [keys, kv_heads, d] or "
             "[batch, slots, kv_heads, d]"
         )
-    if k.shape != v.shape:
-        raise ValueError(f"k is {tuple(k.shape)}, v is {tuple(v.shape)}: they must have one shape")
-    if q.shape[2] != k.shape[-1]:
-        raise ValueError(f"head_dim of q is {q.shape[2]}, of k is {k.shape[-1]}: they must agree")
-    if q.shape[2] == 0 or q.shape[2] % 8 or q.shape[2] > 256:
-        raise ValueError(f"head_dim {q.shape[2]}: multiples of 8 up to 256 are supported")
-    if k.shape[-2] == 0 or q.shape[1] == 0 or q.shape[1] % k.shape[-2]:
-        raise ValueError(f"{q.shape[1]} query heads do not divide among {k.shape[-2]} key heads")
-    if q.shape[1] > MAX_HEADS:
-        raise ValueError(f"{q.shape[1]} query heads: {MAX_HEADS} are the most")
-    if q.shape[0] != problem.n_rows or (k.dim() == 3 and k.shape[0] != problem.n_keys):
+    if k_shape != v.shape:
+        raise ValueError(f"k is {tuple(k_shape)}, v is {tuple(v.shape)}: they must have one shape")
+    rows, heads, d = q_shape
+    kv_heads = k_shape[-2]
+    if d != k_shape[-1]:
+        raise ValueError(f"head_dim of q is {d}, of k is {k_shape[-1]}: they must agree")
+    if d == 0 or d % 8 or d > 256:
+        raise ValueError(f"head_dim {d}: multiples of 8 up to 256 are supported")
+    if kv_heads == 0 or heads == 0 or heads % kv_heads:
+        raise ValueError(f"{heads} query heads do not divide among {kv_heads} key heads")
+    if heads > MAX_HEADS:
+        raise ValueError(f"{heads} query heads: {MAX_HEADS} are the most")
+    if rows != problem.n_rows or (len(k_shape) == 3 and k_shape[0] != problem.n_keys):
         raise ValueError(
-            f"q has {q.shape[0]} rows and k {k.shape[0]} keys, "
-            f"the problem {problem.n_rows} rows and {problem.n_keys} keys"
+            f"q has {rows} rows and k {k_shape[0]} keys, the problem {problem.n_rows} rows and {problem.n_keys} keys"
         )
-    if k.dim() == 4:
-        batch, slots = k.shape[:2]
+    if len(k_shape) == 4:
+        batch, slots = k_shape[:2]
         if batch == 0 or problem.n_keys % batch or problem.n_keys // batch < slots:
             raise ValueError(
-                f"k is {tuple(k.shape)}: the problem's {problem.n_keys} keys must be {batch} batches of one capacity, "
+                f"k is {tuple(k_shape)}: the problem's {problem.n_keys} keys must be {batch} batches of one capacity, "
                 f"{slots} slots or more"
             )
-    if not (q.dtype == k.dtype == v.dtype) or q.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+    if not (q.dtype == k.dtype == v.dtype) or q.dtype not in DTYPES:
         raise TypeError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: pass one of float32, bfloat16, float16 for all")
     if not (q.device == k.device == v.device):
         raise ValueError(f"q, k, v lie on {q.device}, {k.device}, {v.device}: pass them on one device")
@@ -254,7 +256,7 @@ def check_inputs(
             )
         if row_order.device != q.device:
             raise ValueError(f"row_order lies on {row_order.device}, q on {q.device}: pass them on one device")
-    scale = q.shape[2] ** -0.5 if scale is None else float(scale)
+    scale = d**-0.5 if scale is None else float(scale)
     if not abs(scale) < math.inf:  # a comparison, which a trace with symbolic sizes understands
         raise ValueError(f"scale = {scale}: pass a finite number")
     return scale

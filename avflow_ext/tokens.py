@@ -41,9 +41,24 @@ def _column(name: str, values: Integers | None, length: int | None, default: int
         raise TypeError(f"{name} has dtype {column.dtype}: pass integers")
     if length is not None and column.numel() != length:
         raise ValueError(f"{name} has {column.numel()} entries, the first column has {length}: pass as many")
-    if column.numel() and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
-        raise ValueError(f"{name} leaves the range of int32: {int(column.min())} .. {int(column.max())}")
+    if column.dtype != torch.int32 and column.numel():
+        least, most = _range(column.cpu())
+        if not -(2**31) <= least <= most < 2**31:
+            raise ValueError(f"{name} leaves the range of int32: {least} .. {most}")
     return column.to(device="cpu", dtype=torch.int32, copy=True, memory_format=torch.contiguous_format)
+
+
+def _range(column: torch.Tensor) -> tuple[int, int]:
+    """Its least and largest number; of none, 0. By numpy, which takes half of torch's time for a few."""
+    numbers = column.numpy()
+    return (int(numbers.min()), int(numbers.max())) if numbers.size else (0, 0)
+
+
+def _side_by_side(columns: list[torch.Tensor]) -> np.ndarray:
+    matrix = np.empty((columns[0].numel(), len(columns)), np.int32)
+    for place, column in enumerate(columns):
+        matrix[:, place] = column.numpy()
+    return matrix
 
 
 @dataclass(init=False)
@@ -82,13 +97,13 @@ class Tokens:
         self.item = _column("Tokens.item", item, n, NO_ITEM)  # [n]
         self.stream = _column("Tokens.stream", stream, n, 0)  # [n]
         self.block = None if block is None else _column("Tokens.block", block, n)  # [n]
-        if n and not 0 <= int(self.group.min()) <= int(self.group.max()) < MAX_GROUPS:
-            bad = int(self.group.min()) if int(self.group.min()) < 0 else int(self.group.max())
-            raise ValueError(f"Tokens.group holds {bad}: groups are 0..{MAX_GROUPS - 1}")
-        if n and int(self.stream.min()) < PADDING:
-            raise ValueError(f"Tokens.stream holds {int(self.stream.min())}: streams count from 0, -1 is padding")
-        if n and self.block is not None and int(self.block.min()) < NO_BLOCK:
-            raise ValueError(f"Tokens.block holds {int(self.block.min())}: blocks count from 0, -1 is none")
+        least, most = _range(self.group)
+        if not 0 <= least <= most < MAX_GROUPS:
+            raise ValueError(f"Tokens.group holds {least if least < 0 else most}: groups are 0..{MAX_GROUPS - 1}")
+        if stream is not None and (least := _range(self.stream)[0]) < PADDING:
+            raise ValueError(f"Tokens.stream holds {least}: streams count from 0, -1 is padding")
+        if self.block is not None and (least := _range(self.block)[0]) < NO_BLOCK:
+            raise ValueError(f"Tokens.block holds {least}: blocks count from 0, -1 is none")
 
     def __len__(self) -> int:
         return self.order.numel()
@@ -98,7 +113,12 @@ class Tokens:
         """The columns side by side, int32 [n, 4]: order, group, item, stream; [n, 5] with blocks."""
         # By numpy: torch cuts a copy of 40k numbers among threads, and waits for them where the cores are busy.
         columns = (self.order, self.group, self.item, self.stream, self.block)
-        return np.stack([c.numpy() for c in columns if c is not None], 1)
+        return _side_by_side([c for c in columns if c is not None])
+
+    @functools.cached_property
+    def top_stream(self) -> int:
+        """The largest stream; there must be tokens."""
+        return _range(self.stream)[1]
 
     @functools.cached_property
     def disorder(self) -> int | None:
@@ -153,8 +173,11 @@ class Streams:
         self.parent = _column("Streams.parent", parent, None)  # [streams]
         n = self.parent.numel()
         self.start = _column("Streams.start", start, n)  # [streams]
-        if n and not -1 <= int(self.parent.min()) <= int(self.parent.max()) < n:
+        least, most = _range(self.parent)
+        if n and not -1 <= least <= most < n:
             raise ValueError(f"Streams.parent must lie in -1..{n - 1}, got {self.parent.tolist()}")
+        if most < 0 or not n:
+            return
         child = self.parent >= 0
         if bool((self.parent[self.parent[child].long()] >= 0).any()):
             raise ValueError("the parent of a stream must be a root (parent -1): streams are one level deep")
@@ -170,12 +193,15 @@ class Streams:
     @functools.cached_property
     def matrix(self) -> np.ndarray:
         """parent and start side by side, int32 [streams, 2]."""
-        return np.stack([self.parent.numpy(), self.start.numpy()], 1)
+        return _side_by_side([self.parent, self.start])
 
     @classmethod
     def roots(cls, count: int) -> Streams:
         """`count` independent sequences."""
-        return cls(torch.full((count,), -1, dtype=torch.int32), torch.zeros(count, dtype=torch.int32))
+        made = object.__new__(cls)  # of these columns there is nothing to check
+        made.parent = torch.full((count,), -1, dtype=torch.int32)
+        made.start = torch.zeros(count, dtype=torch.int32)
+        return made
 
 
 def table_of(word: int) -> np.ndarray:

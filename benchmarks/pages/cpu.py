@@ -2,8 +2,8 @@
 
     python benchmarks pages/cpu benchmarks/results/cpu-epyc-2core
 
-The folder holds some of attention, attention-avx2, sweep, sweep-media, bf16, patch, check, memory and evict .json, as
-cpu/ writes them; the tables of those are written.
+The folder holds some of attention, attention-avx2, sweep, sweep-media, bf16, calls, patch, check, memory and
+evict .json, as cpu/ and op/calls write them; the tables of those are written.
 """
 
 from __future__ import annotations
@@ -102,6 +102,17 @@ def bf16_table(data: dict[str, Any]) -> str:
     return markdown_table(head, rows) + f"\n\n{line}"
 
 
+def calls_table(data: dict[str, Any]) -> str:
+    """Microseconds: an op by its function, by its operator, and what torch has in its place."""
+    us = {name: f"{1e6 * each:.1f} us" for name, each in data["seconds"].items()}
+    ops = [name for name in us if f"{name}, the operator" in us]
+    torchs = {"attention": "attention, torch's sdpa", "rms_norm": "rms_norm, torch's own"}
+    rows = [[op, us[op], us[f"{op}, the operator"], us.get(torchs.get(op, ""), "")] for op in ops]
+    rows.append(["a problem of one row, packed", us["a problem, packed"], "", ""])
+    line = machine_line(data).replace(", fp32.", ".")
+    return markdown_table(["", "the function", "torch.ops.avflow", "torch's"], rows) + f"\n\n{line}"
+
+
 def machine_line(data: dict[str, Any]) -> str:
     m = data["machine"]
     return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
@@ -118,6 +129,7 @@ def write_pages(folder: Path, root: Path) -> None:
         ("sweep", page, "sweep", sweep_table),
         ("sweep-media", page, "sweep-media", sweep_table),
         ("bf16", page, "bf16", bf16_table),
+        ("calls", page, "calls", calls_table),
         ("check", page, "check", check_table),
         ("patch", page, "patch", patch_table),
         ("memory", page, "memory", memory_table),

@@ -82,7 +82,7 @@ int64_t make_plan(const AvflowAttention& a, TaskPlan& plan) {
     plan.bf16 = isa_for(a.dtype).bf16;
     plan.deep = plan.bf16 ? static_cast<int>(round_up(a.head_dim, 32)) : a.head_dim;
     plan.groups = a.group_mass ? h.groups : 0;
-    plan.tile_heads = static_cast<int64_t>(h.tile_rows) * (a.heads / a.kv_heads);
+    plan.tile_heads = static_cast<int64_t>(std::min(h.tile_rows, h.rows)) * (a.heads / a.kv_heads);
     plan.live = tiles_in_use(plan.p);
     plan.packed = h.row_tiles >= kPackFrom && h.total_tiles >= kReadersToPack * static_cast<int64_t>(plan.live.size());
     make_tasks(plan);

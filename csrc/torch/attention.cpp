@@ -32,8 +32,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
     if (a.row_order) check_orders(avflow::view(a.problem), a.row_order);
     a.workers = static_cast<int32_t>(torch::stable::get_num_threads());
     a.parallel = avflow::parallel;
-    const Tensor workspace =
-        torch::stable::new_empty(q, {avflow_attention_workspace(&a) + 64}, torch::headeronly::ScalarType::Byte);
+    const Tensor workspace = avflow::empty_beside(q, {avflow_attention_workspace(&a) + 64}, aoti_torch_dtype_uint8());
     const uintptr_t base = reinterpret_cast<uintptr_t>(workspace.data_ptr());
     a.workspace = reinterpret_cast<void*>((base + 63) / 64 * 64);
     avflow_attention_cpu(&a);

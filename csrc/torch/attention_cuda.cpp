@@ -38,7 +38,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
     a.problem = copy.const_data_ptr<int32_t>();
     // Torch's allocator aligns to 512 bytes, keeps the block for this stream, and serves a capture from its own pool.
     const Tensor workspace =
-        torch::stable::new_empty(q, {avflow_attention_cuda_workspace(&a, host)}, torch::headeronly::ScalarType::Byte);
+        avflow::empty_beside(q, {avflow_attention_cuda_workspace(&a, host)}, aoti_torch_dtype_uint8());
     a.workspace = workspace.data_ptr();
     const int32_t status = avflow_attention_cuda(&a, host, avflow::current_stream(device));
     avflow::check_launch(status, "attention", device);

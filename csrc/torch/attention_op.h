@@ -58,15 +58,15 @@ struct AttentionCall {
             STD_TORCH_CHECK(order->device() == q.device() && order->scalar_type() == ScalarType::Int &&
                                 order->dim() == 1 && order->size(0) == rows,
                             "row_order must be int32 [", rows, "] on q's device");
-            row_order = torch::stable::contiguous(*order);
+            row_order = whole(*order);
             args.row_order = row_order->const_data_ptr<int32_t>();
         }
         STD_TORCH_CHECK(rows == header.rows && (groups == 0 || groups == header.groups), "rows and groups must be ",
                         header.rows, " and ", header.groups, " as in the problem, got ", rows, " and ", groups);
 
-        out = torch::stable::new_empty(q, {rows, heads, d});
-        lse = torch::stable::new_empty(q, {return_lse ? rows : 0, heads}, ScalarType::Float);
-        mass = torch::stable::new_empty(q, {groups ? rows : 0, heads, groups}, ScalarType::Float);
+        out = empty_beside(q, {rows, heads, d});
+        lse = empty_beside(q, {return_lse ? rows : 0, heads}, aoti_torch_dtype_float32());
+        mass = empty_beside(q, {groups ? rows : 0, heads, groups}, aoti_torch_dtype_float32());
         args.q = q.data_ptr();
         args.k = k.data_ptr();
         args.v = v.data_ptr();

@@ -19,15 +19,15 @@ struct GatherRmsNormCall {
     AvflowGatherRmsNorm args{};
 
     GatherRmsNormCall(const Tensor& x_any, const Tensor& weight_any, double eps, const Tensor& keep_any)
-        : x(dense(x_any)), weight(torch::stable::contiguous(weight_any)), keep(torch::stable::contiguous(keep_any)) {
+        : x(dense(x_any)), weight(whole(weight_any)), keep(whole(keep_any)) {
         STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 1 && weight.size(0) == x.size(1) && x.size(1) > 0,
                         "x must be [n, width] and weight [width]");
         STD_TORCH_CHECK(x.size(1) <= std::numeric_limits<int32_t>::max(), "width must fit in int32");
         STD_TORCH_CHECK(x.scalar_type() == weight.scalar_type() && x.device() == weight.device(),
                         "x and weight must have one dtype and lie on one device");
         check_keep(x, keep, 1);
-        kept = torch::stable::new_empty(x, {keep.size(0), x.size(1)});
-        normed = torch::stable::new_empty(x, {keep.size(0), x.size(1)});
+        kept = empty_beside(x, {keep.size(0), x.size(1)});
+        normed = empty_beside(x, {keep.size(0), x.size(1)});
         args.x = x.data_ptr();
         args.weight = weight.data_ptr();
         args.keep = keep.const_data_ptr<int32_t>();
@@ -44,13 +44,12 @@ struct CompactCall {
     Tensor x, keep, out;
     AvflowCompact args{};
 
-    CompactCall(const Tensor& x_any, const Tensor& keep_any)
-        : x(dense(x_any)), keep(torch::stable::contiguous(keep_any)) {
+    CompactCall(const Tensor& x_any, const Tensor& keep_any) : x(dense(x_any)), keep(whole(keep_any)) {
         STD_TORCH_CHECK(x.dim() == 4, "x must be [batch, heads, n, d]");
         check_keep(x, keep, 2);
         STD_TORCH_CHECK(keep.size(0) == x.size(0), "keep must be [", x.size(0), ", m], one line per batch");
         const int64_t size = dtype_of(x) == AVFLOW_FLOAT32 ? 4 : 2;
-        out = torch::stable::new_empty(x, {x.size(0), x.size(1), keep.size(1), x.size(3)});
+        out = empty_beside(x, {x.size(0), x.size(1), keep.size(1), x.size(3)});
         args.x = x.data_ptr();
         args.keep = keep.const_data_ptr<int32_t>();
         args.out = out.data_ptr();

@@ -22,7 +22,7 @@ std::vector<std::vector<int32_t>> columns(const char* name, const Tensor& any, i
                        (any.size(1) == count || (one_more && any.size(1) == count + 1));
     STD_TORCH_CHECK(known, name, " must be int32 [n, ", count, "] on the CPU",
                     one_more ? ", or [n, 5] with blocks in the end" : "");
-    const Tensor t = torch::stable::contiguous(any);
+    const Tensor t = avflow::whole(any);
     const int32_t* from = t.const_data_ptr<int32_t>();
     const int64_t width = t.size(1);
     std::vector<std::vector<int32_t>> out(width, std::vector<int32_t>(t.size(0)));
@@ -40,7 +40,7 @@ AvflowTokens tokens_of(const std::vector<std::vector<int32_t>>& c) {
 std::vector<int32_t> positions(const char* name, const Tensor& any) {
     STD_TORCH_CHECK(any.is_cpu() && any.scalar_type() == ScalarType::Int && any.dim() == 1, name,
                     " must be int32 [m] on the CPU");
-    const Tensor t = torch::stable::contiguous(any);
+    const Tensor t = avflow::whole(any);
     std::vector<int32_t> out;
     out.reserve(t.size(0) + 1);
     out.assign(t.const_data_ptr<int32_t>(), t.const_data_ptr<int32_t>() + t.size(0));
@@ -54,7 +54,7 @@ struct Cuts {
     Cuts(const Tensor& any, const Tensor& pairs) {
         STD_TORCH_CHECK(any.is_cpu() && any.scalar_type() == ScalarType::Long && any.dim() == 2 && any.size(1) == 8,
                         "cuts must be int64 [cuts, 8] on the CPU, as avflow_ext.cut_columns returns them");
-        const Tensor t = torch::stable::contiguous(any);
+        const Tensor t = avflow::whole(any);
         const auto of = columns("cut_streams", pairs, 2);
         streams.resize(t.size(0));
         for (auto& list : streams) list.reserve(of[0].size() + 1);
@@ -144,7 +144,7 @@ Tensor pack(const Tensor& rows, const Tensor& cuts, const Tensor& cut_streams, i
     AvflowPlanInfo info{};
     info.size = sizeof info;
     avflow_plan_info(made, &info);
-    Tensor words = torch::stable::new_empty(rows, {info.words}, ScalarType::Int);
+    Tensor words = avflow::empty_beside(rows, {info.words}, aoti_torch_dtype_int32());
     std::memcpy(words.data_ptr(), info.data, info.words * sizeof(int32_t));
     return words;
 }

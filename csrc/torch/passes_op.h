@@ -21,18 +21,18 @@ struct RmsNormCall {
     AvflowGatherRmsNorm args{};
 
     RmsNormCall(const Tensor& x_any, const Tensor* residual_any, const Tensor& weight_any, double eps)
-        : x(dense(x_any)), weight(torch::stable::contiguous(weight_any)) {
+        : x(dense(x_any)), weight(whole(weight_any)) {
         STD_TORCH_CHECK(x.dim() == 2 && weight.dim() == 1 && weight.size(0) == x.size(1) && x.size(1) > 0,
                         "x must be [n, width] and weight [width]");
         STD_TORCH_CHECK(fits(x.size(1)), "width must fit in int32");
         STD_TORCH_CHECK(alike(x, weight), "x and weight must have one dtype and lie on one device");
-        normed = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+        normed = empty_beside(x, {x.size(0), x.size(1)});
         if (residual_any) {
             residual = dense(*residual_any);
             STD_TORCH_CHECK(residual.dim() == 2 && residual.size(0) == x.size(0) && residual.size(1) == x.size(1) &&
                                 alike(x, residual),
                             "residual must have x's shape, dtype and device");
-            sum = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+            sum = empty_beside(x, {x.size(0), x.size(1)});
             args.residual = residual.data_ptr();
             args.residual_row = step(residual, 0);
             args.kept = sum.data_ptr();
@@ -63,8 +63,8 @@ struct RotaryCall {
         }
         STD_TORCH_CHECK(alike(q, k) && alike(q, cos) && alike(q, sin),
                         "q, k, cos and sin must have one dtype and lie on one device");
-        q_out = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)});
-        k_out = torch::stable::new_empty(k, {k.size(0), k.size(1), k.size(2)});
+        q_out = empty_beside(q, {q.size(0), q.size(1), q.size(2)});
+        k_out = empty_beside(k, {k.size(0), k.size(1), k.size(2)});
         args.q = q.data_ptr(), args.k = k.data_ptr();
         args.cos = cos.data_ptr(), args.sin = sin.data_ptr();
         args.q_out = q_out.data_ptr(), args.k_out = k_out.data_ptr();
@@ -86,7 +86,7 @@ struct SiluMulCall {
         STD_TORCH_CHECK(gate.dim() == 2 && up.dim() == 2 && gate.size(0) == up.size(0) && gate.size(1) == up.size(1),
                         "gate and up must be [rows, width]");
         STD_TORCH_CHECK(alike(gate, up), "gate and up must have one dtype and lie on one device");
-        out = torch::stable::new_empty(gate, {gate.size(0), gate.size(1)});
+        out = empty_beside(gate, {gate.size(0), gate.size(1)});
         args.gate = gate.data_ptr(), args.up = up.data_ptr(), args.out = out.data_ptr();
         args.rows = gate.size(0), args.width = gate.size(1);
         args.gate_row = step(gate, 0), args.up_row = step(up, 0);

@@ -5,7 +5,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 
@@ -34,10 +36,34 @@ template <typename... Words>
     throw std::invalid_argument(text.str());
 }
 
+// New, contiguous, on the device of `t`. Not torch::stable::new_empty: that looks an operator up by its name and boxes
+// six arguments, which takes longer than one row's attention to a few keys, and a call makes four tensors.
+inline Tensor empty_beside(const Tensor& t, std::initializer_list<int64_t> sizes, int32_t dtype) {
+    int64_t strides[4] = {};
+    int64_t stride = 1, dim = static_cast<int64_t>(sizes.size());
+    for (const int64_t* size = sizes.end(); dim > 0; stride *= std::max<int64_t>(*--size, 1)) strides[--dim] = stride;
+    int32_t device = 0, index = 0;
+    AtenTensorHandle made = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &index));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides,
+                                                           dtype, device, index, &made));
+    return Tensor(made);
+}
+
+inline Tensor empty_beside(const Tensor& t, std::initializer_list<int64_t> sizes) {
+    int32_t dtype = 0;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    return empty_beside(t, sizes, dtype);
+}
+
 // With innermost stride 1.
 inline Tensor dense(const Tensor& t) {
     return t.dim() == 0 || t.stride(t.dim() - 1) == 1 ? t : torch::stable::contiguous(t);
 }
+
+// Torch's own asks the dispatcher, by name, even where there is nothing to do.
+inline Tensor whole(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
 // Does every row begin at a multiple of 16 bytes?
 inline bool begins_at_16_bytes(const Tensor& t) {

@@ -52,6 +52,17 @@ def test_patch_of_a_device(scripts, tmp_path):
     assert r["traces"]["zero"]["packed_row_ratio"] < r["traces"]["other media"]["packed_row_ratio"]
 
 
+def test_calls(scripts, tmp_path, monkeypatch):
+    path, script = tmp_path / "calls.json", scripts("op/calls")
+    monkeypatch.setattr(script, "CALLS", 3)
+    script.main(["--turns", "1", "--json", str(path)])
+    seconds = read(path)["seconds"]
+    assert all(each > 0 for each in seconds.values())
+    table = scripts("pages/cpu").calls_table(read(path))
+    for op in set(capabilities()["ops"]) - {"compact"}:
+        assert f"| {op} | " in table and f"{1e6 * seconds[op]:.1f} us" in table
+
+
 def test_plans(scripts, tmp_path):
     path = tmp_path / "plans.json"
     scripts("op/plans").main(["--shape", "tiny", "--tokens", "700", "--turns", "1", "--json", str(path)])
