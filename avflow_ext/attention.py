@@ -61,8 +61,8 @@ def attention(
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
     ratio = q.shape[1] // k.shape[-2]
-    rows = len(problem.rows)
-    kernel: Kernel = cuda_kernel(q.device.index, rows, ratio) if on_cuda else "cpu"
+    rows, streams = len(problem.rows), len(problem.streams)
+    kernel: Kernel = cuda_kernel(q.device.index, rows, ratio, streams) if on_cuda else "cpu"
     packed = problem.packed(ratio, semantics, kernel)
     copy = problem.packed_on(q.device, ratio, semantics) if on_cuda else None
     groups = problem.groups if return_group_mass else 0

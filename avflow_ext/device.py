@@ -18,8 +18,12 @@ Kernel = Literal["cpu", "cuda", "hopper"]  # whose tiles a problem is planned fo
 CUDA_HEAD_DIMS = (64, 128)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # on the CPU
 CUDA_DTYPES = (torch.bfloat16, torch.float16)
-HOPPER_ROWS = 8192  # rows x query heads of a kv head from which the Hopper kernel is taken: 64 of its tiles, and below
-# that the other kernel's smaller tiles, whose keys can be split, fill the device better
+# Rows x query heads of a kv head from which the Hopper kernel is taken. By the model of docs/performance.md it takes
+# 0.3 to 0.8 of the other kernel's time from there on, whatever the rows see; not measured below 8,192 yet.
+HOPPER_ROWS = 1024
+# Eight times as many where a stream has fewer than this: streams that decode share no keys, so that most of a tile that
+# holds several is wasted.
+HOPPER_ROWS_OF_A_STREAM = 64
 
 _hopper: dict[int, bool] = {}  # whether a device runs the Hopper kernel; a plain dict, which a trace can look into
 
@@ -32,9 +36,11 @@ def runs_hopper(index: int) -> bool:
     return _hopper[index]
 
 
-def cuda_kernel(index: int, rows: int, heads_per_kv_head: int) -> Literal["cuda", "hopper"]:
+def cuda_kernel(index: int, rows: int, heads_per_kv_head: int, streams: int = 1) -> Literal["cuda", "hopper"]:
     """Which of the CUDA kernels a call of that many rows takes on device `index`: "hopper", or "cuda" for the other."""
-    return "hopper" if rows * heads_per_kv_head >= HOPPER_ROWS and runs_hopper(index) else "cuda"
+    packed = rows * heads_per_kv_head
+    least = HOPPER_ROWS * (1 if packed >= HOPPER_ROWS_OF_A_STREAM * streams else 8)
+    return "hopper" if packed >= least and runs_hopper(index) else "cuda"
 
 
 class CudaDevice(TypedDict):

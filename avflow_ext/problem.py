@@ -196,7 +196,7 @@ class AttentionProblem:
         index = torch.cuda.current_device() if device.index is None else device.index
         key = (heads_per_kv_head, semantics, index)
         if key not in self._copies:
-            kernel = cuda_kernel(index, len(self.rows), heads_per_kv_head)
+            kernel = cuda_kernel(index, len(self.rows), heads_per_kv_head, len(self.streams))
             self._copies[key] = DeviceCopy(self.packed(heads_per_kv_head, semantics, kernel), index)
         return self._copies[key].get()
 

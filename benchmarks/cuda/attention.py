@@ -54,7 +54,7 @@ def operands(rows: int, keys: int, size: str) -> Operands:
 
 
 def open_tiles(problem: AttentionProblem, ratio: int) -> int:
-    kernel = cuda_kernel(torch.cuda.current_device(), len(problem.rows), ratio)
+    kernel = cuda_kernel(torch.cuda.current_device(), len(problem.rows), ratio, len(problem.streams))
     return int((_C.tile_kinds(problem.packed(ratio, device_type=kernel).numpy()) > 0).sum())
 
 

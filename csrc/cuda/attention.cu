@@ -16,11 +16,20 @@ cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (allowed != cudaSuccess) return allowed;
     kernel<<<static_cast<unsigned>(blocks_of(c, h)), kThreads, bytes, stream>>>(c);
-    if (c.splits > 1) {
-        const auto rows = static_cast<unsigned>(h.row_tiles * c.kv_heads * kTileHeads);
-        merge<kBf16><<<rows, kThreads, merge_shared_bytes(c), stream>>>(c);
-    }
     return cudaGetLastError();
+}
+
+cudaError_t merge_parts(const Call& c, const Header& h, bool bf16, cudaStream_t stream) {
+    if (c.splits == 1) return cudaSuccess;
+    const auto rows = static_cast<unsigned>(h.row_tiles * c.kv_heads * c.tile_heads);
+    const auto kernel = bf16 ? merge<true> : merge<false>;
+    kernel<<<rows, kThreads, merge_shared_bytes(c), stream>>>(c);
+    return cudaGetLastError();
+}
+
+int32_t launch_narrow(const Call& c, const Header& h, bool bf16, cudaStream_t on) {
+    if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
+    return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
 }
 
 }  // namespace
@@ -44,15 +53,13 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     if (blocks_of(c, h) > INT32_MAX) return cudaErrorInvalidConfiguration;
     const auto on = static_cast<cudaStream_t>(stream);
     const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
-    if (is_wide(*problem, h)) {
 #ifdef AVFLOW_HAVE_HOPPER
-        return launch_wide(c, h, bf16, stream);
+    const int32_t launched = is_wide(*problem, h) ? launch_wide(c, h, bf16, stream) : launch_narrow(c, h, bf16, on);
 #else
-        return cudaErrorInvalidValue;
+    if (is_wide(*problem, h)) return cudaErrorInvalidValue;
+    const int32_t launched = launch_narrow(c, h, bf16, on);
 #endif
-    }
-    if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
-    return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
+    return launched == cudaSuccess ? merge_parts(c, h, bf16, on) : launched;
 }
 
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }

@@ -7,6 +7,7 @@
 
 #include "core/mask.h"
 #include "core/slots.h"
+#include "cuda/wide_splits.h"
 #include "kernels.h"
 
 namespace avflow::cuda {
@@ -14,10 +15,12 @@ namespace avflow::cuda {
 // Which forms of the kernels are built; benchmarks/cuda/forms.py times them side by side.
 //   0  as they were measured last: one loop for tiles with masks and without, parts merged one after the other
 //   1  a branch-free body for tiles without a mask, 16 parts at a time
-//   2  as 1, and pairs_kernel.cuh where the copy engine brings the keys; has not run on a device yet
+//   2  as 3, and pairs_kernel.cuh where the copy engine brings the keys; has not run on a device yet
+//   3  as 1, words by warps that fetch nothing, and the Hopper kernel's keys are split where its row tiles are few
 #ifndef AVFLOW_FORM
-#define AVFLOW_FORM 1
+#define AVFLOW_FORM 3
 #endif
+constexpr bool kWordsApart = AVFLOW_FORM >= 2, kWideSplits = AVFLOW_FORM >= 2;
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
@@ -43,15 +46,17 @@ struct Call {
     Slots slots;
     int32_t heads, kv_heads, group;  // group: query heads of a kv head
     int32_t depth, mass_groups;      // mass_groups: 0 where no mass is asked for
+    int32_t tile_heads;              // packed rows of a tile: kTileHeads or kWideHeads
     int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
     float factor;                    // of the scores, > 0, to base 2
     bool mapped;                     // the Hopper kernel's keys come by the copy engine
     uint32_t flip;                   // sign bits of two queries, for a negative scale
 };
 
-// Of one part: running maximum [64] to base 2, sum [64], values [64, depth], mass [64, mass_groups].
+// Of one part: running maximum [tile_heads] to base 2, sum [tile_heads], values [tile_heads, depth], mass [tile_heads,
+// mass_groups].
 AVFLOW_HD int64_t part_floats(const Call& c) {
-    return static_cast<int64_t>(kTileHeads) * (2 + c.depth + c.mass_groups);
+    return static_cast<int64_t>(c.tile_heads) * (2 + c.depth + c.mass_groups);
 }
 
 // Below kFewBlocks blocks the keys are split, into about kSplitBlocks (two for each of an H200's 132 multiprocessors).
@@ -107,7 +112,10 @@ inline Call make_call(const AvflowAttention& a, const Header& header) {
     c.flip = a.scale < 0 ? 0x80008000u : 0;
     const int64_t blocks = static_cast<int64_t>(header.row_tiles) * a.kv_heads;
     int64_t tiles = std::max(header.max_tiles, 1);
-    if (blocks < kFewBlocks && !is_wide(a, header)) {
+    c.tile_heads = is_wide(a, header) ? kWideHeads : kTileHeads;
+    if (is_wide(a, header)) {
+        if (kWideSplits) tiles = wide_split_tiles(blocks, tiles, header.total_tiles * a.kv_heads);
+    } else if (blocks < kFewBlocks) {
         const int64_t even = (header.total_tiles * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
         tiles = std::min(tiles, std::max(even, kMinTilesPerSplit));
     }

@@ -35,14 +35,33 @@ struct Ring {
     AVFLOW_DEVICE_MEMBER char* values_at(int stage) const { return memory + stage * kStageBytes + kTileBytes; }
 };
 
+// What a block works on: all live key tiles of a row tile, or a stretch of them.
+struct Part {
+    int32_t row_tile, kv_head;
+    int32_t begin, tiles;  // the stretch, in live tiles
+    bool whole, none;      // whole: it is all of them; none: another block has them all
+    int64_t index;         // of the part, where not whole
+};
+
+// By all threads.
+AVFLOW_DEVICE Part part_of(const Call& c, const Problem& p) {
+    const int32_t kv_head = blockIdx.x % c.kv_heads, place = blockIdx.x / c.kv_heads;
+    const int32_t split = place % c.splits, row_tile = p.tile_order[place / c.splits];  // heavy ones first
+    if (c.splits == 1) return {row_tile, kv_head, 0, INT32_MAX, true, false, 0};
+    const int32_t live = live_tiles(p, row_tile), begin = split * c.split_tiles;
+    const bool whole = live <= c.split_tiles;
+    const int64_t index = (static_cast<int64_t>(row_tile) * c.kv_heads + kv_head) * c.splits + split;
+    return {row_tile, kv_head, begin, c.split_tiles, whole, split > 0 && begin >= live, index};
+}
+
 // The first warpgroup: fetches tile after tile of the row tile's keys; what is partial gets its words, and values that
 // are NaN or infinite are taken out of it. Ends with a tile -1.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& tile, int32_t row_tile,
+AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& tile, const Part& part,
                            const Ring<kDepth>& ring, WideShared& shared) {
     const Problem& p = shared.problem;
     const int32_t latest = latest_seen(c, p, tile), earliest = earliest_seen(c, p, tile);
-    Walk now = walk_from(p, row_tile, 0, INT32_MAX);
+    Walk now = walk_from(p, part.row_tile, part.begin, part.tiles);
     pass_closed(c, p, latest, earliest, now);
     uint32_t waiting = 0;  // bit i: the tile begun i steps before the last one is not shown yet
     uint32_t partial = 0;  // the same: it is partial
@@ -134,8 +153,8 @@ AVFLOW_DEVICE void begin_outputs(const Weights& weights, uint32_t values, Rows<k
 
 // The warpgroups after the first: 64 packed rows each, 16 a warp.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>& ring, WideShared& shared,
-                           char* queries, float* all_mass) {
+AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Part& part, const Ring<kDepth>& ring,
+                           WideShared& shared, char* queries, float* all_mass) {
     const Problem& p = shared.problem;
     const int warp = threadIdx.x / 32 - kWarps, lane = threadIdx.x % 32;
     float* const mass = all_mass + warp * 16 * c.mass_groups;
@@ -237,8 +256,11 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
         }
     }
     join_sums(rows);
-    // Outputs go through the place of the queries, of which a warp has read its own rows only.
-    finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass, queries);
+    if (part.whole) {  // outputs go through the place of the queries, of which a warp has read its own rows only
+        finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass, queries);
+    } else {
+        leave_part<kDepth>(c, tile, warp, lane, rows, mass, c.parts + part.index * part_floats(c));
+    }
 }
 
 template <bool kBf16, int kDepth>
@@ -257,14 +279,15 @@ __global__ void __launch_bounds__(kWideThreads, 1) attend_wide(const Call c, con
     }
     sync_block();
     const Problem& p = shared.problem;
-    const int32_t row_tile = p.tile_order[blockIdx.x / c.kv_heads];  // heavy ones first
-    const Extent tile = extent_of(c, *p.header, row_tile, blockIdx.x % c.kv_heads);
+    const Part part = part_of(c, p);
+    if (part.none) return;
+    const Extent tile = extent_of(c, *p.header, part.row_tile, part.kv_head);
     if (threadIdx.x < kThreads) {
         fewer_registers<kProducerRegisters>();
-        produce<kBf16, kDepth>(c, maps, tile, row_tile, ring, shared);
+        produce<kBf16, kDepth>(c, maps, tile, part, ring, shared);
     } else {
         more_registers<kConsumerRegisters>();
-        consume<kBf16, kDepth>(c, tile, ring, shared, queries, reinterpret_cast<float*>(&shared + 1));
+        consume<kBf16, kDepth>(c, tile, part, ring, shared, queries, reinterpret_cast<float*>(&shared + 1));
     }
 }
 

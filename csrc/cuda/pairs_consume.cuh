@@ -190,6 +190,10 @@ AVFLOW_DEVICE void consume_pairs(const Call& c, const Extent& tile, const PairRi
     }
     if (group == 0) turn_wait(0);  // the first of all turns was passed to it without one before
     join_sums(rows);
+    if (!shared.part.whole) {
+        leave_part<kDepth>(c, tile, warp, lane, rows, mass, c.parts + shared.part.index * part_floats(c));
+        return;
+    }
     sync_warpgroup(group + 1);  // the products of all its warps have read the queries
     finish<kBf16, kDepth, kWideHeads>(c, tile, warp, lane, rows, mass, ring.queries());
 }

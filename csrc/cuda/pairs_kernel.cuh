@@ -27,17 +27,18 @@ __global__ void __launch_bounds__(kWideThreads, 1) attend_pairs(const Call c, co
     }
     sync_block();
     const Problem& p = shared.problem;
-    const int32_t row_tile = p.tile_order[blockIdx.x / c.kv_heads];  // heavy ones first
-    const Extent tile = extent_of(c, *p.header, row_tile, blockIdx.x % c.kv_heads);
+    const Part part = part_of(c, p);
+    if (part.none) return;
+    const Extent tile = extent_of(c, *p.header, part.row_tile, part.kv_head);
     if (threadIdx.x < 32) {
-        const int32_t full = is_fixed(c) && !c.mass_groups ? full_tiles(p, row_tile) : 0;
-        if (threadIdx.x == 0) shared.plain = full / 2;
+        const int32_t full = is_fixed(c) && !c.mass_groups ? full_tiles(p, part) : 0;
+        if (threadIdx.x == 0) shared.plain = full / 2, shared.part = part;
     }
     sync_block();
     if (threadIdx.x < kThreads) {
         fewer_registers<kFetchRegisters>();
-        if (threadIdx.x == 0) fetch<kDepth>(c, maps, tile, row_tile, ring, shared);
-        if (threadIdx.x >= 32) mask_steps<kBf16, kDepth>(c, tile, row_tile, ring, shared);
+        if (threadIdx.x == 0) fetch<kDepth>(c, maps, tile, ring, shared);
+        if (threadIdx.x >= 32) mask_steps<kBf16, kDepth>(c, tile, ring, shared);
     } else {
         more_registers<kPairRegisters>();
         // The first turn of all; the others are passed on as they are taken.

@@ -8,9 +8,10 @@ namespace avflow::cuda {
 
 // By one thread.
 template <int kDepth>
-AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const Extent& tile, int32_t row_tile,
-                         const PairRing<kDepth>& ring, PairShared& shared) {
+AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const Extent& tile, const PairRing<kDepth>& ring,
+                         PairShared& shared) {
     const Problem& p = shared.problem;
+    const Part& part = shared.part;
     const int32_t absent = p.header->key_tiles;  // beyond the last key: zeros
     const auto copy = [&](uint32_t to, const KeyMap& map, const Step& step, uint64_t* landed) {
         barrier_arrive_for(landed, PairRing<kDepth>::kBytes);
@@ -24,10 +25,10 @@ AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const Extent& tile,
             }
         }
     };
-    StepWalk walk = walk_steps(c, p, tile, row_tile);
+    StepWalk walk = walk_steps(c, p, tile, part);
     Step before{};
     for (int n = 0;; ++n) {  // keys of step n, then values of the step before, which are wanted later
-        const Step now = next_step(c, p, row_tile, walk);
+        const Step now = next_step(c, p, part, walk);
         if (now.tile[0] >= 0) {
             barrier_wait(&shared.k_free[n % kRing], n / kRing % 2 ^ 1);
             copy(ring.keys(n % kRing), maps.keys, now, &shared.k_landed[n % kRing]);
@@ -45,9 +46,9 @@ AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const Extent& tile,
 
 // By warps 1 to 3. A step's number counts from the first one with masks on.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void mask_steps(const Call& c, const Extent& tile, int32_t row_tile, const PairRing<kDepth>& ring,
-                              PairShared& shared) {
+AVFLOW_DEVICE void mask_steps(const Call& c, const Extent& tile, const PairRing<kDepth>& ring, PairShared& shared) {
     const Problem& p = shared.problem;
+    const Part& part = shared.part;
     const int plain = shared.plain;
     const auto check = [&](int n, const Step& step) {
         // v_landed alone would not do: a wait must not be two phases off, and unmasked steps are not followed here.
@@ -71,13 +72,13 @@ AVFLOW_DEVICE void mask_steps(const Call& c, const Extent& tile, int32_t row_til
         }
         barrier_arrive(&shared.checked[n % kRing]);
     };
-    StepWalk walk = walk_steps(c, p, tile, row_tile);
-    for (int i = 0; i < plain; ++i) next_step(c, p, row_tile, walk);
+    StepWalk walk = walk_steps(c, p, tile, part);
+    for (int i = 0; i < plain; ++i) next_step(c, p, part, walk);
     Step before{}, earlier{};  // of steps n - 1 and n - 2
     for (int n = 0;; ++n) {
         // Values of n - 2 are asked for once those of n - 4 are free, and then so is the place of that step's words.
         if (n >= 2) check(n - 2, earlier);
-        const Step now = next_step(c, p, row_tile, walk);
+        const Step now = next_step(c, p, part, walk);
         const int slot = n % kWordRing;
         if (Masks::thread() == 0) shared.step[slot] = now;
 #pragma unroll 1

@@ -36,6 +36,7 @@ struct alignas(16) PairShared {
     uint64_t used[2][kWideHeads];
     Nonfinite nonfinite[kRing][2];
     Problem problem;
+    Part part;      // there and not in registers, as the problem: fetching has 40
     int32_t plain;  // steps without a mask, which come first
 };
 
@@ -58,45 +59,65 @@ struct PairRing {
 // Do the plan's own orders and all slots count? Then full tiles have no mask, and the others come after them.
 AVFLOW_DEVICE bool is_fixed(const Call& c) { return !c.row_order && c.slots.held == c.slots.capacity; }
 
-// Full tiles of a row tile, counted by a warp together.
-AVFLOW_DEVICE int32_t full_tiles(const Problem& p, int32_t row_tile) {
-    uint64_t tiles = 0;
-    for (int32_t s = p.span_begin[row_tile] + threadIdx.x % 32; s < p.span_begin[row_tile + 1]; s += 32) {
-        tiles += p.spans[s].kind == kFull ? p.spans[s].count : 0;
+// Full tiles of a part, counted by a warp together.
+AVFLOW_DEVICE int32_t full_tiles(const Problem& p, const Part& part) {
+    const int lane = threadIdx.x % 32;
+    const int64_t end = int64_t{part.begin} + part.tiles;
+    const int32_t last = p.span_begin[part.row_tile + 1];
+    uint64_t full = 0;
+    int64_t passed = 0;  // tiles of the spans before these 32
+    for (int32_t first = p.span_begin[part.row_tile]; first < last; first += 32) {
+        const Span none = {}, span = first + lane < last ? p.spans[first + lane] : none;
+        uint64_t before = 0, all = span.count;  // of the lanes before this one, and of all
+        for (int other = 1; other < 32; other *= 2) {
+            const uint64_t theirs = shuffle_xor(all, other);
+            before += lane & other ? theirs : 0;
+            all += theirs;
+        }
+        const int64_t from = passed + static_cast<int64_t>(before), to = from + span.count;
+        const int64_t inside = (to < end ? to : end) - (from > part.begin ? from : part.begin);
+        full += span.kind == kFull && inside > 0 ? inside : 0;
+        passed += static_cast<int64_t>(all);
     }
-    for (int other = 16; other; other /= 2) tiles += shuffle_xor(tiles, other);
-    return static_cast<int32_t>(tiles);
+    for (int other = 16; other; other /= 2) full += shuffle_xor(full, other);
+    return static_cast<int32_t>(full);
 }
 
-// The steps of a row tile: pairs of its live key tiles. Where the call is fixed, full tiles first.
+// The steps of a part: pairs of its live key tiles. Where the call is fixed, full tiles first.
 struct StepWalk {
     Walk now;
     int32_t kind;  // kFull, then kPartial; -1: all in the order of the keys
     int32_t latest, earliest;
 };
 
-AVFLOW_DEVICE void settle(const Call& c, const Problem& p, int32_t row_tile, StepWalk& w) {
+AVFLOW_DEVICE Walk walk_part(const Problem& p, const Part& part) {
+    return walk_from(p, part.row_tile, part.begin, part.tiles);
+}
+
+AVFLOW_DEVICE void settle(const Call& c, const Problem& p, const Part& part, StepWalk& w) {
     if (w.kind < 0) {
         pass_closed(c, p, w.latest, w.earliest, w.now);
         return;
     }
     for (;;) {
-        while (w.now.span != w.now.last && w.now.span->kind != w.kind) ++w.now.span;
-        if (w.now.span != w.now.last || w.kind == kPartial) return;
+        for (; !ended(w.now) && w.now.span->kind != w.kind; ++w.now.span) {
+            w.now.left -= w.now.span->count - w.now.at;
+            w.now.at = 0;
+        }
+        if (!ended(w.now) || w.kind == kPartial) return;
         w.kind = kPartial;
-        w.now = walk_from(p, row_tile, 0, INT32_MAX);
+        w.now = walk_part(p, part);
     }
 }
 
-AVFLOW_DEVICE StepWalk walk_steps(const Call& c, const Problem& p, const Extent& tile, int32_t row_tile) {
-    StepWalk w = {walk_from(p, row_tile, 0, INT32_MAX), is_fixed(c) ? kFull : -1, latest_seen(c, p, tile),
-                  earliest_seen(c, p, tile)};
-    settle(c, p, row_tile, w);
+AVFLOW_DEVICE StepWalk walk_steps(const Call& c, const Problem& p, const Extent& tile, const Part& part) {
+    StepWalk w = {walk_part(p, part), is_fixed(c) ? kFull : -1, latest_seen(c, p, tile), earliest_seen(c, p, tile)};
+    settle(c, p, part, w);
     return w;
 }
 
 // The next step; its tile[0] is -1 behind the last.
-AVFLOW_DEVICE Step next_step(const Call& c, const Problem& p, int32_t row_tile, StepWalk& w) {
+AVFLOW_DEVICE Step next_step(const Call& c, const Problem& p, const Part& part, StepWalk& w) {
     Step step = {{-1, -1}, 0, 0};
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
@@ -104,7 +125,7 @@ AVFLOW_DEVICE Step next_step(const Call& c, const Problem& p, int32_t row_tile, 
         step.tile[t] = key_tile(w.now);
         step.whole |= is_whole(c, p, w.now) << t;
         advance(w.now);
-        settle(c, p, row_tile, w);
+        settle(c, p, part, w);
     }
     return step;
 }

@@ -244,15 +244,15 @@ AVFLOW_DEVICE void leave_part(const Call& c, const Extent& tile, int warp, int l
         if (m >= tile.count) continue;
         if ((lane & 3) == 0) {
             part[m] = rows.top[h] * c.factor;
-            part[kTileHeads + m] = rows.sum[h];
+            part[c.tile_heads + m] = rows.sum[h];
         }
-        float* o = part + 2 * kTileHeads + m * kDepth;
+        float* o = part + 2 * c.tile_heads + m * kDepth;
 #pragma unroll
         for (int n = 0; n < kDepth / 8; ++n) {
             o[8 * n + 2 * (lane & 3)] = rows.o[n][2 * h];
             o[8 * n + 2 * (lane & 3) + 1] = rows.o[n][2 * h + 1];
         }
-        float* to = part + kTileHeads * (2 + kDepth) + m * c.mass_groups;
+        float* to = part + c.tile_heads * (2 + kDepth) + m * c.mass_groups;
         for (int g = lane & 3; g < c.mass_groups; g += 4) to[g] = mass[in_warp * c.mass_groups + g];
     }
 }

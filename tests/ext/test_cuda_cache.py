@@ -48,7 +48,7 @@ def test_the_tail_of_a_static_cache_does_not_leak(library, batch, garbage):
     for last in (200, 255, 256, 699):
         order = torch.tensor([last - (b if last > 210 else 0) for b in range(batch)], dtype=torch.int32)
         clean, splits = check(library, problem, 8, 2, 64, BF16, tensors=(q, k, v), row_order=order)
-        assert (splits > 1) == (library.kernel == "cuda")
+        assert (splits > 1) == (library.kernel == "cuda" or batch == 3)
         ruined = [t.clone() for t in (k, v)]
         for t in ruined:
             for b in range(batch):

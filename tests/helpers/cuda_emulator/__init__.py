@@ -13,6 +13,7 @@ from avflow_ext import AttentionOutput, AttentionProblem
 HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
 DTYPES = {torch.bfloat16: 1, torch.float16: 2}
+BEHIND = 1234.5  # stands behind the workspace
 SCHEDULES = 3  # in step; first warp ahead; last warp ahead; each number from here on draws warps at random
 
 
@@ -145,13 +146,17 @@ def attention(
         dtype=DTYPES.get(q.dtype, 0),
         scale=d**-0.5 if scale is None else scale,
     )
-    workspace = torch.full((library.emulated_workspace(ctypes.byref(args)) // 4 + 1,), torch.nan)
+    library.workspace_bytes = library.emulated_workspace(ctypes.byref(args))
+    workspace = torch.full((library.workspace_bytes // 4 + 64,), torch.nan)
+    workspace[-64:] = BEHIND
     args.workspace = workspace.data_ptr()
     status = library.emulated_attention(ctypes.byref(args), schedule, pairs)
     if status == 1:
         raise ValueError("not a call for the CUDA kernels")
     if status:
         raise RuntimeError(library.emulated_error().decode())
+    if not (workspace[-64:] == BEHIND).all():
+        raise RuntimeError("written behind the workspace")
     return AttentionOutput(out, lse, mass), library.emulated_splits(ctypes.byref(args))
 
 

@@ -25,8 +25,8 @@ bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*ker
 }
 
 template <bool kBf16, int kDepth>
-bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
-    if (h.tile_rows * c.group > kTileHeads) {
+bool attend_blocks(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
+    if (c.tile_heads == kWideHeads) {
         const int32_t keys = mapped_keys(c, h);
         const KeyMaps maps = {{c.k, c.k_row, c.k_head, keys, c.depth}, {c.v, c.v_row, c.v_head, keys, c.depth}};
         if (pairs && c.mapped) {
@@ -37,9 +37,14 @@ bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs
                launch(blocks_of(c, h), schedule, kWideThreads, attend_wide<kBf16, kDepth>, c, maps);
     }
     if (shared_bytes(c) > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
-    return launch(blocks_of(c, h), schedule, kThreads, attend<kBf16, kDepth>, c) &&
+    return launch(blocks_of(c, h), schedule, kThreads, attend<kBf16, kDepth>, c);
+}
+
+template <bool kBf16, int kDepth>
+bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
+    return attend_blocks<kBf16, kDepth>(c, h, schedule, pairs) &&
            (c.splits == 1 ||
-            launch(int64_t{h.row_tiles} * c.kv_heads * kTileHeads, emulator::kInStep, kThreads, merge<kBf16>, c));
+            launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, merge<kBf16>, c));
 }
 
 }  // namespace
@@ -110,6 +115,10 @@ int32_t emulated_silu_mul(const AvflowSiluMul* a, int32_t* wide) {
 
 int32_t emulated_splits(const AvflowAttention* a) {
     return make_call(*a, *reinterpret_cast<const Header*>(a->problem)).splits;
+}
+
+int64_t emulated_wide_split_tiles(int64_t blocks, int64_t max_tiles, int64_t total_tiles) {
+    return wide_split_tiles(blocks, max_tiles, total_tiles);
 }
 
 const char* emulated_error() { return emulator::block.error; }
