@@ -25,6 +25,8 @@ from avflow.errors import InputError, MediaError
 from avflow.experiments.sweep_plan import SweepRequest
 from avflow.planning.plan_eviction import PlanRequest
 from avflow.plots import information_flow as plots
+from avflow.report import write
+from avflow.report.collect import collect
 from avflow.results.results import read
 from avflow.runs import sweep_job
 
@@ -95,8 +97,9 @@ def sweep(samples, out, *more, select="all"):
     return avflow_("sweep", "m", samples, "--out", out, *paths, "--window", 3, "--select", select, *more)
 
 
-def test_sweep_leaves_a_run_folder(real_figures, model, samples, tmp_path):
-    out = tmp_path / "run"
+def test_sweep_leaves_a_run_folder(real_figures, model, samples, tmp_path, monkeypatch):
+    out, collected = tmp_path / "run", []
+    monkeypatch.setattr(write, "collect", lambda *args, **how: collected.append(args) or collect(*args, **how))
     result = sweep(samples, out, "--fps", 1.5, "--max-pixels", 50000)
     assert result.exit_code == 0, result.output
     table = read(out).table
@@ -113,6 +116,7 @@ def test_sweep_leaves_a_run_folder(real_figures, model, samples, tmp_path):
         assert str(path) in result.stdout
     said = re.search(r"^found +(.+)$", result.stdout, re.M).group(1)
     assert said in html.unescape(page) and "over 3 samples" in said  # the page's first sentence
+    assert len(collected) == 1  # what is said and the page are from one reading of the rows
     assert "3 swept, 0 selected out, 0 failed" in result.stdout and re.search(r"^kernel +cpu-", result.stdout, re.M)
     assert json.loads((out / "summary.json").read_text())["versions"]["torch"]
 

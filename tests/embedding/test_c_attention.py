@@ -1,8 +1,11 @@
 """Attention through libavflow's C interface: the very bits of the operator, on every path of the CPU."""
 
+import sys
+
+import planning_threads
 import pytest
 import torch
-from c_api import LIB, Call, Capabilities, byref, ok, sizeof
+from c_api import LIB, Body, Call, Capabilities, Run, byref, ok, sizeof
 from op_cases import qkv_of
 
 from avflow_ext import ALL, AttentionProblem, Cut, Streams, Tokens, attention, capabilities, mask_of
@@ -124,6 +127,28 @@ def test_a_plan_packed_by_a_pool_of_many_has_the_same_words():
             packed.append(call.words(call.pack()))
     assert torch.equal(*packed)
     assert torch.equal(packed[0], AttentionProblem(rows, cuts=[Cut(1, 2)]).packed(1))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_a_large_plan_takes_the_workers_that_are_handed_in_and_no_thread_of_its_own():
+    rows, cuts = planning_threads.columns()
+    tensors, packed = qkv_of(1, 1, planning_threads.HEADS, 1, 8), []
+    for workers in (0, 1, 2):
+        with Call(*tensors, rows=rows, cuts=tuple(cuts), workers=workers) as call:
+            handed = []
+
+            @Run
+            def one_by_one(_, n, body, arg, handed=handed):
+                handed.append(n)
+                for worker in range(n):
+                    Body(body)(arg, worker)
+
+            if workers:
+                call.threads.run = one_by_one
+            plan = lambda call=call: packed.append(call.words(call.pack()))  # noqa: E731
+            assert planning_threads.planners(plan) == 1  # the one that calls
+            assert handed == [workers][: workers > 0]
+    assert torch.equal(packed[0], packed[1]) and torch.equal(packed[0], packed[2])
 
 
 def test_what_the_build_says_of_itself():

@@ -14,6 +14,7 @@ from ..streams import tolerant_streams
 from . import evict as cli_evict
 from . import look as cli_look
 from . import sweep as cli_sweep
+from .leaving import leaving
 from .options import (
     Checkpoint,
     Command,
@@ -268,14 +269,17 @@ cli_look.add_to(app)
 def main() -> None:
     """The program: its exit code is that of the work, whatever becomes of what it prints."""
     code: Any = 0
+    leaving.begin()
     with tolerant_streams() as failures:
         try:
             app()
         except SystemExit as ended:
             code = ended.code
+            leaving.with_code(code if isinstance(code, int) else int(code is not None))
     if failures:
         typer.echo(f"error: cannot write the output: {failures[0].strerror}", err=True)
         code = code or (2 if state["only_prints"] else 0)
+        leaving.with_code(code)
     raise SystemExit(code)
 
 

@@ -20,6 +20,7 @@ from ..checks import MOST_LAYERS, expanded, shown
 from ..documents import parse_yaml, read_text
 from ..errors import AvflowError, AvflowWarning, InputError
 from ..streams import printable
+from .leaving import leaving
 
 WRITES_FILES = ("demo", "look", "merge", "plan", "report", "sweep")  # commands whose work is not what they print
 state = {"debug": False, "only_prints": True, "default_device": False}
@@ -276,6 +277,7 @@ def cli_errors() -> Iterator[None]:
         typer.echo(f"error: {one_line(str(error))}", err=True)
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
+        leaving.with_code(130)
         kept = "" if state["only_prints"] else ": finished samples are kept; run the same command again to go on"
         typer.echo(f"stopped{kept}", err=True)
         raise typer.Exit(130) from None

@@ -130,7 +130,9 @@ def sweep(
         if out is None:
             raise InputError("no run folder: give one with --out RUN (or ask for the cost only, with --dry-run)")
         outcome = run(job, out, debug=state["debug"])
-        print_sweep(out, outcome, draw(out))
+        from ..report.write import report_and_finding
+
+        print_sweep(out, outcome, *report_and_finding(out))
         tell_bad(outcome.bad, out)
         exit_by(len(outcome.failed), outcome.samples)
 
@@ -154,8 +156,8 @@ def draw(folder: Path, **options: Any) -> list[Path]:
     return report(folder, **options)
 
 
-def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
-    """Where everything is, and what came of the samples. outcome: runs.loop.Outcome."""
+def print_sweep(folder: Path, outcome: Any, files: list[Path], said: str = "") -> None:
+    """Where everything is, and what came of the samples. outcome: runs.loop.Outcome. said: what was found."""
     counts = outcome.counts
     earlier = f" ({outcome.skipped} finished before)" if outcome.skipped else ""
     typer.echo(
@@ -174,18 +176,8 @@ def print_sweep(folder: Path, outcome: Any, files: list[Path]) -> None:
             typer.echo(f"figure      {path}")
         if path.suffix == ".html":
             typer.echo(f"report      {path}")
-            if said := _finding(folder):
-                typer.echo(f"found       {said}")
-
-
-def _finding(folder: Path) -> str:
-    """The first sentence of the page and what its changes are; some tenths of a second."""
-    from ..report.collect import collect
-    from ..report.headline import headline
-    from ..report.words import measure_note
-
-    found = collect([folder], brief=True)
-    return f"{headline(found)} {measure_note(found)}".strip()
+    if said:
+        typer.echo(f"found       {said}")
 
 
 def print_estimate(outcome: Any) -> None:

@@ -21,7 +21,9 @@ from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
 from ..runs.records import file_name, read_records, videos_of
 from .collect import collect
+from .headline import headline
 from .html import page
+from .words import measure_note
 
 
 @renamed_keyword("which", "select")
@@ -44,6 +46,21 @@ def report(
     percentages, and the difference in points where a sample's clean probability is below 1 % and far below
     another's (`results.default_center`).
     """
+    how: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title, "note": note}
+    return report_and_finding(folder, **how, media=media, center=center)[0]
+
+
+def report_and_finding(
+    folder: str | Path,
+    *,
+    select: str = "all",
+    first_layer: int = 0,
+    title: str = "Information flow",
+    note: str = "",
+    media: bool = True,
+    center: Center | None = None,
+) -> tuple[list[Path], str]:
+    """The files of `report`, and the page's first sentence with what its changes are; "" where there is nothing to tell."""
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
     title = readable(title)
@@ -67,7 +84,8 @@ def report(
         "note": note,
         "center": center,
     }
-    return [*made, report_together([folder], folder, **options, media=media)]
+    path, found = _write_page([folder], folder, **options, media=media)
+    return [*made, path], f"{headline(found, first_layer)} {measure_note(found)}".strip()
 
 
 @renamed_keyword("which", "select")
@@ -94,13 +112,29 @@ def report_together(
     Raises:
         InputError: see collect; first_layer that is neither 0 nor 1.
     """
+    how: dict[str, Any] = {"select": select, "first_layer": first_layer, "title": title, "note": note}
+    return _write_page(folders, out, **how, media=media, center=center)[0]
+
+
+def _write_page(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    select: str,
+    first_layer: int,
+    title: str,
+    note: str,
+    media: bool,
+    center: Center | None,
+) -> tuple[Path, dict[str, Any]]:
+    """The page's path, and what it shows, as of collect."""
     plots.check_first_layer(first_layer)
     found = collect(folders, select, media, center=checked_center(center))
     out = checks.path("out", out)
     make_folder(out)
     path = out / "report.html"
     write_whole(path, readable(page(found, title, note, first_layer)).encode())
-    return path
+    return path, found
 
 
 def _drawn(

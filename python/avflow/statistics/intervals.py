@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri, stdtrit
 
 from ..errors import InputError
-from .ratios import Ratios
+from .ratios import Ratios, scaled
 
 Method = Literal["bootstrap-t", "bca", "percentile"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -69,7 +69,7 @@ def _percentile(ratios: Ratios, drawn: np.ndarray, errors: np.ndarray, tails: np
 
 def _studentised(ratios: Ratios, drawn: np.ndarray, errors: np.ndarray, tails: np.ndarray) -> np.ndarray:
     centre, error = ratios.estimate, ratios.error
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         t = (drawn - centre) / np.fmax(errors, LEAST_ERROR * error)
     t[~np.isfinite(t)] = 0.0  # no unit with a value, or all are equal
     upper, lower = np.quantile(t, tails, axis=0)
@@ -83,10 +83,10 @@ def _bca(ratios: Ratios, drawn: np.ndarray, errors: np.ndarray, tails: np.ndarra
     below = ((drawn < centre).mean(0) + (drawn <= centre).mean(0)) / 2  # halves for draws equal to the estimate
     bias = ndtri(np.clip(below, 0.5 / count, 1 - 0.5 / count))
     total_top, total_bottom = ratios.top.sum(0), ratios.bottom.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         without = (total_top - ratios.top) / (total_bottom - ratios.bottom)  # the jackknife, [units, cells]
     without = np.where((ratios.bottom != 0) & np.isfinite(without), without, np.nan)
-    away = np.nanmean(without, 0) - without
+    away, _ = scaled(np.nanmean(without, 0) - without)
     spread = np.nansum(away**2, 0)
     skew = np.divide(np.nansum(away**3, 0), 6 * spread**1.5, out=np.zeros_like(spread), where=spread > 0)
     z = bias + ndtri(tails)[:, None]  # [2, cells]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from .ratios import Ratios
+from .ratios import Ratios, scaled
 
 FLIPS = 4096
 BLOCK = 256  # patterns at a time: [256, cells] and [256, units] are held
@@ -40,12 +40,13 @@ def signs_of(units: int, flips: int, seed: int) -> Iterator[np.ndarray]:
 
 def _t(ratios: Ratios, signs: np.ndarray) -> np.ndarray:
     """|t| of every pattern, float64 [patterns, cells]; 0 where all is 0, infinite where nothing varies."""
-    bottom, count = ratios.bottom.sum(0), ratios.units
+    (tops, _), (bottoms, _) = scaled(ratios.top), scaled(ratios.bottom)  # a t has no unit
+    bottom, count = bottoms.sum(0), ratios.units
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = (signs @ ratios.top) / bottom
-        squares = (ratios.top**2).sum(0) - 2 * ratio * (signs @ (ratios.top * ratios.bottom))
-        squares = squares + ratio**2 * (ratios.bottom**2).sum(0)
-        squares = np.where(squares <= 1e-12 * (ratios.top**2).sum(0), 0.0, squares)
+        ratio = (signs @ tops) / bottom
+        squares = (tops**2).sum(0) - 2 * ratio * (signs @ (tops * bottoms))
+        squares = squares + ratio**2 * (bottoms**2).sum(0)
+        squares = np.where(squares <= 1e-12 * (tops**2).sum(0), 0.0, squares)
         t = np.abs(ratio * bottom) / np.sqrt(count / (count - 1.0) * squares)
     return np.where(ratio == 0, 0.0, np.nan_to_num(t, nan=0.0, posinf=np.inf))
 

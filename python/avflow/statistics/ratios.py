@@ -13,6 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def scaled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """values [units, cells] times a power of two for each cell, and its exponent, so that ldexp(result, exponent) is
+    values: the largest of a cell then lies in 0.5 .. 1, and squares neither overflow nor vanish. NaN stays.
+
+    Probabilities of long answers can be 1e-200, and percentages of such 1e300. No digit is lost.
+    """
+    exponent = np.frexp(np.fmax.reduce(np.abs(values), axis=0, initial=0.0))[1]
+    return np.ldexp(values, -exponent), exponent
+
+
 @dataclass(frozen=True)
 class Ratios:
     """Of every cell sum(top) / sum(bottom) over units.
@@ -54,7 +64,7 @@ class Ratios:
     @property
     def estimate(self) -> np.ndarray:
         """float64 [cells], NaN where no unit has a value."""
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             return self.top.sum(0) / self.bottom.sum(0)
 
     def weighted(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,13 +73,15 @@ class Ratios:
         weights: float64 [draws, units]. The error is the linearised one of a ratio (Cochran, Sampling Techniques, 1977,
         2.11), for means of single samples s / sqrt(n). NaN where fewer than two units have a value.
         """
-        top, bottom = weights @ self.top, weights @ self.bottom
-        count = weights @ (self.bottom != 0)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        (tops, up), (bottoms, down) = scaled(self.top), scaled(self.bottom)
+        top, bottom = weights @ tops, weights @ bottoms
+        count = weights @ (bottoms != 0)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore", under="ignore"):
             ratio = top / bottom
-            squares = weights @ self.top**2 - 2 * ratio * (weights @ (self.top * self.bottom))
-            squares = np.maximum(squares + ratio**2 * (weights @ self.bottom**2), 0.0)
-            return ratio, np.sqrt(count / (count - 1) * squares) / np.abs(bottom)
+            squares = weights @ tops**2 - 2 * ratio * (weights @ (tops * bottoms))
+            squares = np.maximum(squares + ratio**2 * (weights @ bottoms**2), 0.0)
+            error = np.sqrt(count / (count - 1) * squares) / np.abs(bottom)
+            return np.ldexp(ratio, up - down), np.ldexp(error, up - down)
 
     @property
     def error(self) -> np.ndarray:

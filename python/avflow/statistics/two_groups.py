@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import stdtr, stdtrit
 
 from .many import BLOCK, FLIPS, LEAST_UNITS
-from .ratios import Ratios
+from .ratios import Ratios, scaled
 
 
 def _welch(values: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -21,6 +21,7 @@ def _welch(values: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """
     there = ~np.isnan(values)
     values = np.where(there, values - np.nanmean(values, 0), 0.0)  # squares of what is far from 0 lose their digits
+    values, exponent = scaled(values)
     parts = []
     for member in (first, 1.0 - first):
         n, total, squares = member @ there, member @ values, member @ values**2
@@ -31,7 +32,8 @@ def _welch(values: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarra
     (n, mean, share), (m, other, rest) = parts
     with np.errstate(invalid="ignore", divide="ignore"):
         freedom = (share + rest) ** 2 / (share**2 / (n - 1) + rest**2 / (m - 1))
-    return mean - other, np.sqrt(share + rest), np.where(np.isfinite(freedom), freedom, np.maximum(n + m - 2.0, 1.0))
+    far, error = (np.ldexp(one, exponent) for one in (mean - other, np.sqrt(share + rest)))
+    return far, error, np.where(np.isfinite(freedom), freedom, np.maximum(n + m - 2.0, 1.0))
 
 
 def _p(values: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -54,7 +56,7 @@ def differences(
     Args:
         exchanges: partings that are drawn, the real one among them.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         values = np.concatenate([r.top / r.bottom for r in (a, b)])  # [units, cells]
     first = (np.arange(len(values)) < len(a.top)).astype(np.float64)
     far, error, freedom = (column[0] for column in _welch(values, first[None]))
