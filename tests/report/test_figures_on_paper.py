@@ -53,6 +53,21 @@ def test_a_narrow_figure_has_its_legend_below_and_its_title_on_more_lines(figure
     assert "\n" in title.get_text() and title.get_window_extent().x1 <= made.bbox.width
 
 
+def test_a_figure_that_was_shown_or_saved_gives_the_bytes_of_a_fresh_one(results, tmp_path):
+    """A layout moves on each time that it is drawn."""
+    shown, fresh = plots.flow(results), plots.flow(results)[0]
+    shown._repr_png_()
+    made = [[path.read_bytes() for path in plots.save(one, tmp_path / "a")] for one in (shown[0], shown[0], fresh)]
+    assert made[0] == made[1] == made[2]
+
+
+def test_a_figure_that_cannot_be_copied_is_saved_as_it_is(figure, tmp_path):
+    figure.axes[0].yaxis.set_major_formatter(lambda value, place: f"{value:.0f} points")
+    assert plots.save(figure, tmp_path / "a")[0].stat().st_size
+    with pytest.raises(InputError, match="cannot be copied to its new measures: .*lambda"):
+        plots.save(figure, tmp_path / "a", width="page")
+
+
 def test_letters_and_font_are_as_asked_for_and_the_figure_stays(figure, tmp_path):
     made = on_paper(figure, font_size=6, font="serif")
     sizes = {name: text.get_fontsize() for name, text in letters(made).items()}

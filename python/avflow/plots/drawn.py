@@ -7,6 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from .paper import untouched
+
 SHOWN_DPI = 110  # of a figure in a notebook; `save` writes 200
 
 
@@ -21,5 +23,5 @@ class Drawn(tuple):
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
-        self[0].savefig(file, format="png", dpi=SHOWN_DPI, bbox_inches="tight", metadata={"Software": None})
+        untouched(self[0]).savefig(file, format="png", dpi=SHOWN_DPI, bbox_inches="tight", metadata={"Software": None})
         return file.getvalue()

@@ -30,7 +30,7 @@ from ..results.table import select as select_rows
 from .drawable import heading, table_with
 from .drawn import Drawn
 from .layer_ticks import LayerTicks
-from .paper import on_paper
+from .paper import on_paper, untouched
 from .style import PANELS, distinct_styles, panel_of, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
@@ -241,7 +241,8 @@ def save(
     font_size: float | None = None,
     font: str | None = None,
 ) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf, each whole or not at all; returns their paths.
+    """Write `stem`.png and `stem`.pdf, each whole or not at all; returns their paths. The figure stays as it is, and
+    the same figure gives the same bytes, with the same matplotlib and fonts.
 
     Args:
         dpi: of the PNG.
@@ -256,7 +257,7 @@ def save(
     """
     stem = checks.path("the figure's file", stem)
     measured = [width, height, font_size, font] != [None] * 4
-    figure = on_paper(figure, width, height, font_size, font) if measured else figure
+    figure = on_paper(figure, width, height, font_size, font) if measured else untouched(figure)
     box = None if width is not None or height is not None else "tight"
     out = [stem.with_name(stem.name + suffix) for suffix in (".png", ".pdf")]
     with mpl.rc_context(STYLE):

@@ -41,7 +41,7 @@ def on_paper(
         if font_size is None
         else checks.number("font_size", font_size, 3, high=40, mend="give points, 3 to 40")
     )
-    made = _copy(figure)
+    made = copied(figure)
     _letters(made, points / FONT_SIZE, None if font is None else _known_font(font))
     before_wide, before_high = made.get_size_inches()
     wide = before_wide if wide is None else wide
@@ -78,14 +78,29 @@ def _known_font(font: str) -> str:
     return font
 
 
-def _copy(figure: Figure) -> Figure:
+def copied(figure: Figure) -> Figure:
+    """A copy to draw: each time that a figure is drawn, its layout moves on from where it was, by some pixels.
+
+    Raises:
+        InputError: what is in it cannot be copied, such as a formatter that is a lambda.
+    """
     manager, figure.canvas.manager = figure.canvas.manager, None  # or pyplot would show the copy as a figure of its own
     try:
         made: Figure = pickle.loads(pickle.dumps(figure))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise InputError(f"the figure cannot be copied to its new measures: {error}") from error
     finally:
         figure.canvas.manager = manager
     FigureCanvasAgg(made)
     return made
+
+
+def untouched(figure: Figure) -> Figure:
+    """`copied`, or the figure itself where that cannot be: drawn twice it may then differ by some pixels."""
+    try:
+        return copied(figure)
+    except InputError:
+        return figure
 
 
 def _letters(figure: Figure, factor: float, font: str | None) -> None:

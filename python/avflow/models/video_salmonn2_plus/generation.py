@@ -77,7 +77,7 @@ class MediaGenerationMixin(GenerationMixin):
         given = model_kwargs.get("input_ids") if input_ids is None else input_ids
         if expand_size > 1 and given is not None:
             media = _repeat_media(media, token_kinds(given, self.config).cpu(), expand_size, self.config)
-        # type: a whole model is asked for, which those who inherit from this are
+        # A whole model is asked for, which those who inherit from this are
         input_ids, model_kwargs = super()._expand_inputs_for_generation(  # type: ignore[misc]
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )
