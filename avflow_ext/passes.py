@@ -74,16 +74,19 @@ def add_rms_norm_reference(
 def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Rotary embedding of queries and keys, of all d numbers of a head, as transformers' apply_rotary_pos_emb.
 
+    With float32 tables as its apply_rotary_pos_emb_vision: in float32, and rounded once.
+
     Not in place: writing beside costs the same traffic, and what else holds the projections' outputs keeps them.
 
     Args:
         q: [rows, heads, d] float32, bfloat16 or float16 (on CUDA: bfloat16 or float16), d even; any strides.
         k: [rows, kv_heads, d], dtype of q.
-        cos, sin: [rows, d], dtype of q. Of several axes (mRoPE) those of each number, selected already.
+        cos, sin: [rows, d], dtype of q, or float32. Of several axes (mRoPE) those of each number, selected already.
 
     Returns:
         q [rows, heads, d] and k [rows, kv_heads, d], contiguous: x * cos + rotate_half(x) * sin, where rotate_half is
-        (-second half, first half); both products and their sum are rounded to the dtype.
+        (-second half, first half). With tables of q's dtype both products and their sum are rounded to it; with float32
+        tables all is float32 until the sum is rounded.
 
     Raises:
         ValueError, TypeError, NotImplementedError: as `rms_norm`. A table narrower than d (partial rotary) is a
@@ -103,7 +106,8 @@ def rotary_reference(
     cos, sin = cos[:, None], sin[:, None]  # [rows, 1, d]
 
     def turned(x: torch.Tensor) -> torch.Tensor:
-        return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+        total = x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+        return total.to(x.dtype)  # of float32 tables: halves times float32 are float32
 
     return turned(q), turned(k)
 
@@ -168,7 +172,12 @@ def _check_rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torc
     for name, table in (("cos", cos), ("sin", sin)):
         if table.shape != (rows, d):
             raise ValueError(f"{name} is {tuple(table.shape)}: pass [rows, d], here {(rows, d)}")
-    _check_alike("q", q, k=k, cos=cos, sin=sin)
+    _check_alike("q", q, k=k)
+    if cos.dtype != torch.float32:  # else one rounding, whatever q is
+        _check_alike("q", q, cos=cos)
+    elif cos.device != q.device:
+        raise TypeError(f"q lies on {q.device}, cos on {cos.device}: they must agree")
+    _check_alike("cos", cos, sin=sin)
 
 
 def _check_silu(gate: torch.Tensor, up: torch.Tensor) -> None:

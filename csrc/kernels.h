@@ -75,7 +75,8 @@ typedef struct AvflowCompact {
 
 void avflow_compact_cpu(const AvflowCompact* call);
 
-// Rotary embedding of q and k: x * cos + rotate_half(x) * sin, both products and their sum rounded to dtype.
+// Rotary embedding of q and k: x * cos + rotate_half(x) * sin. With tables of dtype both products and their sum are
+// rounded to it, as in transformers' decoders; with tables in float32 the sum alone, as in its vision towers.
 typedef struct AvflowRotary {
     const void* q;    // [rows, heads, d], d even, innermost stride 1
     const void* k;    // [rows, kv_heads, d], the same
@@ -87,6 +88,7 @@ typedef struct AvflowRotary {
     int64_t q_row, q_head, k_row, k_head, cos_row, sin_row;  // strides in elements
     int32_t heads, kv_heads, head_dim;
     int32_t dtype;
+    int32_t table_dtype;  // of cos and sin: dtype, or AVFLOW_FLOAT32
     int32_t workers;
     AvflowParallel parallel;
     void* parallel_context;

@@ -27,9 +27,12 @@ from benchmarks.lib.prompts import AFTER_MEDIA, make_prompt
 from benchmarks.lib.report import machine, write_json
 from benchmarks.lib.timing import best_times, least_cpu_seconds
 
+TOWER = (16, 80)  # heads and d of Qwen2.5-Omni's vision tower
 SHAPES = {"3B": (2048, 16, 2, 128, 11008), "7B": (3584, 28, 4, 128, 18944)}  # width, heads, kv heads, d, MLP
 EPS = 1e-6
-OPS = ("rms_norm", "add_rms_norm", "rotary", "silu_mul")
+# The last is the vision towers': by tables in float32, rounded once.
+OPS = {"rms_norm": "rms_norm", "add_rms_norm": "add_rms_norm", "rotary": "rotary", "silu_mul": "silu_mul"}
+OPS |= {"rotary, a tower's": "rotary"}
 Peers = dict[str, Callable[..., Any]]
 
 
@@ -62,6 +65,12 @@ def installed_peers() -> dict[str, Peers]:
     return found
 
 
+def parts_of_one(random: Callable[..., torch.Tensor], rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tower's q and k [rows, heads, d]: two thirds of one projection."""
+    both = random(rows, 3, *TOWER)
+    return both[:, 0], both[:, 1]
+
+
 def inputs(
     size: str, tokens: int, device: str, dtype: torch.dtype
 ) -> tuple[dict[str, tuple[Any, ...]], dict[str, int]]:
@@ -79,9 +88,11 @@ def inputs(
         "add_rms_norm": (x, residual, weight, EPS),
         "rotary": (random(tokens, heads, d), random(tokens, kv_heads, d), *tables),
         "silu_mul": (random(tokens, inner), random(tokens, inner)),
+        "rotary, a tower's": (*parts_of_one(random, tokens), *(2 * [random(tokens, TOWER[1]).float()])),
     }
     numbers = {"rms_norm": 2 * width, "add_rms_norm": 4 * width}
     numbers |= {"rotary": 2 * (heads + kv_heads + 1) * d, "silu_mul": 3 * inner}
+    numbers |= {"rotary, a tower's": 4 * TOWER[0] * TOWER[1] + 4 * TOWER[1] * 2 // dtype.itemsize}
     return given, {op: count * tokens for op, count in numbers.items()}
 
 
@@ -92,8 +103,8 @@ def measure(device: str, size: str, tokens: int, dtype: torch.dtype, seconds: fl
     peers = installed_peers() if device == "cuda" else {op: {} for op in OPS}
     peers["add_rms_norm"]["add, F.rms_norm"] = lambda x, residual, weight, eps: torch_norm(x, residual, weight)
     results = {}
-    for op in OPS:
-        ours, steps = getattr(avflow_ext, op), getattr(avflow_ext, f"{op}_reference")
+    for op, name in OPS.items():
+        ours, steps = getattr(avflow_ext, name), getattr(avflow_ext, f"{name}_reference")
         check(ours(*given[op]), steps(*given[op]))
         candidates = {"avflow": ours, "transformers' steps": steps} | peers[op]
         calls = {name: lambda run=run, op=op: run(*given[op]) for name, run in candidates.items()}
@@ -146,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
         found = {str(dtype): sweeps(dtype) for dtype in (torch.bfloat16, torch.float32)}
         write_json(args.json, {"machine": machine(), "sweeps": found})
         return
-    paths = {op: capabilities()["ops"][op][args.device] for op in OPS}
+    paths = {op: capabilities()["ops"][op][args.device] for op in OPS.values()}
     if None in paths.values():
         sys.exit(f"no kernel to measure on {args.device}: {paths}")
     if args.device == "cpu":

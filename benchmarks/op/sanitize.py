@@ -136,6 +136,7 @@ def passes() -> float:
             q, k = (torch.randn(50, heads, d, generator=g).to(dtype) for heads in (4, 2))
             cos, sin = (torch.randn(50, d, generator=g).to(dtype) for _ in range(2))
             worst = max(worst, of_pass("rotary", q, k, cos, sin))
+            worst = max(worst, of_pass("rotary", q, k, cos.float(), sin.float()))
     return worst
 
 

@@ -28,35 +28,39 @@ void round_to(int dtype, int n, float* x) {
     load_row(rounded, 0, dtype, n, 1.0f, x);
 }
 
-// out[at + i] = a[i] * c[i] + sign * b[i] * s[i] for one half of a head, each step rounded.
-void turn_half(void* out, int64_t at, int dtype, int n, const float* a, const float* c, const float* b, const float* s,
-               float sign) {
+// Some numbers of both halves of the tables of one row, in fp32.
+struct Tables {
+    alignas(64) float cos[2][kPiece], sin[2][kPiece];
+};
+
+// out[at + i] = a[i] * c[i] + sign * b[i] * s[i] for one half of a head. Each step is rounded, or with `once` the sum.
+void turn_half(void* out, int64_t at, int dtype, bool once, int n, const float* a, const float* c, const float* b,
+               const float* s, float sign) {
     alignas(64) float kept[kPiece], turned[kPiece];
     for (int i = 0; i < n; ++i) {
         kept[i] = a[i] * c[i];
         turned[i] = sign * b[i] * s[i];
     }
-    round_to(dtype, n, kept);
-    round_to(dtype, n, turned);
+    if (!once) {
+        round_to(dtype, n, kept);
+        round_to(dtype, n, turned);
+    }
     for (int i = 0; i < n; ++i) kept[i] += turned[i];
     store_row(out, at, dtype, n, kept, 1.0f);
 }
 
-// One head [d] at `offset`, to element `at` of out; cos and sin begin at these offsets.
-void turn_head(const AvflowRotary& call, const void* x, int64_t offset, void* out, int64_t at, int64_t cos,
-               int64_t sin) {
+// Numbers from .. from + n of both halves of heads that lie `head` apart; the first head begins at `offset`, and at
+// element `at` of out.
+void turn_heads(const AvflowRotary& call, const Tables& tables, int from, int n, int64_t heads, const void* x,
+                int64_t offset, int64_t head, void* out, int64_t at) {
     const int half = call.head_dim / 2;
-    alignas(64) float first[kPiece], second[kPiece], c[kPiece], s[kPiece];
-    for (int from = 0; from < half; from += kPiece) {
-        const int n = half - from < kPiece ? half - from : kPiece;
+    const bool once = call.table_dtype != call.dtype;
+    alignas(64) float first[kPiece], second[kPiece];
+    for (int64_t h = 0; h < heads; ++h, offset += head, at += call.head_dim) {
         load_row(x, offset + from, call.dtype, n, 1.0f, first);
         load_row(x, offset + half + from, call.dtype, n, 1.0f, second);
-        load_row(call.cos, cos + from, call.dtype, n, 1.0f, c);
-        load_row(call.sin, sin + from, call.dtype, n, 1.0f, s);
-        turn_half(out, at + from, call.dtype, n, first, c, second, s, -1.0f);
-        load_row(call.cos, cos + half + from, call.dtype, n, 1.0f, c);
-        load_row(call.sin, sin + half + from, call.dtype, n, 1.0f, s);
-        turn_half(out, at + half + from, call.dtype, n, second, c, first, s, 1.0f);
+        turn_half(out, at + from, call.dtype, once, n, first, tables.cos[0], second, tables.sin[0], -1.0f);
+        turn_half(out, at + half + from, call.dtype, once, n, second, tables.cos[1], first, tables.sin[1], 1.0f);
     }
 }
 
@@ -88,15 +92,20 @@ Vec silu(Vec x) {
 
 void rotary(const AvflowRotary& call, int64_t first, int64_t last) {
     const int64_t d = call.head_dim;
+    const int half = call.head_dim / 2;
+    Tables tables;
     for (int64_t row = first; row < last; ++row) {
-        const int64_t cos = row * call.cos_row, sin = row * call.sin_row;
-        for (int64_t h = 0; h < call.heads; ++h) {
-            turn_head(call, call.q, row * call.q_row + h * call.q_head, call.q_out, (row * call.heads + h) * d, cos,
-                      sin);
-        }
-        for (int64_t h = 0; h < call.kv_heads; ++h) {
-            turn_head(call, call.k, row * call.k_row + h * call.k_head, call.k_out, (row * call.kv_heads + h) * d, cos,
-                      sin);
+        for (int from = 0; from < half; from += kPiece) {
+            const int n = half - from < kPiece ? half - from : kPiece;
+            for (int part = 0; part < 2; ++part) {
+                const int64_t begin = part * half + from;
+                load_row(call.cos, row * call.cos_row + begin, call.table_dtype, n, 1.0f, tables.cos[part]);
+                load_row(call.sin, row * call.sin_row + begin, call.table_dtype, n, 1.0f, tables.sin[part]);
+            }
+            turn_heads(call, tables, from, n, call.heads, call.q, row * call.q_row, call.q_head, call.q_out,
+                       row * call.heads * d);
+            turn_heads(call, tables, from, n, call.kv_heads, call.k, row * call.k_row, call.k_head, call.k_out,
+                       row * call.kv_heads * d);
         }
     }
 }

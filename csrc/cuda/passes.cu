@@ -25,10 +25,7 @@ extern "C" {
 
 int32_t avflow_rotary_cuda(const AvflowRotary* call, void* stream) {
     if (!is_half(call->dtype)) return cudaErrorInvalidValue;
-    const bool bf16 = call->dtype == AVFLOW_BFLOAT16;
-    const auto kernel = reads_wide(*call) ? (bf16 ? rotary<true, kWide> : rotary<false, kWide>)
-                                          : (bf16 ? rotary<true, 1> : rotary<false, 1>);
-    return launch(make_call(*call), kernel, stream);
+    return launch(make_call(*call), rotary_for(*call), stream);
 }
 
 int32_t avflow_silu_mul_cuda(const AvflowSiluMul* call, void* stream) {

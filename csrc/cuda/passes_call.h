@@ -8,22 +8,27 @@ namespace avflow::cuda {
 constexpr int kPassThreads = 256;
 
 struct RotaryCall {
-    const uint16_t *q, *k, *cos, *sin;
+    const uint16_t *q, *k;
+    const void *cos, *sin;  // of dtype, or float
     uint16_t *q_out, *k_out;
     int64_t q_row, q_head, k_row, k_head, cos_row, sin_row;
     int64_t count;                         // of threads that have work
     int32_t heads, kv_heads, half, units;  // half a head, and the pieces of it
 };
 
+inline bool rounds_once(const AvflowRotary& a) { return a.table_dtype == AVFLOW_FLOAT32; }
+
 inline bool reads_wide(const AvflowRotary& a) {
-    return aligned(16, {a.q, a.k, a.cos, a.sin, a.q_out, a.k_out},
-                   {a.q_row * 2, a.q_head * 2, a.k_row * 2, a.k_head * 2, a.cos_row * 2, a.sin_row * 2, a.head_dim});
+    const int64_t table = rounds_once(a) ? 4 : 2;  // bytes of a number
+    return aligned(
+        16, {a.q, a.k, a.cos, a.sin, a.q_out, a.k_out},
+        {a.q_row * 2, a.q_head * 2, a.k_row * 2, a.k_head * 2, a.cos_row * table, a.sin_row * table, a.head_dim});
 }
 
 inline RotaryCall make_call(const AvflowRotary& a) {
     RotaryCall c{};
     c.q = static_cast<const uint16_t*>(a.q), c.k = static_cast<const uint16_t*>(a.k);
-    c.cos = static_cast<const uint16_t*>(a.cos), c.sin = static_cast<const uint16_t*>(a.sin);
+    c.cos = a.cos, c.sin = a.sin;
     c.q_out = static_cast<uint16_t*>(a.q_out), c.k_out = static_cast<uint16_t*>(a.k_out);
     c.q_row = a.q_row, c.q_head = a.q_head, c.k_row = a.k_row, c.k_head = a.k_head;
     c.cos_row = a.cos_row, c.sin_row = a.sin_row;

@@ -61,8 +61,10 @@ struct RotaryCall {
             STD_TORCH_CHECK(table->dim() == 2 && table->size(0) == q.size(0) && table->size(1) == q.size(2),
                             "cos and sin must be [rows, d]");
         }
-        STD_TORCH_CHECK(alike(q, k) && alike(q, cos) && alike(q, sin),
-                        "q, k, cos and sin must have one dtype and lie on one device");
+        STD_TORCH_CHECK(
+            alike(q, k) && alike(cos, sin) && q.device() == cos.device() &&
+                (dtype_of(cos) == dtype_of(q) || dtype_of(cos) == AVFLOW_FLOAT32),
+            "q, k, cos and sin must lie on one device, q and k have one dtype, cos and sin that or float32");
         q_out = empty_beside(q, {q.size(0), q.size(1), q.size(2)});
         k_out = empty_beside(k, {k.size(0), k.size(1), k.size(2)});
         args.q = q.data_ptr(), args.k = k.data_ptr();
@@ -75,6 +77,7 @@ struct RotaryCall {
         args.heads = static_cast<int32_t>(q.size(1)), args.kv_heads = static_cast<int32_t>(k.size(1));
         args.head_dim = static_cast<int32_t>(q.size(2));
         args.dtype = dtype_of(q);
+        args.table_dtype = dtype_of(cos);
     }
 };
 

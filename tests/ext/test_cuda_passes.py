@@ -53,11 +53,12 @@ def test_norms_of_rows_that_begin_anywhere(sm80_library):
     heads=st.tuples(st.integers(1, 4), st.integers(1, 3)),
     d=st.sampled_from([2, 8, 16, 30, 64, 80, 128]),
     dtype=st.sampled_from(HALVES),
+    tables=st.sampled_from([None, torch.float32]),
     rows_major=st.booleans(),
 )
 @quick
-def test_rotary_equals_reference(sm80_library, n, heads, d, dtype, rows_major):
-    q, k, cos, sin = heads_and_tables(n, *heads, d, dtype, n)
+def test_rotary_equals_reference(sm80_library, n, heads, d, dtype, tables, rows_major):
+    q, k, cos, sin = heads_and_tables(n, *heads, d, dtype, n, tables)
     if not rows_major:
         q, k = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k))
     ours, wide = cuda_emulator.rotary(sm80_library, q, k, cos, sin)
@@ -67,11 +68,12 @@ def test_rotary_equals_reference(sm80_library, n, heads, d, dtype, rows_major):
 
 
 def test_rotary_of_tables_that_begin_anywhere(sm80_library):
-    q, k, cos, sin = heads_and_tables(5, 2, 1, 32, torch.bfloat16)
-    shifted = guarded((5, 33), 165, torch.bfloat16)[:, 1:].copy_(sin)
-    ours, wide = cuda_emulator.rotary(sm80_library, q, k, cos, shifted)
-    assert wide == 1
-    assert all(torch.equal(a, b) for a, b in zip(ours, rotary_reference(q, k, cos, sin), strict=True))
+    for dtype, pad, wide in ((torch.bfloat16, 1, 1), (torch.float32, 1, 1), (torch.float32, 4, 8)):
+        q, k, cos, sin = heads_and_tables(5, 2, 1, 32, torch.bfloat16, tables=dtype)
+        shifted = guarded((5, 32 + pad), 160 + 5 * pad, dtype)[:, pad:].copy_(sin)
+        ours, used = cuda_emulator.rotary(sm80_library, q, k, cos, shifted)
+        assert used == wide
+        assert all(torch.equal(a, b) for a, b in zip(ours, rotary_reference(q, k, cos, sin), strict=True))
 
 
 @given(n=st.integers(0, 12), width=st.sampled_from([1, 7, 8, 65, 264, 2048]), dtype=st.sampled_from(HALVES))

@@ -21,12 +21,15 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 quick = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-def heads_and_tables(n, heads, kv_heads, d, dtype, seed=0):
-    """q [n, heads, d], k [n, kv_heads, d], cos and sin [n, d], whose halves differ: nothing may take one for both."""
+def heads_and_tables(n, heads, kv_heads, d, dtype, seed=0, tables=None):
+    """q [n, heads, d], k [n, kv_heads, d], cos and sin [n, d], whose halves differ: nothing may take one for both.
+
+    tables: dtype of cos and sin; None: that of q.
+    """
     g = torch.Generator().manual_seed(seed)
     q, k = (torch.randn(n, count, d, generator=g).to(dtype) for count in (heads, kv_heads))
     angles = torch.randn(n, d, generator=g) * 3
-    return q, k, angles.cos().to(dtype), angles.sin().to(dtype)
+    return q, k, angles.cos().to(tables or dtype), angles.sin().to(tables or dtype)
 
 
 def gates(n, width, dtype, seed=0):
@@ -115,19 +118,21 @@ def test_norms_read_nothing_beyond(isa):
     heads=st.tuples(st.integers(1, 5), st.integers(1, 3)),
     d=st.sampled_from([2, 6, 8, 16, 30, 64, 80, 128, 1100]),
     dtype=st.sampled_from(DTYPES),
+    tables=st.sampled_from([None, torch.float32]),
     seed=st.integers(0, 100),
 )
 @quick
-def test_rotary_equals_reference(n, heads, d, dtype, seed):
-    given_ = heads_and_tables(n, *heads, d, dtype, seed)
+def test_rotary_equals_reference(n, heads, d, dtype, tables, seed):
+    given_ = heads_and_tables(n, *heads, d, dtype, seed, tables)
     ours, expected = rotary(*given_), rotary_reference(*given_)
     assert all(a.is_contiguous() and torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
 
 
+@pytest.mark.parametrize("tables", [None, torch.float32], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_rotary_on_every_instruction_set(isa, dtype):
+def test_rotary_on_every_instruction_set(isa, dtype, tables):
     for d in (2, 34, 128):
-        q, k, cos, sin = heads_and_tables(33, 3, 2, d, dtype)
+        q, k, cos, sin = heads_and_tables(33, 3, 2, d, dtype, tables=tables)
         expected = rotary_reference(q, k, cos, sin)
         for at in range(2):
             moved = tuple(anywhere(x)[at] for x in (q, k, cos, sin))
@@ -148,10 +153,34 @@ def test_rotary_is_that_of_transformers(family, dtype):
     assert all(torch.equal(a, b) for a, b in zip(rotary(q, k, cos, sin), expected, strict=True))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen2_5_vl", "qwen3_vl"])
+def test_rotary_by_float32_tables_is_that_of_the_vision_towers(family, dtype):
+    """In float32, and rounded once: in halves other numbers than by tables of their own dtype."""
+    import importlib
+
+    theirs = importlib.import_module(f"transformers.models.{family}.modeling_{family}").apply_rotary_pos_emb_vision
+    q, k, cos, sin = heads_and_tables(300, 4, 2, 80, dtype, tables=torch.float32)
+    ours, expected = rotary(q, k, cos, sin), theirs(q, k, cos, sin)
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True))
+    other = rotary(q, k, cos.to(dtype), sin.to(dtype))
+    assert torch.equal(ours[0], other[0]) == (dtype == torch.float32)
+
+
+def test_rotary_of_any_number(isa):
+    """By float32 tables, every bfloat16 there is: tiny and huge ones, infinities, NaN."""
+    q = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).view(-1, 1, 64)
+    _, _, cos, sin = heads_and_tables(len(q), 1, 1, 64, torch.float32)
+    for ours, expected in zip(rotary(q, q, cos, sin), rotary_reference(q, q, cos, sin), strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
+        assert torch.equal(ours.nan_to_num(0.0, 9.0, -9.0), expected.nan_to_num(0.0, 9.0, -9.0))
+
+
 def test_rotary_reads_nothing_beyond(isa):
     q, k = guarded((3, 2, 20), 120, torch.float16), guarded((3, 1, 20), 60, torch.float16)
-    cos, sin = guarded((3, 20), 60, torch.float16), guarded((3, 20), 60, torch.float16)
-    assert all(x.isfinite().all() for x in rotary(q, k, cos, sin))
+    for dtype in (torch.float16, torch.float32):
+        cos, sin = guarded((3, 20), 60, dtype), guarded((3, 20), 60, dtype)
+        assert all(x.isfinite().all() for x in rotary(q, k, cos, sin))
 
 
 # ---------------------------------------------------------------- SiLU times a product
@@ -229,6 +258,9 @@ def bad_calls():
     yield "sin", lambda: rotary(q, k, cos, sin[:4]), ValueError, r"sin is \(4, 8\)"
     yield "odd", lambda: rotary(q[..., :7], k[..., :7], cos[:, :7], sin[:, :7]), ValueError, "an even d"
     yield "tables", lambda: rotary(q, k, cos.half(), sin), TypeError, "cos torch.float16"
+    yield "one table", lambda: rotary(q.half(), k.half(), cos, sin.half()), TypeError, "sin torch.float16"
+    yield "other tables", lambda: rotary(q.half(), k.half(), cos.bfloat16(), sin.bfloat16()), TypeError, "cos torch.bf"
+    yield "tables elsewhere", lambda: rotary(q, k, cos.to("meta"), sin.to("meta")), TypeError, "cos on meta"
     yield "up", lambda: silu_mul(x, x[:, :4]), ValueError, r"up \(5, 4\)"
     yield "up dtype", lambda: silu_mul(x, x.half()), TypeError, "up torch.float16"
 
@@ -252,6 +284,8 @@ def test_the_operators_refuse_shapes_too():
         lambda: ops.rotary(q, k[:4], cos, sin),
         lambda: ops.rotary(q, k, cos[:, :4], sin),
         lambda: ops.rotary(q, k, cos, sin.half()),
+        lambda: ops.rotary(q, k, cos.half(), sin.half()),
+        lambda: ops.rotary(q.half(), k.half(), cos.bfloat16(), sin.bfloat16()),
         lambda: ops.rotary(q[..., :7], k[..., :7], cos[:, :7], sin[:, :7]),
         lambda: ops.silu_mul(x, x[:4]),
         lambda: ops.silu_mul(x, x.half()),
@@ -266,6 +300,7 @@ def test_opcheck():
     torch.library.opcheck(ops.rms_norm.default, (x, weight, 1e-6))
     torch.library.opcheck(ops.add_rms_norm.default, (x, x.flip(0), weight, 1e-6))
     torch.library.opcheck(ops.rotary.default, heads_and_tables(9, 2, 1, 8, torch.float32))
+    torch.library.opcheck(ops.rotary.default, heads_and_tables(9, 2, 1, 8, torch.bfloat16, tables=torch.float32))
     torch.library.opcheck(ops.silu_mul.default, (x, x.flip(0)))
 
 

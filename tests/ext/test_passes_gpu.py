@@ -36,10 +36,11 @@ def test_norms_equal_references(width, dtype):
     assert torch.equal(rms_norm(ours[0], given[2], 1e-6), ours[1])
 
 
+@pytest.mark.parametrize("tables", [None, torch.float32], ids=str)
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("d", [2, 64, 80, 128])
-def test_rotary_equals_reference(d, dtype):
-    given = heads_and_tables(300, 7, 2, d, dtype)
+def test_rotary_equals_reference(d, dtype, tables):
+    given = heads_and_tables(300, 7, 2, d, dtype, tables=tables)
     ours = rotary(*on_device(*given))
     assert all(torch.equal(a.cpu(), b) for a, b in zip(ours, rotary_reference(*given), strict=True))
 

@@ -48,26 +48,31 @@ def test_equal_to_the_last_bit(source, dtype):
     with torch.no_grad():
         for d in (20, 8, 80):
             given = operands(dtype, d)
-            found, wanted = tower_rotary.quick(theirs)(*given), theirs(*given)
-            assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(found, wanted, strict=True))
+            wanted = theirs(*given)
+            for found in (tower_rotary.quick(theirs)(*given), tower_rotary.plain(*given)):
+                assert all(torch.equal(a, b) and a.dtype == dtype for a, b in zip(found, wanted, strict=True))
 
 
+@pytest.mark.parametrize("way", ["rotary", "plain"])
 @pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.__name__.rpartition("_")[2])
-def test_a_modules_forward(source, monkeypatch):
+def test_a_modules_forward(source, way, monkeypatch):
     """It rotates by ours, computes what it did, and neither the module nor transformers' file has changed."""
     attention, before = module(source, torch.bfloat16), dict(vars(source))
     rows, (cos, sin) = torch.randn(24, 40).bfloat16(), operands(torch.float32, rows=24)[2:]
     call = dict(hidden_states=rows, cu_seqlens=torch.tensor([0, 16, 24]), position_embeddings=(cos, sin))
     seen = []
     with_quick_rotary(attention.forward, source)  # a file's first use compares its function with ours
-    ours = tower_rotary.rotated
-    monkeypatch.setattr(tower_rotary, "rotated", lambda *args: seen.append(1) or ours(*args))
+    for name in ("rotary", "plain"):
+        ours = getattr(tower_rotary, name)
+        monkeypatch.setattr(tower_rotary, name, lambda *args, name=name, ours=ours: seen.append(name) or ours(*args))
+    if way == "plain":
+        monkeypatch.setattr(tower_rotary, "runs_here", lambda *args: False)
     made = with_quick_rotary(attention.forward, source)
     with torch.no_grad():
-        assert torch.equal(made(**call), attention(**call)) and len(seen) == 2
+        assert torch.equal(made(**call), attention(**call)) and seen == [way]
     assert vars(source) == before and "forward" not in attention.__dict__
     made(**call).float().sum().backward()  # gradients: by theirs
-    assert len(seen) == 2 and attention.proj.weight.grad.abs().sum() > 0
+    assert seen == [way] and attention.proj.weight.grad.abs().sum() > 0
 
 
 def test_what_is_unusual_is_left_as_it_is(monkeypatch):
@@ -105,3 +110,17 @@ def test_float64_is_theirs():
     calls = []
     tower_rotary.quick(lambda *args: calls.append(args) or args[:2])(*given)
     assert len(calls) == 1
+
+
+def test_what_the_kernel_does_not_take():
+    """Runs by plain torch, and gives the same."""
+    q, k, cos, sin = operands(torch.bfloat16)
+    assert tower_rotary.runs_here(q, k, cos, sin)
+    batched = [t[None] for t in (q, k, cos, sin)]  # [1, rows, heads, d] and [1, rows, d]
+    refused = [batched, (q, k.half(), cos, sin), (q, k, cos[:1], sin[:1]), [t.to("meta") for t in (q, k, cos, sin)]]
+    for given in refused:
+        assert not tower_rotary.runs_here(*given)
+    for given in refused[:3]:
+        with torch.no_grad():
+            found, wanted = tower_rotary.quick(None)(*given), getattr(omni, NAME)(*given)
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

@@ -13,9 +13,9 @@ sys.path.insert(0, str(ROOT / "tools"))
 from cuda_toolkit import ARCHS, find_toolkit  # noqa: E402
 
 # attend: 2 dtypes x 2 head_dims; merge: 2 dtypes. gather_rms_norm: 2 dtypes x 2 widths; compact: 4 units.
-# rotary and silu_mul: 2 dtypes x 2 widths each.
+# silu_mul: 2 dtypes x 2 widths; rotary: these, by tables of the dtype and by float32's.
 # attend_wide: as attend, for sm_90a alone.
-KERNELS = {"attention": 6, "gather": 8, "hopper": 4, "passes": 8}
+KERNELS = {"attention": 6, "gather": 8, "hopper": 4, "passes": 12}
 # Of 65,536 registers: attend has two blocks of 128 threads beside each other (three at head_dim 64, which its launch
 # bounds see to), gather_rms_norm two of 512, the passes four of 256, attend_wide one of 384, whose warpgroups then
 # exchange theirs.

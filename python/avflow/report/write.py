@@ -60,7 +60,7 @@ def report_and_finding(
     media: bool = True,
     center: Center | None = None,
 ) -> tuple[list[Path], str]:
-    """The files of `report`, and the page's first sentence with what its changes are; "" where there is nothing to tell."""
+    """The files of `report`, and the page's first sentence with what its changes are; "" where there is nothing."""
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
     title = readable(title)

@@ -47,7 +47,7 @@ class RotaryArgs(ctypes.Structure):
     _fields_ = (
         [(name, ctypes.c_void_p) for name in ("q", "k", "cos", "sin", "q_out", "k_out")]
         + [(name, ctypes.c_int64) for name in ("rows", "q_row", "q_head", "k_row", "k_head", "cos_row", "sin_row")]
-        + [(name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "dtype", "workers")]
+        + [(name, ctypes.c_int32) for name in ("heads", "kv_heads", "head_dim", "dtype", "table_dtype", "workers")]
         + [(name, ctypes.c_void_p) for name in ("parallel", "parallel_context")]
     )
 
@@ -227,6 +227,7 @@ def rotary(library: ctypes.CDLL, q, k, cos, sin):
         kv_heads=k.shape[1],
         head_dim=q.shape[2],
         dtype=DTYPES[q.dtype],
+        table_dtype={**DTYPES, torch.float32: 0}[cos.dtype],
     )
     wide = ctypes.c_int32()
     if library.emulated_rotary(ctypes.byref(args), ctypes.byref(wide)):

@@ -96,12 +96,9 @@ int32_t emulated_compact(const AvflowCompact* a, int32_t* unit) {
 
 // The same of the decoder's passes.
 int32_t emulated_rotary(const AvflowRotary* a, int32_t* wide) {
-    const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
     *wide = reads_wide(*a) ? kWide : 1;
-    const auto kernel =
-        *wide > 1 ? (bf16 ? rotary<true, kWide> : rotary<false, kWide>) : (bf16 ? rotary<true, 1> : rotary<false, 1>);
     const avflow::cuda::RotaryCall c = make_call(*a);
-    return launch(pass_blocks(c), emulator::kInStep, kPassThreads, kernel, c) ? 0 : 2;
+    return launch(pass_blocks(c), emulator::kInStep, kPassThreads, rotary_for(*a), c) ? 0 : 2;
 }
 
 int32_t emulated_silu_mul(const AvflowSiluMul* a, int32_t* wide) {

@@ -56,6 +56,12 @@ AVFLOW_DEVICE T shuffle_xor(T x, int mask) {
 
 AVFLOW_DEVICE int uniform(int x) { return x; }
 
+AVFLOW_DEVICE float product(float a, float b) {
+    const volatile float found = a * b;  // its sum with another is no multiply-add then
+    return found;
+}
+AVFLOW_DEVICE float sum_of(float a, float b) { return a + b; }
+
 AVFLOW_DEVICE float exp2_fast(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
 // A copy becomes visible when it is waited for, not before; until then its place holds NaN.
