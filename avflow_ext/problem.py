@@ -185,6 +185,7 @@ class AttentionProblem:
                 threads=torch.get_num_threads(),
                 window=self.window or 0,
                 window_in_blocks=self.blocks == "windowed",
+                rows_apart=device_type == "cuda",
             )
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/attention_kernel.cuh"
+#include "cuda/few_rows_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
 
 namespace avflow::cuda {
@@ -11,14 +12,15 @@ namespace {
 
 template <bool kBf16, int kDepth>
 cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
-    const int bytes = static_cast<int>(shared_bytes(c));
-    const auto kernel = attend<kBf16, kDepth>;
+    const int bytes = static_cast<int>(has_few(c) ? few_shared_bytes(c) : shared_bytes(c));
+    const auto kernel = has_few(c) ? attend_few<kBf16, kDepth> : attend<kBf16, kDepth>;
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (allowed != cudaSuccess) return allowed;
     kernel<<<static_cast<unsigned>(blocks_of(c, h)), kThreads, bytes, stream>>>(c);
     if (c.splits > 1) {
-        const auto rows = static_cast<unsigned>(h.row_tiles * c.kv_heads * kTileHeads);
-        merge<kBf16><<<rows, kThreads, merge_shared_bytes(c), stream>>>(c);
+        const auto rows = static_cast<unsigned>(h.row_tiles * c.kv_heads * c.tile_heads);
+        const auto join = has_few(c) ? merge<kBf16, kFewHeads> : merge<kBf16, kTileHeads>;
+        join<<<rows, kThreads, merge_shared_bytes(c), stream>>>(c);
     }
     return cudaGetLastError();
 }

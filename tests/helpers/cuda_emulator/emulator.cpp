@@ -2,6 +2,7 @@
 #include "cuda/ptx.h"
 // (the kernels' own include of cuda/ptx.h finds that one too: this folder comes first in the include path)
 #include "cuda/attention_kernel.cuh"
+#include "cuda/few_rows_kernel.cuh"
 #include "cuda/gather_kernel.cuh"
 #include "cuda/hopper_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
@@ -36,10 +37,13 @@ bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs
         return wide_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
                launch(blocks_of(c, h), schedule, kWideThreads, attend_wide<kBf16, kDepth>, c, maps);
     }
-    if (shared_bytes(c) > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
-    return launch(blocks_of(c, h), schedule, kThreads, attend<kBf16, kDepth>, c) &&
+    const int64_t bytes = has_few(c) ? few_shared_bytes(c) : shared_bytes(c);
+    if (bytes > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
+    const auto kernel = has_few(c) ? attend_few<kBf16, kDepth> : attend<kBf16, kDepth>;
+    const auto join = has_few(c) ? merge<kBf16, kFewHeads> : merge<kBf16, kTileHeads>;
+    return launch(blocks_of(c, h), schedule, kThreads, kernel, c) &&
            (c.splits == 1 ||
-            launch(int64_t{h.row_tiles} * c.kv_heads * kTileHeads, emulator::kInStep, kThreads, merge<kBf16>, c));
+            launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, join, c));
 }
 
 }  // namespace
@@ -110,6 +114,10 @@ int32_t emulated_silu_mul(const AvflowSiluMul* a, int32_t* wide) {
 
 int32_t emulated_splits(const AvflowAttention* a) {
     return make_call(*a, *reinterpret_cast<const Header*>(a->problem)).splits;
+}
+
+int64_t emulated_few_split_tiles(int64_t blocks, int64_t max_tiles, int64_t total_tiles) {
+    return few_split_tiles(blocks, max_tiles, total_tiles);
 }
 
 const char* emulated_error() { return emulator::block.error; }
