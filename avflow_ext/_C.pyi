@@ -49,21 +49,24 @@ def pack(
     threads: int = 1,
     window: int = 0,
     window_in_blocks: bool = False,
+    rows_apart: bool = False,
 ) -> _Int32Array:
     """The packed problem, int32 [words], of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream),
     or [n, 5] with the block in the end, keep lists already applied, and streams [s, 2] = (parent, start). window: 0
-    for none. At most `threads` threads make it, as many as pay. ValueError where it would have more than most_words,
-    or threads is not positive."""
+    for none. rows_apart: tiles of fewer than tile_rows, where that parts sequences that share no keys. At most
+    `threads` threads make it, as many as pay. ValueError where it would have more than most_words, or threads is not
+    positive."""
 
 def tile_kinds(packed: npt.NDArray[np.integer]) -> _Int32Array:
     """What the plan decided for each pair of tiles: 0 skip, 1 partial, 2 full. int32 [row_tiles, key_tiles]."""
 
 def plan_size(packed: npt.NDArray[np.integer]) -> dict[str, int]:
-    """How large the plan of a packed problem is: {"row_tiles", "key_tiles", "runs": of equal neighbours in the key
-    tiles, "spans": stretches of key tiles of one kind over all row tiles, "tiles": key tiles in them}."""
+    """How large the plan of a packed problem is: {"tile_rows": of a row tile, "row_tiles", "key_tiles", "runs": of
+    equal neighbours in the key tiles, "spans": stretches of key tiles of one kind over all row tiles, "tiles": key
+    tiles in them}."""
 
 def tile_rows(heads_per_kv_head: int, kernel: Literal["cpu", "cuda", "hopper"] = "cpu") -> int:
-    """Rows of one tile of the plan that this kernel reads."""
+    """Rows of one tile of the plan that this kernel reads, at most."""
 
 def cuda() -> _CudaBuild | None:
     """None where the module was built without CUDA, else the compiled archs and what its own runtime sees."""

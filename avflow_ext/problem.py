@@ -73,6 +73,8 @@ class AttentionProblem:
         ValueError, IndexError: columns or lists that do not fit together; the message names the value.
     """
 
+    _rows_apart = True  # on CUDA each sequence of a batch in row tiles of its own; benchmarks time it without
+
     def __init__(
         self,
         rows: Tokens,
@@ -185,6 +187,7 @@ class AttentionProblem:
                 threads=torch.get_num_threads(),
                 window=self.window or 0,
                 window_in_blocks=self.blocks == "windowed",
+                rows_apart=self._rows_apart and device_type == "cuda",
             )
             self._packed[key] = torch.from_numpy(words)
         return self._packed[key]

@@ -9,6 +9,9 @@ no graph: it frees memory, which a static cache cannot. With a static cache tran
 repeats keys and values for every head, so that the plain step can be slower with a graph than without.
 One prompt is read, and its cache repeated for the batch; every sequence's keys lie in memory of their own, so that a
 step moves as many bytes as with different prompts.
+
+For each batch also one layer's attention by itself, planned with one sequence a row tile, as the op plans it, and with
+as many as fit, as it once did. Claim: one sequence a tile is never slower, and reads at what memory gives.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ import avflow
 from avflow.models.compat import cache_argument, cache_of
 from avflow.runtime.answering import cache_bytes
 from avflow.runtime.conversation import STATE
+from avflow_ext import AttentionProblem, Streams, Tokens, attention
 from benchmarks.lib.graphs import captured
 from benchmarks.lib.report import Report
-from benchmarks.lib.timing import Clock
+from benchmarks.lib.timing import Clock, side_by_side
 
 CACHE = cache_argument()
 
@@ -34,6 +38,7 @@ STEPS = 16  # timed together
 TURNS = 2  # each with a call to warm up
 ROOM = 96  # slots of the static cache behind the prompt: warm-ups and STEPS
 TRACING = 20.0  # seconds that tracing and capturing a step may take
+ATTENTION = 0.4  # seconds of turns of a layer's attention by itself
 TOLERANCE = 0.05  # relative difference of a graph's logits from those of the same step run eagerly
 
 
@@ -61,6 +66,43 @@ def take_back(cache: Any, steps: int) -> None:
             layer.cumulative_length.sub_(steps)
     else:
         cache.crop(-steps)
+
+
+def row_tiles(
+    batch: int, tokens: int, heads: tuple[int, int, int], device: str, dtype: torch.dtype
+) -> dict[str, dict[str, float]]:
+    """A layer's attention of one new row for each sequence: seconds and bytes a second by how row tiles are planned.
+
+    heads: query heads, kv heads, d. The cache is [batch, kv heads, tokens, d], as transformers has it.
+
+    Raises:
+        AssertionError: the two plans do not agree to what the dtype resolves.
+    """
+    n_heads, kv_heads, d = heads
+    keys = Tokens(
+        torch.arange(tokens).repeat(batch),
+        torch.zeros(batch * tokens, dtype=torch.int32),
+        None,
+        torch.arange(batch).repeat_interleave(tokens),
+    )
+    rows = keys.select(torch.arange(1, batch + 1) * tokens - 1)
+    g = torch.Generator(device=device).manual_seed(0)
+    q = torch.randn(batch, n_heads, d, generator=g, device=device).to(dtype)
+    k, v = (
+        torch.randn(batch, kv_heads, tokens, d, generator=g, device=device).to(dtype).transpose(1, 2) for _ in range(2)
+    )
+    problems = {"one sequence": AttentionProblem(rows, keys, Streams.roots(batch))}
+    problems["several"] = AttentionProblem(rows, keys, Streams.roots(batch))
+    problems["several"]._rows_apart = False
+    calls = {name: (lambda p=problem: attention(q, k, v, p).out) for name, problem in problems.items()}
+    apart = float((calls["one sequence"]().float() - calls["several"]().float()).abs().max())
+    if not apart < 0.02:
+        raise AssertionError(f"outputs of the two plans differ by {apart:.2g}")
+    if device == "cuda":
+        calls = {name: captured(call) for name, call in calls.items()}
+    seconds = side_by_side(calls, ATTENTION)
+    moved = 2 * k.numel() * k.element_size()
+    return {name: {"seconds": found, "bytes_per_second": moved / found} for name, found in seconds.items()}
 
 
 class Decode:
@@ -141,6 +183,15 @@ class Decode:
             seconds = self.clock.best(steps, TURNS)
         self.note(result, f"{who}, graph", seconds)
 
+    @torch.no_grad()
+    def attention(self, batch: int, result: dict) -> None:
+        model = self.model
+        heads = model.n_heads, model.n_kv_heads, model.head_dim
+        result["attention"] = row_tiles(batch, self.embeds.shape[1], heads, model.device.type, self.embeds.dtype)
+        for name, found in result["attention"].items():
+            rate = found["bytes_per_second"] / 1e12
+            print(f"    batch {batch}, a layer, {name} a tile: {found['seconds'] * 1e6:.1f} us, {rate:.2f} TB/s")
+
     def note(self, result: dict, label: str, seconds: float) -> None:
         each, who = seconds / STEPS, label.split(",")[0]
         result["seconds_a_step"][label] = each
@@ -163,6 +214,9 @@ class Decode:
                 "graph": "CUDA graph" if self.clock.on_cuda else "compiled, no capture",
             }
             self.results.append(result)
+            if batch > 1:
+                label = f"{self.name}, attention of a layer at batch {batch}"
+                self.report.step(label, lambda b=batch, r=result: self.attention(b, r), 2.0)
             for who in ("plain", "keep", "drop"):
                 label = f"{self.name}, decode at batch {batch}, {who}, eager"
                 self.report.step(label, lambda w=who, b=batch, r=result: self.eager(w, b, r), one + 10)

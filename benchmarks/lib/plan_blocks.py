@@ -20,8 +20,9 @@ def block_kinds(problem: AttentionProblem, ratio: int) -> torch.Tensor:
     A block at the end that rows or keys do not fill is PARTIAL, unless it is closed; so is one that shares a row tile
     of ours with the next, where that tile is.
     """
-    kinds = torch.from_numpy(_C.tile_kinds(problem.packed(ratio, device_type="cuda").numpy()))  # [row tiles, key tiles]
-    by_row = kinds.repeat_interleave(_C.tile_rows(ratio, "cuda"), 0)[: problem.n_rows]  # [rows, key tiles]
+    packed = problem.packed(ratio, device_type="cuda").numpy()
+    kinds = torch.from_numpy(_C.tile_kinds(packed))  # [row tiles, key tiles]
+    by_row = kinds.repeat_interleave(_C.plan_size(packed)["tile_rows"], 0)[: problem.n_rows]  # [rows, key tiles]
     keys = BLOCK // KEYS  # tiles of a block
     short = (0, -by_row.shape[1] % keys, 0, -len(by_row) % BLOCK)
     by_row = functional.pad(by_row, short, value=CLOSED)

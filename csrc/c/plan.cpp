@@ -195,6 +195,7 @@ AvflowStatus avflow_plan_create(const AvflowLayout* layout, int32_t kernel, int3
         const Threads pool = for_packing(threads);
         Layout in = layout_of(from);
         in.tile_rows = rows;
+        in.rows_apart = kernel == AVFLOW_CUDA;
         *plan = std::make_unique<AvflowPlan>(AvflowPlan{pack(in, &pool), kernel, heads, kv_heads}).release();
     });
 }

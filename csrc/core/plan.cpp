@@ -13,6 +13,7 @@
 
 #include "mask.h"
 #include "row_classes.h"
+#include "row_tiles.h"
 #include "summary.h"
 
 namespace avflow {
@@ -28,7 +29,7 @@ struct Builder {
     const Layout& in;
     const Threads* given;
     const int64_t most_threads;  // of its own, without `given`
-    int32_t key_tiles, row_tiles;
+    int32_t key_tiles, tile_rows = 0, row_tiles = 0;
     std::vector<Run> runs;
     std::vector<int32_t> run_begin, cut_begin, cut_ids, span_begin, tile_order;
     std::vector<Span> spans;
@@ -44,7 +45,6 @@ struct Builder {
         : in(layout), given(threads), most_threads(most_own) {
         check_words(words_of(in.rows.size() * sizeof(Token)) + words_of(in.keys.size() * sizeof(Token)));
         key_tiles = static_cast<int32_t>((in.keys.size() + kKeyTile - 1) / kKeyTile);
-        row_tiles = static_cast<int32_t>((in.rows.size() + in.tile_rows - 1) / in.tile_rows);
         const auto some = [](const std::vector<int32_t>& of) {
             return std::any_of(of.begin(), of.end(), [](int32_t block) { return block >= 0; });
         };
@@ -289,8 +289,8 @@ struct Builder {
     }
 
     int64_t find_reads(int32_t row_tile, const RowClasses& classes, std::vector<Span>& spans) const {
-        const int32_t first = row_tile * in.tile_rows;
-        const int32_t last = std::min<int32_t>(first + in.tile_rows, static_cast<int32_t>(in.rows.size()));
+        const int32_t first = row_tile * tile_rows;
+        const int32_t last = std::min<int32_t>(first + tile_rows, static_cast<int32_t>(in.rows.size()));
         Summary rows;
         std::vector<std::pair<int32_t, int32_t>> ranges;
         std::vector<int32_t> own;  // classes of the rows
@@ -408,8 +408,6 @@ struct Builder {
         header.streams = static_cast<int32_t>(in.streams.size());
         header.cuts = static_cast<int32_t>(in.cuts.size());
         header.groups = in.groups;
-        header.tile_rows = in.tile_rows;
-        header.row_tiles = row_tiles;
         header.key_tiles = key_tiles;
         header.zero = in.zero;
         header.order_range = in.latest_order.has_value();
@@ -418,6 +416,10 @@ struct Builder {
         header.window_in_blocks = header.window && blocks && in.window_in_blocks;
         for (const CutRule& cut : in.cuts) header.head_cuts |= cut.heads != kAllHeads;
         find_runs();
+        tile_rows = rows_a_tile(in, first_tile, last_tile);
+        row_tiles = static_cast<int32_t>((in.rows.size() + tile_rows - 1) / tile_rows);
+        header.tile_rows = tile_rows;
+        header.row_tiles = row_tiles;
         index_cuts();
         problem.header = &header;
         problem.rows = in.rows.data();

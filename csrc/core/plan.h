@@ -18,6 +18,7 @@ struct Layout {
     bool keeps_rows = false, keeps_keys = false;
     int32_t q_rows = 0, k_rows = 0, groups = 1;
     int32_t tile_rows = 1;
+    bool rows_apart = false;  // fewer rows a tile, where that parts sequences that share no keys; see row_tiles.h
     std::vector<int32_t> row_blocks, key_blocks;  // of each row and key, -1: none; empty: all none
     int32_t window = 0;                           // 0: none
     bool window_in_blocks = false;

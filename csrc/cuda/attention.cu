@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/attention_kernel.cuh"
+#include "cuda/few_rows_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
 
 namespace avflow::cuda {
@@ -11,18 +12,21 @@ namespace {
 
 template <bool kBf16, int kDepth>
 cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
-    const int bytes = static_cast<int>(shared_bytes(c));
-    const auto kernel = attend<kBf16, kDepth>;
+    const int bytes = static_cast<int>(has_few(c) ? few_shared_bytes(c) : shared_bytes(c));
+    const auto kernel = has_few(c) ? attend_few<kBf16, kDepth> : attend<kBf16, kDepth>;
     const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (allowed != cudaSuccess) return allowed;
     kernel<<<static_cast<unsigned>(blocks_of(c, h)), kThreads, bytes, stream>>>(c);
     return cudaGetLastError();
 }
 
-cudaError_t merge_parts(const Call& c, const Header& h, bool bf16, cudaStream_t stream) {
+template <bool kBf16>
+cudaError_t merge_parts(const Call& c, const Header& h, cudaStream_t stream) {
     if (c.splits == 1) return cudaSuccess;
     const auto rows = static_cast<unsigned>(h.row_tiles * c.kv_heads * c.tile_heads);
-    const auto kernel = bf16 ? merge<true> : merge<false>;
+    const auto kernel = c.tile_heads == kFewHeads    ? merge<kBf16, kFewHeads>
+                        : c.tile_heads == kTileHeads ? merge<kBf16, kTileHeads>
+                                                     : merge<kBf16, kWideHeads>;
     kernel<<<rows, kThreads, merge_shared_bytes(c), stream>>>(c);
     return cudaGetLastError();
 }
@@ -59,7 +63,8 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     if (is_wide(*problem, h)) return cudaErrorInvalidValue;
     const int32_t launched = launch_narrow(c, h, bf16, on);
 #endif
-    return launched == cudaSuccess ? merge_parts(c, h, bf16, on) : launched;
+    if (launched != cudaSuccess) return launched;
+    return bf16 ? merge_parts<true>(c, h, on) : merge_parts<false>(c, h, on);
 }
 
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }

@@ -14,7 +14,7 @@ namespace avflow::cuda {
 
 // Which forms of the kernels are built; benchmarks/cuda/forms.py times them side by side.
 //   0  as they were measured last: one loop for tiles with masks and without, parts merged one after the other
-//   1  a branch-free body for tiles without a mask, 16 parts at a time
+//   1  a branch-free body for tiles without a mask, 16 parts at a time, few_rows_kernel.cuh for tiles of few rows
 //   2  as 3, and pairs_kernel.cuh where the copy engine brings the keys; has not run on a device yet
 //   3  as 1, words by warps that fetch nothing, and the Hopper kernel's keys are split where its row tiles are few
 #ifndef AVFLOW_FORM
@@ -26,6 +26,7 @@ constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileHeads = 16 * kWarps;  // packed rows (rows x query heads of a kv head) of a tile: 16 a warp
 
+constexpr int kFewHeads = 16;    // packed rows of a tile, at most, where the warps share out its keys instead
 constexpr int kWideHeads = 128;  // packed rows of a tile of the Hopper kernel
 constexpr int kStages = 4;       // tiles of keys and values that its ring holds
 
@@ -46,7 +47,7 @@ struct Call {
     Slots slots;
     int32_t heads, kv_heads, group;  // group: query heads of a kv head
     int32_t depth, mass_groups;      // mass_groups: 0 where no mass is asked for
-    int32_t tile_heads;              // packed rows of a tile: kTileHeads or kWideHeads
+    int32_t tile_heads;              // packed rows of a tile and its parts: kFewHeads, kTileHeads or kWideHeads
     int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
     float factor;                    // of the scores, > 0, to base 2
     bool mapped;                     // the Hopper kernel's keys come by the copy engine
@@ -66,10 +67,29 @@ constexpr int64_t kFewBlocks = 128;
 constexpr int64_t kSplitBlocks = 264;
 constexpr int64_t kMinTilesPerSplit = 4;  // merging a part costs about as much as half a tile
 
+// Tiles of a part where row tiles have few rows. Their blocks wait for memory alone, and sequences of a batch differ in
+// length, so however many blocks there are, one that has more than its share of the tiles is cut. blocks: row tiles x
+// kv heads; max_tiles: live key tiles of a row tile, at most; total_tiles: of all blocks.
+constexpr int64_t few_split_tiles(int64_t blocks, int64_t max_tiles, int64_t total_tiles) {
+    constexpr int64_t kMostParts = 16 * kSplitBlocks;  // of 9 KB each at head_dim 128
+    const int64_t share = std::max((total_tiles + kSplitBlocks - 1) / kSplitBlocks, kMinTilesPerSplit);
+    const int64_t most = std::max<int64_t>(kMostParts / std::max<int64_t>(blocks, 1), 1);
+    // Rounded, so that 128 blocks of one length are cut in two and leave no stub.
+    const int64_t parts = std::clamp<int64_t>((2 * max_tiles + share) / (2 * share), 1, most);
+    return (max_tiles + parts - 1) / parts;
+}
+
 // Is the problem planned for the Hopper kernel? Its tiles are too large for the other one.
 inline bool is_wide(const AvflowAttention& a, const Header& header) {
     return a.kv_heads > 0 && int64_t{header.tile_rows} * (a.heads / a.kv_heads) > kTileHeads;
 }
+
+// Has no tile more packed rows than a product of one warp takes?
+inline bool has_few(const AvflowAttention& a, const Header& header) {
+    const int64_t rows = std::min(header.tile_rows, header.rows);
+    return AVFLOW_FORM != 0 && !is_wide(a, header) && a.kv_heads > 0 && rows * (a.heads / a.kv_heads) <= kFewHeads;
+}
+inline bool has_few(const Call& c) { return c.tile_heads == kFewHeads; }
 
 // Whether the kernels take this call. Copies move 16 bytes at a time, so every row must begin at a multiple of that.
 inline bool accepts(const AvflowAttention& a, const Header& header) {
@@ -110,11 +130,13 @@ inline Call make_call(const AvflowAttention& a, const Header& header) {
     // Neighbouring keys of the problem must be neighbours in memory, and there must be one.
     c.mapped = !header.keep_keys && header.keys <= a.capacity && a.slots > 0;
     c.flip = a.scale < 0 ? 0x80008000u : 0;
+    c.tile_heads = is_wide(a, header) ? kWideHeads : has_few(a, header) ? kFewHeads : kTileHeads;
     const int64_t blocks = static_cast<int64_t>(header.row_tiles) * a.kv_heads;
     int64_t tiles = std::max(header.max_tiles, 1);
-    c.tile_heads = is_wide(a, header) ? kWideHeads : kTileHeads;
     if (is_wide(a, header)) {
         if (kWideSplits) tiles = wide_split_tiles(blocks, tiles, header.total_tiles * a.kv_heads);
+    } else if (has_few(c)) {
+        tiles = few_split_tiles(blocks, tiles, header.total_tiles * a.kv_heads);
     } else if (blocks < kFewBlocks) {
         const int64_t even = (header.total_tiles * a.kv_heads + kSplitBlocks - 1) / kSplitBlocks;
         tiles = std::min(tiles, std::max(even, kMinTilesPerSplit));
@@ -148,6 +170,15 @@ struct alignas(16) Shared {
     Problem problem;
 };
 
+// What a block shares besides keys and values where its warps share out the keys.
+struct alignas(16) FewShared {
+    uint32_t words[kWarps][kFewHeads];  // of a warp's 16 keys of a partial tile: seen, and from bit 16 on open
+    uint16_t queries[kFewHeads * 128];  // laid out by chunk_at
+    uint32_t nonfinite[kWarps][128];    // of a column: keys whose value is +infinity or NaN; from bit 16 on, -infinity
+    float top[kWarps][kFewHeads], sum[kWarps][kFewHeads];
+    Problem problem;
+};
+
 // What the Hopper kernel tells of a tile in its ring; -1: there are no more. `fence`: written by ordinary accesses.
 struct alignas(16) KeyTile {
     int32_t key_tile, whole, has_nonfinite, fence;
@@ -172,6 +203,12 @@ inline int64_t wide_shared_bytes(const Call& c) {
 // mass.
 inline int64_t shared_bytes(const Call& c) {
     return 2 * 2 * kKeyTile * c.depth * 2 + static_cast<int64_t>(sizeof(Shared)) + kTileHeads * c.mass_groups * 4;
+}
+
+// The same where warps share out the keys: the mass of each.
+inline int64_t few_shared_bytes(const Call& c) {
+    return 2 * 2 * kKeyTile * c.depth * 2 + static_cast<int64_t>(sizeof(FewShared)) +
+           kWarps * kFewHeads * c.mass_groups * 4;
 }
 
 // What a map of keys or values covers: those of the problem that the tensors hold.

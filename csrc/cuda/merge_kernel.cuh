@@ -30,17 +30,18 @@ AVFLOW_DEVICE float weighted(const float* from, int64_t stride, const float* sha
     return sum;
 }
 
-template <bool kBf16>
+// kHeads: c.tile_heads, which would spill if it were read from there.
+template <bool kBf16, int kHeads>
 __global__ void __launch_bounds__(kThreads, 8) merge(const Call c) {
     const Problem p = view(c.problem);
-    const int m = blockIdx.x % c.tile_heads, pair = blockIdx.x / c.tile_heads;
+    const int m = blockIdx.x % kHeads, pair = blockIdx.x / kHeads;
     const int row_tile = pair / c.kv_heads, kv_head = pair % c.kv_heads;
     const Extent tile = extent_of(c, *p.header, row_tile, kv_head);
     const int32_t live = live_tiles(p, row_tile);
     if (m >= tile.count || live <= c.split_tiles) return;
 
     const int parts = (live + c.split_tiles - 1) / c.split_tiles, column = threadIdx.x;
-    const int64_t stride = part_floats(c);
+    const int64_t stride = int64_t{kHeads} * (2 + c.depth + c.mass_groups);
     const float* const first = c.parts + static_cast<int64_t>(pair) * c.splits * stride;
     float top = -kInfinity;
     for (int i = threadIdx.x % 32; i < parts; i += 32) top = fmaxf(top, first[i * stride + m]);
@@ -49,14 +50,14 @@ __global__ void __launch_bounds__(kThreads, 8) merge(const Call c) {
     float* const shares = reinterpret_cast<float*>(shared_memory());  // [parts], then the parts' sums
     float* const sums = shares + c.splits;
     for (int i = threadIdx.x; i < parts; i += kThreads) {
-        const float part_top = first[i * stride + m], part_sum = first[i * stride + c.tile_heads + m];
+        const float part_top = first[i * stride + m], part_sum = first[i * stride + kHeads + m];
         shares[i] = part_sum == 0.0f ? 0.0f : exp2_fast(part_top - top);  // one that saw nothing holds zeros
         sums[i] = part_sum;
     }
     sync_block();
     const bool has_value = column < c.depth, has_mass = column < c.mass_groups;
-    const float* const values = first + 2 * c.tile_heads + m * c.depth;
-    const float* const masses = first + c.tile_heads * (2 + c.depth) + m * c.mass_groups;
+    const float* const values = first + 2 * kHeads + m * c.depth;
+    const float* const masses = first + kHeads * (2 + c.depth) + m * c.mass_groups;
     const float o = weighted(values + (has_value ? column : 0), stride, shares, parts);
     const float sum = weighted(sums, 1, shares, parts);
     const float share = sum == 0.0f ? 0.0f : 1.0f / sum;

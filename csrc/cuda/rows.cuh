@@ -169,9 +169,10 @@ AVFLOW_DEVICE void add_nonfinite(const uint64_t* used, const Nonfinite& nonfinit
 }
 
 // mass [16, groups] of the warp += weights of each run of keys. Cell (row, g) belongs to one thread of the row's four,
-// g % 4 tells which, so that the order of additions is fixed.
-AVFLOW_DEVICE void add_mass(const Problem& p, int32_t key_tile, const Scores& s, const float (&alpha)[2], int lane,
-                            float* mass) {
+// g % 4 tells which, so that the order of additions is fixed. The scores are those of keys `first` and on of the tile.
+template <int kColumns>
+AVFLOW_DEVICE void add_mass(const Problem& p, int32_t key_tile, const float (&s)[kColumns][4], const float (&alpha)[2],
+                            int lane, float* mass, int first = 0) {
     const int groups = p.header->groups, mine = lane & 3;
     for (int h = 0; h < 2; ++h) {
         float* cells = mass + ((lane >> 2) + 8 * h) * groups;
@@ -179,12 +180,17 @@ AVFLOW_DEVICE void add_mass(const Problem& p, int32_t key_tile, const Scores& s,
     }
     for (int32_t r = p.run_begin[key_tile]; r < p.run_begin[key_tile + 1]; ++r) {
         const Run& run = p.runs[r];
-        const uint64_t bits = (low_bits(run.count) << run.begin) >> (2 * mine);
+        uint64_t bits = low_bits(run.count) << run.begin;
+        if constexpr (kColumns < kKeyTile / 8) {
+            bits = bits >> first & low_bits(8 * kColumns);
+            if (!bits) continue;
+        }
+        bits >>= 2 * mine;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
             float share = 0.0f;
 #pragma unroll
-            for (int n = 0; n < kKeyTile / 8; ++n) {
+            for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
                 for (int b = 0; b < 2; ++b) share += (bits >> (8 * n + b)) & 1u ? s[n][2 * h + b] : 0.0f;
             }

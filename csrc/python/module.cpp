@@ -150,6 +150,7 @@ py::dict plan_size(const Int32Array& packed) {
     const avflow::Problem p = avflow::view(packed.data());
     const avflow::Header& h = *p.header;
     py::dict size;
+    size["tile_rows"] = h.tile_rows;
     size["row_tiles"] = h.row_tiles;
     size["key_tiles"] = h.key_tiles;
     size["runs"] = p.run_begin[h.key_tiles];
@@ -180,10 +181,11 @@ PYBIND11_MODULE(_C, m) {
         [](const Int32Array& rows, const Int32Array& keys, const Int32Array& streams, const std::vector<Cut>& cuts,
            const std::optional<Int32Array>& keep_rows, const std::optional<Int32Array>& keep_keys, int64_t q_rows,
            int64_t k_rows, int32_t groups, int32_t tile_rows, bool zero, const std::optional<int32_t>& latest_order,
-           int64_t most_words, int64_t threads, int32_t window, bool window_in_blocks) {
+           int64_t most_words, int64_t threads, int32_t window, bool window_in_blocks, bool rows_apart) {
             if (threads < 1) throw py::value_error("threads = " + std::to_string(threads) + ": 1 at least");
-            const avflow::Layout in = layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups,
-                                             tile_rows, zero, latest_order, most_words, window, window_in_blocks);
+            avflow::Layout in = layout(rows, keys, streams, cuts, keep_rows, keep_keys, q_rows, k_rows, groups,
+                                       tile_rows, zero, latest_order, most_words, window, window_in_blocks);
+            in.rows_apart = rows_apart;
             std::vector<int32_t> words;
             {
                 py::gil_scoped_release unlocked;
@@ -194,10 +196,11 @@ PYBIND11_MODULE(_C, m) {
         py::arg("rows"), py::arg("keys"), py::arg("streams"), py::arg("cuts"), py::arg("keep_rows"),
         py::arg("keep_keys"), py::arg("q_rows"), py::arg("k_rows"), py::arg("groups"), py::arg("tile_rows"),
         py::arg("zero"), py::arg("latest_order"), py::arg("most_words") = int64_t{INT32_MAX}, py::arg("threads") = 1,
-        py::arg("window") = 0, py::arg("window_in_blocks") = false,
+        py::arg("window") = 0, py::arg("window_in_blocks") = false, py::arg("rows_apart") = false,
         "The packed problem (int32 words) of token columns rows [n, 4] and keys [m, 4] = (order, group, item, stream), "
         "or [n, 5] with the block in the end, keep lists already applied, and streams [s, 2] = (parent, start). With "
         "latest_order, the rows' order is what a call will say, from the token's own to that. `window` is 0 for none. "
+        "rows_apart: of fewer than tile_rows where that parts sequences that share no keys. "
         "ValueError where it would have more than most_words, or threads is not positive.");
     m.def("tile_kinds", &tile_kinds, py::arg("packed"));
     m.def("plan_size", &plan_size, py::arg("packed"));

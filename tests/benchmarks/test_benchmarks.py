@@ -98,6 +98,26 @@ def test_evict(scripts, tmp_path):
     (decoded,) = r["decode"]["batches"]
     assert {"plain, eager", "keep, eager", "drop, eager", "plain, graph"} <= set(decoded["tokens_per_second"])
     assert decoded["kv_bytes"]["plain"] == 2 * kv["plain math"]  # a batch of two
+    assert set(decoded["attention"]) == {"one sequence", "several"}
+    assert all(found["bytes_per_second"] > 0 for found in decoded["attention"].values())
+
+
+def test_row_tiles_of_a_batch_are_planned_in_two_ways(scripts, monkeypatch):
+    """What the benchmark times on a device: with its switch, tiles of the CUDA plan hold several sequences."""
+    from avflow_ext._load import _C
+
+    decode, planned = scripts("cuda/decode"), []
+
+    def attention(q, k, v, problem):
+        packed = problem.packed(q.shape[1] // k.shape[2], device_type="cuda").numpy()
+        planned.append(_C.plan_size(packed)["tile_rows"])
+        return decode_attention(q, k, v, problem)
+
+    decode_attention = decode.attention
+    monkeypatch.setattr(decode, "attention", attention)
+    monkeypatch.setattr(decode, "ATTENTION", 0.0)
+    decode.row_tiles(3, 400, (8, 1, 64), "cpu", torch.bfloat16)
+    assert planned[:2] == [1, 8]
 
 
 def test_a_wide_cache_decodes_as_each_of_its_sequences(scripts):

@@ -12,13 +12,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 from cuda_toolkit import ARCHS, find_toolkit  # noqa: E402
 
-# attend: 2 dtypes x 2 head_dims; merge: 2 dtypes. gather_rms_norm: 2 dtypes x 2 widths; compact: 4 units.
-# silu_mul: 2 dtypes x 2 widths; rotary: these, by tables of the dtype and by float32's.
+# attend, attend_few: 2 dtypes x 2 head_dims; merge: 2 dtypes x 3 heights of tiles. gather_rms_norm: 2 dtypes x 2
+# widths; compact: 4 units. silu_mul: 2 dtypes x 2 widths; rotary: these, by tables of the dtype and by float32's.
 # attend_wide: as attend, for sm_90a alone.
-KERNELS = {"attention": 6, "gather": 8, "hopper": 4, "passes": 12}
+KERNELS = {"attention": 14, "gather": 8, "hopper": 4, "passes": 12}
 # Of 65,536 registers: attend has two blocks of 128 threads beside each other (three at head_dim 64, which its launch
-# bounds see to), gather_rms_norm two of 512, the passes four of 256, attend_wide one of 384, whose warpgroups then
-# exchange theirs.
+# bounds see to), attend_few three (four), gather_rms_norm two of 512, the passes four of 256, attend_wide one of 384,
+# whose warpgroups then exchange theirs.
 REGISTERS = {"attention": 256, "gather": 64, "hopper": 168, "passes": 64}
 CASES = [(source, arch.split("-")[0]) for source in KERNELS for arch in ARCHS if arch.endswith("real")]
 CASES = [(source, arch) for source, arch in CASES if source != "hopper"] + [("hopper", "90a")]

@@ -92,11 +92,35 @@ def test_registers_move_between_warpgroups(hopper):
             ]
 
 
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """The kernels of attention.cu: attend, attend_few and the merge."""
+    return build(tmp_path_factory.mktemp("narrow"), "attention", "90")
+
+
 @pytest.mark.slow
-def test_the_merge_waits_for_16_parts_at_a_time(tmp_path):
-    built = build(tmp_path, "attention", "90")
-    merges = [kernel for name, kernel in built.kernels.items() if "5merge" in name]
-    assert len(merges) == 2
+# Of a warp's 16 keys. The instructions are what was counted, with the copies of the next keys, and a little more.
+@pytest.mark.parametrize("d, products, copies, most", [(128, 32, 16, 470), (64, 16, 8, 350)])
+def test_a_turn_of_few_rows(narrow, d, products, copies, most):
+    """Reading 64 keys takes an H200's multiprocessor some 1,500 clocks at head_dim 128: a warp may issue a third of
+    that, since three blocks are there, and may wait for no other warp."""
+    kernel = narrow.of("attend_few")[d]
+    turn = min(
+        (turn for turn in kernel.turns(r"\bLDGSTS\b") if turn.count(r"\bHMMA\b")),
+        key=lambda turn: len(turn.instructions),
+    )
+    assert turn.count(r"\bHMMA\b") == products and turn.count(EXP) == 8 + 2
+    assert turn.count(r"\bLDGSTS\b") == copies == turn.count(r"\bLDGSTS\S*\.128\b")
+    assert turn.count(r"\bLDSM\b") == 24 * d // 128 and turn.count(r"\bSHFL\b") == 4
+    assert len(turn.instructions) <= most
+    (loop,) = [code for code in kernel.loops() if any("HMMA" in text for text in code)]
+    assert not [text for text in loop if re.search(rf"{LOCAL}|\bBAR\b", text)]
+
+
+@pytest.mark.slow
+def test_the_merge_waits_for_16_parts_at_a_time(narrow):
+    merges = [kernel for name, kernel in narrow.kernels.items() if "5merge" in name]
+    assert len(merges) == 4
     for kernel in merges:
         found = 0  # loops over 16 parts: of the values, of the mass; the compiler may write one more than once
         for i, block in enumerate(kernel.blocks):

@@ -93,6 +93,8 @@ def load(library: Path, kernel: str) -> ctypes.CDLL:
     """kernel: that `attention` runs: "cuda", for sm_80 and later, "hopper", or "pairs", the latter's other form."""
     loaded = ctypes.CDLL(str(library))
     loaded.emulated_workspace.restype = ctypes.c_int64
+    loaded.emulated_few_split_tiles.restype = ctypes.c_int64
+    loaded.emulated_few_split_tiles.argtypes = [ctypes.c_int64] * 3
     loaded.emulated_error.restype = ctypes.c_char_p
     loaded.kernel = kernel
     return loaded

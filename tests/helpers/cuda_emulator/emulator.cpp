@@ -2,6 +2,7 @@
 #include "cuda/ptx.h"
 // (the kernels' own include of cuda/ptx.h finds that one too: this folder comes first in the include path)
 #include "cuda/attention_kernel.cuh"
+#include "cuda/few_rows_kernel.cuh"
 #include "cuda/gather_kernel.cuh"
 #include "cuda/hopper_kernel.cuh"
 #include "cuda/merge_kernel.cuh"
@@ -36,15 +37,20 @@ bool attend_blocks(const Call& c, const Header& h, emulator::Schedule schedule, 
         return wide_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
                launch(blocks_of(c, h), schedule, kWideThreads, attend_wide<kBf16, kDepth>, c, maps);
     }
-    if (shared_bytes(c) > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
-    return launch(blocks_of(c, h), schedule, kThreads, attend<kBf16, kDepth>, c);
+    const int64_t bytes = has_few(c) ? few_shared_bytes(c) : shared_bytes(c);
+    if (bytes > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
+    const auto kernel = has_few(c) ? attend_few<kBf16, kDepth> : attend<kBf16, kDepth>;
+    return launch(blocks_of(c, h), schedule, kThreads, kernel, c);
 }
 
 template <bool kBf16, int kDepth>
 bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
+    const auto join = c.tile_heads == kFewHeads    ? merge<kBf16, kFewHeads>
+                      : c.tile_heads == kTileHeads ? merge<kBf16, kTileHeads>
+                                                   : merge<kBf16, kWideHeads>;
     return attend_blocks<kBf16, kDepth>(c, h, schedule, pairs) &&
            (c.splits == 1 ||
-            launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, merge<kBf16>, c));
+            launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, join, c));
 }
 
 }  // namespace
@@ -116,6 +122,10 @@ int32_t emulated_splits(const AvflowAttention* a) {
 
 int64_t emulated_wide_split_tiles(int64_t blocks, int64_t max_tiles, int64_t total_tiles) {
     return wide_split_tiles(blocks, max_tiles, total_tiles);
+}
+
+int64_t emulated_few_split_tiles(int64_t blocks, int64_t max_tiles, int64_t total_tiles) {
+    return few_split_tiles(blocks, max_tiles, total_tiles);
 }
 
 const char* emulated_error() { return emulator::block.error; }

@@ -41,6 +41,14 @@ AVFLOW_DEVICE void sync_warp() {
     int nothing = 0;
     emulator::meet_warp("sync_warp", nothing, [](int**) {});
 }
+AVFLOW_DEVICE bool sync_warp_any(bool mine) {
+    emulator::meet_warp("sync_warp_any", mine, [](bool** lanes) {
+        bool any = false;
+        for (int i = 0; i < 32; ++i) any = any || *lanes[i];
+        for (int i = 0; i < 32; ++i) *lanes[i] = any;
+    });
+    return mine;
+}
 
 template <typename T>
 AVFLOW_DEVICE T shuffle_xor(T x, int mask) {
