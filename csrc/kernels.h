@@ -120,8 +120,8 @@ const char* avflow_cpu_isas(void);  // compiled in, the fastest first: "amx avx5
 int32_t avflow_set_cpu_isa(const char* name);
 
 // CUDA, compiled in on request only: bfloat16 and float16, head_dim 64 or 128. `problem_on_host` is the packed problem
-// in host memory, of avflow_cuda_tile_rows() rows a tile, or of avflow_hopper_tile_rows() for the kernel that only a
-// device of compute capability 9.0 runs; `workers` and `parallel` are not used.
+// in host memory, of avflow_cuda_tile_rows() rows a tile or fewer, or of avflow_hopper_tile_rows() for the kernel that
+// only a device of compute capability 9.0 runs; `workers` and `parallel` are not used.
 int64_t avflow_attention_cuda_workspace(const AvflowAttention* problem, const int32_t* problem_on_host);
 // `problem->problem`, q, k, v, out, lse, group_mass and workspace are device pointers; q, k, v and out are 16-byte
 // aligned and strides are multiples of 8 elements. Launches on `stream` (a cudaStream_t) and returns at once; nothing

@@ -66,6 +66,13 @@ def cases() -> Iterator[tuple[str, AttentionProblem, str]]:
     for rows in (1, 3):  # few rows over many keys: the keys are split and merged
         some = Tokens(torch.arange(1500 - rows, 1500), torch.full((rows,), 3))
         yield f"{rows} rows, 1500 keys", AttentionProblem(some, keys, cuts=[Cut(0b10, 0b1000)]), "renormalize"
+    lengths = torch.tensor([200, 330, 70, 1500, 129])  # a batch: each sequence has a row tile of its own
+    at = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    keys = Tokens(at, at // 50 % 4, None, torch.repeat_interleave(torch.arange(len(lengths)), lengths))
+    batch = AttentionProblem(
+        keys.select(lengths.cumsum(0) - 1), keys, Streams.roots(len(lengths)), [Cut(4, 15, heads=9)]
+    )
+    yield "a row each of 5 sequences", batch, "renormalize"
 
 
 def decode_step() -> float:

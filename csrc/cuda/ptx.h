@@ -22,7 +22,10 @@ AVFLOW_DEVICE uint32_t shared_address(const void* pointer) {
 AVFLOW_DEVICE void sync_block() { __syncthreads(); }
 AVFLOW_DEVICE bool sync_block_any(bool mine) { return __syncthreads_or(mine) != 0; }
 AVFLOW_DEVICE void sync_warp() { __syncwarp(); }
-AVFLOW_DEVICE bool sync_warp_any(bool mine) { return __any_sync(0xFFFFFFFFu, mine) != 0; }
+AVFLOW_DEVICE bool sync_warp_any(bool mine) {
+    __syncwarp();  // a vote alone does not order accesses to memory
+    return __any_sync(0xFFFFFFFFu, mine) != 0;
+}
 
 AVFLOW_DEVICE float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xFFFFFFFFu, x, mask); }
 AVFLOW_DEVICE uint64_t shuffle_xor(uint64_t x, int mask) {

@@ -105,6 +105,18 @@ def test_few_rows_split_the_keys(rows):
         compare(problem, shape, torch.bfloat16)
 
 
+@pytest.mark.parametrize("count", [2, 9, 40])
+@pytest.mark.parametrize("semantics", ["renormalize", "zero"])
+def test_a_batch_of_ragged_lengths_decodes(count, semantics):
+    lengths = torch.tensor([64 + 97 * i % 400 for i in range(count - 1)] + [3000])
+    at = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    keys = Tokens(at, at // 50 % 4, None, torch.repeat_interleave(torch.arange(count), lengths))
+    rows = keys.select(lengths.cumsum(0) - 1)
+    problem = AttentionProblem(rows, keys, Streams.roots(count), [Cut(2, 15, heads=0b101), Cut(4, 15)])
+    for shape in ((16, 2, 128), (7, 1, 64)):
+        compare(problem, shape, torch.bfloat16, semantics)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(16, 2, 128), (14, 2, 64)])
 def test_error_is_at_most_twice_that_of_torch(shape, dtype):

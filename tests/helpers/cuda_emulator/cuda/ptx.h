@@ -42,6 +42,7 @@ AVFLOW_DEVICE void sync_warp() {
     emulator::meet_warp("sync_warp", nothing, [](int**) {});
 }
 AVFLOW_DEVICE bool sync_warp_any(bool mine) {
+    sync_warp();
     emulator::meet_warp("sync_warp_any", mine, [](bool** lanes) {
         bool any = false;
         for (int i = 0; i < 32; ++i) any = any || *lanes[i];
