@@ -140,8 +140,8 @@ def sweep_prompts(
     """
     began = time.perf_counter()
     batch = [begin_capture(model, prompt) for prompt in prompts]
-    plan = Plan(model, prompts, request)
-    plan.lay_out()  # while the device encodes the media
+    plan = Plan(model, prompts, request, [captured.columns for captured in batch])
+    plan.lay_out_beside()
     for captured in batch:
         check_embeddings(captured)
     return _sweep(model, batch, plan, began, tick)
@@ -152,12 +152,12 @@ def _sweep(
 ) -> list[SweepRows]:
     request = plan.request
     runner = Runner(plan, batch, tick, correct_by=request.correct_by, own=request.target == "own")
-    walks = plan.layouts
-    if request.select != "all" and plan.size["ratio"] > CLEAN_FIRST_RATIO:
+    walks = range(len(plan.walks))
+    if request.select != "all" and plan.is_dearer_than(CLEAN_FIRST_RATIO):
         runner.run(plan.layouts[0].clean_only())
-        walks = plan.layouts if len(runner.wanted(request.select)) == len(batch) else []
-    for layout in walks:
-        runner.run(layout)
+        walks = walks if len(runner.wanted(request.select)) == len(batch) else range(0)
+    for walk in walks:
+        runner.run_walk(walk)
     wanted, seconds = runner.wanted(request.select), (time.perf_counter() - began) / len(batch)
     out = [SweepRows([], _info(runner, p, seconds)) for p in range(len(batch))]
     if walks:

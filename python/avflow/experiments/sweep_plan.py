@@ -22,7 +22,7 @@ from ..models.compat import check_layers
 from ..prompts.correct import CORRECT_BY
 from ..prompts.prompt import Prompt
 from ..prompts.relabel import warn_of_left
-from ..walk.jobs import Eviction, Job, first_cut_row
+from ..walk.jobs import Columns, Eviction, Job, first_cut_row
 from ..walk.jobs import members as members_of
 from ..walk.memory import parse_bytes
 from ..walk.packing import Walks
@@ -221,7 +221,13 @@ class SweepRequest:
 class Plan(Walks):
     """The knockouts of a sweep, and why some have no job."""
 
-    def __init__(self, model: Model, prompts: Sequence[Prompt], request: SweepRequest) -> None:
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        request: SweepRequest,
+        columns: Sequence[Columns] | None = None,
+    ) -> None:
         self.request = request
         self.cells = request.pairs(model)
         # Per prompt and knockout: "ok" or why there is no value, and the first row that loses an edge (None: no row).
@@ -230,7 +236,7 @@ class Plan(Walks):
         self.asked: list[list[tuple[int, Window]]] = []  # per prompt, the cells that it runs
         self.media: list[int] = []  # per prompt, the word of the media's groups
         self.sheds: list[list[bool]] = []  # per prompt and knockout: whether it changes rows of the media
-        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory_bytes)
+        super().__init__(model, prompts, request.knockouts, request.semantics, request.memory_bytes, columns)
 
     def _make_jobs(self) -> Iterator[Job | Eviction]:
         for prompt, columns in enumerate(self.columns):

@@ -15,6 +15,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -66,8 +67,10 @@ _PLAIN = _Ops(
 )
 
 
-def fused_layers(model: Model) -> list[Patch]:
+def fused_layers(model: Model, count: int | None = None) -> list[Patch]:
     """Patches for `compat.attributes`: the layers that take part, by the kernels; none where these do not run.
+
+    count: of the first so many layers alone.
 
     What else is to be set in the same places goes into one list with these (`walk.row_wise`): of two contexts that set
     one attribute, an interrupt may end the outer one first. Waits for the device once a model.
@@ -77,7 +80,7 @@ def fused_layers(model: Model) -> list[Patch]:
         return []
     patches: list[Patch] = []
     codes: dict[type[nn.Module], tuple[Any, ...]] = {}
-    for layer in model.layers:
+    for layer in islice(model.layers, count):
         kind = _kind(layer, dtype, codes)
         if kind is None:
             continue

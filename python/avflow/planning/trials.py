@@ -122,7 +122,7 @@ def try_schedules(
     """
     plan = request.plan(model, prompts)
     batch = [begin_capture(model, p) for p in plan.prompts]
-    plan.lay_out()  # while the device encodes the media
+    plan.lay_out_beside()
     for captured in batch:
         check_embeddings(captured)
     runner = Runner(plan, batch, tick, divergence=request.divergence)

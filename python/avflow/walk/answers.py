@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import NumericError
 from ..prompts.correct import is_correct, says_answer
 from .capture import Captured
 from .jobs import Columns, Eviction, Job
 from .layout import Layout
+from .opening import open_walk
 from .packing import Walks
 from .walk import Prediction, run_walk
 
@@ -57,14 +60,23 @@ class Runner:
         self.clean: list[Answer] = []  # per prompt
         self.cut: dict[Job | Eviction, Answer] = {}
 
-    def run(self, layout: Layout) -> None:
+    def run_walk(self, walk: int) -> None:
+        """One of the plan's: its first layer is launched before the others are laid out."""
+        plan = self.plan
+        first = plan.opening(walk)
+        begun = [] if first is None else [open_walk(plan.model, self.batch, first, plan.knockouts, plan.semantics)]
+        self.run(plan.layouts[walk], begun)
+
+    def run(self, layout: Layout, begun: list[torch.Tensor] | None = None) -> None:
+        """begun: as of `walk.run_walk`."""
         plan = self.plan
         rows, which = predicting(layout, plan.columns)
         prompt = np.where(layout.parent[which[:, 0]] < 0, which[:, 0], layout.parent[which[:, 0]])
         targets = np.array([plan.prompts[p].answer_ids[t] for p, t in zip(prompt, which[:, 1], strict=True)], np.int64)
         args = (plan.model, self.batch, layout, plan.knockouts, rows, targets, plan.semantics)
         try:
-            predicted = run_walk(*args, on_layer=self.on_layer, divergence=self.divergence, own=self.own)
+            beside: dict[str, Any] = dict(divergence=self.divergence, own=self.own, begun=begun)
+            predicted = run_walk(*args, on_layer=self.on_layer, **beside)
         except NumericError:
             run_walk(*args, find_nonfinite=True)  # the same walk once more: the error names the layer where it begins
             raise

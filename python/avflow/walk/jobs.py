@@ -34,7 +34,8 @@ def _rows_with_edges(cut: Cut, group: np.ndarray, item: np.ndarray) -> np.ndarra
     """Rows of which the cut takes at least one causal edge, leaving its random share out of account: bool [n]."""
     source, target = members(cut.source, group), members(cut.target, group)
     if cut.scope == "all":
-        before = np.cumsum(source) - source > 0  # a source token stands before the row
+        before = np.zeros(len(group), bool)  # whether a source token stands before the row
+        before[source.argmax() + 1 :] = source.any()
         return target & (before | (source & cut.cut_self))
     # Another item stands before the row if the smallest or the largest item before it is not the row's own.
     held = source & (item >= 0)
@@ -61,9 +62,9 @@ def first_cut_row(cuts: Sequence[Cut], columns: Columns) -> int | None:
     """Order of the first row that loses an edge, None where no causal edge is cut."""
     first: int | None = None
     for cut in cuts:
-        rows = np.flatnonzero(_rows_with_edges(cut, columns.group, columns.item)).tolist()
+        rows = np.flatnonzero(_rows_with_edges(cut, columns.group, columns.item))
         share = cut.random_share is not None
-        hit = (r for r in rows if not share or _row_is_hit(cut, r, columns.group, columns.item))
+        hit = (int(r) for r in rows if not share or _row_is_hit(cut, int(r), columns.group, columns.item))
         row = next(hit, None)
         if row is not None:
             first = row if first is None else min(first, row)

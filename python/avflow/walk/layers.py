@@ -30,6 +30,7 @@ def run_layers(
     tables: Tables,
     call: Callable[[int], AttentionCall],
     count: int | None = None,
+    begin: int = 0,
     joins: Sequence[torch.Tensor] | None = None,
     saves: Sequence[torch.Tensor] | None = None,
     reads: Collection[int] = (),
@@ -38,12 +39,12 @@ def run_layers(
     shed: tuple[int, torch.Tensor, Tables] | None = None,
     deep: Callable[[int, torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Runs the first `count` layers (None: all) and returns the hidden states [1, rows, D] after the last of them.
+    """Runs layers `begin` up to `count` (None: all) and returns the hidden states [1, rows, D] after the last of them.
 
     Waits for the device nowhere; within torch.no_grad().
 
     Args:
-        hidden: [1, rows, D], as `layer_input` or `capture` gives them.
+        hidden: [1, rows, D], as `layer_input` or `capture` gives them; before layer `begin`.
         tables: of all rows, those included that join later; a layer takes the first ones.
         call: layer -> what does that layer's attention. Asked for once a layer, right before it runs.
         joins: per layer int64 [n], rows that are copied to the end before it; None: none in any. In the layers `reads`
@@ -60,7 +61,7 @@ def run_layers(
     cos, sin = tables
     saved: list[torch.Tensor] = []  # [1, n, D] each
     with attention_name(model.text_model, register()):
-        for index, layer in enumerate(islice(model.layers, count)):
+        for index, layer in enumerate(islice(model.layers, begin, count), begin):
             if shed is not None and index == shed[0]:
                 hidden, tables = hidden.index_select(1, shed[1]), shed[2]
                 cos, sin = tables

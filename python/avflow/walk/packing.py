@@ -15,7 +15,7 @@ from ..models.base import Model
 from ..prompts.prompt import Prompt
 from .capture import columns_of
 from .cost import walks_cost, walks_size
-from .jobs import Eviction, Job, job_rows
+from .jobs import Columns, Eviction, Job, job_rows
 from .layout import Layout, build_layout, split_jobs
 from .memory import available_bytes, fixed_bytes, max_rows, row_bytes
 
@@ -25,7 +25,7 @@ PACK_TOKENS = 4096  # prompts shorter than this share a walk: one reading of the
 class Walks:
     """Jobs of a batch of prompts, and the walks that run them.
 
-    memory: bytes for the packed rows; None: from what is free.
+    memory: bytes for the packed rows; None: from what is free. columns: the prompts', where they are at hand.
     """
 
     def __init__(
@@ -35,11 +35,12 @@ class Walks:
         knockouts: Sequence[Knockout] = (),
         semantics: Semantics = "renormalize",
         memory: int | None = None,
+        columns: Sequence[Columns] | None = None,
     ) -> None:
         self.model, self.prompts, self.knockouts, self.semantics = model, prompts, knockouts, semantics
         # Where knockouts name items, these are the "groups" of the columns: the model's, and parts of them.
         self.parts = parts_of(model.groups, knockouts)
-        whole = [columns_of(model, p) for p in prompts]
+        whole = [columns_of(model, p) for p in prompts] if columns is None else columns
         self.columns = [replace(c, group=self.parts.columns(c.group, c.item)) for c in whole]
         self.groups = [c.group for c in self.columns]
         self.lengths = [len(c) for c in self.columns]
@@ -71,19 +72,35 @@ class Walks:
         return sum(self.lengths) + sum(self._job_rows())
 
     @cached_property
+    def walks(self) -> list[list[Job | Eviction]]:
+        """The jobs of each."""
+        return split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
+
+    @cached_property
     def layouts(self) -> list[Layout]:
         """One per walk."""
-        walks = split_jobs(self.lengths, self.jobs, self.max_rows, self.groups)
-        return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in walks]
+        return [build_layout(self.lengths, jobs, self.model.n_layers, self.groups) for jobs in self.walks]
 
-    def lay_out(self) -> None:
-        """Makes what a walk asks for before its first layer, at a time when the device has other work."""
-        _ = self.layouts
+    def opening(self, walk: int) -> Layout | None:
+        """The first layer of a walk as its layout has it, made without the others; None: of a walk with evictions."""
+        jobs = self.walks[walk]
+        if self.model.n_layers < 2 or not all(isinstance(job, Job) for job in jobs):
+            return None
+        return build_layout(self.lengths, jobs, 1, self.groups)
+
+    def lay_out_beside(self) -> None:
+        """Makes the layouts now if the device has media to encode meanwhile; else beside the walk's first layer."""
+        if any(prompt.model_inputs for prompt in self.prompts):
+            _ = self.layouts
 
     @cached_property
     def size(self) -> dict[str, Any]:
         """See cost.walks_size."""
         return walks_size(self.layouts)
+
+    def is_dearer_than(self, ratio: float) -> bool:
+        """Whether the walks have more than `ratio` times the rows of a clean pass; lays them out only where it must."""
+        return self.peak_rows > ratio * sum(self.lengths) and self.size["ratio"] > ratio
 
     @cached_property
     def cost(self) -> dict[str, Any]:

@@ -75,9 +75,12 @@ def _named_more(of_layer: Callable[..., Any], of_mlp: Callable[..., Any]) -> tup
     return tuple(p.name for p in more if p.default is p.empty or p.name in known)
 
 
-def chunked_mlps(model: Model, patches: Sequence[Patch] = ()) -> list[Patch]:
-    """Every layer's MLP takes a chunk of rows at a time. patches: what is to be set too, and is then run in chunks."""
-    return _chunked(model, model.layers, patches).all
+def chunked_mlps(model: Model, patches: Sequence[Patch] = (), count: int | None = None) -> list[Patch]:
+    """Every layer's MLP takes a chunk of rows at a time.
+
+    patches: what is to be set too, and is then run in chunks. count: of the first so many layers alone.
+    """
+    return _chunked(model, model.layers[:count], patches).all
 
 
 def row_wise(model: Model, last_rows: torch.Tensor, patches: Sequence[Patch] = ()) -> list[Patch]:

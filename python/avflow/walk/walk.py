@@ -60,7 +60,7 @@ class Prediction:
         return {name: column for name, column in there.items() if column is not None}
 
 
-class _LayerCall:
+class LayerCall:
     """One layer's attention over the packed rows; `keep` are the problem's keep_rows on the device, int64, or None."""
 
     def __init__(
@@ -183,6 +183,7 @@ def run_walk(
     divergence: bool = False,
     edits: Edits | None = None,
     own: bool = False,
+    begun: list[torch.Tensor] | None = None,
 ) -> Prediction:
     """Runs all layers once.
 
@@ -196,6 +197,8 @@ def run_walk(
             has one predicting row a stream, in `predict` too (`answer_ids` of one token).
         own: also the probability of the prompt's own token: the most probable one at its clean run's first predicting
             row, which is in `predict` too.
+        begun: what `opening.open_walk` gave of this walk, which goes on from there. It is taken out of the list, so
+            that nothing holds it while the layers run. None or empty: nothing was begun.
         find_nonfinite: look for NaN and infinity after every layer; the error then names the layer where they begin.
 
     Raises:
@@ -226,7 +229,7 @@ def run_walk(
     def call(layer: int) -> AttentionCall:
         problem = problems.at(layer, predict if layer == last else None)
         keep = rows if layer == last else None
-        return _LayerCall(problem, semantics, on_keys, layer, keep, edits, problems.loud)
+        return LayerCall(problem, semantics, on_keys, layer, keep, edits, problems.loud)
 
     def deep(layer: int, hidden: torch.Tensor) -> torch.Tensor:
         return features.add(layer, hidden, int(early is not None and layer < early.layers))
@@ -251,12 +254,15 @@ def run_walk(
 
         parts = with_edited_mlps(model, row_wise(model, rows, fused_layers(model)), edits)
         with attributes([*parts, *with_places(model, places)]):
-            first = _clean_rows(batch, layout, token if early is None else before[0])
+            begin = 1 if begun else 0
+            if begun:
+                after(0, begun[0])
             hidden = run_layers(
                 model,
-                first,
+                begun.pop() if begun else clean_rows(batch, layout, token if early is None else before[0]),
                 tables,
                 call,
+                begin=begin,
                 joins=joins,
                 saves=saves,
                 reads=layout.reads,
@@ -309,7 +315,7 @@ def _first_rows(batch: Sequence[Captured], layout: Layout, predict: np.ndarray) 
     return np.concatenate(at)
 
 
-def _clean_rows(batch: Sequence[Captured], layout: Layout, token: torch.Tensor) -> torch.Tensor:
+def clean_rows(batch: Sequence[Captured], layout: Layout, token: torch.Tensor) -> torch.Tensor:
     """The prompts' hidden states end to end, [1, rows, D]; `token` int64: the layout's, on the device."""
     hidden = torch.cat([c.hidden for c in batch], 1) if len(batch) > 1 else batch[0].hidden
     count = layout.rows[0] - len(layout.joins[0])
