@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from ..errors import MediaError
+from .arguments import check_choice, check_flag, check_seconds
 from .container import MediaFile, Source, open_media
 from .decoding import decoded
 from .index import check_undamaged
@@ -34,7 +35,12 @@ def read_audio(
 
     Raises:
         MediaError: no such file, no or an empty sound track, truncated or not decodable.
+        InputError: start, seconds, mix or gaps that make no sense.
     """
+    check_seconds("start", start)
+    check_seconds("seconds", seconds, 0)
+    check_choice("mix", mix, get_args(Mix))
+    check_flag("gaps", gaps)
     with open_media(source) as file:
         path = file.path
         if file.sound is None:

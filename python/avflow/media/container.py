@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from ..errors import MediaError
+from ..errors import InputError, MediaError
 from .index import Index, read_index
 
 if TYPE_CHECKING:
@@ -161,7 +161,9 @@ def _opened(path: str | Path) -> Iterator[InputContainer]:
 
 
 def check_file(path: str | Path) -> None:
-    """Raises MediaError for what is no file of this machine."""
+    """Raises MediaError for what is no file of this machine, InputError for what is no path."""
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"the file must be a path, got {path!r:.60}")
     if "://" in str(path):
         raise MediaError(f"{path} is an address, not a file: download it first")
     if not Path(path).is_file():

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import InputError, MediaError
+from ..errors import MediaError
+from .arguments import check_choice, check_sampling, check_span
 from .container import Source, open_media
 from .frames import Size, keep_frames
 from .index import Index, check_undamaged
-from .timing import Timing, counted_duration, numbered_part, published_numbers
+from .timing import TIMINGS, Timing, counted_duration, numbered_part, published_numbers
 
 
 @dataclass
@@ -74,10 +75,12 @@ def read_video(
 
     Raises:
         MediaError: no such file, no or an empty video stream, truncated, or not decodable at some time.
-        InputError: fps or frame limits that make no sense.
+        InputError: fps, frame limits, a span or a timing that make no sense.
     """
     if choose is None:
-        _check_sampling(fps, min_frames, max_frames)
+        check_sampling(fps, min_frames, max_frames)
+    check_span(span)
+    check_choice("timing", timing, TIMINGS)
     with open_media(source) as file:
         path, stream = file.path, file.video
         if stream is None:
@@ -114,7 +117,7 @@ def read_video(
 
 def _part(index: Index, span: tuple[float | None, float | None], path: str | Path) -> Index:
     """The frames within the span. Raises MediaError where there is none."""
-    if span == (None, None) or not len(index.times):
+    if tuple(span) == (None, None) or not len(index.times):
         return index
     first = index.times[0]
     begin, end = first + (span[0] or 0.0), min(index.end, np.inf if span[1] is None else first + span[1])
@@ -139,13 +142,6 @@ def _counted(index: Index, span: tuple[float | None, float | None], path: str | 
     numbers = numbered_part(len(index.times), rate, span, path)
     times = index.times[numbers.start : numbers.stop]
     return _Counted(replace(index, times=times, end=float(times[0]) + len(numbers) / rate), numbers, rate)
-
-
-def _check_sampling(fps: float, min_frames: int, max_frames: int) -> None:
-    if not fps > 0:
-        raise InputError(f"fps is {fps}: sample more than 0 frames per second")
-    if not 2 <= min_frames <= max_frames:
-        raise InputError(f"min_frames {min_frames} and max_frames {max_frames}: need 2 <= min_frames <= max_frames")
 
 
 def _spread(times: np.ndarray, n: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from ..results.table import select as select_rows
 from ..statistics import intervals
 from .drawable import heading, table_with
 from .drawn import Drawn
-from .information_flow import STYLE, canvas, check_first_layer, line_with_band, paths_there
+from .information_flow import STYLE, canvas, check_first_layer, line_with_band, named, paths_there
 from .layer_ticks import LayerTicks
 from .style import distinct_styles, path_label
 
@@ -49,13 +49,13 @@ def accuracy(
         InputError: no row with a value, a path that is not there, windows of several widths.
     """
     check_first_layer(first_layer)
-    intervals.check(confidence, 1)
+    intervals.check(confidence)
     table = one_width(select_rows(table_with(table, COLUMNS, "avflow.sweep"), select))
     table = table.filter(pc.is_valid(table["correct_knockout"]))
     there = paths_there(table, paths)
     if not there:
         raise InputError("nothing to draw: no row tells whether the answer is right")
-    chosen = list(paths or there)
+    chosen = named(paths) or there
     with mpl.rc_context(STYLE):
         figure, ax = canvas(ax, (6.0, 3.1))
         for path, style in zip(chosen, distinct_styles(chosen), strict=True):

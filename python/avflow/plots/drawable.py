@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+from matplotlib.axes import Axes
 
 from .. import checks
 from ..errors import InputError
@@ -29,9 +30,15 @@ def table_with(given: Any, columns: Sequence[str], made_by: str) -> pa.Table:
     return table
 
 
+def check_axes(ax: Any) -> None:
+    """Raises InputError for what is no matplotlib Axes; None is none, and a figure of its own is drawn then."""
+    if ax is not None and not isinstance(ax, Axes):
+        raise InputError(f"ax is {checks.shown(ax)}: pass a matplotlib Axes, or leave it out")
+
+
 def heading(title: str | None, default: str, samples: int) -> str:
     """A figure's title with the number of samples, cut to LONGEST_TITLE characters."""
-    title = title or default
+    title = checks.text("title", title) if title else default
     if len(title) > LONGEST_TITLE:
         title = title[: LONGEST_TITLE - 3] + "..."
     return f"{title} ({samples} sample{'s' if samples != 1 else ''})"

@@ -27,13 +27,14 @@ from ..results.change import Center, Clusters, Interval, average_change, axis_of
 from ..results.default_center import default_center, default_interval, unit_of
 from ..results.table import one_width, paths_of, widths_of
 from ..results.table import select as select_rows
-from .drawable import heading, table_with
+from .drawable import check_axes, heading, table_with
 from .drawn import Drawn
 from .layer_ticks import LayerTicks
 from .paper import on_paper, untouched
 from .style import PANELS, distinct_styles, panel_of, path_label
 
 COLUMNS = ("prompt", "knockout", "layer", "window", "change_percent", "correct")  # of avflow.sweep, that are drawn
+MOST_PATHS = 10_000  # of a figure; more is a slip
 LEAST_SPAN = 5.0  # of the axis of changes, in its unit
 STYLE: dict[Any, Any] = {  # of matplotlib's rcParams
     "font.family": "sans-serif",
@@ -253,8 +254,11 @@ def save(
             or a font of this machine.
 
     Raises:
-        InputError: a measure out of range, a font that is not there. RunError: a file cannot be written.
+        InputError: no figure, a measure out of range, a font that is not there. RunError: a file cannot be written.
     """
+    if not isinstance(figure, Figure):
+        raise InputError(f"the figure is {checks.shown(figure)}: pass the first of what a figure function gives")
+    dpi = checks.integer("dpi", dpi, 10, 10_000, "give dots an inch, 10 to 10,000 (200 is usual)")
     stem = checks.path("the figure's file", stem)
     measured = [width, height, font_size, font] != [None] * 4
     figure = on_paper(figure, width, height, font_size, font) if measured else untouched(figure)
@@ -292,17 +296,23 @@ def _is_in(table: pa.Table, paths: Sequence[str]) -> pa.ChunkedArray:
 def paths_there(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
     """The table's paths. Raises InputError for one of `paths` that is not among them."""
     there = paths_of(table)
-    for path in paths or ():
+    for path in named(paths):
         if path not in there:
             raise InputError(f"no rows of {path!r} in the table: it has {', '.join(there) or 'no rows at all'}")
     return there
+
+
+def named(paths: Any) -> list[str]:
+    """The paths that are asked for by name; none: all."""
+    found = [paths] if isinstance(paths, str) else checks.members(paths or (), MOST_PATHS)
+    return checks.texts("paths", paths if found is None else found)
 
 
 def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
     """The paths to draw. Raises InputError for one that is not in the table, or if nothing has a value."""
     there = paths_there(table, paths)
     valued = set(paths_of(table.filter(pc.is_valid(table["change_percent"]))))
-    chosen = [path for path in (paths or there) if path in valued]
+    chosen = [path for path in (named(paths) or there) if path in valued]
     if not chosen:
         raise InputError(
             f"nothing to draw: {table.num_rows} rows, none with a value (were all samples selected out, or does no "
@@ -312,6 +322,7 @@ def _chosen(table: pa.Table, paths: Sequence[str] | None) -> list[str]:
 
 
 def canvas(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    check_axes(ax)
     if ax is not None:
         return cast(Figure, ax.figure), ax
     figure = Figure(figsize=size, layout="constrained")

@@ -30,7 +30,7 @@ from ..results.table import select as select_rows
 from ..results.tasks import PerSample, between_tasks
 from ..runs.records import read_records, videos_of
 from .html import comparison_page
-from .names import folder_names
+from .names import folder_names, several
 
 LEAST_SPAN = 5.0  # points that the axis of a comparison spans at least
 _COLORS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
@@ -239,7 +239,7 @@ def compare(
     Raises:
         InputError: fewer than two runs, one that cannot be read, or no path with a value in any.
     """
-    if len(folders) < 2:
+    if len(several(folders)) < 2:
         raise InputError("give two or more run folders to compare")
     runs, out = read_runs(folders, select), checks.path("out", out)
     valued = [run.table.filter(pc.is_valid(run.table["change_percent"])) for run in runs]

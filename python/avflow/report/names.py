@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from .. import checks
 from ..errors import InputError
 from ..files import readable
+
+MOST = 10_000  # folders of a page; more is a slip
+
+
+def several(folders: Any) -> list[str | Path]:
+    """The folders of a list. Raises InputError for one alone, and for what is none."""
+    found = checks.members(folders, MOST)
+    if found is None:
+        raise InputError(f"folders = {checks.shown(folders)}: pass a list of run folders")
+    for folder in found:
+        checks.path("a run folder", folder)
+    return found
 
 
 def folder_names(folders: Sequence[str | Path]) -> list[str]:
@@ -15,6 +29,7 @@ def folder_names(folders: Sequence[str | Path]) -> list[str]:
     Raises:
         InputError: no folder, or one that is given twice.
     """
+    folders = several(folders)
     if not folders:
         raise InputError("no run folder is given: name one or more")
     parts = [[readable(part) for part in Path(folder).absolute().parts] for folder in folders]

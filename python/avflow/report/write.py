@@ -63,7 +63,7 @@ def report_and_finding(
     """The files of `report`, and the page's first sentence with what its changes are; "" where there is nothing."""
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
-    title = readable(title)
+    title = readable(checks.text("title", title))
     table = select_rows(read(folder).table, select)
     center = checked_center(center) or default_center(table)
     made: list[Path] = []

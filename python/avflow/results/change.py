@@ -15,7 +15,7 @@ from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..statistics import intervals, many
 from ..statistics.ratios import Ratios
-from .table import as_sweep, as_table, one_width, paths_of, select
+from .table import as_sweep, as_table, column, one_width, paths_of, select
 
 _selected = select  # for functions with an argument of that name
 
@@ -70,13 +70,13 @@ class Cells:
     def of(cls, table: pa.Table, names: Sequence[str]) -> Cells:
         """Of a table with windows of one width."""
         table = as_sweep(table)
-        prompt = table["prompt"].combine_chunks().dictionary_encode()
+        prompt = column(table, "prompt").combine_chunks().dictionary_encode()
         rows, prompts = prompt.indices.to_numpy(zero_copy_only=False), prompt.dictionary.to_pylist()
-        path = table["knockout"].combine_chunks().dictionary_encode()
-        paths, layer = path.indices.to_numpy(zero_copy_only=False), table["layer"].to_numpy()
-        both, column = np.unique(np.stack([paths, layer]), axis=1, return_inverse=True)
+        path = column(table, "knockout").combine_chunks().dictionary_encode()
+        paths, layer = path.indices.to_numpy(zero_copy_only=False), column(table, "layer").to_numpy()
+        both, place_of = np.unique(np.stack([paths, layer]), axis=1, return_inverse=True)
         cells = [(path.dictionary[int(p)].as_py(), int(x)) for p, x in both.T]
-        place = rows.astype(np.int64) * len(cells) + column.reshape(-1)
+        place = rows.astype(np.int64) * len(cells) + place_of.reshape(-1)
         if len(np.unique(place)) < len(place):
             _, first, count = np.unique(place, return_index=True, return_counts=True)
             at = table.slice(int(first[count > 1][0]), 1).to_pylist()[0]
@@ -87,7 +87,7 @@ class Cells:
         columns = {}
         for name in names:
             values = np.full((len(prompts), len(cells)), np.nan)
-            values[rows, column.reshape(-1)] = table[name].to_numpy()
+            values[rows, place_of.reshape(-1)] = column(table, name).to_numpy()
             lost = np.isneginf(values) & (name == "logp_knockout")  # to nothing: see _log_changes
             values[~np.isfinite(values) & ~lost] = np.nan  # a clean probability of 0 has no relative change
             columns[name] = values
@@ -186,7 +186,7 @@ def average_change(
     """
     checks.choice("center", center, CENTERS)
     checks.choice("interval", interval, INTERVALS)
-    intervals.check(confidence, resamples)
+    intervals.check(confidence, resamples, seed)
     if center == "median" and interval == "simultaneous":
         raise InputError("a median has no simultaneous band: pass another center, or another interval")
     found = Cells.of(one_width(_selected(table, select)), _NEEDS[center])
@@ -267,6 +267,7 @@ def significance(
     if center == "median":
         raise InputError("a median has no t: test another center")
     checks.choice("center", center, CENTERS)
+    intervals.check(seed=seed)
     flips = checks.integer("flips", flips, low=20, mend="pass at least 20 (4096 is usual)")
     table = one_width(_selected(table, select))
     found = Cells.of(table, _NEEDS[center])
@@ -327,7 +328,7 @@ def difference(
     """
     if center not in ("mean", "log_ratio", "difference"):
         raise InputError(f"center {center!r}: the difference of two sweeps has mean, log_ratio and difference")
-    intervals.check(confidence, 1)
+    intervals.check(confidence, seed=seed)
     flips = checks.integer("flips", flips, low=20, mend="pass at least 20 (4096 is usual)")
     sides = [Cells.of(one_width(_selected(table, select)), _NEEDS[center]) for table in (a, b)]
     numbers = [{prompt: number for number, prompt in enumerate(side.prompts)} for side in sides]

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..checks import shown
 from ..deprecated import renamed_keyword
 from ..errors import InputError
 from ..files import write_whole
@@ -119,8 +120,23 @@ def _parsed(path: Path, parse: Callable[[pa.BufferReader], Any]) -> Any:
 
 
 def as_table(given: Any) -> pa.Table:
-    """The pyarrow table of `Results`; a table as it is."""
-    return given if isinstance(given, pa.Table) else given.table
+    """The pyarrow table of `Results`; a table as it is.
+
+    Raises:
+        InputError: neither of the two.
+    """
+    table = given if isinstance(given, pa.Table) else getattr(given, "table", None)
+    if not isinstance(table, pa.Table):
+        raise InputError(f"got {shown(given)}: pass what avflow.sweep or avflow.read gave (Results), or its table")
+    return table
+
+
+def column(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column. Raises InputError where the table lacks it: it is no sweep's."""
+    if name not in table.column_names:
+        there = ", ".join(table.column_names)
+        raise InputError(f"the table lacks the column {name!r}, so it is no sweep's: it has {there or 'none at all'}")
+    return table[name]
 
 
 # Columns of avflow.patch that mean to its table what these of a sweep mean to a sweep's.
@@ -156,7 +172,7 @@ def select(table: Any, select: str = "correct") -> pa.Table:
     table = as_table(table)
     if select not in SELECTIONS:
         raise InputError(f"cannot select {select!r}: choose one of {', '.join(SELECTIONS)}")
-    return table if select == "all" else table.filter(pc.equal(table["correct"], _PATTERNS[select]))
+    return table if select == "all" else table.filter(pc.equal(column(table, "correct"), _PATTERNS[select]))
 
 
 _selected = select  # for functions with an argument of that name
@@ -164,12 +180,12 @@ _selected = select  # for functions with an argument of that name
 
 def paths_of(table: pa.Table) -> list[str]:
     """Knockout names in the order of first appearance."""
-    return pc.unique(table["knockout"]).to_pylist()
+    return pc.unique(column(table, "knockout")).to_pylist()
 
 
 def widths_of(table: pa.Table) -> list[int]:
     """The widths of the windows in the table, increasing."""
-    return sorted(pc.unique(table["window"]).to_pylist())
+    return sorted(pc.unique(column(table, "window")).to_pylist())
 
 
 def one_width(table: pa.Table, width: int | None = None) -> pa.Table:

@@ -48,7 +48,7 @@ def between_tasks(
     Raises:
         InputError: fewer than two tasks, two runs' rows in one table, a value out of range.
     """
-    intervals.check(confidence, 1)
+    intervals.check(confidence, seed=seed)
     exchanges = checks.integer("exchanges", exchanges, low=20, mend="pass at least 20 (1000 is usual)")
     table = one_width(select_rows(table, select))
     tasks = [task for task in pc.unique(table["task"]).to_pylist() if task]

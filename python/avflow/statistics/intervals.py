@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -15,6 +16,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 # A draw's standard error counts as at least this share of the sample's own. Draws that miss the few units that change
 # have next to none, and a t that divides by it says nothing: -3 % [-100, 0] of 48 samples, of which few changed.
 LEAST_ERROR = 0.25
+MOST_RESAMPLES = 1_000_000  # each holds a number for every unit and cell
 LEAST_UNITS = 5  # of a studentised bootstrap: fewer give draws of one unit alone, which have no spread to divide by
 
 
@@ -55,12 +57,14 @@ def interval(
     return low, high
 
 
-def check(confidence: float, resamples: int) -> None:
-    """Raises InputError for what is no confidence or no number of resamples."""
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}: give a share between 0 and 1, such as 0.95")
-    if resamples < 1:
-        raise InputError(f"resamples is {resamples}: give at least 1 (2000 is usual)")
+def check(confidence: float = 0.95, resamples: int = 1, seed: int = 0) -> None:
+    """Raises InputError for what is no confidence, no number of resamples or no seed."""
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise InputError(f"confidence is {confidence!r:.60}: give a share between 0 and 1, such as 0.95")
+    if not isinstance(resamples, Integral) or not 1 <= resamples <= MOST_RESAMPLES:
+        raise InputError(f"resamples is {resamples!r:.60}: give 1 to {MOST_RESAMPLES:,} (2000 is usual)")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"seed is {seed!r:.60}: give a whole number of 0 or more")
 
 
 def _percentile(ratios: Ratios, drawn: np.ndarray, errors: np.ndarray, tails: np.ndarray) -> np.ndarray:
