@@ -179,9 +179,17 @@ struct alignas(16) FewShared {
     Problem problem;
 };
 
-// What the Hopper kernel tells of a tile in its ring; -1: there are no more. `fence`: written by ordinary accesses.
+// What the Hopper kernel tells of a tile in its ring; -1: there are no more.
 struct alignas(16) KeyTile {
-    int32_t key_tile, whole, has_nonfinite, fence;
+    int32_t key_tile, whole, has_nonfinite;
+};
+
+// What a block works on: all live key tiles of a row tile, or a stretch of them.
+struct Part {
+    int32_t row_tile, kv_head;
+    int32_t begin, tiles;  // the stretch, in live tiles
+    bool whole, none;      // whole: it is all of them; none: another block has them all
+    int64_t index;         // of the part, where not whole
 };
 
 // What a block of the Hopper kernel shares besides keys, values and queries.
@@ -192,6 +200,7 @@ struct alignas(16) WideShared {
     uint64_t used[kWideHeads];
     Nonfinite nonfinite[kStages];
     Problem problem;
+    Part part;  // there and not in registers, as the problem: others would spill
 };
 
 inline int64_t wide_shared_bytes(const Call& c) {

@@ -2,7 +2,8 @@
 // warpgroup fetches key tiles into a ring in shared memory and works out their words; two others hold 64 packed rows
 // each and multiply, so that the softmax of one tile runs while the product of the tile before it is under way.
 //
-// Keys come by the copy engine (TMA), or, where a keep list or a cache of several sequences scatters them, by cp.async.
+// Keys come by the copy engine (TMA), told by a thread of warp 0 while warps 1 to 3 work out words, or, where a keep
+// list or a cache of several sequences scatters them, by cp.async of the whole warpgroup.
 #pragma once
 
 #include <type_traits>
@@ -26,6 +27,8 @@ struct KeyMaps {
     KeyMap keys, values;
 };
 
+using Masks = Crew<32, 96>;  // warps 1 to 3
+
 template <int kDepth>
 struct Ring {
     static constexpr uint32_t kTileBytes = kKeyTile * kDepth * 2, kStageBytes = 2 * kTileBytes;
@@ -35,15 +38,6 @@ struct Ring {
     AVFLOW_DEVICE_MEMBER char* values_at(int stage) const { return memory + stage * kStageBytes + kTileBytes; }
 };
 
-// What a block works on: all live key tiles of a row tile, or a stretch of them.
-struct Part {
-    int32_t row_tile, kv_head;
-    int32_t begin, tiles;  // the stretch, in live tiles
-    bool whole, none;      // whole: it is all of them; none: another block has them all
-    int64_t index;         // of the part, where not whole
-};
-
-// By all threads.
 AVFLOW_DEVICE Part part_of(const Call& c, const Problem& p) {
     const int32_t kv_head = blockIdx.x % c.kv_heads, place = blockIdx.x / c.kv_heads;
     const int32_t split = place % c.splits, row_tile = p.tile_order[place / c.splits];  // heavy ones first
@@ -54,14 +48,56 @@ AVFLOW_DEVICE Part part_of(const Call& c, const Problem& p) {
     return {row_tile, kv_head, begin, c.split_tiles, whole, split > 0 && begin >= live, index};
 }
 
-// The first warpgroup: fetches tile after tile of the row tile's keys; what is partial gets its words, and values that
-// are NaN or infinite are taken out of it. Ends with a tile -1.
-template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& tile, const Part& part,
-                           const Ring<kDepth>& ring, WideShared& shared) {
+AVFLOW_DEVICE Walk walk_part(const Problem& p, const Part& part) {
+    return walk_from(p, part.row_tile, part.begin, part.tiles);
+}
+
+// By the block's first warp, when its first thread has written the problem.
+AVFLOW_DEVICE void find_part(const Call& c, const Problem& p, Part& to) {
+    sync_warp();
+    const Part part = part_of(c, p);
+    if (threadIdx.x == 0) to = part;
+    sync_warp();
+}
+
+AVFLOW_DEVICE Extent extent_of(const Call& c, const Problem& p, const Part& part) {
+    return extent_of(c, *p.header, part.row_tile, part.kv_head);
+}
+
+// By one thread: tells the copy engine of tile after tile.
+template <int kDepth>
+AVFLOW_DEVICE void fetch_tiles(const Call& c, const KeyMaps& maps, const Ring<kDepth>& ring, WideShared& shared) {
     const Problem& p = shared.problem;
+    const Extent tile = extent_of(c, p, shared.part);
     const int32_t latest = latest_seen(c, p, tile), earliest = earliest_seen(c, p, tile);
-    Walk now = walk_from(p, part.row_tile, part.begin, part.tiles);
+    Walk now = walk_part(p, shared.part);
+    pass_closed(c, p, latest, earliest, now);
+    for (int n = 0;; ++n) {
+        const int stage = n % kStages;
+        barrier_wait(&shared.free[stage], n / kStages % 2 ^ 1);
+        if (ended(now)) {
+            barrier_arrive(&shared.landed[stage]);
+            return;
+        }
+        const int32_t first = key_tile(now) * kKeyTile;
+        barrier_arrive_for(&shared.landed[stage], Ring<kDepth>::kStageBytes);
+        copy_tile(ring.keys(stage), maps.keys, tile.kv_head, first, &shared.landed[stage]);
+        copy_tile(ring.values(stage), maps.values, tile.kv_head, first, &shared.landed[stage]);
+        advance(now);
+        pass_closed(c, p, latest, earliest, now);
+    }
+}
+
+// The first warpgroup, or its masks' warps where one thread fetches: fetches tile after tile of the row tile's keys;
+// what is partial gets its words, and values that are NaN or infinite are taken out of it. Ends with a tile -1.
+template <bool kBf16, int kDepth, typename Of>
+AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Ring<kDepth>& ring, WideShared& shared) {
+    constexpr bool kFetches = Of::kSize == kThreads;
+    const bool mapped = !kFetches || c.mapped;
+    const Problem& p = shared.problem;
+    const Extent tile = extent_of(c, p, shared.part);
+    const int32_t latest = latest_seen(c, p, tile), earliest = earliest_seen(c, p, tile);
+    Walk now = walk_part(p, shared.part);
     pass_closed(c, p, latest, earliest, now);
     uint32_t waiting = 0;  // bit i: the tile begun i steps before the last one is not shown yet
     uint32_t partial = 0;  // the same: it is partial
@@ -69,17 +105,18 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
     for (int step = 0;; ++step) {
         if (waiting >> (kAhead - 1) & 1) {
             const int stage = (step - kAhead) % kStages;
-            if (c.mapped) {
+            if (mapped) {
                 barrier_wait(&shared.landed[stage], (step - kAhead) / kStages % 2);
             } else {
                 copy_wait<kAhead - 1>();
             }
             if (partial >> (kAhead - 1) & 1) {
-                if (!c.mapped) sync_warpgroup(0);  // the copies of all threads have arrived
+                if (!mapped) sync_warpgroup(0);  // the copies of all threads have arrived
                 // A weight of exactly 0 must hide NaN and infinities, see attend.
-                if (sync_warpgroup_any(0, any_nonfinite<kBf16, kDepth>(ring.values_at(stage)))) {
-                    take_out_nonfinite<kBf16, kDepth, kKeyTile>(ring.values_at(stage), shared.nonfinite[stage]);
-                    if (threadIdx.x == 0) shared.tile[stage].has_nonfinite = shared.tile[stage].fence = 1;
+                if (sync_warpgroup_any<Of::kSize>(0, any_nonfinite<kBf16, kDepth, Of>(ring.values_at(stage)))) {
+                    take_out_nonfinite<kBf16, kDepth, kKeyTile, Of>(ring.values_at(stage), shared.nonfinite[stage]);
+                    if (mapped) show_to_async();
+                    if (Of::thread() == 0) shared.tile[stage].has_nonfinite = 1;
                 }
             }
             barrier_arrive(&shared.ready[stage]);
@@ -88,9 +125,9 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
         if (!more && !(waiting & ((1u << (kAhead - 1)) - 1))) {
             const int stage = begun % kStages;
             barrier_wait(&shared.free[stage], begun / kStages % 2 ^ 1);
-            if (threadIdx.x == 0) {
+            if (Of::thread() == 0) {
                 shared.tile[stage].key_tile = -1;
-                if (c.mapped) barrier_arrive(&shared.landed[stage]);
+                if (kFetches && mapped) barrier_arrive(&shared.landed[stage]);
             }
             barrier_arrive(&shared.ready[stage]);
             break;
@@ -102,18 +139,18 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
             barrier_wait(&shared.free[stage], step / kStages % 2 ^ 1);
             const int32_t this_tile = key_tile(now);
             const bool whole = is_whole(c, p, now);
-            if (threadIdx.x == 0) {
-                shared.tile[stage] = {this_tile, whole, 0, !c.mapped};
-                if (c.mapped) {
+            if (Of::thread() == 0) {
+                shared.tile[stage] = {this_tile, whole, 0};
+                if (kFetches && mapped) {
                     barrier_arrive_for(&shared.landed[stage], Ring<kDepth>::kStageBytes);
                     copy_tile(ring.keys(stage), maps.keys, tile.kv_head, this_tile * kKeyTile, &shared.landed[stage]);
                     copy_tile(ring.values(stage), maps.values, tile.kv_head, this_tile * kKeyTile,
                               &shared.landed[stage]);
                 }
             }
-            if (!c.mapped) load_keys<kDepth, true>(c, p, tile.kv_head, this_tile, ring.keys(stage), ring.values(stage));
-            if (!whole) fill_words(c, p, tile, this_tile, shared.words[stage]);
-            if (whole && c.mapped) {
+            if (!mapped) load_keys<kDepth, true>(c, p, tile.kv_head, this_tile, ring.keys(stage), ring.values(stage));
+            if (!whole) fill_words<Of>(c, p, tile, this_tile, shared.words[stage]);
+            if (whole && mapped) {
                 barrier_arrive(&shared.ready[stage]);  // consumers wait for the bytes themselves
             } else {
                 waiting |= 1;
@@ -123,9 +160,9 @@ AVFLOW_DEVICE void produce(const Call& c, const KeyMaps& maps, const Extent& til
             pass_closed(c, p, latest, earliest, now);
             begun = step + 1;
         }
-        if (!c.mapped) copy_commit();  // an empty group at the end: the count of those under way goes on
+        if (!mapped) copy_commit();  // an empty group at the end: the count of those under way goes on
     }
-    if (!c.mapped) copy_wait<0>();
+    if (!mapped) copy_wait<0>();
 }
 
 // Begins s = queries x keys.
@@ -153,8 +190,8 @@ AVFLOW_DEVICE void begin_outputs(const Weights& weights, uint32_t values, Rows<k
 
 // The warpgroups after the first: 64 packed rows each, 16 a warp.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Part& part, const Ring<kDepth>& ring,
-                           WideShared& shared, char* queries, float* all_mass) {
+AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>& ring, WideShared& shared,
+                           char* queries, float* all_mass) {
     const Problem& p = shared.problem;
     const int warp = threadIdx.x / 32 - kWarps, lane = threadIdx.x % 32;
     float* const mass = all_mass + warp * 16 * c.mass_groups;
@@ -178,9 +215,9 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Part& part, 
     const auto wait = [&] {
         if (c.mapped) barrier_wait(&shared.landed[stage], parity);
         barrier_wait(&shared.ready[stage], parity);
-        const KeyTile here = shared.tile[stage];
-        if (here.fence) show_to_products();
-        return here;
+        // Copies by threads; who made them would have to wait for those of later tiles as well.
+        if (!c.mapped) show_to_async();
+        return shared.tile[stage];
     };
     const auto weigh = [&](const KeyTile& now) {
         const Words* words = shared.words[stage];
@@ -256,10 +293,10 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Part& part, 
         }
     }
     join_sums(rows);
-    if (part.whole) {  // outputs go through the place of the queries, of which a warp has read its own rows only
+    if (shared.part.whole) {  // outputs go through the place of the queries, of which a warp has read its own rows only
         finish<kBf16, kDepth>(c, tile, warp, lane, rows, mass, queries);
     } else {
-        leave_part<kDepth>(c, tile, warp, lane, rows, mass, c.parts + part.index * part_floats(c));
+        leave_part<kDepth>(c, tile, warp, lane, rows, mass, c.parts + shared.part.index * part_floats(c));
     }
 }
 
@@ -273,21 +310,27 @@ __global__ void __launch_bounds__(kWideThreads, 1) attend_wide(const Call c, con
         shared.problem = view(c.problem);
         for (int i = 0; i < kStages; ++i) {
             barrier_init(&shared.landed[i], 1);
-            barrier_init(&shared.ready[i], kThreads);
+            barrier_init(&shared.ready[i], kWordsApart && c.mapped ? Masks::kSize : kThreads);
             barrier_init(&shared.free[i], kConsumers * kWarps);
         }
+        show_to_async();  // the copy engine counts on them
     }
+    if (threadIdx.x < 32) find_part(c, shared.problem, shared.part);
     sync_block();
-    const Problem& p = shared.problem;
-    const Part part = part_of(c, p);
-    if (part.none) return;
-    const Extent tile = extent_of(c, *p.header, part.row_tile, part.kv_head);
+    if (shared.part.none) return;
+    const Extent tile = extent_of(c, shared.problem, shared.part);
     if (threadIdx.x < kThreads) {
         fewer_registers<kProducerRegisters>();
-        produce<kBf16, kDepth>(c, maps, tile, part, ring, shared);
+        if (!kWordsApart || !c.mapped) {
+            produce<kBf16, kDepth, FirstThreads>(c, maps, ring, shared);
+        } else if (threadIdx.x >= 32) {
+            produce<kBf16, kDepth, Masks>(c, maps, ring, shared);
+        } else if (threadIdx.x == 0) {
+            fetch_tiles<kDepth>(c, maps, ring, shared);
+        }
     } else {
         more_registers<kConsumerRegisters>();
-        consume<kBf16, kDepth>(c, tile, part, ring, shared, queries, reinterpret_cast<float*>(&shared + 1));
+        consume<kBf16, kDepth>(c, tile, ring, shared, queries, reinterpret_cast<float*>(&shared + 1));
     }
 }
 

@@ -22,7 +22,7 @@ AVFLOW_DEVICE void bring_queries(const Call& c, const Problem& p, const Extent& 
         uint32_t* const pairs = reinterpret_cast<uint32_t*>(to + (block * kWideHeads + warp * 16) * 128);
         for (int i = lane; i < 16 * 32; i += 32) pairs[i] ^= c.flip;
     }
-    show_to_products();
+    show_to_async();
 }
 
 // Begins s = queries x keys.
@@ -124,7 +124,7 @@ AVFLOW_DEVICE void consume_pairs(const Call& c, const Extent& tile, const PairRi
     };
     const auto taken_out = [&](int of) {
         barrier_wait(&shared.checked[(of - plain) % kRing], (of - plain) / kRing % 2);
-        return shared.step[(of - plain) % kWordRing].nonfinite;
+        return shared.taken_out[(of - plain) % kWordRing];
     };
     const auto weigh = [&](int of, const Step& now) {
         Words(*const words)[kWideHeads] = shared.words[(of - plain) % kWordRing];
@@ -159,7 +159,6 @@ AVFLOW_DEVICE void consume_pairs(const Call& c, const Extent& tile, const PairRi
         int nonfinite = 0;
         if (last >= plain) {
             nonfinite = taken_out(last);
-            if (nonfinite) show_to_products();
 #pragma unroll
             for (int t = 0; t < 2; ++t) {
                 if (nonfinite >> t & 1) note_nonzero_weights(half_of(s, t), lane, shared.used[t] + warp * 16);

@@ -24,21 +24,20 @@ __global__ void __launch_bounds__(kWideThreads, 1) attend_pairs(const Call c, co
             barrier_init(&shared.checked[i], Masks::kSize);
         }
         for (int i = 0; i < kWordRing; ++i) barrier_init(&shared.ready[i], Masks::kSize);
+        show_to_async();  // the copy engine counts on them
     }
-    sync_block();
-    const Problem& p = shared.problem;
-    const Part part = part_of(c, p);
-    if (part.none) return;
-    const Extent tile = extent_of(c, *p.header, part.row_tile, part.kv_head);
     if (threadIdx.x < 32) {
-        const int32_t full = is_fixed(c) && !c.mass_groups ? full_tiles(p, part) : 0;
-        if (threadIdx.x == 0) shared.plain = full / 2, shared.part = part;
+        find_part(c, shared.problem, shared.part);
+        const int32_t full = is_fixed(c) && !c.mass_groups ? full_tiles(shared.problem, shared.part) : 0;
+        if (threadIdx.x == 0) shared.plain = full / 2;
     }
     sync_block();
+    if (shared.part.none) return;
+    const Extent tile = extent_of(c, shared.problem, shared.part);
     if (threadIdx.x < kThreads) {
         fewer_registers<kFetchRegisters>();
-        if (threadIdx.x == 0) fetch<kDepth>(c, maps, tile, ring, shared);
-        if (threadIdx.x >= 32) mask_steps<kBf16, kDepth>(c, tile, ring, shared);
+        if (threadIdx.x == 0) fetch<kDepth>(c, maps, ring, shared);
+        if (threadIdx.x >= 32) mask_steps<kBf16, kDepth>(c, ring, shared);
     } else {
         more_registers<kPairRegisters>();
         // The first turn of all; the others are passed on as they are taken.

@@ -8,10 +8,10 @@ namespace avflow::cuda {
 
 // By one thread.
 template <int kDepth>
-AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const Extent& tile, const PairRing<kDepth>& ring,
-                         PairShared& shared) {
+AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const PairRing<kDepth>& ring, PairShared& shared) {
     const Problem& p = shared.problem;
     const Part& part = shared.part;
+    const Extent tile = extent_of(c, p, part);
     const int32_t absent = p.header->key_tiles;  // beyond the last key: zeros
     const auto copy = [&](uint32_t to, const KeyMap& map, const Step& step, uint64_t* landed) {
         barrier_arrive_for(landed, PairRing<kDepth>::kBytes);
@@ -46,9 +46,10 @@ AVFLOW_DEVICE void fetch(const Call& c, const KeyMaps& maps, const Extent& tile,
 
 // By warps 1 to 3. A step's number counts from the first one with masks on.
 template <bool kBf16, int kDepth>
-AVFLOW_DEVICE void mask_steps(const Call& c, const Extent& tile, const PairRing<kDepth>& ring, PairShared& shared) {
+AVFLOW_DEVICE void mask_steps(const Call& c, const PairRing<kDepth>& ring, PairShared& shared) {
     const Problem& p = shared.problem;
     const Part& part = shared.part;
+    const Extent tile = extent_of(c, p, part);
     const int plain = shared.plain;
     const auto check = [&](int n, const Step& step) {
         // v_landed alone would not do: a wait must not be two phases off, and unmasked steps are not followed here.
@@ -66,8 +67,8 @@ AVFLOW_DEVICE void mask_steps(const Call& c, const Extent& tile, const PairRing<
             // A weight of exactly 0 must hide NaN and infinities, see attend.
             if (sync_warpgroup_any<Masks::kSize>(0, any)) {
                 take_out_nonfinite<kBf16, kDepth, kStep, Masks>(values, shared.nonfinite[stage][t]);
-                show_to_products();
-                if (Masks::thread() == 0) shared.step[n % kWordRing].nonfinite |= 1 << t;
+                show_to_async();
+                if (Masks::thread() == 0) shared.taken_out[n % kWordRing] |= 1 << t;
             }
         }
         barrier_arrive(&shared.checked[n % kRing]);
@@ -80,7 +81,7 @@ AVFLOW_DEVICE void mask_steps(const Call& c, const Extent& tile, const PairRing<
         if (n >= 2) check(n - 2, earlier);
         const Step now = next_step(c, p, part, walk);
         const int slot = n % kWordRing;
-        if (Masks::thread() == 0) shared.step[slot] = now;
+        if (Masks::thread() == 0) shared.step[slot] = now, shared.taken_out[slot] = 0;
 #pragma unroll 1
         for (int t = 0; t < 2 && now.tile[0] >= 0; ++t) {
             if (now.whole >> t & 1) continue;

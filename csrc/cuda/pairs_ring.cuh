@@ -20,18 +20,16 @@ constexpr int kWordRing = 4;         // steps of words
 constexpr int kFetchRegisters = 40, kPairRegisters = 232;
 static_assert(kFetchRegisters + kConsumers * kPairRegisters <= 3 * 168);
 
-using Masks = Crew<32, 96>;  // warps 1 to 3
-
 struct alignas(16) Step {
-    int32_t tile[2];    // tile[0] -1: there are no more; tile[1] -1: absent
-    int32_t whole;      // a bit a tile: without a mask
-    int32_t nonfinite;  // a bit a tile: values were taken out
+    int32_t tile[2];  // tile[0] -1: there are no more; tile[1] -1: absent
+    int32_t whole;    // a bit a tile: without a mask
 };
 
 struct alignas(16) PairShared {
     uint64_t k_landed[kRing], v_landed[kRing], k_free[kRing], v_free[kRing];
     uint64_t asked[kRing], checked[kRing], ready[kWordRing];
     Step step[kWordRing];
+    int32_t taken_out[kWordRing];  // a bit a tile: values were taken out; known when the step is checked
     Words words[kWordRing][2][kWideHeads];
     uint64_t used[2][kWideHeads];
     Nonfinite nonfinite[kRing][2];
@@ -90,10 +88,6 @@ struct StepWalk {
     int32_t latest, earliest;
 };
 
-AVFLOW_DEVICE Walk walk_part(const Problem& p, const Part& part) {
-    return walk_from(p, part.row_tile, part.begin, part.tiles);
-}
-
 AVFLOW_DEVICE void settle(const Call& c, const Problem& p, const Part& part, StepWalk& w) {
     if (w.kind < 0) {
         pass_closed(c, p, w.latest, w.earliest, w.now);
@@ -118,7 +112,7 @@ AVFLOW_DEVICE StepWalk walk_steps(const Call& c, const Problem& p, const Extent&
 
 // The next step; its tile[0] is -1 behind the last.
 AVFLOW_DEVICE Step next_step(const Call& c, const Problem& p, const Part& part, StepWalk& w) {
-    Step step = {{-1, -1}, 0, 0};
+    Step step = {{-1, -1}, 0};
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
         if (ended(w.now)) break;

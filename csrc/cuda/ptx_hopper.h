@@ -91,9 +91,10 @@ AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int bloc
         : "memory");
 }
 
-// Lets products read what this thread has written to shared memory, or has seen there after a barrier; they read past
-// the caches of ordinary accesses. Waits for all copies of this thread that are under way.
-AVFLOW_DEVICE void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Lets products and the copy engine see what this thread has written to shared memory, or has seen there after a
+// barrier: they go another way than ordinary accesses, the "async proxy". Waits for all copies of this thread that are
+// under way.
+AVFLOW_DEVICE void show_to_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 // Products run in the background, in order. Between products_begin and the products_wait that covers them, sums and
 // left sides must not be touched.

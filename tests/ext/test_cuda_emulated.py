@@ -201,6 +201,16 @@ BREAKS = {  # name: (kernel's file, what stands there, what stands there instead
         "            barrier_wait(&shared.free[stage], step / kStages % 2 ^ 1);\n",
         "",
     ),
+    "tiles fetched before their place is free": (
+        "hopper",
+        "        barrier_wait(&shared.free[stage], n / kStages % 2 ^ 1);\n",
+        "",
+    ),
+    "tiles looked at before they land": (
+        "hopper",
+        "                barrier_wait(&shared.landed[stage], (step - kAhead) / kStages % 2);\n",
+        "",
+    ),
     "scores read too early": ("hopper", "        products_wait<1>();\n", ""),
     "outputs scaled too early": ("hopper", "        products_wait<0>();\n        sums_ready(rows.o);\n", ""),
     "values in wrong blocks": ("hopper", "describe(values, kKeyTile * 128)", "describe(values, 128)"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-COLD = ("any_nonfinite<", "take_out_nonfinite<", "fill_words(")  # of the producer: for partial tiles alone
+COLD = ("any_nonfinite<", "take_out_nonfinite<", "fill_words<")  # of the producer: for partial tiles alone
 
 
 def compile_device_code(

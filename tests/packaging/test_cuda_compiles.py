@@ -83,7 +83,7 @@ def test_products_that_wait_for_one_another_are_noticed(nvcc, tmp_path):
 # An array that is indexed at run time lies in local memory, as what is spilled does.
 LOCAL = "{ volatile int32_t held[16]; held[clock() & 15] = 1; held[clock() & 15] = held[3]; } "
 COLD = {
-    "if (!whole) fill_words(c, ": "if (!whole) " + LOCAL + "if (!whole) fill_words(c, ",
+    "if (!whole) fill_words<Of>(c, ": "if (!whole) " + LOCAL + "if (!whole) fill_words<Of>(c, ",
     "int begun = 0;": LOCAL + "int begun = 0;",  # before the producer's loop
 }
 HOT = ["begun = step + 1;", "scale_outputs<kDepth>(alpha, rows);", "join_sums(rows);"]  # the last two: of consumers

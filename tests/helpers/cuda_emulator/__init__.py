@@ -75,17 +75,24 @@ class CompactArgs(ctypes.Structure):
     )
 
 
-def build(compiler: str, folder: Path, first: Path = HERE) -> Path:
+def build(compiler: str, folder: Path, first: Path = HERE, ordering: bool = False) -> Path:
     """Compiles the emulator; a few seconds.
 
     Sources in the folder `first` take the place of the kernels' own; then attention takes bfloat16 alone, which
-    compiles faster.
+    compiles faster. ordering: accesses to shared memory that nothing sorts are errors (ordering.h); bfloat16 alone.
     """
     library = folder / "emulator.so"
     flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
-    flags += ["-DEMULATE_BF16_ALONE"] if first != HERE else []
+    flags += ["-DEMULATE_BF16_ALONE"] if first != HERE or ordering else []
     flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
-    subprocess.run([compiler, *flags, str(HERE / "emulator.cpp"), "-o", str(library)], check=True)
+    source, sources = HERE / "emulator.cpp", [HERE / "emulator.cpp"]
+    if ordering:
+        flags += ["-DEMULATE_ORDERING"]
+        instrumented = folder / "emulator.o"
+        callbacks = ["-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"]
+        subprocess.run([compiler, *flags, *callbacks, "-c", str(source), "-o", str(instrumented)], check=True)
+        sources = [instrumented, HERE / "ordering.cpp"]
+    subprocess.run([compiler, *flags, *map(str, sources), "-o", str(library)], check=True)
     return library
 
 

@@ -53,9 +53,42 @@ bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs
             launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, join, c));
 }
 
+// One thread writes to shared memory, another tells the copy engine to write over it, or reads it. Bits of `steps`: the
+// writer fences before it arrives; after; the reader fences before it waits; waits; fences after; reads, and copies nothing.
+void probe(int steps) {
+    uint64_t* const barriers = reinterpret_cast<uint64_t*>(block.shared + 8192);
+    if (threadIdx.x == 0) {
+        barrier_init(&barriers[0], 1);
+        barrier_init(&barriers[1], 1);
+        show_to_async();
+    }
+    sync_block();
+    if (threadIdx.x == 0) {
+        block.shared[77] = 1;
+        if (steps & 1) show_to_async();
+        barrier_arrive(&barriers[0]);
+        if (steps & 2) show_to_async();
+    }
+    if (threadIdx.x == 32) {
+        if (steps & 4) show_to_async();
+        if (steps & 8) barrier_wait(&barriers[0], 0);
+        if (steps & 16) show_to_async();
+        if (steps & 32) {
+            if (block.shared[77] == 1) block.shared[78] = 1;
+        } else {
+            barrier_arrive_for(&barriers[1], 64 * 128);
+            copy_block(0, {reinterpret_cast<const uint16_t*>(&barriers), 0, 0, 0, 64}, 0, 0, 0, &barriers[1]);
+            barrier_wait(&barriers[1], 0);
+        }
+    }
+}
+
 }  // namespace
 
 extern "C" {
+
+// 0, or 2 where the emulator finds fault with the order.
+int32_t emulated_probe(int32_t steps) { return launch(1, emulator::kInStep, 64, probe, steps) ? 0 : 2; }
 
 int64_t emulated_workspace(const AvflowAttention* a) {
     const Header& h = *reinterpret_cast<const Header*>(a->problem);

@@ -16,6 +16,8 @@
 #include <memory>
 #include <vector>
 
+#include "ordering.h"
+
 namespace emulator {
 
 constexpr int kMostThreads = 1024;
@@ -198,6 +200,7 @@ inline bool run_block(int threads, Schedule schedule, std::function<void()> body
     block.random = 0x9E3779B97F4A7C15u * static_cast<uint64_t>(schedule);
     block.idle = block.finished = 0;
     block.body = std::move(body);
+    ordering::begin_block();
     block.error[0] = 0;
     block.all = {};
     memset(block.shared, 0xFF, sizeof(block.shared));  // NaN in every type

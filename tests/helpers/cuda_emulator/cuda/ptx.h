@@ -22,6 +22,7 @@ inline Index blockIdx;
 namespace avflow::cuda {
 
 using emulator::block;
+namespace ordering = emulator::ordering;
 
 AVFLOW_DEVICE char* shared_memory() { return block.shared; }
 AVFLOW_DEVICE uint32_t shared_address(const void* at) {
@@ -32,6 +33,7 @@ AVFLOW_DEVICE bool sync_block_any(bool mine) {
     static bool any;  // written by the last to arrive, read before anybody can arrive again
     emulator::meet("barrier", block.all, 0, block.threads, &mine, [] {
         any = false;
+        ordering::meet(0, block.threads);
         for (int i = 0; i < block.threads; ++i) any = any || *static_cast<bool*>(block.fibers[i].argument);
     });
     return any;
@@ -39,7 +41,7 @@ AVFLOW_DEVICE bool sync_block_any(bool mine) {
 AVFLOW_DEVICE void sync_block() { sync_block_any(false); }
 AVFLOW_DEVICE void sync_warp() {
     int nothing = 0;
-    emulator::meet_warp("sync_warp", nothing, [](int**) {});
+    emulator::meet_warp("sync_warp", nothing, [](int**) { ordering::meet(block.current / 32 * 32, 32); });
 }
 AVFLOW_DEVICE bool sync_warp_any(bool mine) {
     sync_warp();

@@ -18,11 +18,16 @@ AVFLOW_DEVICE void barrier_init(uint64_t* barrier, uint32_t arrivals) {
     memcpy(barrier, &fresh, sizeof(fresh));
 }
 AVFLOW_DEVICE void barrier_change(uint64_t* barrier, int arrivals, int bytes) {
+    const ordering::Apart its_own_access;
+    if (arrivals) ordering::arrive(barrier);
     PhaseBarrier now;
     memcpy(&now, barrier, sizeof(now));
     now.left = static_cast<uint8_t>(now.left - arrivals);
     now.bytes += bytes;
-    if (now.left == 0 && now.bytes == 0) now.left = now.arrivals, ++now.phase;
+    if (now.left == 0 && now.bytes == 0) {
+        now.left = now.arrivals, ++now.phase;
+        ordering::complete(barrier);
+    }
     memcpy(barrier, &now, sizeof(now));
     block.idle = 0;
 }
@@ -51,18 +56,30 @@ struct TileCopy {
 };
 inline std::vector<TileCopy> tile_copies;
 
+// The engine writes there, and later counts on the barrier.
+AVFLOW_DEVICE void order_copy(uint32_t to, size_t bytes, uint64_t* barrier) {
+    ordering::async_writes(to, bytes, "tells the copy engine to write over what is not shown to it:");
+    ordering::async_reads(shared_address(barrier), sizeof(*barrier),
+                          "tells the copy engine of a barrier that is not shown to it:");
+}
+
 AVFLOW_DEVICE void copy_tile(uint32_t to, const KeyMap& map, int head, int first, uint64_t* barrier) {
     const size_t bytes = size_t{64} * 2 * static_cast<size_t>(map.depth);
     if (to % 1024 || to + bytes > sizeof(block.shared)) emulator::fail("tile to a bad address");
+    order_copy(to, bytes, barrier);
+    const ordering::Apart of_the_engine;
     memset(block.shared + to, 0xFF, bytes);
     tile_copies.push_back({block.shared + to, map, head, first, 0, map.depth, barrier});
 }
 AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int of, int first, uint64_t* barrier) {
     if (to % 1024 || to + 64 * 128 > sizeof(block.shared)) emulator::fail("block to a bad address");
+    order_copy(to, 64 * 128, barrier);
+    const ordering::Apart of_the_engine;
     memset(block.shared + to, 0xFF, 64 * 128);
     tile_copies.push_back({block.shared + to, map, head, first, of * 64, 64, barrier});
 }
 AVFLOW_DEVICE void land(const TileCopy& copy) {
+    const ordering::Apart of_the_engine;
     for (int key = 0; key < 64; ++key) {
         for (int column = 0; column < copy.columns; ++column) {
             const uint16_t* from =
@@ -93,6 +110,7 @@ AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
         tile_copies.swap(left);
         emulator::yield(true);
     }
+    ordering::wait(barrier);
 }
 
 // kArrivals: of the warpgroup's last warps.
@@ -108,6 +126,7 @@ AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine) {
         bool any = false;
         for (int i = 0; i < kArrivals; ++i) any = any || of(i)->mine;
         for (int i = 0; i < kArrivals; ++i) of(i)->any = any;
+        ordering::meet(first, kArrivals);
     });
     return argument.any;
 }
@@ -116,7 +135,11 @@ AVFLOW_DEVICE void sync_warpgroup(int number) { sync_warpgroup_any(number, false
 // A named barrier of 256: the 128 that wait and the 128 that pass the turn.
 AVFLOW_DEVICE void turn_pass(int i) {
     emulator::Crowd& turn = block.turns[i];
-    if (++turn.arrived == 256) turn.arrived = 0, ++turn.generation;
+    ordering::arrive(&turn);
+    if (++turn.arrived == 256) {
+        turn.arrived = 0, ++turn.generation;
+        ordering::complete(&turn);
+    }
     if (turn.arrived > 256) emulator::fail("a turn was passed twice");
     block.idle = 0;
 }
@@ -125,13 +148,16 @@ AVFLOW_DEVICE void turn_wait(int i) {
     turn_pass(i);
     emulator::fiber().waits_for = "turn";
     while (block.turns[i].generation == generation) emulator::yield(true);
+    ordering::wait(&block.turns[i]);
 }
 
 template <int>
 AVFLOW_DEVICE void fewer_registers() {}
 template <int>
 AVFLOW_DEVICE void more_registers() {}
-AVFLOW_DEVICE void show_to_products() {}
+AVFLOW_DEVICE void show_to_async(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    ordering::fence(file, line);
+}
 AVFLOW_DEVICE void products_begin() {}
 AVFLOW_DEVICE void products_commit() { ++emulator::fiber().product_groups; }
 
@@ -148,8 +174,31 @@ AVFLOW_DEVICE uint64_t further(uint64_t description, uint32_t bytes) {
     return description + bytes / 16;
 }
 
+// Where element (n, k) of a right side lies, as the PTX ISA lays out its canonical layouts of 128-byte swizzle.
+AVFLOW_DEVICE uint32_t place_of_right(uint64_t b, bool along_k, int n, int k) {
+    const uint32_t start = (b & 0x3FFF) << 4, block_bytes = (b >> 16 & 0x3FFF) << 4;
+    const uint32_t eight_rows = (b >> 32 & 0x3FFF) << 4;
+    const uint32_t at = start + (along_k ? n % 64 * 2 + n / 64 * block_bytes + k % 8 * 128 + k / 8 * eight_rows
+                                         : k * 2 + n % 8 * 128 + n / 8 * eight_rows);
+    return at ^ (at >> 7 & 7) << 4;
+}
+
+// What a product reads in shared memory from when it is begun: `size` rows or columns by 16 along k, 16 bytes at a time.
+AVFLOW_DEVICE void order_side(uint64_t b, bool along_k, int size, const char* what) {
+#ifdef EMULATE_ORDERING
+    for (int n = 0; n < size; n += along_k ? 8 : 1) {
+        for (int k = 0; k < 16; k += along_k ? 1 : 8) {
+            ordering::async_reads(place_of_right(b, along_k, n, k), 16, what);
+        }
+    }
+#else
+    (void)b, (void)along_k, (void)size, (void)what;
+#endif
+}
+
 template <bool kBf16, bool kAlongK, int kColumns>
 AVFLOW_DEVICE void multiply_add_tile(float (&sum)[kColumns][4], const uint32_t (&a)[4], uint64_t b, bool add) {
+    order_side(b, kAlongK, 8 * kColumns, "begins a product of a right side that is not shown to it:");
     emulator::Fiber& me = emulator::fiber();
     emulator::Product product{sum, a, {}, b, kColumns, me.product_groups, add, kAlongK, kBf16};
     bool pending = false;  // the sums of a product before it: they are not there yet
@@ -162,20 +211,16 @@ AVFLOW_DEVICE void multiply_add_tile(float (&sum)[kColumns][4], const uint32_t (
 template <bool kBf16>
 AVFLOW_DEVICE void multiply_shared(float (&sum)[16][4], uint64_t a, uint64_t b, bool add) {
     static const uint32_t nothing[4] = {};
+    order_side(a, false, 64, "begins a product of a left side that is not shown to it:");
     multiply_add_tile<kBf16, false>(sum, nothing, b, add);
     emulator::fiber().products.back().a = nullptr;
     emulator::fiber().products.back().left = a;
 }
 
-// Element (n, k) of a right side, as the PTX ISA lays out its canonical layouts of 128-byte swizzle.
+// Element (n, k) of a right side.
 AVFLOW_DEVICE float right_side(const emulator::Product& product, int n, int k) {
-    const uint32_t start = (product.b & 0x3FFF) << 4, block_bytes = (product.b >> 16 & 0x3FFF) << 4;
-    const uint32_t eight_rows = (product.b >> 32 & 0x3FFF) << 4;
-    uint32_t at = start + (product.along_k ? n % 64 * 2 + n / 64 * block_bytes + k % 8 * 128 + k / 8 * eight_rows
-                                           : k * 2 + n % 8 * 128 + n / 8 * eight_rows);
-    at ^= (at >> 7 & 7) << 4;
     uint16_t bits;
-    memcpy(&bits, block.shared + at, 2);
+    memcpy(&bits, block.shared + place_of_right(product.b, product.along_k, n, k), 2);
     return product.bf16 ? widen<true>(bits) : widen<false>(bits);
 }
 
@@ -183,6 +228,7 @@ template <int kPending>
 AVFLOW_DEVICE void products_wait() {
     emulator::Fiber* mine = &emulator::fiber();
     emulator::meet_warpgroup("products", mine, [](emulator::Fiber*** threads) {
+        const ordering::Apart of_the_products;
         std::vector<emulator::Product>& first = (*threads[0])->products;
         while (!first.empty() && first[0].group < (*threads[0])->product_groups - kPending) {
             const int columns = first[0].columns;

@@ -1,0 +1,116 @@
+"""That the CUDA kernels put their accesses to shared memory in order: no schedule shows a fence that is missing.
+
+In this build of the emulator all loads and stores of the kernels are followed, and a product or a copy of the copy
+engine that may not see a write, or a thread that reads what another wrote without a barrier between, is an error
+(helpers/cuda_emulator/ordering.h).
+"""
+
+import re
+import shutil
+import sys
+
+import cuda_emulator
+import pytest
+import torch
+from cuda_cases import BF16, EVERYTHING, runs
+from op_cases import qkv
+
+from avflow_ext import AttentionProblem, Cut, mask_of
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    if not (compiler := shutil.which("g++")) or sys.platform != "linux":
+        pytest.skip("the emulator needs Linux and g++")
+    return cuda_emulator.build(compiler, tmp_path_factory.mktemp("ordering"), ordering=True)
+
+
+@pytest.fixture(params=["cuda", "hopper", "pairs"])
+def ordered(library, request):
+    return cuda_emulator.load(library, request.param)
+
+
+def last_rows(n: int, **more) -> AttentionProblem:
+    keys = runs(n, run=70)
+    return AttentionProblem(keys.select(torch.arange(n - 32, n)), keys, **more)
+
+
+RANDOM_CUT = Cut(mask_of([1]), mask_of(range(4)), random_share=0.3, seed=1)
+PROBLEMS = {
+    "no cuts": lambda: last_rows(500),
+    "masks between full tiles": lambda: last_rows(500, cuts=[Cut(mask_of([1]), mask_of([3])), RANDOM_CUT]),
+    "by head": lambda: last_rows(400, cuts=[Cut(mask_of([1]), mask_of(range(4)), heads=0b101)]),
+    "keys by ordinary copies": lambda: last_rows(400, keep_keys=torch.arange(399), cuts=[RANDOM_CUT]),
+    "keys split": lambda: last_rows(1400, cuts=[RANDOM_CUT]),
+}
+
+
+def attend(library, name: str, schedule: int, d: int = 64, **options) -> None:
+    problem = PROBLEMS[name]()
+    q, k, v = qkv(problem, 4, 1, d, dtype=BF16)
+    v[::61, :, 5] = torch.inf  # values that a thread takes out
+    cuda_emulator.attention(library, q, k, v, problem, scale=-0.1, schedule=schedule, **options)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_the_kernels_put_their_accesses_in_order(ordered, name):
+    attend(ordered, name, schedule=cuda_emulator.SCHEDULES)
+    attend(ordered, name, schedule=1, d=128 if name == "no cuts" else 64, **EVERYTHING)
+
+
+@pytest.mark.parametrize("width", [65, 2048])
+def test_sums_over_a_block_are_in_order(library, width):
+    x, weight = torch.randn(3, width).to(BF16), torch.randn(width).to(BF16)
+    emulated = cuda_emulator.load(library, "cuda")
+    keep = torch.tensor([2, 0], dtype=torch.int32)
+    for schedule in range(cuda_emulator.SCHEDULES):
+        cuda_emulator.gather_rms_norm(emulated, x, weight, 1e-6, keep, schedule=schedule)
+
+
+def fences() -> list[tuple[str, int]]:
+    """Files of the kernels and lines."""
+    found = []
+    for path in sorted((cuda_emulator.CSRC / "cuda").glob("*.cuh")):
+        lines = path.read_text().splitlines()
+        found += [(path.name, i) for i, line in enumerate(lines, 1) if re.search(r"\bshow_to_async\(\)", line)]
+    return found
+
+
+def test_every_fence_is_needed(library):
+    """Each one left out, something may not be seen; in both forms of the Hopper kernel."""
+    places = fences()
+    assert {file for file, _ in places} >= {"hopper_kernel.cuh", "pairs_consume.cuh", "pairs_kernel.cuh"}
+    for file, line in places:
+        emulated = cuda_emulator.load(library, "pairs" if file.startswith("pairs") else "hopper")
+        emulated.emulated_skip_fence(f"/{file}".encode(), line)
+        with pytest.raises(RuntimeError, match="not shown to it: that thread"):
+            for name in ("masks between full tiles", "keys by ordinary copies"):
+                attend(emulated, name, schedule=0)
+    emulated.emulated_skip_fence(b"", 0)
+    for kernel in ("hopper", "pairs"):
+        attend(cuda_emulator.load(library, kernel), "masks between full tiles", schedule=0)
+
+
+BEFORE_ARRIVAL, AFTER_ARRIVAL, BEFORE_WAIT, WAIT, AFTER_WAIT, READ = (1 << i for i in range(6))
+
+
+@pytest.mark.parametrize(
+    "steps, fault",
+    [
+        (BEFORE_ARRIVAL | WAIT, None),
+        (WAIT | AFTER_WAIT, None),
+        (WAIT, "not shown"),
+        (AFTER_ARRIVAL | WAIT, "not shown"),
+        (BEFORE_WAIT | WAIT, "not shown"),
+        (BEFORE_ARRIVAL, "not shown"),
+        (BEFORE_ARRIVAL | AFTER_WAIT, "not shown"),
+        (WAIT | READ, None),  # between threads a barrier is enough
+        (READ, "without a barrier"),
+        (BEFORE_ARRIVAL | AFTER_WAIT | READ, "without a barrier"),  # a fence is none
+    ],
+)
+def test_where_a_fence_counts(library, steps, fault):
+    emulated = cuda_emulator.load(library, "hopper")
+    assert emulated.emulated_probe(steps) == (2 if fault else 0)
+    if fault:
+        assert fault in emulated.emulated_error().decode()
