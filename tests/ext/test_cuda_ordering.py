@@ -30,9 +30,9 @@ def ordered(library, request):
     return cuda_emulator.load(library, request.param)
 
 
-def last_rows(n: int, **more) -> AttentionProblem:
+def last_rows(n: int, rows: int = 32, **more) -> AttentionProblem:
     keys = runs(n, run=70)
-    return AttentionProblem(keys.select(torch.arange(n - 32, n)), keys, **more)
+    return AttentionProblem(keys.select(torch.arange(n - rows, n)), keys, **more)
 
 
 RANDOM_CUT = Cut(mask_of([1]), mask_of(range(4)), random_share=0.3, seed=1)
@@ -41,6 +41,8 @@ PROBLEMS = {
     "masks between full tiles": lambda: last_rows(500, cuts=[Cut(mask_of([1]), mask_of([3])), RANDOM_CUT]),
     "by head": lambda: last_rows(400, cuts=[Cut(mask_of([1]), mask_of(range(4)), heads=0b101)]),
     "keys by ordinary copies": lambda: last_rows(400, keep_keys=torch.arange(399), cuts=[RANDOM_CUT]),
+    "few rows": lambda: last_rows(400, 2, cuts=[RANDOM_CUT]),
+    "few rows, keys split": lambda: last_rows(1400, 2, cuts=[RANDOM_CUT]),
     "keys split": lambda: last_rows(1400, cuts=[RANDOM_CUT]),
 }
 
