@@ -17,6 +17,8 @@ from typing import Any
 from benchmarks.lib.marks import markdown_table, put
 
 ROOT = Path(__file__).resolve().parents[2]
+# Files of a folder, without .json; benchmarks/cpu.sh makes them all.
+TABLES = {"attention", "attention-avx2", "bf16", "calls", "memory", "sweep", "sweep-media", "patch", "check", "evict"}
 
 
 def attention_table(data: dict[str, Any]) -> str:
@@ -118,21 +120,25 @@ def machine_line(data: dict[str, Any]) -> str:
     return f"{m['processor']}, {m['cores']} cores, {m['threads']} threads, torch {m['torch']}, fp32."
 
 
+def told(table: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], str]:
+    """The table with its machine below: those of one page come from several."""
+    return lambda data: f"{table(data)}\n\n{machine_line(data)}"
+
+
 def write_pages(folder: Path, root: Path) -> None:
     """Writes the tables of the folder's results into the pages below `root`."""
 
     page = root / "docs" / "performance.md"
     tables: list[tuple[str, Path, str, Callable[[dict[str, Any]], str]]] = [
-        ("attention", page, "machine", machine_line),
-        ("attention", page, "attention", attention_table),
-        ("attention-avx2", page, "attention-avx2", attention_table),
-        ("sweep", page, "sweep", sweep_table),
-        ("sweep-media", page, "sweep-media", sweep_table),
+        ("attention", page, "attention", told(attention_table)),
+        ("attention-avx2", page, "attention-avx2", told(attention_table)),
+        ("sweep", page, "sweep", told(sweep_table)),
+        ("sweep-media", page, "sweep-media", told(sweep_table)),
         ("bf16", page, "bf16", bf16_table),
         ("calls", page, "calls", calls_table),
         ("check", page, "check", check_table),
         ("patch", page, "patch", patch_table),
-        ("memory", page, "memory", memory_table),
+        ("memory", page, "memory", told(memory_table)),
         ("evict", root / "docs" / "eviction.md", "evict", evict_table),
         ("sweep", root / "README.md", "sweep", sweep_table),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -61,6 +63,22 @@ def test_calls(scripts, tmp_path, monkeypatch):
     table = scripts("pages/cpu").calls_table(read(path))
     for op in set(capabilities()["ops"]) - {"compact"}:
         assert f"| {op} | " in table and f"{1e6 * seconds[op]:.1f} us" in table
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script of bash")
+def test_the_script_of_a_cpu_names_commands_that_are_there(scripts, tmp_path):
+    """And a file for each table that pages/cpu writes."""
+    script = ["bash", str(FOLDER / "cpu.sh"), "--dry-run", str(tmp_path / "out")]
+    told = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    commands = re.findall(r"^== OMP_NUM_THREADS=\d+ \S+ benchmarks (\S+)(.*) --json (\S+)$", told, re.M)
+    assert {Path(file).stem for *_, file in commands} == scripts("pages/cpu").TABLES
+    for name, options, _ in commands:
+        with pytest.raises(SystemExit) as ended:  # argparse takes the options, and then refuses the last one
+            scripts(name).main([*options.split(), "--no-such-option"])
+        assert ended.value.code == 2
+    assert not (tmp_path / "out").exists()
+    refused = subprocess.run([*script, "attentoin"], capture_output=True, text=True)
+    assert refused.returncode == 2 and refused.stderr == "no benchmark named attentoin\n"
 
 
 def test_plans(scripts, tmp_path):

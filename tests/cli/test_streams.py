@@ -25,8 +25,9 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, FOLDERS)), "OMP_NUM_
 PROGRAM = """
 import io, json, os, sys
 import tiny_job
-from avflow.cli import main, sweep
-from avflow.runs import sweep_job
+from avflow.cli import main
+from avflow.report import write
+from avflow.runs import loop, sweep_job
 
 class Job(tiny_job.TinyJob):
     def load(self):
@@ -45,8 +46,8 @@ def stream(number):
         return None
 
 sweep_job.SweepJob = Job
-main.draw = sweep.draw = lambda folder, **options: []
-Job("tiny", "none").load()
+write.report_and_finding = lambda folder, **options: ([], "")
+loop.run(Job("tiny", sys.argv[2]), sys.argv[3], quiet=True)  # what that imports is paid for once
 for arguments, out, err, log in json.loads(sys.argv[1]):
     child = os.fork()
     if child == 0:
@@ -71,7 +72,9 @@ CASES = [(kind, None) for kind in KINDS] + [(None, kind) for kind in KINDS] + [(
 
 def run_all(folder, cases):
     """The exit codes of (arguments of avflow, kind of stdout, kind of stderr, file for what is printed)."""
-    done = subprocess.run([sys.executable, "-c", PROGRAM, json.dumps(cases)], env=ENV, capture_output=True, text=True)
+    first = tiny_job.write(folder / "first.jsonl", ["s1"])
+    command = [sys.executable, "-c", PROGRAM, json.dumps(cases), str(first), str(folder / "first")]
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return list(map(int, done.stdout.split()))
 

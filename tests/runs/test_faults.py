@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -89,20 +88,26 @@ def test_a_disk_that_fails_at_any_call_costs_nothing_that_was_finished(tmp_path,
 def test_a_file_that_may_not_grow(tmp_path):
     """The system itself refuses to write: RLIMIT_FSIZE, as a full disk of this size."""
     code = """
-import resource, signal, sys
+import os, resource, signal, sys
 from test_faults import sweep_four
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
 from avflow.errors import RunError
-try:
-    sweep_four(sys.argv[1], [])
-except RunError as error:
-    print(error)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+for size in sys.argv[2:]:
+    if os.fork() == 0:  # imports are paid for once; a limit is a process's own
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(size),) * 2)
+        try:
+            sweep_four(os.path.join(sys.argv[1], size), [])
+        except RunError as error:
+            print(size, error, flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
-    for size in (10, 300, 3000):
-        folder = tmp_path / str(size)
-        told = subprocess.run([sys.executable, "-c", code, folder, str(size)], env=ENV, capture_output=True, text=True)
-        assert told.returncode == 0 and "cannot write" in told.stdout, (size, told.stdout, told.stderr)
+    sizes = ["10", "300", "3000"]
+    told = subprocess.run([sys.executable, "-c", code, tmp_path, *sizes], env=ENV, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    for size, said in zip(sizes, told.stdout.splitlines(), strict=True):
+        folder = tmp_path / size
+        assert said.startswith(f"{size} ") and "cannot write" in said, (size, told.stdout, told.stderr)
         sweep_four(folder, [])
         assert read(folder).table["prompt"].to_pylist() == ["a"] * 3 + ["d"] * 3
 
@@ -167,13 +172,8 @@ def test_a_sweep_killed_at_random_times_ends_with_the_rows_of_one_that_was_not(t
     assert int(done.stdout.split()[-1]) >= 5, done.stdout  # 20 where the machine is not busy with others, in 12 s
 
 
-WITH_WORKERS = """
-import sys
-import tiny_job
-from avflow.runs.loop import run
-if __name__ == "__main__":
-    run(tiny_job.job(sys.argv[1], workers=2), sys.argv[2], quiet=True)
-"""
+def with_workers(path, out):
+    run(tiny_job.job(path, workers=2), out, quiet=True)
 
 
 def workers_of(pid):
@@ -191,27 +191,26 @@ def workers_of(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="finds workers in /proc")
-def test_a_killed_run_takes_its_workers_along_and_is_resumed(tmp_path):
+def test_a_killed_run_takes_its_workers_along_and_is_resumed(tmp_path, warm, quick_workers):
+    """The workers of the runs that are killed are spawned, as users' are."""
     ids = [f"slow{n}" for n in range(12)]
     path = tiny_job.write(tmp_path / "samples.jsonl", ids)
-    script = tmp_path / "script.py"
-    script.write_text(WITH_WORKERS)
-    command = [sys.executable, str(script), str(path), str(tmp_path / "run")]
     for wanted in (1, 5):
-        process = subprocess.Popen(command, env=ENV)
+        process = warm.Process(target=with_workers, args=(path, tmp_path / "run"))
+        process.start()
         while len(list(tmp_path.glob("run/parts/*.parquet"))) < wanted:
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.05)
         workers = workers_of(process.pid)
         assert len(workers) == 2
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         parts = {p: p.stat().st_ino for p in tmp_path.glob("run/parts/*.parquet")}
         until = time.monotonic() + 30
         while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers) and time.monotonic() < until:
             time.sleep(0.1)
         assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers)
-    assert subprocess.run(command, env=ENV).returncode == 0
+    with_workers(path, tmp_path / "run")
     assert {p: p.stat().st_ino for p in parts} == parts
     run(tiny_job.job(path), tmp_path / "alone", quiet=True)
     assert read(tmp_path / "run").table.equals(read(tmp_path / "alone").table)

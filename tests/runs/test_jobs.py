@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -39,7 +37,7 @@ KINDS = [*LOOKS, "plan"]
 
 
 @pytest.fixture(autouse=True)
-def one_thread_each(monkeypatch):
+def one_thread_each(monkeypatch, quick_workers):
     """As conftest's for this process: other numbers of threads round otherwise."""
     monkeypatch.setattr("avflow.runs.workers.processes.threads_for", lambda workers: 1)
 
@@ -116,31 +114,21 @@ def test_a_run_that_is_stopped_goes_on(kind, tmp_path, monkeypatch):
     assert rows(out).equals(rows(tmp_path / "whole"))
 
 
-SCRIPT = """
-import sys
-import test_jobs
-if __name__ == "__main__":
-    kind, path, out, workers = sys.argv[1:]
-    test_jobs.carry_out(kind, path, out, workers=int(workers))
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind, workers", [("lens", "2"), ("plan", "1")])
-def test_a_killed_run_is_resumed(kind, workers, tmp_path):
+@pytest.mark.parametrize("kind, workers", [("lens", 2), ("plan", 1)])
+def test_a_killed_run_is_resumed(kind, workers, tmp_path, warm):
     ids = [f"slow{n}" for n in range(6)] + [RIGHT]
-    path, script, out = tiny_job.write(tmp_path / "samples.jsonl", ids), tmp_path / "script.py", tmp_path / "run"
-    script.write_text(SCRIPT)
-    command = [sys.executable, str(script), kind, str(path), str(out), workers]
-    process = subprocess.Popen(command, env=ENV)
+    path, out = tiny_job.write(tmp_path / "samples.jsonl", ids), tmp_path / "run"
+    process = warm.Process(target=carry_out, args=(kind, path, out), kwargs={"workers": workers})
+    process.start()
     while len(list(out.glob("parts/*.parquet"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     parts = {p: p.stat().st_ino for p in out.glob("parts/*.parquet")}
     assert len(parts) < len(ids) and not (out / "rows.parquet").exists()
-    assert subprocess.run(command, env=ENV).returncode == 0
+    carry_out(kind, path, out, workers=workers)
     assert {p: p.stat().st_ino for p in parts} == parts
     carry_out(kind, path, tmp_path / "whole")
     assert rows(out).equals(rows(tmp_path / "whole"))

@@ -133,7 +133,7 @@ def test_two_workers_give_the_rows_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_workers_lose_nothing(tmp_path):
+def test_killed_workers_lose_nothing(tmp_path, quick_workers):
     """One sample kills its worker once, another always; and a worker is killed from outside."""
     ids = ["once", "s1", "s22", "deadly", "s333", "slow1", "slow22", "s4444"]
     path, one = alone(tmp_path, [i for i in ids if i not in ("deadly", "once")])
@@ -157,7 +157,7 @@ def test_killed_workers_lose_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_a_worker_cannot_load_is_told(tmp_path):
+def test_what_a_worker_cannot_load_is_told(tmp_path, quick_workers):
     path = tiny_job.write(tmp_path / "samples.jsonl", ["s1", "s2"])
     with pytest.raises(InputError, match="no folder 'refused'"):
         run(tiny_job.job(path, workers=2, model="refused"), tmp_path / "a", quiet=True)
@@ -167,7 +167,7 @@ def test_what_a_worker_cannot_load_is_told(tmp_path):
         tiny_job.job(path, workers=0)
 
 
-def test_debug_ends_the_run_with_the_samples_exception(tmp_path):
+def test_debug_ends_the_run_with_the_samples_exception(tmp_path, quick_workers):
     path = tiny_job.write(tmp_path / "samples.jsonl", ["broken", "s1"])
     with pytest.raises(MediaError, match="cannot decode"):
         run(tiny_job.job(path, workers=2), tmp_path / "a", quiet=True, debug=True)

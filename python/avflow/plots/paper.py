@@ -49,14 +49,14 @@ def on_paper(
     made.set_size_inches(wide, high or kept)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "constrained_layout not applied")  # _check_room says it by name
-        made.canvas.draw()  # legends and letters have a size only when they are drawn
+        made.draw_without_rendering()  # legends and letters have a size only when they are drawn
         below = _legends_below(made) if wide < NARROW else 0.0
         made.set_size_inches(wide, high or kept + below)
         whole = {text: text.get_text() for text in _written(made)}
         while _break_lines(made, whole):  # a name of more lines moves the panels, and with them their titles
-            made.canvas.draw()
+            made.draw_without_rendering()
         _thin_ticks(made)
-        made.canvas.draw()
+        made.draw_without_rendering()
     _check_room(made)
     return made
 
@@ -131,7 +131,7 @@ def _legends_below(figure: Figure) -> float:
                 prop={"size": size, "family": own}, title_fontproperties={"size": size, "family": own},
                 handlelength=2.2,
             )  # fmt: skip
-            figure.canvas.draw()
+            figure.draw_without_rendering()
             if columns == 1 or below.get_window_extent().x1 <= figure.bbox.x1:
                 break
             below.remove()
@@ -145,14 +145,14 @@ def _beside(ax: Axes, legend: Legend) -> bool:
 
 def _break_lines(figure: Figure, whole: dict[Text, str]) -> bool:
     """Titles and names that reach out of the figure get more lines, as many as it takes; whether there were any."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     broken = False
     for text in whole:
         each = max(map(len, text.get_text().split("\n")))
         while each > LEAST_LINE and _outside(figure, text.get_window_extent()):
             each -= max(1, each // 10)
             text.set_text(textwrap.fill(whole[text], max(LEAST_LINE, each)))
-            figure.canvas.draw()
+            figure.draw_without_rendering()
             broken = True
     return broken
 
