@@ -83,6 +83,17 @@ def test_figures(results, name):
             draw(results, paths="video->nobody")
 
 
+def test_figures_of_attention_and_words(tmp_path):
+    shares = avflow.read(cases.share(tmp_path / "share", 1))
+    for draw in (plots.share_bars, plots.share_heads):
+        with pytest.raises(InputError, match="token is 'last': give the number"):
+            draw(shares, token="last")
+    with pytest.raises(InputError, match="words must be texts, got -1"):
+        plots.word_lines(avflow.read(cases.tokens(tmp_path / "tokens", 1)), "video", words=-1)
+    with pytest.raises(InputError, match="seed is -1: give"):
+        plots.lens_lines(avflow.read(cases.lens(tmp_path / "lens", 2)), seed=-1)
+
+
 def test_one_path_is_as_good_as_a_list_of_it(results):
     assert len(plots.flow(results, paths="video->question")[1].get_legend().get_texts()) == 1
 

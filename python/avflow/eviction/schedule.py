@@ -309,7 +309,11 @@ class EvictionSchedule:
 
     @classmethod
     def preset(cls, name: str) -> EvictionSchedule:
-        """A published study's schedule: "omni_3b_av_video" or "omni_3b_interleaved" (Qwen2.5-Omni-3B)."""
+        """A published study's schedule: "omni_3b_av_video" or "omni_3b_interleaved" (Qwen2.5-Omni-3B).
+
+        Raises:
+            InputError: another name.
+        """
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(f"schedule preset {checks.shown(name)}: pass one of {', '.join(PRESETS)}")
         steps, model = PRESETS[name]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 
 from .. import checks
@@ -27,6 +28,20 @@ def table_with(given: Any, columns: Sequence[str], made_by: str) -> pa.Table:
     if missing := [name for name in columns if name not in table.column_names]:
         there = ", ".join(table.column_names)
         raise InputError(f"this figure draws the table of {made_by}: the one given lacks {missing}, it has {there}")
+    return table
+
+
+def rows_of(table: pa.Table, token: int | None) -> pa.Table:
+    """The rows of one of the tokens that look (0: the prompt's last), of a table of attention shares; None: all.
+
+    Raises:
+        InputError: there are none.
+    """
+    if token is not None:
+        token = checks.integer("token", token, mend="give the number of an answer's token, 0 for the prompt's last")
+        table = table.filter(pc.equal(table["answer_token"], token))
+    if not table.num_rows:
+        raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
     return table
 
 
