@@ -71,7 +71,7 @@ def test_resamples(results, resamples):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures(results, name):
     draw = FIGURES[name]
-    with pytest.raises(InputError, match="title must be text, got -1"):
+    with pytest.raises(InputError, match="title is -1: give text"):
         draw(results, title=-1)
     if name != "flow_panels":
         with pytest.raises(InputError, match="ax is 'top': pass a matplotlib Axes"):
@@ -104,7 +104,7 @@ def test_files(results, folder, tmp_path):
     for dpi in (-1, 1, "200", 10**6):
         with pytest.raises(InputError, match="dpi is .*: give dots an inch"):
             plots.save(plots.flow(results, paths=["video->last"])[0], tmp_path / "x", dpi=dpi)
-    with pytest.raises(InputError, match="title must be text, got None"):
+    with pytest.raises(InputError, match="title is None: give"):
         report(folder, title=None, media=False)
     for write in (compare, report_together):
         for one in (str(folder), folder, None, -1):

@@ -53,7 +53,9 @@ def check_axes(ax: Any) -> None:
 
 def heading(title: str | None, default: str, samples: int) -> str:
     """A figure's title with the number of samples, cut to LONGEST_TITLE characters."""
-    title = checks.text("title", title) if title else default
+    if title is not None and not isinstance(title, str):
+        raise InputError(f"title is {checks.shown(title)}: give text")
+    title = title or default
     if len(title) > LONGEST_TITLE:
         title = title[: LONGEST_TITLE - 3] + "..."
     return f"{title} ({samples} sample{'s' if samples != 1 else ''})"
