@@ -53,7 +53,7 @@ def text(name: str, value: Any) -> str:
 
 
 def texts(name: str, value: Any) -> list[str]:
-    """A list of str, from any sequence of them, or from one alone."""
+    """A list of str, from any sequence of them, or from one alone. Raises InputError."""
     if isinstance(value, str):
         value = [value]
     if not isinstance(value, (Sequence, set, frozenset)) or isinstance(value, (bytes, bytearray)):

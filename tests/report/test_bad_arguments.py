@@ -71,7 +71,7 @@ def test_resamples(results, resamples):
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures(results, name):
     draw = FIGURES[name]
-    with pytest.raises(InputError, match="title must be text, got -1"):
+    with pytest.raises(InputError, match="title is -1: give text"):
         draw(results, title=-1)
     if name != "flow_panels":
         with pytest.raises(InputError, match="ax is 'top': pass a matplotlib Axes"):
@@ -81,6 +81,17 @@ def test_figures(results, name):
             draw(results, paths=-1)
         with pytest.raises(InputError, match="no rows of 'video->nobody'"):
             draw(results, paths="video->nobody")
+
+
+def test_figures_of_attention_and_words(tmp_path):
+    shares = avflow.read(cases.share(tmp_path / "share", 1))
+    for draw in (plots.share_bars, plots.share_heads):
+        with pytest.raises(InputError, match="token is 'last': give the number"):
+            draw(shares, token="last")
+    with pytest.raises(InputError, match="words must be texts, got -1"):
+        plots.word_lines(avflow.read(cases.tokens(tmp_path / "tokens", 1)), "video", words=-1)
+    with pytest.raises(InputError, match="seed is -1: give"):
+        plots.lens_lines(avflow.read(cases.lens(tmp_path / "lens", 2)), seed=-1)
 
 
 def test_one_path_is_as_good_as_a_list_of_it(results):
@@ -93,7 +104,7 @@ def test_files(results, folder, tmp_path):
     for dpi in (-1, 1, "200", 10**6):
         with pytest.raises(InputError, match="dpi is .*: give dots an inch"):
             plots.save(plots.flow(results, paths=["video->last"])[0], tmp_path / "x", dpi=dpi)
-    with pytest.raises(InputError, match="title must be text, got None"):
+    with pytest.raises(InputError, match="title is None: give"):
         report(folder, title=None, media=False)
     for write in (compare, report_together):
         for one in (str(folder), folder, None, -1):

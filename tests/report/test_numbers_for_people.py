@@ -38,6 +38,7 @@ def test_three_digits_and_a_true_minus():
     ]
     assert [plain(5.05e42), signed(5e41), signed(-1e300)] == ["5.05e42", "+5.00e41", "−1.00e300"]
     assert [signed(v) for v in (12.34, -1.25, 0.04, -0.04)] == ["+12.3", "−1.2", "0.0", "0.0"]
+    assert [short(v) for v in (2.6e-12, -1e-300, 1e-6)] == ["2.6e−12", "−1e−300", "0.000001"]
     assert [short(v) for v in (0.4553, -0.0000048, 0.0, 12345.6, -12.34)] == [
         "0.455",
         "−0.0000048",

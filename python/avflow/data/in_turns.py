@@ -57,7 +57,9 @@ def media_at_tags(
         kind, number = _parts(tag)
         there = files[kind]
         if not 0 < number <= len(there) or is_missing(there[number - 1]):
-            raise InputError(f"the question has {tag}, but the row holds no such medium")
+            raise InputError(
+                f"the question has {tag}, but the row holds no such medium: fill its column, or take the tag out"
+            )
         tagged[tag] = as_path(tag, there[number - 1], media)
     placed = {_parts(tag) for tag in tags}
     for kind, there in files.items():

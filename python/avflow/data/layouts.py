@@ -122,7 +122,11 @@ MAPPINGS: dict[str, DataMapping] = {
 
 
 def register(name: str, mapping: DataMapping) -> None:
-    """Make `mapping` known as `name` in this process. The command line takes a YAML or JSON file instead."""
+    """Make `mapping` known as `name` in this process. The command line takes a YAML or JSON file instead.
+
+    Raises:
+        InputError: no mapping, or a name that is taken.
+    """
     if not isinstance(mapping, DataMapping):
         raise InputError(f"mapping {checks.shown(mapping)}: pass an avflow.data.DataMapping")
     if checks.text("a mapping's name", name) in MAPPINGS:

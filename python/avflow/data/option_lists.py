@@ -72,7 +72,7 @@ def filled(question: Any, values: Any) -> str:
     if len(blanks) != len(words):
         raise InputError(
             f"the question {checks.shown(text)} has {len(blanks)} blanks ({', '.join(blanks) or 'none'}), its row has "
-            f"{len(words)} values for them ({', '.join(words) or 'none'})"
+            f"{len(words)} values for them ({', '.join(words) or 'none'}): give one for each"
         )
     if not all(word.strip() for word in words):
         raise InputError(

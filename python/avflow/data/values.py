@@ -103,7 +103,9 @@ def as_letter(answer: Any, first: int, options: int) -> str:
         shown = checks.shown(answer)
         raise InputError(f"answer {shown} is no number, but the mapping has first_answer: {first}") from None
     if not 0 <= number < options:
-        raise InputError(f"answer {checks.shown(answer)} is none of {first} to {first + options - 1}")
+        raise InputError(
+            f"answer {checks.shown(answer)} is none of {first} to {first + options - 1}: mend it, or first_answer"
+        )
     return LETTERS[number]
 
 

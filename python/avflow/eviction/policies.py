@@ -25,7 +25,9 @@ ROUNDINGS: tuple[Rounding, ...] = ("ceil", "floor", "round")
 
 
 def _not_given() -> Any:
-    raise InputError("this View was made without that")
+    raise InputError(
+        "the policy asks its View for what it was made without: in a test of your own, pass View that as a function"
+    )
 
 
 @dataclass(frozen=True)
@@ -293,7 +295,8 @@ def from_json(value: Any) -> Policy:
     given = {name: entry for name, entry in value.items() if name != "policy"}
     unknown = sorted(set(given) - {field.name for field in fields(cls)})
     if unknown:
-        raise InputError(f"policy {cls.__name__} has no field {unknown[0]!r}")
+        there = ", ".join(field.name for field in fields(cls)) or "none"
+        raise InputError(f"policy {cls.__name__} has no field {unknown[0]!r}: it has {there}")
     try:
         return cls(**given)
     except TypeError as error:

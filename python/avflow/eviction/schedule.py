@@ -309,7 +309,11 @@ class EvictionSchedule:
 
     @classmethod
     def preset(cls, name: str) -> EvictionSchedule:
-        """A published study's schedule: "omni_3b_av_video" or "omni_3b_interleaved" (Qwen2.5-Omni-3B)."""
+        """A published study's schedule: "omni_3b_av_video" or "omni_3b_interleaved" (Qwen2.5-Omni-3B).
+
+        Raises:
+            InputError: another name.
+        """
         if not isinstance(name, str) or name not in PRESETS:
             raise InputError(f"schedule preset {checks.shown(name)}: pass one of {', '.join(PRESETS)}")
         steps, model = PRESETS[name]
@@ -335,7 +339,11 @@ def _step_to_json(step: Step) -> dict[str, Any]:
 def _step_from_json(value: Any) -> Step:
     """Raises KeyError, TypeError where it is no step; InputError where its values are wrong, or it has others."""
     keep = policies.from_json(value["keep"])
-    unknown = sorted(set(value) - {"group", "after", "keep", "until", "per"})
+    known = ("group", "after", "keep", "until", "per")
+    unknown = sorted(set(value) - set(known))
     if unknown:  # "untill" would leave for good
-        raise InputError(f"a step of group {checks.shown(value['group'])} has no field {checks.shown(unknown[0])}")
+        raise InputError(
+            f"a step of group {checks.shown(value['group'])} has no field {checks.shown(unknown[0])}: it has "
+            f"{', '.join(known)}"
+        )
     return Step(value["group"], value["after"], keep, until=value.get("until"), per=value.get("per"))

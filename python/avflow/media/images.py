@@ -20,7 +20,11 @@ VIDEO_TOTAL_TOKENS = 115_200  # 0.9 of 128,000; of all frames together, two fram
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: float) -> tuple[int, int]:
-    """Nearest (height, width) that are multiples of `factor`, with about the same ratio and min..max pixels."""
+    """Nearest (height, width) that are multiples of `factor`, with about the same ratio and min..max pixels.
+
+    Raises:
+        InputError: sides that differ more than 200-fold.
+    """
     if max(height, width) > 200 * min(height, width):
         raise InputError(f"a picture of {width} x {height}: sides that differ more than 200-fold are not supported")
     h, w = (round(side / factor) * factor for side in (height, width))
@@ -68,6 +72,9 @@ def fit_video(frames: int, height: int, width: int, factor: int, least: int, mos
     """(height, width) of a video's frames, an even number, where the limits are of all frames' pixels together.
 
     The rule of transformers' Qwen3VLVideoProcessor; a strip whose shorter side is one `factor` may hold more.
+
+    Raises:
+        InputError: sides that differ more than 200-fold.
     """
     if min(height, width) < factor:
         grow = max(factor / height, factor / width)

@@ -91,7 +91,10 @@ def render_chat(processor: Any, system: str | None, parts: list[Part]) -> tuple[
     out, spans = "", []
     for number, texts in enumerate(stretches):
         if rest.count(_mark(number)) != 1:
-            raise InputError("the chat template does not show the system text and every text of the user once each")
+            raise InputError(
+                "the chat template does not show the system text and every text of the user once each: pass "
+                "system=None if it knows no system turn, or take the checkpoint's own chat template"
+            )
         before, rest = rest.split(_mark(number))
         out += before
         for text in texts:

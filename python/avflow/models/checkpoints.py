@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: no such file, or not a JSON object.
     """
     if not path.is_file():
-        raise InputError(f"checkpoint folder {str(path.parent)!r} has no {path.name}")
+        raise InputError(f"checkpoint folder {str(path.parent)!r} has no {path.name}: download all of its files")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # also numbers of 5,000 digits and 10,000 brackets

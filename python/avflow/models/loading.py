@@ -145,7 +145,11 @@ def _passed_on(part: str, load_part: Callable[..., Any], options: dict[str, Any]
 
 
 def read_config(name: str, hub: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a checkpoint folder or of a name on the hub. hub: those of HUB_OPTIONS that are given."""
+    """config.json of a checkpoint folder or of a name on the hub. hub: those of HUB_OPTIONS that are given.
+
+    Raises:
+        InputError: no such folder or name, or a file of it that is broken.
+    """
     folder = Path(name)
     if folder.is_dir():
         check_adapter(folder, name)

@@ -29,7 +29,10 @@ def is_exceeded(text_model: Any, tokens: int) -> bool:
 def _window(config: Any, index: int, layer: Any) -> int | None:
     attention = getattr(layer, "self_attn", None)
     if attention is None:
-        raise UnsupportedModelError(f"decoder layer {index} ({type(layer).__name__}) has no self_attn")
+        raise UnsupportedModelError(
+            f"decoder layer {index} ({type(layer).__name__}) has no self_attn: avflow serves decoders whose every "
+            "layer attends (no Mamba, no linear attention); take another model"
+        )
     types = getattr(config, "layer_types", None) or []
     own, width = getattr(attention, "sliding_window", None), getattr(config, "sliding_window", None)
     if index >= len(types):  # a family whose layers are all alike: the window stands in the config alone, or nowhere

@@ -136,7 +136,7 @@ class PlanRequest:
             raise InputError('groups is empty: name those that may leave, such as ["video", "audio"]')
         twice = sorted({g for g in self.groups if self.groups.count(g) > 1})
         if twice:
-            raise InputError(f"group {twice[0]!r} is given twice")
+            raise InputError(f"group {twice[0]!r} is given twice: name each once")
         if self.memory is not None:
             self.memory = parse_bytes(self.memory)
         limits = (self.max_accuracy_drop, self.strict, self.confidence, self.seed, self.margin)

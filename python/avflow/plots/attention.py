@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ..errors import InputError
 from ..results.change import bootstrap
-from .drawable import heading, table_with
+from .drawable import heading, rows_of, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
 from .layer_ticks import LayerTicks
@@ -58,13 +58,13 @@ def share_bars(
 
     `token`: which of the table's tokens (0: the last prompt token; default: all of them, mean). `first_layer`: the
     number the axis gives to the first layer, 0 or 1.
+
+    Raises:
+        InputError: another table, one without rows (of this token), or a value out of range.
     """
     check_first_layer(first_layer)
     table = table_with(table, ("prompt", "layer", "answer_token", "group", "share"), "avflow.attention_share")
-    if token is not None:
-        table = table.filter(pc.equal(table["answer_token"], token))
-    if not table.num_rows:
-        raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
+    table = rows_of(table, token)
     layers, shares = share_means(table)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure, ax = canvas(ax, (2.4 + 0.2 * max(len(layers), 12), 3.1))
@@ -115,6 +115,9 @@ def lens_lines(
     """Answer lens: mean probability of true and false options (or of the answer) after every layer, with bands.
 
     The false options of a prompt are averaged first, so that every prompt counts once.
+
+    Raises:
+        InputError: another table, one without rows, or a value out of range.
     """
     check_first_layer(first_layer)
     table = table_with(table, ("prompt", "layer", "kind", "p"), "avflow.answer_lens")
@@ -157,7 +160,11 @@ def lens_means(table: pa.Table, confidence: float = 0.95, seed: int = 0) -> dict
 
 
 def pathway_bars(table: pa.Table, *, title: str | None = None, ax: Axes | None = None) -> tuple[Figure, Axes]:
-    """Effective pathways: accuracy of the full model, of the pathways and of the random controls together."""
+    """Effective pathways: accuracy of the full model, of the pathways and of the random controls together.
+
+    Raises:
+        InputError: another table, or one without rows.
+    """
     table = table_with(table, ("prompt", "run", "edges_kept", "correct"), "avflow.pathways")
     if not table.num_rows:
         raise InputError("nothing to draw: the table has no rows")

@@ -19,7 +19,7 @@ from .. import checks
 from ..errors import InputError
 from ..experiments.attention_map import AttentionMap
 from .attention import GROUP_STYLE
-from .drawable import heading, table_with
+from .drawable import heading, rows_of, table_with
 from .drawn import Drawn
 from .information_flow import STYLE, canvas, check_first_layer
 from .layer_ticks import LayerTicks
@@ -47,6 +47,9 @@ def map_image(found: AttentionMap, layer: int, *, first_layer: int = 0, ax: Axes
 
     Every part of the prompt (template, video, audio, question, options, last ...) has a label, which leads to its
     middle; lines stand where parts begin.
+
+    Raises:
+        InputError: no map, or a layer that it does not hold.
     """
     check_first_layer(first_layer)
     if not isinstance(found, AttentionMap):
@@ -137,10 +140,7 @@ def share_heads(
     """
     check_first_layer(first_layer)
     table = table_with(table, ("prompt", "layer", "answer_token", "head", "group", "share"), "avflow.attention_share")
-    if token is not None:
-        table = table.filter(pc.equal(table["answer_token"], token))
-    if not table.num_rows:
-        raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
+    table = rows_of(table, token)
     if table["head"].null_count:
         raise InputError("the table has means over heads: ask for attention_share(heads=True), or look share --heads")
     layers, maps = _head_means(table)
@@ -148,7 +148,7 @@ def share_heads(
         spread = {group: float(np.ptp(values, 0).max()) for group, values in maps.items()}
         ranked = sorted(spread, key=lambda group: -spread[group])[:MOST_PANELS]
         groups = list(dict.fromkeys(group for group in (*GROUP_STYLE, *sorted(maps)) if group in ranked))
-    groups = checks.texts("groups", list(groups))
+    groups = checks.texts("groups", groups)
     if strangers := [group for group in groups if group not in maps]:
         raise InputError(f"no rows of the group {strangers[0]!r}: the table has {', '.join(maps)}")
     if not 1 <= len(groups) <= MOST_PANELS:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from matplotlib.axes import Axes
 
 from .. import checks
@@ -30,6 +31,20 @@ def table_with(given: Any, columns: Sequence[str], made_by: str) -> pa.Table:
     return table
 
 
+def rows_of(table: pa.Table, token: int | None) -> pa.Table:
+    """The rows of one of the tokens that look (0: the prompt's last), of a table of attention shares; None: all.
+
+    Raises:
+        InputError: there are none.
+    """
+    if token is not None:
+        token = checks.integer("token", token, mend="give the number of an answer's token, 0 for the prompt's last")
+        table = table.filter(pc.equal(table["answer_token"], token))
+    if not table.num_rows:
+        raise InputError(f"nothing to draw: the table has no rows{'' if token is None else f' of token {token}'}")
+    return table
+
+
 def check_axes(ax: Any) -> None:
     """Raises InputError for what is no matplotlib Axes; None is none, and a figure of its own is drawn then."""
     if ax is not None and not isinstance(ax, Axes):
@@ -38,7 +53,9 @@ def check_axes(ax: Any) -> None:
 
 def heading(title: str | None, default: str, samples: int) -> str:
     """A figure's title with the number of samples, cut to LONGEST_TITLE characters."""
-    title = checks.text("title", title) if title else default
+    if title is not None and not isinstance(title, str):
+        raise InputError(f"title is {checks.shown(title)}: give text")
+    title = title or default
     if len(title) > LONGEST_TITLE:
         title = title[: LONGEST_TITLE - 3] + "..."
     return f"{title} ({samples} sample{'s' if samples != 1 else ''})"

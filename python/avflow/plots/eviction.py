@@ -68,6 +68,9 @@ def eviction_lines(
         first_layer: the number the axis gives to the first layer, 0 or 1.
         until: the table is of groups that rest until this layer, 0-based; None: of groups that leave.
         measure: of the plan, `schedule.figures["measure"]`: "answers", "kl" or "metric"; words of the axes.
+
+    Raises:
+        InputError: another table, one without rows, or a schedule of groups that it does not have.
     """
     check_first_layer(first_layer)
     ylabels = _YLABELS[choice("measure", measure, tuple(_YLABELS))]

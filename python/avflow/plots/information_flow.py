@@ -285,7 +285,7 @@ def _taken(
 
 
 def check_first_layer(first_layer: int) -> None:
-    if first_layer not in (0, 1):
+    if not isinstance(first_layer, int) or first_layer not in (0, 1):
         raise InputError(f"first_layer is {first_layer!r}: 0 (layers count from 0) or 1 (from 1)")
 
 

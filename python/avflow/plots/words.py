@@ -39,6 +39,9 @@ def word_lines(
 
     `group`: None where the table has one. `words`: those to draw, by their text; None: the `most` (1 .. 7) that are
     counted most over all layers. Words that `avflow.token_lens` did not keep in a layer count as none there.
+
+    Raises:
+        InputError: another table, a group or word that it does not have, or more words than can be told apart.
     """
     check_first_layer(first_layer)
     most = checks.integer("most =", most, low=1, high=len(COLORS))
@@ -71,7 +74,11 @@ def word_lines(
 def word_shares(
     table: pa.Table, group: str, words: Sequence[str] | None = None, most: int = 7
 ) -> tuple[list[int], dict[str, list[float]]]:
-    """Layers, and of each word the share of a group's tokens that say it, [layers]. As of `word_lines`."""
+    """Layers, and of each word the share of a group's tokens that say it, [layers]. As of `word_lines`.
+
+    Raises:
+        InputError: a word that the table does not have, or more words than can be told apart.
+    """
     table = table.filter(pc.equal(table["group"], group))
     layers = np.unique(table["layer"].to_numpy()).tolist()
     counted = table.group_by(["token", "layer"]).aggregate([("count", "sum")]).to_pylist()
@@ -79,7 +86,7 @@ def word_shares(
     for row in counted:
         total[row["token"]] = total.get(row["token"], 0) + row["count_sum"]
     ranked = sorted(total, key=lambda word: (-total[word], word))
-    drawn = ranked[:most] if words is None else checks.texts("words", list(words))
+    drawn = ranked[:most] if words is None else checks.texts("words", words)
     if absent := [word for word in drawn if word not in total]:
         raise InputError(f"the table has no rows of the word {absent[0]!r}: ask for it by words= of avflow.token_lens")
     if len(drawn) > len(COLORS):
@@ -114,6 +121,9 @@ def shift_lines(
     `value`: "shifted", "marginal" or "unshifted" (see `avflow.lens_shift`), shares of the tokens in percent; "kl", in
     nats. Every sample counts once, by its mean over the group's tokens; a band is over samples, and there is none for
     one.
+
+    Raises:
+        InputError: another table, one without rows, or a value out of range.
     """
     check_first_layer(first_layer)
     checks.choice("value", value, _SHIFTS)

@@ -96,7 +96,7 @@ class GroupTable:
         return self._ids[name]
 
     def members(self, name: str) -> tuple[str, ...]:
-        """Group names behind a group, an alias or a sum such as "video+audio"."""
+        """Group names behind a group, an alias or a sum such as "video+audio". Raises InputError for another name."""
         if not isinstance(name, str):
             raise InputError(f'group {shown(name)}: pass a group, an alias or a sum such as "video+audio"')
         out: list[str] = []

@@ -240,7 +240,7 @@ def compare(
         InputError: fewer than two runs, one that cannot be read, or no path with a value in any.
     """
     if len(several(folders)) < 2:
-        raise InputError("give two or more run folders to compare")
+        raise InputError("give two or more run folders to compare: one has a page by avflow report")
     runs, out = read_runs(folders, select), checks.path("out", out)
     valued = [run.table.filter(pc.is_valid(run.table["change_percent"])) for run in runs]
     paths = list(dict.fromkeys(path for table in valued for path in paths_of(table)))

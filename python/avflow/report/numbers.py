@@ -25,11 +25,11 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def short(value: float) -> str:
-    """Three significant digits of any size, as of a share: 0.455, 12.3, −0.00412."""
+    """Three significant digits of any size, as of a share: 0.455, 12.3, −0.00412, 2.6e−12."""
     if abs(value) >= 1000:
         return plain(value)
     text = f"{value:.3g}"
-    if "e" in text:
+    if "e" in text and abs(value) >= 1e-6:
         text = f"{value:.8f}".rstrip("0").rstrip(".")
     return text.replace("-", MINUS) if float(text) else "0"
 

@@ -36,7 +36,7 @@ def read_sample_views(folder: str | Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict) or value.get("format") != "avflow-shown":
-        raise InputError(f"{path} is no file of a report's samples")
+        raise InputError(f"{path} is no file of a report's samples: run avflow demo again")
     if value.get("version") != VERSION:
-        raise InputError(f"{path} is of version {value.get('version')!r}, this avflow reads {VERSION}")
+        raise InputError(f"{path} is of version {value.get('version')!r}, this avflow reads {VERSION}: make it anew")
     return value

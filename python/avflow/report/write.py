@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from .. import checks
 from ..deprecated import renamed_keyword
+from ..errors import InputError
 from ..files import make_folder, readable, write_whole, writing
 from ..plots import information_flow as plots
 from ..plots.style import panel_of
@@ -63,7 +64,9 @@ def report_and_finding(
     """The files of `report`, and the page's first sentence with what its changes are; "" where there is nothing."""
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
-    title = readable(checks.text("title", title))
+    if not isinstance(title, str):
+        raise InputError(f"title is {checks.shown(title)}: give the page's heading as text")
+    title = readable(title)  # which may be a folder's name
     table = select_rows(read(folder).table, select)
     center = checked_center(center) or default_center(table)
     made: list[Path] = []

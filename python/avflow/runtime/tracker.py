@@ -145,7 +145,9 @@ class Tracker:
         if not past and self.interventions.missing == "raise":
             check_present(self.model, self.interventions.steps, group)
         if batch % len(group):
-            raise InputError(f"labels are given for {len(group)} sequences, the batch has {batch}")
+            raise InputError(
+                f"labels are given for {len(group)} sequences, the batch has {batch}: give one for all, or one for each"
+            )
         named = group.shape[1]
         group, item = (np.repeat(a, batch // len(a), 0)[:, past : past + new] for a in (group, item))
         extra = new - group.shape[1]
@@ -184,7 +186,10 @@ class Tracker:
         if len(state) > past:
             state = state.cropped(past)  # assisted decoding takes back tokens
         if state.batch != batch:
-            raise InputError(f"the cache's labels are for {state.batch} sequences, the batch has {batch}")
+            raise InputError(
+                f"the cache's labels are for {state.batch} sequences, the batch has {batch}: go on with the batch that "
+                "filled it, or start from a new cache"
+            )
         return state, past
 
     def _check_free(self) -> None:
@@ -313,7 +318,7 @@ class Tracker:
 
         def wrapped(inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
             if self.interventions.schedule is not None and kwargs.get("labels") is not None:
-                raise InputError("generate takes no labels=")
+                raise InputError("generate takes no labels=: leave it out")
             check_owner(self.model.text_model)
             self._check_free()
             ids = kwargs.get("input_ids") if inputs is None else inputs

@@ -44,7 +44,7 @@ def interval(
     """
     if method not in METHODS:
         raise InputError(f"interval {method!r}: pass one of {', '.join(METHODS)}")
-    check(confidence, resamples)
+    check(confidence, resamples, seed)
     low, high = np.full((2, ratios.top.shape[1]), np.nan)
     here = ratios.units > 1
     if not here.any():

@@ -139,7 +139,8 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         for name, features in found:
             place = input_ids == getattr(self.config, f"{name}_token_id")  # [B, N]
             if int(place.sum()) != len(features):
-                raise InputError(f"input_ids hold {int(place.sum())} {name} tokens, the {name}s given {len(features)}")
+                held = f"input_ids hold {int(place.sum())} {name} tokens"
+                raise InputError(f"{held}, the {name}s given {len(features)}: prepare both together")
             embeds = embeds.masked_scatter(place[..., None], features.to(embeds))
         return embeds
 
@@ -263,4 +264,6 @@ class VideoSalmonn2PlusForConditionalGeneration(MediaGenerationMixin, PreTrained
         for name, given in zip(("image", "video", "audio"), media, strict=True):
             count = 0 if given is not None else int((input_ids == getattr(self.config, f"{name}_token_id")).sum())
             if count:
-                raise InputError(f"input_ids hold {count} {name} tokens, but no {name} is given")
+                raise InputError(
+                    f"input_ids hold {count} {name} tokens, but no {name} is given: pass what the processor gave"
+                )
