@@ -50,7 +50,7 @@ bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs
 }
 
 // One thread writes to shared memory, another tells the copy engine to write over it, or reads it. Bits of `steps`: the
-// writer fences before it arrives; after; the reader fences before it waits; waits; fences after; reads, and copies nothing.
+// writer fences before it arrives; after; the other fences before it waits; waits; fences after; reads and copies nothing.
 void probe(int steps) {
     uint64_t* const barriers = reinterpret_cast<uint64_t*>(block.shared + 8192);
     if (threadIdx.x == 0) {

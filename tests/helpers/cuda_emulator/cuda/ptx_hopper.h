@@ -110,9 +110,12 @@ AVFLOW_DEVICE void land(const TileCopy& copy) {
             memcpy(copy.to + (to ^ (to >> 7 & 7) << 4), &value, 2);
         }
     }
+    ordering::landed(shared_address(copy.to), box_bytes(copy.map), copy.barrier);
     barrier_change(copy.barrier, 0, -static_cast<int>(box_bytes(copy.map)));
 }
-AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, const char* file = __builtin_FILE(),
+                                int line = __builtin_LINE()) {
+    if (ordering::skipped(file, line)) return;
     emulator::pause();
     emulator::fiber().waits_for = "barrier in shared memory";
     for (;;) {
