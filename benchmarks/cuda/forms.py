@@ -4,7 +4,8 @@
 
 AVFLOW_FORM of csrc/cuda/call.h says what each is. A small library of each is compiled with nvcc from this checkout's
 sources, and all are timed in turns in this process, which takes about a minute; cuDNN's kernel stands beside them where
-there are no cuts. Claim: each form is faster than the one before it, and all agree. Not measured yet.
+there are no cuts, and the kernel for sm_80 where rows are few. Claim: each form is faster than the one before it, and
+all agree. Not measured yet.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ from benchmarks.lib.report import Report
 from benchmarks.lib.timing import best_times
 
 ROOT = Path(__file__).resolve().parents[2]
-FORMS = {"one loop": 0, "branch-free": 1, "pairs": 2}
+FORMS = {"one loop": 0, "branch-free": 1, "words apart": 3, "pairs": 2}  # the third: in use; keys split from it on
 ARCHS = {"hopper": "90a", "attention": "90"}  # of csrc/cuda/NAME.cu
 DECODE_KEYS, DECODE_CALLS = 16384, 20
+FEW_ROWS, FEW_ROWS_KEYS = (128, 512), 16384  # 1,024 and 4,096 rows x heads of a kv head of the 3B
 CUTS = {
     "no cuts": [],
     "video -> question": [VIDEO_TO_QUESTION],
@@ -180,6 +182,16 @@ class Cases:
         peers = {} if CUTS[cuts] else {"sdpa cuDNN": case.sdpa(backend=BACKENDS["cuDNN"])}
         self.add(f"{size}, {n} tokens, {cuts}", {**calls, **peers}, worst, flops, 1)
 
+    def few_rows(self, rows: int) -> None:
+        """The last rows of a prompt: the Hopper kernel without split keys and with them, and the other kernel."""
+        case, tokens = operands(rows, FEW_ROWS_KEYS, "3B"), av_tokens(FEW_ROWS_KEYS)
+        last = tokens.select(torch.arange(FEW_ROWS_KEYS - rows, FEW_ROWS_KEYS))
+        problem = AttentionProblem(last, tokens)
+        calls = {form: call_of(library, case, problem, "hopper") for form, library in self.libraries.items()}
+        calls["kernel for sm_80"] = call_of(next(iter(self.libraries.values())), case, problem, "cuda")
+        worst = largest_difference({form: call().clone() for form, call in calls.items()})
+        self.add(f"3B, the last {rows} of {FEW_ROWS_KEYS} tokens, no cuts", calls, worst, 0.0, 1)
+
     def decode(self, size: str) -> None:
         """One row, as a CUDA graph of many calls."""
         case, problem = operands(1, DECODE_KEYS, size), one_row(DECODE_KEYS)
@@ -211,6 +223,8 @@ def measure(path: str | None, nvcc: str, each: float, seconds: float) -> int:
                 report.step(f"{size} {n}", lambda size=size, n=n: cases.prefill(size, n, "no cuts"))
             for size in SHAPES:
                 report.step(f"decode {size}", lambda size=size: cases.decode(size))
+            for rows in FEW_ROWS:
+                report.step(f"last {rows}", lambda rows=rows: cases.few_rows(rows))
             for cuts in list(CUTS)[1:]:
                 report.step(cuts, lambda cuts=cuts: cases.prefill("3B", 8192, cuts))
     return report.finish()

@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/hopper_kernel.cuh"
+#include "cuda/key_map.h"
 #if AVFLOW_FORM == 2
 #include "cuda/pairs_kernel.cuh"
 #endif
@@ -25,33 +26,24 @@ Encode find_encode() {
     return there ? reinterpret_cast<Encode>(found) : nullptr;
 }
 
-// [kv_heads, depth / 64, keys, 64] over keys or values; strides in elements.
-bool encode(KeyMap* map, bool bf16, const uint16_t* at, const Call& c, int32_t keys, int64_t row, int64_t head) {
+bool encode(KeyMap* map, bool bf16, const uint16_t* at, const MapShape& shape) {
     static const Encode of_driver = find_encode();
     if (!of_driver) return false;
-    const cuuint64_t sizes[4] = {64, static_cast<cuuint64_t>(keys), static_cast<cuuint64_t>(c.depth / 64),
-                                 static_cast<cuuint64_t>(c.kv_heads)};
-    // Of a dimension of one element torch may say any stride; the engine wants multiples of 16 bytes that are not 0.
-    const auto bytes = [](int64_t stride, int64_t size) {
-        return static_cast<cuuint64_t>(size > 1 ? stride * 2 : 128);
-    };
-    const cuuint64_t strides[3] = {bytes(row, keys), 128, bytes(head, c.kv_heads)};
-    const cuuint32_t blocks = AVFLOW_FORM == 2 ? 1 : static_cast<cuuint32_t>(c.depth / 64);  // that a copy brings
-    const cuuint32_t box[4] = {64, kKeyTile, blocks, 1}, steps[4] = {1, 1, 1, 1};
+    const cuuint64_t* const sizes = reinterpret_cast<const cuuint64_t*>(shape.sizes);
+    const cuuint64_t* const strides = reinterpret_cast<const cuuint64_t*>(shape.strides);
+    const cuuint32_t steps[4] = {1, 1, 1, 1};
     return of_driver(map, bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 4,
-                     const_cast<uint16_t*>(at), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                     const_cast<uint16_t*>(at), sizes, strides, shape.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 template <bool kBf16, int kDepth>
 cudaError_t launch(Call c, const Header& h, cudaStream_t stream) {
-    KeyMaps maps{};
-    if (c.mapped) {  // strides that the engine does not take (0, from an expanded tensor) come by cp.async
-        const int32_t keys = mapped_keys(c, h);
-        c.mapped = encode(&maps.keys, kBf16, c.k, c, keys, c.k_row, c.k_head) &&
-                   encode(&maps.values, kBf16, c.v, c, keys, c.v_row, c.v_head);
-    }
+    const int32_t blocks = AVFLOW_FORM == 2 ? 1 : kDepth / 64;
+    const auto maps = make_maps<KeyMaps>(c, h, blocks, [](KeyMap* map, const uint16_t* at, const MapShape& shape) {
+        return encode(map, kBf16, at, shape);
+    });
     int bytes = static_cast<int>(wide_shared_bytes(c));
     auto kernel = attend_wide<kBf16, kDepth>;
 #if AVFLOW_FORM == 2

@@ -29,7 +29,7 @@ def test_forms_are_compiled_apart(scripts, tmp_path):
             assert f"-DAVFLOW_FORM={form}" in command and Path(command[-1]).is_file()
             outputs.add(command[command.index("-o") + 1])
         assert set(linked[linked.index("-o") + 2 :]) <= outputs
-    assert len(outputs) == 6
+    assert len(outputs) == 2 * len(script.FORMS) == 8
 
 
 def test_differences(scripts):
@@ -39,6 +39,25 @@ def test_differences(scripts):
     for other in (x + 0.2, x * torch.nan):
         with pytest.raises(RuntimeError, match="b differs"):
             script.largest_difference({"a": x, "b": other})
+
+
+def test_few_rows_stand_beside_the_other_kernel(scripts, tmp_path, monkeypatch):
+    """All forms by the Hopper kernel, and the one for sm_80 once."""
+    script, planned = scripts("cuda/forms"), []
+
+    def call_of(library, case, problem, kernel):
+        planned.append((library, len(problem.rows), len(problem.keys), kernel))
+        return lambda: torch.zeros(1)
+
+    monkeypatch.setattr(script, "operands", lambda rows, keys, size: None)
+    monkeypatch.setattr(script, "call_of", call_of)
+    monkeypatch.setattr(script, "best_times", lambda calls, seconds: (dict.fromkeys(calls, 1.0), {}))
+    path = tmp_path / "forms.json"
+    cases = script.Cases(scripts("lib/report").Report("cpu", str(path), 60.0), {"a": "A", "b": "B"}, 0.1)
+    cases.few_rows(128)
+    assert planned == [("A", 128, 16384, "hopper"), ("B", 128, 16384, "hopper"), ("A", 128, 16384, "cuda")]
+    (found,) = json.loads(path.read_text())["cases"].values()
+    assert list(found["seconds"]) == ["a", "b", "kernel for sm_80"]
 
 
 def test_cases_go_to_the_file(scripts, tmp_path, monkeypatch):

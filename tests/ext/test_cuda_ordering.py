@@ -38,6 +38,7 @@ def last_rows(n: int, rows: int = 32, **more) -> AttentionProblem:
 RANDOM_CUT = Cut(mask_of([1]), mask_of(range(4)), random_share=0.3, seed=1)
 PROBLEMS = {
     "no cuts": lambda: last_rows(500),
+    "full tiles alone": lambda: AttentionProblem(runs(544).select(torch.arange(512, 544)), runs(512)),
     "masks between full tiles": lambda: last_rows(500, cuts=[Cut(mask_of([1]), mask_of([3])), RANDOM_CUT]),
     "by head": lambda: last_rows(400, cuts=[Cut(mask_of([1]), mask_of(range(4)), heads=0b101)]),
     "keys by ordinary copies": lambda: last_rows(400, keep_keys=torch.arange(399), cuts=[RANDOM_CUT]),
@@ -69,26 +70,29 @@ def test_sums_over_a_block_are_in_order(library, width):
         cuda_emulator.gather_rms_norm(emulated, x, weight, 1e-6, keep, schedule=schedule)
 
 
-def fences() -> list[tuple[str, int]]:
-    """Files of the kernels and lines."""
-    found = []
+FENCE, LANDING = r"\bshow_to_async\(\)", r"\bbarrier_wait\(&shared\.\w*landed\["
+
+
+@pytest.mark.parametrize(
+    "kind, fault",
+    [(FENCE, "not shown to it: that thread"), (LANDING, "of the copy engine, which is not waited for")],
+    ids=["fence", "landing"],
+)
+def test_each_is_needed(library, kind, fault):
+    """Each fence or wait for a copy left out, something may not be seen; in both forms of the Hopper kernel."""
+    places = set()
     for path in sorted((cuda_emulator.CSRC / "cuda").glob("*.cuh")):
-        lines = path.read_text().splitlines()
-        found += [(path.name, i) for i, line in enumerate(lines, 1) if re.search(r"\bshow_to_async\(\)", line)]
-    return found
-
-
-def test_every_fence_is_needed(library):
-    """Each one left out, something may not be seen; in both forms of the Hopper kernel."""
-    places = fences()
-    assert {file for file, _ in places} >= {"hopper_kernel.cuh", "pairs_consume.cuh", "pairs_kernel.cuh"}
-    for file, line in places:
-        emulated = cuda_emulator.load(library, "pairs" if file.startswith("pairs") else "hopper")
-        emulated.emulated_skip_fence(f"/{file}".encode(), line)
-        with pytest.raises(RuntimeError, match="not shown to it: that thread"):
-            for name in ("masks between full tiles", "keys by ordinary copies"):
-                attend(emulated, name, schedule=0)
-    emulated.emulated_skip_fence(b"", 0)
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if not re.search(kind, line):
+                continue
+            emulated = cuda_emulator.load(library, "pairs" if path.name.startswith("pairs") else "hopper")
+            emulated.emulated_skip(f"/{path.name}".encode(), number)
+            with pytest.raises(RuntimeError, match=fault):
+                for name in ("full tiles alone", "masks between full tiles", "keys by ordinary copies"):
+                    attend(emulated, name, schedule=0)
+            places.add(path.name)
+    assert places >= {"hopper_kernel.cuh", "pairs_consume.cuh"} and len(places) == 4 - (kind == LANDING)
+    emulated.emulated_skip(b"", 0)
     for kernel in ("hopper", "pairs"):
         attend(cuda_emulator.load(library, kernel), "masks between full tiles", schedule=0)
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import shutil
 
 import cuda_emulator
 import pytest
@@ -74,6 +75,21 @@ def test_orders_of_a_call_that_close_parts(wide):
         order = torch.arange(last - 15, last + 1, dtype=torch.int32)
         _, parts = check(wide, problem, 8, 1, 64, BF16, tensors=tensors, row_order=order)
         assert parts > 1
+
+
+@pytest.mark.slow
+def test_the_form_to_compare_with(tmp_path):
+    """As it was: nothing is split, and the warpgroup that fetches works out the words."""
+    if not (compiler := shutil.which("g++")):
+        pytest.skip("the emulator needs g++")
+    before = cuda_emulator.load(cuda_emulator.build(compiler, tmp_path, form=1), "hopper")
+    for name in PROBLEMS:
+        problem = PROBLEMS[name]()
+        q, k, v = qkv(problem, 8, 1, 64, dtype=BF16)
+        v[::97, :, 3] = torch.inf
+        for schedule in (0, SCHEDULES):
+            _, parts = check(before, problem, 8, 1, 64, BF16, schedule=schedule, tensors=(q, k, v))
+            assert parts == 1
 
 
 # ---------------------------------------------------------------- how many

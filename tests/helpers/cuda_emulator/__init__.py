@@ -75,15 +75,17 @@ class CompactArgs(ctypes.Structure):
     )
 
 
-def build(compiler: str, folder: Path, first: Path = HERE, ordering: bool = False) -> Path:
+def build(compiler: str, folder: Path, first: Path = HERE, ordering: bool = False, form: int | None = None) -> Path:
     """Compiles the emulator; a few seconds.
 
     Sources in the folder `first` take the place of the kernels' own; then attention takes bfloat16 alone, which
     compiles faster. ordering: accesses to shared memory that nothing sorts are errors (ordering.h); bfloat16 alone.
+    form: AVFLOW_FORM of csrc/cuda/call.h (default: the one in use); bfloat16 alone.
     """
     library = folder / "emulator.so"
     flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
-    flags += ["-DEMULATE_BF16_ALONE"] if first != HERE or ordering else []
+    flags += ["-DEMULATE_BF16_ALONE"] if first != HERE or ordering or form is not None else []
+    flags += [] if form is None else [f"-DAVFLOW_FORM={form}"]
     flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
     source, sources = HERE / "emulator.cpp", [HERE / "emulator.cpp"]
     if ordering:

@@ -25,11 +25,13 @@ bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*ker
     return true;
 }
 
+bool mapped = false;  // of the last call: keys came by the copy engine
+
 template <bool kBf16, int kDepth>
-bool attend_blocks(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
+bool attend_blocks(Call c, const Header& h, emulator::Schedule schedule, bool pairs) {
     if (c.tile_heads == kWideHeads) {
-        const int32_t keys = mapped_keys(c, h);
-        const KeyMaps maps = {{c.k, c.k_row, c.k_head, keys, c.depth}, {c.v, c.v_row, c.v_head, keys, c.depth}};
+        const auto maps = make_maps<KeyMaps>(c, h, pairs ? 1 : kDepth / 64, encode);
+        mapped = c.mapped;
         if (pairs && c.mapped) {
             return pair_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
                    launch(blocks_of(c, h), schedule, kWideThreads, attend_pairs<kBf16, kDepth>, c, maps);
@@ -54,7 +56,7 @@ bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs
 }
 
 // One thread writes to shared memory, another tells the copy engine to write over it, or reads it. Bits of `steps`: the
-// writer fences before it arrives; after; the reader fences before it waits; waits; fences after; reads, and copies nothing.
+// writer fences before it arrives; after; the other fences before it waits; waits; fences after; reads and copies nothing.
 void probe(int steps) {
     uint64_t* const barriers = reinterpret_cast<uint64_t*>(block.shared + 8192);
     if (threadIdx.x == 0) {
@@ -77,7 +79,8 @@ void probe(int steps) {
             if (block.shared[77] == 1) block.shared[78] = 1;
         } else {
             barrier_arrive_for(&barriers[1], 64 * 128);
-            copy_block(0, {reinterpret_cast<const uint16_t*>(&barriers), 0, 0, 0, 64}, 0, 0, 0, &barriers[1]);
+            const MapShape nothing = {{64, 0, 1, 1}, {128, 128, 128}, {64, 64, 1, 1}};
+            copy_block(0, {nullptr, nothing}, 0, 0, 0, &barriers[1]);
             barrier_wait(&barriers[1], 0);
         }
     }
@@ -148,6 +151,8 @@ int32_t emulated_silu_mul(const AvflowSiluMul* a, int32_t* wide) {
     const avflow::cuda::SiluMulCall c = make_call(*a);
     return launch(pass_blocks(c), emulator::kInStep, kPassThreads, kernel, c) ? 0 : 2;
 }
+
+int32_t emulated_mapped() { return mapped; }
 
 int32_t emulated_splits(const AvflowAttention* a) {
     return make_call(*a, *reinterpret_cast<const Header*>(a->problem)).splits;

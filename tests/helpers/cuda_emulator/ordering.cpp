@@ -16,7 +16,7 @@ namespace {
 using Times = std::vector<uint32_t>;
 
 struct View {
-    Times seen = Times(block.threads), shown = Times(block.threads);  // shown: to the async proxy
+    Times seen = Times(block.threads + 1), shown = seen;  // shown: to the async proxy. The last: the copy engine
 };
 
 struct Rendezvous {
@@ -34,13 +34,14 @@ std::unordered_map<const void*, Rendezvous> barriers;
 std::vector<Write> chunks[kSharedBytes / 16];  // the last write to each byte
 std::vector<size_t> written;                   // chunks that have some
 int apart = 0;
+uint32_t engine = 0;  // the copy engine's time: copies that have landed
 std::string skipped_file;
 int skipped_line = 0;
 
 View& mine() { return views[block.current]; }
 
 void join(Times& to, const Times& from) {
-    for (int i = 0; i < block.threads; ++i) to[i] = std::max(to[i], from[i]);
+    for (int i = 0; i <= block.threads; ++i) to[i] = std::max(to[i], from[i]);
 }
 
 void join(View& to, const View& from) {
@@ -53,7 +54,11 @@ void go_on(int thread) { ++views[thread].seen[thread]; }
 
 void complain(const char* what, int thread) {
     static char text[160];
-    snprintf(text, sizeof(text), "%s that thread %d wrote", what, thread);
+    if (thread == block.threads) {
+        snprintf(text, sizeof(text), "%s of the copy engine, which is not waited for", what);
+    } else {
+        snprintf(text, sizeof(text), "%s that thread %d wrote", what, thread);
+    }
     fail(text);
 }
 
@@ -72,21 +77,24 @@ void each_chunk(size_t at, size_t n, const Of& of) {
     }
 }
 
-void check(size_t at, size_t n, const Times& known, const char* what) {
+// `shown`: by the async proxy, which sees nothing else. What the engine wrote is there when its barrier is waited for.
+void check(size_t at, size_t n, bool shown, const char* what) {
+    const View& view = mine();
     each_chunk(at, n, [&](size_t chunk, uint16_t bytes) {
         for (const Write& write : chunks[chunk]) {
-            if (write.bytes & bytes && write.thread != block.current && write.time > known[write.thread]) {
-                complain(what, write.thread);
-            }
+            if (!(write.bytes & bytes) || (!shown && write.thread == block.current)) continue;
+            const Times& known = shown && write.thread < block.threads ? view.shown : view.seen;
+            if (write.time > known[write.thread]) complain(what, write.thread);
         }
     });
 }
 
-void check_own_too(size_t at, size_t n, const Times& known, const char* what) {
-    each_chunk(at, n, [&](size_t chunk, uint16_t bytes) {
-        for (const Write& write : chunks[chunk]) {
-            if (write.bytes & bytes && write.time > known[write.thread]) complain(what, write.thread);
-        }
+void put(size_t at, size_t n, int thread, uint32_t time) {
+    each_chunk(at, n, [&](size_t i, uint16_t bytes) {
+        std::vector<Write>& chunk = chunks[i];
+        if (chunk.empty()) written.push_back(i);
+        forget(chunk, bytes);
+        chunk.push_back({bytes, static_cast<uint16_t>(thread), time});
     });
 }
 
@@ -98,19 +106,13 @@ bool in_shared(const void* at, size_t& offset) {
 void write(const void* at, size_t n) {
     size_t offset;
     if (!in_shared(at, offset)) return;
-    check(offset, n, mine().seen, "writes, without a barrier between, over what is there");
-    const auto me = static_cast<uint16_t>(block.current);
-    each_chunk(offset, n, [&](size_t i, uint16_t bytes) {
-        std::vector<Write>& chunk = chunks[i];
-        if (chunk.empty()) written.push_back(i);
-        forget(chunk, bytes);
-        chunk.push_back({bytes, me, mine().seen[me]});
-    });
+    check(offset, n, false, "writes, without a barrier between, over what is there");
+    put(offset, n, block.current, mine().seen[block.current]);
 }
 
 void read(const void* at, size_t n) {
     size_t offset;
-    if (in_shared(at, offset)) check(offset, n, mine().seen, "reads, without a barrier between, what is there");
+    if (in_shared(at, offset)) check(offset, n, false, "reads, without a barrier between, what is there");
 }
 
 }  // namespace
@@ -122,6 +124,7 @@ void begin_block() {
     for (const size_t i : written) chunks[i].clear();
     written.clear();
     apart = 0;
+    engine = 0;
 }
 
 void meet(int first, int size) {
@@ -143,18 +146,27 @@ void complete(const void* barrier) { barriers[barrier].over = barriers[barrier].
 void wait(const void* barrier) { join(mine(), barriers[barrier].over); }
 
 void fence(const char* file, int line) {
-    if (line == skipped_line && std::string_view(file).ends_with(skipped_file)) return;
+    if (skipped(file, line)) return;
     join(mine().shown, mine().seen);
     go_on(block.current);
 }
 
 void wrote(const void* at, size_t n) { write(at, n); }
 
-void async_reads(uint32_t at, size_t n, const char* what) { check_own_too(at, n, mine().shown, what); }
+void async_reads(uint32_t at, size_t n, const char* what) { check(at, n, true, what); }
 
 void async_writes(uint32_t at, size_t n, const char* what) {
-    check_own_too(at, n, mine().shown, what);
-    each_chunk(at, n, [](size_t chunk, uint16_t bytes) { forget(chunks[chunk], bytes); });
+    check(at, n, true, what);
+    put(at, n, block.threads, UINT32_MAX);
+}
+
+void landed(uint32_t at, size_t n, const void* barrier) {
+    put(at, n, block.threads, ++engine);
+    barriers[barrier].arrived.seen[block.threads] = engine;
+}
+
+bool skipped(const char* file, int line) {
+    return line == skipped_line && std::string_view(file).ends_with(skipped_file);
 }
 
 Apart::Apart() { ++apart; }
@@ -166,8 +178,8 @@ using namespace emulator::ordering;
 
 extern "C" {
 
-// The fence in this line of the source is left out from now on; line 0: none is.
-void emulated_skip_fence(const char* file, int32_t line) {
+// The fence, or the wait at a barrier in shared memory, in this line of the source is left out from now on; 0: none is.
+void emulated_skip(const char* file, int32_t line) {
     skipped_file = file;
     skipped_line = line;
 }

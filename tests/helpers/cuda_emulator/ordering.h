@@ -5,6 +5,9 @@
 // Built with EMULATE_ORDERING alone, which is slower: all loads and stores of the kernels are then instrumented as for
 // ThreadSanitizer, whose part ordering.cpp plays. Without it these functions are nothing.
 //
+// What the copy engine wrote, only a thread that has waited for its barrier may read, or one that is behind such a thread.
+// Who writes over what others may still read is not found: values under the schedules of fibers.h have to show that.
+//
 // What sorts a thread's accesses behind another's: barriers of a warp, of a warpgroup and of the block, turns, and
 // barriers in shared memory. Shuffles, votes of products and matrix loads do not.
 #pragma once
@@ -26,6 +29,8 @@ void wrote(const void* at, size_t n);  // by the running thread, in the generic 
 // The async proxy, told by the running thread, reads or overwrites these bytes; `what` is for the error.
 void async_reads(uint32_t at, size_t n, const char* what);
 void async_writes(uint32_t at, size_t n, const char* what);
+void landed(uint32_t at, size_t n, const void* barrier);  // what the engine wrote: there for who waits at the barrier
+bool skipped(const char* file, int line);                 // is the wait in this line of the source to be left out?
 
 // While one is alive, what is written is the emulator's own or the async proxy's.
 struct Apart {
@@ -44,6 +49,8 @@ inline void fence(const char*, int) {}
 inline void wrote(const void*, size_t) {}
 inline void async_reads(uint32_t, size_t, const char*) {}
 inline void async_writes(uint32_t, size_t, const char*) {}
+inline void landed(uint32_t, size_t, const void*) {}
+inline bool skipped(const char*, int) { return false; }
 
 struct Apart {
     Apart() {}

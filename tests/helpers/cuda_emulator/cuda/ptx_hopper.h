@@ -2,6 +2,7 @@
 // then NaN stands in its sums.
 #pragma once
 
+#include "cuda/key_map.h"
 #include "cuda/ptx.h"
 
 namespace avflow::cuda {
@@ -41,17 +42,26 @@ AVFLOW_DEVICE void barrier_arrive_for(uint64_t* barrier, uint32_t bytes) {
 
 struct KeyMap {
     const uint16_t* at;
-    int64_t row, head;  // strides in elements
-    int32_t keys, depth;
+    MapShape shape;
 };
 
-// A tile, or a block of 64 columns of one, that is under way: it arrives when its barrier is waited for; until then its
-// place holds NaN.
+// What stands for the driver's function. It refuses what that one does.
+AVFLOW_DEVICE bool encode(KeyMap* map, const uint16_t* at, const MapShape& shape) {
+    bool taken = reinterpret_cast<uintptr_t>(at) % 16 == 0 && shape.box[0] * 2 == 128;
+    for (const uint64_t size : shape.sizes) taken = taken && size >= 1 && size <= uint64_t{1} << 32;
+    for (const uint64_t stride : shape.strides) {
+        taken = taken && stride && stride % 16 == 0 && stride < uint64_t{1} << 40;
+    }
+    for (const uint32_t box : shape.box) taken = taken && box >= 1 && box <= 256;
+    *map = {at, shape};
+    return taken;
+}
+
+// A box of a map that is under way: it arrives when its barrier is waited for; until then its place holds NaN.
 struct TileCopy {
     char* to;
     KeyMap map;
-    int head, first;
-    int from, columns;
+    uint32_t from[4];
     uint64_t* barrier;
 };
 inline std::vector<TileCopy> tile_copies;
@@ -63,36 +73,49 @@ AVFLOW_DEVICE void order_copy(uint32_t to, size_t bytes, uint64_t* barrier) {
                           "tells the copy engine of a barrier that is not shown to it:");
 }
 
-AVFLOW_DEVICE void copy_tile(uint32_t to, const KeyMap& map, int head, int first, uint64_t* barrier) {
-    const size_t bytes = size_t{64} * 2 * static_cast<size_t>(map.depth);
+AVFLOW_DEVICE uint32_t box_bytes(const KeyMap& map) {
+    return map.shape.box[0] * map.shape.box[1] * map.shape.box[2] * map.shape.box[3] * 2;
+}
+AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int of, int first, uint64_t* barrier) {
+    const uint32_t bytes = box_bytes(map);
     if (to % 1024 || to + bytes > sizeof(block.shared)) emulator::fail("tile to a bad address");
     order_copy(to, bytes, barrier);
     const ordering::Apart of_the_engine;
     memset(block.shared + to, 0xFF, bytes);
-    tile_copies.push_back({block.shared + to, map, head, first, 0, map.depth, barrier});
+    const TileCopy copy = {block.shared + to,
+                           map,
+                           {0, static_cast<uint32_t>(first), static_cast<uint32_t>(of), static_cast<uint32_t>(head)},
+                           barrier};
+    tile_copies.push_back(copy);
 }
-AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int of, int first, uint64_t* barrier) {
-    if (to % 1024 || to + 64 * 128 > sizeof(block.shared)) emulator::fail("block to a bad address");
-    order_copy(to, 64 * 128, barrier);
-    const ordering::Apart of_the_engine;
-    memset(block.shared + to, 0xFF, 64 * 128);
-    tile_copies.push_back({block.shared + to, map, head, first, of * 64, 64, barrier});
+AVFLOW_DEVICE void copy_tile(uint32_t to, const KeyMap& map, int head, int first, uint64_t* barrier) {
+    copy_block(to, map, head, 0, first, barrier);
 }
 AVFLOW_DEVICE void land(const TileCopy& copy) {
     const ordering::Apart of_the_engine;
-    for (int key = 0; key < 64; ++key) {
-        for (int column = 0; column < copy.columns; ++column) {
-            const uint16_t* from =
-                copy.map.at + (copy.first + key) * copy.map.row + copy.head * copy.map.head + copy.from + column;
-            const uint16_t value = copy.first + key < copy.map.keys ? *from : uint16_t{0};
-            uint32_t at = static_cast<uint32_t>(column / 64 * 64 * 128 + key * 128 + column % 64 * 2);
-            at ^= (at >> 7 & 7) << 4;
-            memcpy(copy.to + at, &value, 2);
+    const MapShape& shape = copy.map.shape;
+    const uint32_t rows = box_bytes(copy.map) / 128;
+    for (uint32_t row = 0; row < rows; ++row) {  // of 64 columns
+        const uint64_t at[3] = {copy.from[1] + row % shape.box[1], copy.from[2] + row / shape.box[1] % shape.box[2],
+                                copy.from[3] + row / shape.box[1] / shape.box[2]};
+        bool inside = true;
+        uint64_t bytes = 0;
+        for (int i = 0; i < 3; ++i) {
+            inside = inside && at[i] < shape.sizes[i + 1];
+            bytes += at[i] * shape.strides[i];
+        }
+        for (uint32_t column = 0; column < 64; ++column) {
+            const uint16_t value = inside ? copy.map.at[bytes / 2 + column] : uint16_t{0};
+            const uint32_t to = row * 128 + column * 2;
+            memcpy(copy.to + (to ^ (to >> 7 & 7) << 4), &value, 2);
         }
     }
-    barrier_change(copy.barrier, 0, -64 * 2 * copy.columns);
+    ordering::landed(shared_address(copy.to), box_bytes(copy.map), copy.barrier);
+    barrier_change(copy.barrier, 0, -static_cast<int>(box_bytes(copy.map)));
 }
-AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity) {
+AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, const char* file = __builtin_FILE(),
+                                int line = __builtin_LINE()) {
+    if (ordering::skipped(file, line)) return;
     emulator::pause();
     emulator::fiber().waits_for = "barrier in shared memory";
     for (;;) {
