@@ -5,6 +5,7 @@ import os
 
 import torch  # first: the operators link to torch's libraries without a path of their own
 
+from .calls import carries_tangent
 from .paths import get_operators
 
 OPERATORS = get_operators()
@@ -122,7 +123,8 @@ _library = torch.library.Library("avflow", "IMPL")  # what it holds is registere
 
 
 def _refuse_gradient(op: str) -> None:
-    """Without this, a loss on the op's outputs would leave its inputs' gradients None, and no word said.
+    """Without this, a loss on the op's outputs would leave its inputs' gradients None, and no word said; a derivative
+    in forward mode would be 0.
 
     Not by torch.library.register_autograd, whose kernel asks the same with 2 us more of Python in each call.
     """
@@ -133,6 +135,11 @@ def _refuse_gradient(op: str) -> None:
             raise NotImplementedError(
                 f"torch.ops.avflow.{op} has no backward, and an input requires a gradient: call it under "
                 "torch.no_grad(), or detach the input"
+            )
+        if carries_tangent(given):
+            raise NotImplementedError(
+                f"torch.ops.avflow.{op} has no derivative, and an input carries a tangent: call it with the primal, "
+                "forward_ad.unpack_dual(x).primal"
             )
         return operator.redispatch(keys & torch._C._after_autograd_keyset, *given, **by_name)
 

@@ -7,7 +7,7 @@ from typing import TypedDict
 import torch
 
 from ._load import _C
-from .calls import run
+from .calls import check_gradient, run
 from .device import CudaCapabilities, Kernel, check_cuda, cuda_capabilities, cuda_kernel
 from .problem import AttentionOutput, AttentionProblem, check_inputs
 from .tokens import Semantics
@@ -58,8 +58,7 @@ def attention(
             check_cuda(q)
         elif not q.is_cpu:
             raise NotImplementedError(f"no attention kernel for device {q.device}: move q, k, v to the CPU or to CUDA")
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        raise NotImplementedError("avflow's attention has no backward: call it under torch.no_grad()")
+    check_gradient("attention", q, k, v)
     ratio = q.shape[1] // k.shape[-2]
     rows, streams = len(problem.rows), len(problem.streams)
     kernel: Kernel = cuda_kernel(q.device.index, rows, ratio, streams) if on_cuda else "cpu"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from . import _load  # noqa: F401  registers the operators
-from .calls import run
+from .calls import check_gradient, run
 from .device import CUDA_DTYPES, DTYPES, why_not_cuda
 
 
@@ -35,7 +35,7 @@ def gather_rms_norm(
     """
     _check_norm(x, weight, keep)
     _check_device("gather_rms_norm", x, CUDA_DTYPES)
-    _check_gradient("gather_rms_norm", x, weight)
+    check_gradient("gather_rms_norm", x, weight)
     return run(torch.ops.avflow.gather_rms_norm, x, weight, eps, keep)
 
 
@@ -66,7 +66,7 @@ def compact(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """
     _check_compact(x, keep)
     _check_device("compact", x, DTYPES)
-    _check_gradient("compact", x)
+    check_gradient("compact", x)
     return run(torch.ops.avflow.compact, x, keep)
 
 
@@ -112,8 +112,3 @@ def _check_device(op: str, x: torch.Tensor, cuda_dtypes: tuple[torch.dtype, ...]
         raise NotImplementedError(f"no {op} kernel for {x.device}: {why}; or move the tensors to the CPU")
     if x.dtype not in cuda_dtypes:
         raise TypeError(f"x is {x.dtype} on {x.device}: the CUDA kernel of {op} takes bfloat16 and float16")
-
-
-def _check_gradient(op: str, *tensors: torch.Tensor) -> None:
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        raise NotImplementedError(f"avflow's {op} has no backward: call it under torch.no_grad()")

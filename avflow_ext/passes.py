@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 
 from . import _load  # noqa: F401  registers the operators
-from .calls import run
+from .calls import check_gradient, run
 from .device import CUDA_DTYPES, DTYPES
-from .gather import _check_device, _check_gradient
+from .gather import _check_device
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -188,4 +188,4 @@ def _check_silu(gate: torch.Tensor, up: torch.Tensor) -> None:
 
 def _check_runs(op: str, *tensors: torch.Tensor) -> None:
     _check_device(op, tensors[0], CUDA_DTYPES)
-    _check_gradient(op, *tensors)
+    check_gradient(op, *tensors)

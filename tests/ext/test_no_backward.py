@@ -3,6 +3,7 @@
 import pytest
 import torch
 from op_cases import causal, qkv
+from torch.autograd import forward_ad
 
 import avflow_ext
 from avflow_ext import AttentionProblem
@@ -80,6 +81,41 @@ def test_the_functions_refuse_as_the_operators_do():
         first_one, *others = arguments_of(op)
         with pytest.raises(NotImplementedError, match=f"{op} has no backward"):
             getattr(avflow_ext, op)(first_one.requires_grad_(), *others)
+
+
+@pytest.mark.parametrize("op, which", FLOATS)
+def test_a_derivative_in_forward_mode_is_refused(op, which):
+    """Torch would take it for 0: of an input with a tangent `requires_grad` is False."""
+    function, arguments = getattr(torch.ops.avflow, op), list(arguments_of(op))
+    x = arguments[which]
+
+    def given(one):
+        return [*arguments[:which], one, *arguments[which + 1 :]]
+
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        for outer in (torch.no_grad, torch.enable_grad):  # of backward alone
+            with outer(), pytest.raises(NotImplementedError, match=rf"avflow.{op} has no derivative.*primal"):
+                function(*given(dual))
+        function(*given(x))  # others may be differentiated beside it
+    with pytest.raises(NotImplementedError, match="no derivative"):
+        torch.func.jacfwd(lambda one: first(function(*given(one))))(x)
+    if op == "attention":
+        arguments[3:] = [AttentionProblem(causal(3))]
+    with pytest.raises(NotImplementedError, match="no derivative"):
+        torch.func.jvp(lambda one: getattr(avflow_ext, op)(*given(one)), (x,), (x,))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_a_derivative_of_a_batch_is_refused():
+    x, weight = torch.randn(2, 3, 8), torch.randn(8)
+    norms = torch.vmap(lambda one: avflow_ext.rms_norm(one, weight, 1e-6))
+    with pytest.raises(NotImplementedError, match="no backward"):
+        torch.func.grad(lambda one: norms(one).sum())(x)
+    with pytest.raises(NotImplementedError, match="no derivative"):
+        torch.func.jvp(norms, (x,), (x,))
+    out, tangent = torch.func.jvp(lambda one: one.sum() + norms(x), (x[0],), (x[0],))
+    assert torch.equal(out, x[0].sum() + norms(x)) and torch.equal(tangent, x[0].sum().expand(2, 3, 8))
 
 
 def test_tensors_of_inference_mode_pass():
