@@ -85,3 +85,27 @@ def test_what_torch_compile_made_of_a_module(monkeypatch):
     whole = avflow.wrap(torch.compile(m.hf, backend=identity), m.processor)
     with pytest.raises(UnsupportedModelError, match=r"the model \(OptimizedModule\) is compiled by torch.compile"):
         swept(whole, case)
+
+
+@pytest.mark.parametrize("part", ["the model", "the decoder", "a layer"])
+def test_a_forward_that_was_compiled(part, monkeypatch):
+    """Of the model or its decoder: avflow ran within the graph, and a NameError came out. A layer's is fine."""
+    m, case = model("omni"), tiny.av_prompt("interleaved", seconds=2)
+    plain = swept(m, case)
+    with avflow.evict(m, SCHEDULE, groups=case):
+        left = read(m, case)
+    module = {"the model": m.hf, "the decoder": m.text_model, "a layer": m.layers[3]}[part]
+    monkeypatch.setitem(module.__dict__, "forward", torch.compile(module.forward, backend=identity))
+    if part == "a layer":
+        with avflow.evict(m, SCHEDULE, groups=case):
+            torch.testing.assert_close(read(m, case), left, atol=1e-4, rtol=0)
+    else:
+        wanted = rf"{part} \(.*\) is compiled by module.forward = torch.compile.*: avflow labels .*del module.forward"
+        with pytest.raises(UnsupportedModelError, match=wanted), avflow.evict(m, SCHEDULE, groups=case):
+            pass
+    if part == "the model":
+        with pytest.raises(UnsupportedModelError, match="the model .* is compiled by .*: avflow stops its forward"):
+            swept(m, case)
+    else:
+        assert swept(m, case) == pytest.approx(plain, abs=1e-6)
+    torch._dynamo.reset()

@@ -17,14 +17,21 @@ def is_wrapped(module: nn.Module) -> bool:
     return _WRAPPED in module._modules
 
 
-def check_uncompiled(parts: Iterable[tuple[str, Any]], why: str) -> None:
+def has_compiled_forward(module: nn.Module) -> bool:
+    """Was its forward exchanged for what torch.compile made of it? Hooks of its own run outside of that."""
+    return hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable")
+
+
+def check_uncompiled(parts: Iterable[tuple[str, Any]], why: str, forwards: bool = True) -> None:
     """Refuses compiled modules.
 
     Args:
         parts: (name, module); what is no module is passed over. why: what avflow does there.
+        forwards: whether that is within their forwards, so that a compiled forward is refused too.
 
     Raises:
-        UnsupportedModelError: one of the modules was compiled by `module.compile()` or by `torch.compile(module)`.
+        UnsupportedModelError: one of the modules was compiled by `module.compile()` or by `torch.compile(module)`, or
+            its forward was.
     """
     for name, module in parts:
         if not isinstance(module, nn.Module):
@@ -33,6 +40,8 @@ def check_uncompiled(parts: Iterable[tuple[str, Any]], why: str) -> None:
             how, mend = "torch.compile(module)", f"put back the module that it was made of (its {_WRAPPED})"
         elif getattr(module, "_compiled_call_impl", None) is not None:
             how, mend = "module.compile()", "load the model without that, or set its _compiled_call_impl to None"
+        elif forwards and has_compiled_forward(module):
+            how, mend = "module.forward = torch.compile(module.forward)", "take that off: del module.forward"
         else:
             continue
         raise UnsupportedModelError(

@@ -84,7 +84,8 @@ def evict(
         if groups is None and tracker.given is None:
             schedule.check_told(model)
         first = schedule.layers[0] + 1 if schedule.steps else model.n_layers
-        check_uncompiled(layers_of(model.text_model, first), "avflow.evict takes rows out on the way into a layer")
+        why = "avflow.evict takes rows out on the way into a layer"
+        check_uncompiled(layers_of(model.text_model, first), why, forwards=False)
         with tracker.interventions.evicting(schedule, decode, missing), undoing() as undo:
             for layer in model.layers[first:]:
                 undo.append(partial(without_hook, layer, tracker.before_layer))
