@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
@@ -13,12 +15,16 @@ from ._load import _C
 if TYPE_CHECKING:
     from ._C import _CudaBuild
 
-Kernel = Literal["cpu", "cuda", "hopper"]  # whose tiles a problem is planned for; "hopper" is the CUDA one of sm_90a
+# Whose tiles a problem is planned for. "hopper": large ones, for the CUDA kernel of sm_90a, elsewhere for the tall one.
+Kernel = Literal["cpu", "cuda", "hopper"]
 
 CUDA_HEAD_DIMS = (64, 128)
 CUDA_DTYPES = (torch.bfloat16, torch.float16)
 HOPPER_ROWS = 8192  # rows x query heads of a kv head from which the Hopper kernel is taken: 64 of its tiles, and below
 # that the other kernel's smaller tiles, whose keys can be split, fill the device better
+# The same for the tall kernel, on devices that do not run Hopper's: 128 of its tiles, which with two kv heads are more
+# than a device takes at once (216 on an A100, 170 on an RTX 5090). No device has timed it yet.
+TALL_ROWS = 16384
 
 _hopper: dict[int, bool] = {}  # whether a device runs the Hopper kernel; a plain dict, which a trace can look into
 
@@ -32,8 +38,23 @@ def runs_hopper(index: int) -> bool:
 
 
 def cuda_kernel(index: int, rows: int, heads_per_kv_head: int) -> Literal["cuda", "hopper"]:
-    """Which of the CUDA kernels a call of that many rows takes on device `index`: "hopper", or "cuda" for the other."""
-    return "hopper" if rows * heads_per_kv_head >= HOPPER_ROWS and runs_hopper(index) else "cuda"
+    """For which CUDA kernel a call of that many rows is planned on device `index`: "hopper", or "cuda" for few rows."""
+    least = HOPPER_ROWS if runs_hopper(index) else TALL_ROWS
+    return "hopper" if rows * heads_per_kv_head >= least else "cuda"
+
+
+@contextlib.contextmanager
+def taking(kernel: Literal["cuda", "tall", "hopper"]) -> Iterator[None]:
+    """All CUDA calls by that kernel, however many rows they have; for tests and measurements."""
+    global HOPPER_ROWS, TALL_ROWS
+    before = HOPPER_ROWS, TALL_ROWS
+    HOPPER_ROWS = TALL_ROWS = 2**31 if kernel == "cuda" else 0
+    _C.force_tall(kernel == "tall")
+    try:
+        yield
+    finally:
+        HOPPER_ROWS, TALL_ROWS = before
+        _C.force_tall(False)
 
 
 class CudaDevice(TypedDict):

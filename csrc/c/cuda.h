@@ -16,7 +16,8 @@ void launch(const AvflowCompact& args, void* stream);
 // For avflow_choose_kernel.
 int32_t kernel_for(int32_t device, int64_t rows_and_heads);
 
-// Packed rows (rows x query heads of a kv head) from which the kernel of sm_90a is taken: see avflow_ext/device.py.
-constexpr int64_t kHopperRows = 8192;
+// Packed rows (rows x query heads of a kv head) from which large tiles are planned, for the kernel of sm_90a and for the
+// tall one: see avflow_ext/device.py.
+constexpr int64_t kHopperRows = 8192, kTallRows = 16384;
 
 }  // namespace avflow::c

@@ -1,6 +1,7 @@
 // Launches the attention kernels.
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <string>
 
 #include "cuda/attention_kernel.cuh"
@@ -22,6 +23,19 @@ cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
     }
     return cudaGetLastError();
 }
+
+std::atomic<bool> tall_everywhere = false;
+
+#ifdef AVFLOW_HAVE_HOPPER
+// Plans of large tiles are the Hopper kernel's where the current device runs it, elsewhere the tall one's.
+bool takes_hopper() {
+    int device = 0, major = 0, minor = 0;
+    return !tall_everywhere && cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 &&
+           minor == 0;
+}
+#endif
 
 }  // namespace
 }  // namespace avflow::cuda
@@ -46,16 +60,19 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
     if (is_wide(*problem, h)) {
 #ifdef AVFLOW_HAVE_HOPPER
-        return launch_wide(c, h, bf16, stream);
-#else
-        return cudaErrorInvalidValue;
+        if (takes_hopper()) return launch_wide(c, h, bf16, stream);
 #endif
+        return launch_tall(c, h, bf16, stream);
     }
     if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
     return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
 }
 
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }
+
+int32_t avflow_tall_tile_rows(int32_t heads_per_kv_head) { return wide_tile_rows(heads_per_kv_head); }
+
+void avflow_force_tall(int32_t force) { tall_everywhere = force != 0; }
 
 int32_t avflow_hopper_tile_rows([[maybe_unused]] int32_t heads_per_kv_head) {
 #ifdef AVFLOW_HAVE_HOPPER

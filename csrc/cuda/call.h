@@ -13,7 +13,7 @@ namespace avflow::cuda {
 
 // Which forms of the kernels are built; benchmarks/cuda/forms.py times them side by side.
 //   0  as they were measured last: one loop for tiles with masks and without, parts merged one after the other
-//   1  a branch-free body for tiles without a mask, 16 parts at a time
+//   1  a branch-free body for tiles without a mask, in the Hopper kernel and in attend; 16 parts at a time
 //   2  as 1, and pairs_kernel.cuh where the copy engine brings the keys; has not run on a device yet
 #ifndef AVFLOW_FORM
 #define AVFLOW_FORM 1
@@ -45,7 +45,7 @@ struct Call {
     int32_t depth, mass_groups;      // mass_groups: 0 where no mass is asked for
     int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
     float factor;                    // of the scores, > 0, to base 2
-    bool mapped;                     // the Hopper kernel's keys come by the copy engine
+    bool mapped;                     // neighbouring keys are neighbours in memory: Hopper's copy engine brings them
     uint32_t flip;                   // sign bits of two queries, for a negative scale
 };
 
@@ -61,7 +61,7 @@ constexpr int64_t kFewBlocks = 128;
 constexpr int64_t kSplitBlocks = 264;
 constexpr int64_t kMinTilesPerSplit = 4;  // merging a part costs about as much as half a tile
 
-// Is the problem planned for the Hopper kernel? Its tiles are too large for the other one.
+// Is the problem planned for the Hopper kernel or the tall one? Its tiles are too large for attend.
 inline bool is_wide(const AvflowAttention& a, const Header& header) {
     return a.kv_heads > 0 && int64_t{header.tile_rows} * (a.heads / a.kv_heads) > kTileHeads;
 }
@@ -167,9 +167,12 @@ inline int64_t shared_bytes(const Call& c) {
 }
 
 // What a map of keys or values covers: those of the problem that the tensors hold.
-inline int32_t mapped_keys(const Call& c, const Header& header) { return std::min(header.keys, c.slots.held); }
+AVFLOW_HD int32_t mapped_keys(const Call& c, const Header& header) {
+    return header.keys < c.slots.held ? header.keys : c.slots.held;
+}
 
-// Of hopper.cu, where AVFLOW_HAVE_HOPPER is defined. Returns a cudaError_t.
+// Of hopper.cu, where AVFLOW_HAVE_HOPPER is defined, and of tall.cu. Both return a cudaError_t.
 int32_t launch_wide(const Call& c, const Header& h, bool bf16, void* stream);
+int32_t launch_tall(const Call& c, const Header& h, bool bf16, void* stream);
 
 }  // namespace avflow::cuda

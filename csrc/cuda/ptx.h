@@ -31,6 +31,10 @@ AVFLOW_DEVICE uint64_t shuffle_xor(uint64_t x, int mask) {
 // The first lane's; tells the compiler that all lanes of a warp hold the same.
 AVFLOW_DEVICE int uniform(int x) { return __shfl_sync(0xFFFFFFFFu, x, 0); }
 
+// x itself. The compiler does not know that, and keeps nothing that depends on it in registers from one turn of a loop to
+// the next.
+AVFLOW_DEVICE int anew(int x) { return __shfl_xor_sync(0xFFFFFFFFu, x, 0); }
+
 // 2^x to 2 ulp; 0 for -inf and below 2^-126, NaN for NaN.
 AVFLOW_DEVICE float exp2_fast(float x) {
     float y;

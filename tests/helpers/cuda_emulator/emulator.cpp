@@ -7,11 +7,15 @@
 #include "cuda/merge_kernel.cuh"
 #include "cuda/pairs_kernel.cuh"
 #include "cuda/passes_kernel.cuh"
+#include "cuda/tall_kernel.cuh"
 
 using namespace avflow;
 using namespace avflow::cuda;
 
 namespace {
+
+// Which kernel takes a plan of large tiles.
+enum Form : int32_t { kHopper, kPairs, kTall };
 
 template <typename... Of>
 bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*kernel)(Of...),
@@ -25,11 +29,16 @@ bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*ker
 }
 
 template <bool kBf16, int kDepth>
-bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
+bool run(const Call& c, const Header& h, emulator::Schedule schedule, Form form) {
+    if (h.tile_rows * c.group > kTileHeads && form == kTall) {
+        const auto kernel = c.mass_groups ? attend_tall<kBf16, kDepth, true> : attend_tall<kBf16, kDepth, false>;
+        return tall_shared_bytes(c) <= static_cast<int64_t>(emulator::kAnySharedBytes) &&
+               launch(blocks_of(c, h), schedule, kThreads, kernel, c);
+    }
     if (h.tile_rows * c.group > kTileHeads) {
         const int32_t keys = mapped_keys(c, h);
         const KeyMaps maps = {{c.k, c.k_row, c.k_head, keys, c.depth}, {c.v, c.v_row, c.v_head, keys, c.depth}};
-        if (pairs && c.mapped) {
+        if (form == kPairs && c.mapped) {
             return pair_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
                    launch(blocks_of(c, h), schedule, kWideThreads, attend_pairs<kBf16, kDepth>, c, maps);
         }
@@ -51,8 +60,8 @@ int64_t emulated_workspace(const AvflowAttention* a) {
     return workspace_bytes(make_call(*a, h), h);
 }
 
-// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong. pairs: Hopper's form of that name.
-int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t pairs) {
+// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong. form: a Form.
+int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t form) {
     const Header& h = *reinterpret_cast<const Header*>(a->problem);
     if (!accepts(*a, h)) return 1;
     if (h.rows == 0) return 0;
@@ -66,7 +75,7 @@ int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t p
     const auto attend =
         c.depth == 64 ? (bf16 ? run<true, 64> : run<false, 64>) : (bf16 ? run<true, 128> : run<false, 128>);
 #endif
-    const bool done = attend(c, h, order, pairs != 0);
+    const bool done = attend(c, h, order, static_cast<Form>(form));
     return done ? 0 : 2;
 }
 

@@ -55,6 +55,7 @@ AVFLOW_DEVICE T shuffle_xor(T x, int mask) {
 }
 
 AVFLOW_DEVICE int uniform(int x) { return x; }
+AVFLOW_DEVICE int anew(int x) { return x; }
 
 AVFLOW_DEVICE float exp2_fast(float x) { return x < -126.0f ? 0.0f : std::exp2(x); }
 
