@@ -39,8 +39,10 @@ def runs_hopper(index: int) -> bool:
 
 def cuda_kernel(index: int, rows: int, heads_per_kv_head: int) -> Literal["cuda", "hopper"]:
     """For which CUDA kernel a call of that many rows is planned on device `index`: "hopper", or "cuda" for few rows."""
-    least = HOPPER_ROWS if runs_hopper(index) else TALL_ROWS
-    return "hopper" if rows * heads_per_kv_head >= least else "cuda"
+    packed_rows = rows * heads_per_kv_head
+    if packed_rows < min(HOPPER_ROWS, TALL_ROWS):  # a trace of few rows does not ask the device
+        return "cuda"
+    return "hopper" if packed_rows >= (HOPPER_ROWS if runs_hopper(index) else TALL_ROWS) else "cuda"
 
 
 @contextlib.contextmanager
