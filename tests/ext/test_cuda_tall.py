@@ -109,21 +109,15 @@ def test_one_kernel_for_all_calls(monkeypatch):
 
 # ---------------------------------------------------------------- that a missing barrier shows
 
-MEET = "        copy_wait<0>();\n        sync_block();\n"
 LOOK = "        if (threadIdx.x == 0) shared.stretch[turn] = take_stretch(c, shared);\n"
 TAKE = "        take(block, now, shared.stretch[turn], rows);\n"
 BREAKS = {  # name: (what stands there, what stands there instead)
-    "copies not waited for": (MEET, "        sync_block();\n"),
     "values read too early": (
         "        block.meet();\n        block.fetch_keys(key_tile + 1",
         "        block.fetch_keys(key_tile + 1",
     ),
     "the next keys read too early": ("rows);\n        block.meet();\n    }\n}", "rows);\n    }\n}"),
     "values of a mask read too early": ("        block.meet();\n        if (first) ", "        if (first) "),
-    "values overwritten while they are read": (
-        "lane, rows);\n    }\n    block.meet();\n}",
-        "lane, rows);\n    }\n    copy_wait<0>();\n}",
-    ),
     "what was noted read too early": ("shared.nonfinite);\n                sync_block();\n", "shared.nonfinite);\n"),
     "words lost": ("            if (has_nonfinite) {  //", "            if (false) {  //"),
     "the next tiles looked for too late": (LOOK + TAKE, TAKE + LOOK),

@@ -23,7 +23,7 @@ KERNELS = {"attention": 6, "gather": 8, "hopper": 4, "passes": 8, "tall": 8}
 # warpgroups then exchange theirs.
 REGISTERS = {"attention": 256, "gather": 64, "hopper": 168, "passes": 64, "tall": 256}
 # Bytes stored and loaded by all of a kernel's code: a device of sm_90 takes attend_tall for measurements alone.
-SPILLED = {("tall", "90"): 256}
+SPILLED = {("tall", "90"): 300}
 CASES = [(source, arch.split("-")[0]) for source in KERNELS for arch in ARCHS if arch.endswith("real")]
 CASES = [(source, arch) for source, arch in CASES if source != "hopper"] + [("hopper", "90a")]
 
@@ -47,11 +47,11 @@ def spills_that_cost(nvcc, report, source, cubin):
     return [f"{access.instruction} {access.lines}" for access in hot_accesses(local_accesses(nvdisasm, cubin), kernel)]
 
 
-# The way of a tile without a mask at head_dim 128, on sm_80, 90, 100: kernel, products (scores [rows of a warp, 64] and
+# The way of a tile without a mask at head_dim 128, on sm_80: kernel, products (scores [rows of a warp, 64] and
 # outputs [rows of a warp, d], of 16 x 8 x 16 each), matrix loads, instructions at most. A product of 32 rows needs as
 # many loads as one of 16, and its queries' besides: 3.2 products a load instead of 2.
 TURNS = {"attention": ("6attendILb1ELi{}EE", 128, 64, 530), "tall": ("11attend_tallILb1ELi{}ELb0EE", 256, 80, 1020)}
-LONGER = 1.2  # on sm_120
+LONGER = {"90": 1.05, "120": 1.2}
 
 
 def check_turns(found, source, arch):
@@ -64,7 +64,7 @@ def check_turns(found, source, arch):
             key=lambda turn: len(turn.instructions),
         )
         assert turn.count(r"\bLDSM\b") == loads * d // 128
-        assert turn.taken <= 3 and len(turn.instructions) <= most * (LONGER if arch == "120" else 1)
+        assert turn.taken <= 3 and len(turn.instructions) <= most * LONGER.get(arch, 1)
         assert turn.count(r"\bFMUL\b") <= (d + 4) * products // 256  # outputs are scaled once a turn
         assert (source, arch) in SPILLED or not turn.count(r"\b(STL|LDL)\b")
 
