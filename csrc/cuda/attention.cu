@@ -26,16 +26,18 @@ cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
 
 std::atomic<bool> tall_everywhere = false;
 
-#ifdef AVFLOW_HAVE_HOPPER
 // Plans of large tiles are the Hopper kernel's where the current device runs it, elsewhere the tall one's.
 bool takes_hopper() {
+#ifdef AVFLOW_HAVE_HOPPER
     int device = 0, major = 0, minor = 0;
     return !tall_everywhere && cudaGetDevice(&device) == cudaSuccess &&
            cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
            cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 &&
            minor == 0;
-}
+#else
+    return false;
 #endif
+}
 
 }  // namespace
 }  // namespace avflow::cuda
@@ -58,11 +60,13 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     if (blocks_of(c, h) > INT32_MAX) return cudaErrorInvalidConfiguration;
     const auto on = static_cast<cudaStream_t>(stream);
     const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
+    if (is_wide(*problem, h) && !takes_hopper()) return launch_tall(c, h, bf16, stream);  // not in parts
     if (is_wide(*problem, h)) {
 #ifdef AVFLOW_HAVE_HOPPER
-        if (takes_hopper()) return launch_wide(c, h, bf16, stream);
+        return launch_wide(c, h, bf16, stream);
+#else
+        return cudaErrorInvalidValue;
 #endif
-        return launch_tall(c, h, bf16, stream);
     }
     if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
     return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);

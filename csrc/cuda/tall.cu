@@ -18,7 +18,8 @@ cudaError_t launch(const Call& c, const Header& h, cudaStream_t stream) {
 
 }  // namespace
 
-int32_t launch_tall(const Call& c, const Header& h, bool bf16, void* stream) {
+int32_t launch_tall(const Call& given, const Header& h, bool bf16, void* stream) {
+    const Call c = in_one_part(given);
     const auto on = static_cast<cudaStream_t>(stream);
     if (c.depth == 64) return bf16 ? launch<true, 64>(c, h, on) : launch<false, 64>(c, h, on);
     return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);

@@ -39,6 +39,13 @@ inline int64_t tall_shared_bytes(const Call& c) {
            kTallHeads * c.mass_groups * 4;
 }
 
+// The keys of a row tile are never split here: many rows fill a device without that.
+inline Call in_one_part(Call c) {
+    c.splits = 1;
+    c.split_tiles = INT32_MAX;
+    return c;
+}
+
 // The walk's next tiles: whole ones first, and behind the last of them from the beginning again those with a mask. The
 // loop for either then needs registers for nothing of the other. By the first thread.
 AVFLOW_DEVICE Stretch take_stretch(const Call& c, TallShared& shared) {

@@ -32,8 +32,9 @@ template <bool kBf16, int kDepth>
 bool run(const Call& c, const Header& h, emulator::Schedule schedule, Form form) {
     if (h.tile_rows * c.group > kTileHeads && form == kTall) {
         const auto kernel = c.mass_groups ? attend_tall<kBf16, kDepth, true> : attend_tall<kBf16, kDepth, false>;
-        return tall_shared_bytes(c) <= static_cast<int64_t>(emulator::kAnySharedBytes) &&
-               launch(blocks_of(c, h), schedule, kThreads, kernel, c);
+        const Call all = in_one_part(c);
+        return tall_shared_bytes(all) <= static_cast<int64_t>(emulator::kAnySharedBytes) &&
+               launch(blocks_of(all, h), schedule, kThreads, kernel, all);
     }
     if (h.tile_rows * c.group > kTileHeads) {
         const int32_t keys = mapped_keys(c, h);
