@@ -74,6 +74,7 @@ def cuda() -> _CudaBuild | None:
 def cpu_isa() -> str:
     """The path of the CPU kernels in use, one of `cpu_isas`: the best one here, or the one that was set."""
 
+def force_tall(force: bool) -> None: ...
 def set_cpu_isa(name: str) -> None:
     """Raises ValueError where this build or this processor lacks the path."""
 

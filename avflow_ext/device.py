@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
@@ -13,7 +15,8 @@ from ._load import _C
 if TYPE_CHECKING:
     from ._C import _CudaBuild
 
-Kernel = Literal["cpu", "cuda", "hopper"]  # whose tiles a problem is planned for; "hopper" is the CUDA one of sm_90a
+# Whose tiles a problem is planned for. "hopper": large ones, for the CUDA kernel of sm_90a, elsewhere for the tall one.
+Kernel = Literal["cpu", "cuda", "hopper"]
 
 CUDA_HEAD_DIMS = (64, 128)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # on the CPU
@@ -24,6 +27,10 @@ HOPPER_ROWS = 1024
 # Eight times as many where a stream has fewer than this: streams that decode share no keys, so that most of a tile that
 # holds several is wasted.
 HOPPER_ROWS_OF_A_STREAM = 64
+# From so many on large tiles are planned for the tall kernel, on devices that do not run Hopper's: 128 of its tiles,
+# which with two kv heads are more than a device takes at once (216 on an A100, 170 on an RTX 5090). No device has timed
+# it yet.
+TALL_ROWS = 16384
 
 _hopper: dict[int, bool] = {}  # whether a device runs the Hopper kernel; a plain dict, which a trace can look into
 
@@ -37,10 +44,26 @@ def runs_hopper(index: int) -> bool:
 
 
 def cuda_kernel(index: int, rows: int, heads_per_kv_head: int, streams: int = 1) -> Literal["cuda", "hopper"]:
-    """Which of the CUDA kernels a call of that many rows takes on device `index`: "hopper", or "cuda" for the other."""
+    """For which CUDA kernel a call of that many rows is planned on device `index`: "hopper", or "cuda" for few rows."""
     packed = rows * heads_per_kv_head
     least = HOPPER_ROWS * (1 if packed >= HOPPER_ROWS_OF_A_STREAM * streams else 8)
-    return "hopper" if packed >= least and runs_hopper(index) else "cuda"
+    if packed < min(least, TALL_ROWS):  # a trace of few rows does not ask the device
+        return "cuda"
+    return "hopper" if packed >= (least if runs_hopper(index) else TALL_ROWS) else "cuda"
+
+
+@contextlib.contextmanager
+def taking(kernel: Literal["cuda", "tall", "hopper"]) -> Iterator[None]:
+    """All CUDA calls by that kernel, however many rows they have; for tests and measurements."""
+    global HOPPER_ROWS, TALL_ROWS
+    before = HOPPER_ROWS, TALL_ROWS
+    HOPPER_ROWS = TALL_ROWS = 2**31 if kernel == "cuda" else 0
+    _C.force_tall(kernel == "tall")
+    try:
+        yield
+    finally:
+        HOPPER_ROWS, TALL_ROWS = before
+        _C.force_tall(False)
 
 
 class CudaDevice(TypedDict):

@@ -136,8 +136,8 @@ class AttentionProblem:
     ) -> torch.Tensor:
         """The buffer the kernels read, int32 [words]: columns, cuts and block plan. Built once, then kept.
 
-        It lies on the CPU; `device_type`: whose row tiles it is planned for: "cpu", "cuda", or "hopper", which is
-        the CUDA kernel of sm_90a. How large it gets is said in docs/the-op.md.
+        It lies on the CPU; `device_type`: whose row tiles it is planned for: "cpu", "cuda", or "hopper", the large ones
+        of the kernel of sm_90a and, on other devices, of the tall one. How large it gets is said in docs/the-op.md.
 
         Raises:
             ValueError: heads_per_kv_head below 1, semantics or a device_type that are not known, or a plan of more than

@@ -120,15 +120,18 @@ const char* avflow_cpu_isas(void);  // compiled in, the fastest first: "amx avx5
 int32_t avflow_set_cpu_isa(const char* name);
 
 // CUDA, compiled in on request only: bfloat16 and float16, head_dim 64 or 128. `problem_on_host` is the packed problem
-// in host memory, of avflow_cuda_tile_rows() rows a tile or fewer, or of avflow_hopper_tile_rows() for the kernel that
-// only a device of compute capability 9.0 runs; `workers` and `parallel` are not used.
+// in host memory, of avflow_cuda_tile_rows() rows a tile or fewer, or of avflow_tall_tile_rows() for many rows: those
+// go to the kernel that only a device of compute capability 9.0 runs, and elsewhere to the tall one; `workers` and
+// `parallel` are not used.
 int64_t avflow_attention_cuda_workspace(const AvflowAttention* problem, const int32_t* problem_on_host);
 // `problem->problem`, q, k, v, out, lse, group_mass and workspace are device pointers; q, k, v and out are 16-byte
 // aligned and strides are multiples of 8 elements. Launches on `stream` (a cudaStream_t) and returns at once; nothing
 // is allocated. Returns a cudaError_t as int: 0, or cudaErrorInvalidValue (1) for what the kernel does not take.
 int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* problem_on_host, void* stream);
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head);
-int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head);  // 0 where that kernel was not compiled in
+int32_t avflow_tall_tile_rows(int32_t heads_per_kv_head);
+int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head);  // the same, or 0 where that kernel was not compiled in
+void avflow_force_tall(int32_t force);  // 1: the tall kernel also where the other runs (for tests and measurements)
 // The same with device pointers; all but compact take bfloat16 and float16 alone.
 int32_t avflow_gather_rms_norm_cuda(const AvflowGatherRmsNorm* call, void* stream);
 int32_t avflow_compact_cuda(const AvflowCompact* call, void* stream);

@@ -74,7 +74,7 @@ def sm80_library(emulated):
     return emulated("cuda")
 
 
-@pytest.fixture(scope="session", params=["cuda", "hopper", "pairs"])
+@pytest.fixture(scope="session", params=["cuda", "tall", "hopper", "pairs"])
 def library(request, emulated):
     """The same by each kernel."""
     return emulated(request.param)

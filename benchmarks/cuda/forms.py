@@ -1,17 +1,19 @@
-"""The forms of the Hopper kernel and of the merge side by side, on a CUDA device, bf16.
+"""The forms of the attention kernels and of the merge side by side, on a CUDA device, bf16.
 
     python benchmarks cuda/forms [--json FILE] [--each 0.4] [--seconds 60]
 
 AVFLOW_FORM of csrc/cuda/call.h says what each is. A small library of each is compiled with nvcc from this checkout's
-sources, and all are timed in turns in this process, which takes about a minute; cuDNN's kernel stands beside them where
-there are no cuts, and the kernel for sm_80 where rows are few. Claim: each form is faster than the one before it, and
-all agree. Not measured yet.
+sources, and all are timed in turns in this process, which takes about a minute. Of the kernel of sm_80 there are one
+loop, a branch-free body for tiles without a mask, and the tall kernel: any device runs them, the others only one of
+compute capability 9.0. cuDNN's kernel, or flash beside those of sm_80, is there where nothing is cut, and the kernel of
+sm_80 where rows are few. Claim: each form is faster than the one before it, and all agree. Not measured yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import runpy
 import subprocess
 import sys
@@ -33,7 +35,8 @@ from benchmarks.lib.timing import best_times
 
 ROOT = Path(__file__).resolve().parents[2]
 FORMS = {"one loop": 0, "branch-free": 1, "words apart": 3, "pairs": 2}  # the third: in use; keys split from it on
-ARCHS = {"hopper": "90a", "attention": "90"}  # of csrc/cuda/NAME.cu
+OF_HOPPER = ("words apart", "pairs")  # other kernels are alike in these
+OF_SM80 = {"one loop": ("one loop", "cuda"), "branch-free": ("branch-free", "cuda"), "tall": ("branch-free", "tall")}
 DECODE_KEYS, DECODE_CALLS = 16384, 20
 FEW_ROWS, FEW_ROWS_KEYS = (128, 512), 16384  # 1,024 and 4,096 rows x heads of a kv head of the 3B
 CUTS = {
@@ -58,28 +61,42 @@ class Arguments(ctypes.Structure):
     )
 
 
-def commands(nvcc: str, form: int, folder: Path) -> list[list[str]]:
-    """What compiles the form's two sources, then what links them into folder/form.so."""
-    objects = {name: folder / f"{name}{form}.o" for name in ARCHS}
+def runs_hopper(capability: tuple[int, int]) -> bool:
+    return capability == (9, 0)
+
+
+def forms(capability: tuple[int, int]) -> dict[str, int]:
+    """Those that a device of that compute capability runs."""
+    return {name: form for name, form in FORMS.items() if name not in OF_HOPPER or runs_hopper(capability)}
+
+
+def commands(nvcc: str, form: int, folder: Path, capability: tuple[int, int] = (9, 0)) -> list[list[str]]:
+    """What compiles the form's sources, then what links them into folder/form.so."""
+    own = "".join(map(str, capability))
+    archs = {"hopper": "90a"} if runs_hopper(capability) else {}  # of csrc/cuda/NAME.cu
+    archs |= {"attention": own, "tall": own}
+    hopper = ["-DAVFLOW_HAVE_HOPPER"] if "hopper" in archs else []
+    objects = {name: folder / f"{name}{form}.o" for name in archs}
     found = []
-    for name, arch in ARCHS.items():
+    for name, arch in archs.items():
         source = str(ROOT / "csrc" / "cuda" / f"{name}.cu")
         found.append(
-            [nvcc, "-std=c++20", "-O3", "-DNDEBUG", f"-DAVFLOW_FORM={form}", "-DAVFLOW_HAVE_HOPPER", "-Xcompiler=-fPIC"]
+            [nvcc, "-std=c++20", "-O3", "-DNDEBUG", f"-DAVFLOW_FORM={form}", *hopper, "-Xcompiler=-fPIC"]
             + ["-I", str(ROOT / "csrc"), f"-gencode=arch=compute_{arch},code=sm_{arch}"]
             + ["-c", "-o", str(objects[name]), source]
         )
     return [*found, [nvcc, "-shared", "-o", str(folder / f"form{form}.so"), *map(str, objects.values())]]
 
 
-def build(nvcc: str, folder: Path) -> dict[str, ctypes.CDLL]:
+def build(nvcc: str, folder: Path, capability: tuple[int, int]) -> dict[str, ctypes.CDLL]:
     """{form: its library}, compiled next to one another."""
-    steps = {name: commands(nvcc, form, folder) for name, form in FORMS.items()}
+    named = forms(capability)
+    steps = {name: commands(nvcc, form, folder, capability) for name, form in named.items()}
     with ThreadPoolExecutor() as pool:
         list(pool.map(run, [command for of_form in steps.values() for command in of_form[:-1]]))
     for of_form in steps.values():
         run(of_form[-1])
-    found = {name: ctypes.CDLL(str(folder / f"form{form}.so")) for name, form in FORMS.items()}
+    found = {name: ctypes.CDLL(str(folder / f"form{form}.so")) for name, form in named.items()}
     for library in found.values():
         library.avflow_attention_cuda_workspace.restype = ctypes.c_int64
     return found
@@ -94,11 +111,11 @@ def run(command: list[str]) -> None:
 def call_of(library: ctypes.CDLL, case: Operands, problem: AttentionProblem, kernel: str) -> Callable[[], torch.Tensor]:
     """The library's attention on the current stream; gives [rows, heads, d], the same tensor each time.
 
-    kernel: "hopper", or "cuda" for the one whose parts are merged.
+    kernel: "hopper", "tall", or "cuda" for the one whose parts are merged.
     """
     q, k, v = case.q, case.k, case.v
     heads, kv_heads, d = q.shape[1], k.shape[1], q.shape[2]
-    host = problem.packed(heads // kv_heads, "renormalize", kernel)
+    host = problem.packed(heads // kv_heads, "renormalize", "cuda" if kernel == "cuda" else "hopper")
     held, out = host.to(q.device), torch.empty_like(q)
     arguments = Arguments(
         q=q.data_ptr(),
@@ -127,6 +144,7 @@ def call_of(library: ctypes.CDLL, case: Operands, problem: AttentionProblem, ker
 
     def attend(held: object = (host, held, workspace, q, k, v)) -> torch.Tensor:
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
+        library.avflow_force_tall(kernel == "tall")
         status = library.avflow_attention_cuda(ctypes.byref(arguments), on_host, stream)
         if status:
             raise RuntimeError(f"CUDA error {status}")
@@ -192,6 +210,15 @@ class Cases:
         worst = largest_difference({form: call().clone() for form, call in calls.items()})
         self.add(f"3B, the last {rows} of {FEW_ROWS_KEYS} tokens, no cuts", calls, worst, 0.0, 1)
 
+    def prefill_by_sm80(self, size: str, n: int, cuts: str) -> None:
+        """The kernels that every device runs."""
+        case, problem = operands(n, n, size), AttentionProblem(av_tokens(n), cuts=CUTS[cuts])
+        calls = {name: call_of(self.libraries[form], case, problem, kernel) for name, (form, kernel) in OF_SM80.items()}
+        worst = largest_difference({name: call().clone() for name, call in calls.items()})
+        flops = 0.0 if CUTS[cuts] else 4.0 * SHAPES[size][2] * SHAPES[size][0] * n * (n + 1) / 2
+        peers = {} if CUTS[cuts] else {"sdpa flash": case.sdpa(backend=BACKENDS["flash"])}
+        self.add(f"kernels of sm_80, {size}, {n} tokens, {cuts}", {**calls, **peers}, worst, flops, 1)
+
     def decode(self, size: str) -> None:
         """One row, as a CUDA graph of many calls."""
         case, problem = operands(1, DECODE_KEYS, size), one_row(DECODE_KEYS)
@@ -216,17 +243,22 @@ def measure(path: str | None, nvcc: str, each: float, seconds: float) -> int:
     """0 where every part ran and all forms agree."""
     report = Report("cuda", path, seconds)
     with tempfile.TemporaryDirectory() as folder:
-        libraries = report.step("build", lambda: build(nvcc, Path(folder)))
+        capability = torch.cuda.get_device_capability()
+        libraries = report.step("build", lambda: build(nvcc, Path(folder), capability))
         if libraries:
             cases = Cases(report, libraries, each)
-            for size, n in (("3B", 4096), ("3B", 16384), ("7B", 8192)):
-                report.step(f"{size} {n}", lambda size=size, n=n: cases.prefill(size, n, "no cuts"))
+            prefills = {"": cases.prefill} if runs_hopper(capability) else {}
+            prefills["sm_80 "] = cases.prefill_by_sm80
+            for kernel, prefill in prefills.items():
+                for size, n in (("3B", 4096), ("3B", 16384), ("7B", 8192)):
+                    report.step(f"{kernel}{size} {n}", functools.partial(prefill, size, n, "no cuts"))
             for size in SHAPES:
                 report.step(f"decode {size}", lambda size=size: cases.decode(size))
-            for rows in FEW_ROWS:
-                report.step(f"last {rows}", lambda rows=rows: cases.few_rows(rows))
-            for cuts in list(CUTS)[1:]:
-                report.step(cuts, lambda cuts=cuts: cases.prefill("3B", 8192, cuts))
+            for rows in FEW_ROWS if runs_hopper(capability) else ():
+                report.step(f"last {rows}", functools.partial(cases.few_rows, rows))
+            for kernel, prefill in prefills.items():
+                for cuts in list(CUTS)[1:]:
+                    report.step(f"{kernel}{cuts}", functools.partial(prefill, "3B", 8192, cuts))
     return report.finish()
 
 

@@ -35,14 +35,10 @@ EVERYTHING = dict(return_lse=True, return_group_mass=True)
 
 def kernels() -> Iterator[str]:
     """Names the attention kernels that this device runs, one after the other, and lets each take every call."""
-    before = device.HOPPER_ROWS
-    try:
-        for name, minimum in (("cuda", 2**31), ("hopper", 0)):
-            if name == "cuda" or device.runs_hopper(torch.cuda.current_device()):
-                device.HOPPER_ROWS = minimum
+    for name in ("cuda", "tall", "hopper"):
+        if name != "hopper" or device.runs_hopper(torch.cuda.current_device()):
+            with device.taking(name):
                 yield name
-    finally:
-        device.HOPPER_ROWS = before
 
 
 def cases() -> Iterator[tuple[str, AttentionProblem, str]]:

@@ -64,9 +64,6 @@ Checked checked(const AvflowAttend* given) {
 
 void check_cuda(const Checked& to) {
     require_cuda();
-    if (to.plan().kernel == AVFLOW_CUDA_SM90A && !has_sm90a()) {
-        fail(AVFLOW_UNSUPPORTED, "the kernel of sm_90a is not compiled in: plan for AVFLOW_CUDA");
-    }
     if (to.call.type == AVFLOW_F32) {
         fail(AVFLOW_UNSUPPORTED,
              "q, k and v are float32: the CUDA kernels take bfloat16 and float16; convert, or plan for AVFLOW_CPU");

@@ -35,8 +35,8 @@ void launch(const AvflowCompact& args, void* stream) { check(avflow_compact_cuda
 int32_t kernel_for(int32_t device, int64_t rows_and_heads) {
     int32_t major = 0, minor = 0;
     check(avflow_cuda_capability(device, &major, &minor));
-    const bool runs = has_sm90a() && major == 9 && minor == 0;
-    return runs && rows_and_heads >= kHopperRows ? AVFLOW_CUDA_SM90A : AVFLOW_CUDA;
+    const bool hopper = has_sm90a() && major == 9 && minor == 0;
+    return rows_and_heads >= (hopper ? kHopperRows : kTallRows) ? AVFLOW_CUDA_SM90A : AVFLOW_CUDA;
 }
 
 #else

@@ -16,8 +16,9 @@ void launch(const AvflowCompact& args, void* stream);
 // For avflow_choose_kernel.
 int32_t kernel_for(int32_t device, int64_t rows_and_heads);
 
-// Packed rows (rows x query heads of a kv head) from which the kernel of sm_90a is taken, whatever streams they belong
-// to: where streams are known it begins earlier, see avflow_ext/device.py.
-constexpr int64_t kHopperRows = 8192;
+// Packed rows (rows x query heads of a kv head) from which large tiles are planned, whatever streams they belong to,
+// for the kernel of sm_90a and for the tall one: where streams are known the former begins earlier, see
+// avflow_ext/device.py.
+constexpr int64_t kHopperRows = 8192, kTallRows = 16384;
 
 }  // namespace avflow::c

@@ -1,6 +1,7 @@
 // Launches the attention kernels.
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <string>
 
 #include "cuda/attention_kernel.cuh"
@@ -36,6 +37,21 @@ int32_t launch_narrow(const Call& c, const Header& h, bool bf16, cudaStream_t on
     return bf16 ? launch<true, 128>(c, h, on) : launch<false, 128>(c, h, on);
 }
 
+std::atomic<bool> tall_everywhere = false;
+
+// Plans of large tiles are the Hopper kernel's where the current device runs it, elsewhere the tall one's.
+bool takes_hopper() {
+#ifdef AVFLOW_HAVE_HOPPER
+    int device = 0, major = 0, minor = 0;
+    return !tall_everywhere && cudaGetDevice(&device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+           cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess && major == 9 &&
+           minor == 0;
+#else
+    return false;
+#endif
+}
+
 }  // namespace
 }  // namespace avflow::cuda
 
@@ -57,10 +73,10 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
     if (blocks_of(c, h) > INT32_MAX) return cudaErrorInvalidConfiguration;
     const auto on = static_cast<cudaStream_t>(stream);
     const bool bf16 = problem->dtype == AVFLOW_BFLOAT16;
+    if (is_wide(*problem, h) && !takes_hopper()) return launch_tall(c, h, bf16, stream);  // not in parts
 #ifdef AVFLOW_HAVE_HOPPER
     const int32_t launched = is_wide(*problem, h) ? launch_wide(c, h, bf16, stream) : launch_narrow(c, h, bf16, on);
 #else
-    if (is_wide(*problem, h)) return cudaErrorInvalidValue;
     const int32_t launched = launch_narrow(c, h, bf16, on);
 #endif
     if (launched != cudaSuccess) return launched;
@@ -68,6 +84,10 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
 }
 
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(heads_per_kv_head); }
+
+int32_t avflow_tall_tile_rows(int32_t heads_per_kv_head) { return wide_tile_rows(heads_per_kv_head); }
+
+void avflow_force_tall(int32_t force) { tall_everywhere = force != 0; }
 
 int32_t avflow_hopper_tile_rows([[maybe_unused]] int32_t heads_per_kv_head) {
 #ifdef AVFLOW_HAVE_HOPPER

@@ -114,6 +114,14 @@ __global__ void __launch_bounds__(kThreads, kDepth == 64 ? 3 : 2) attend(const C
         Scores s;
         float alpha[2];
         multiply_keys<kBf16, kDepth>(q, keys, lane, s);
+        if (AVFLOW_FORM != 0 && full && !c.mass_groups) {
+            // Nothing is masked, noted or counted: without a branch the compiler lets rescaling, sums and rounding run
+            // under the exponentials.
+            softmax<kDepth>(s, c.factor, rows, alpha);
+            scale_outputs<kDepth>(alpha, rows);
+            multiply_values<kBf16, kDepth>(s, values, lane, rows);
+            continue;
+        }
         const Words* words = shared.words[stage];
         const bool zero = p.header->zero;
         if (!full) {

@@ -14,7 +14,8 @@ namespace avflow::cuda {
 
 // Which forms of the kernels are built; benchmarks/cuda/forms.py times them side by side.
 //   0  as they were measured last: one loop for tiles with masks and without, parts merged one after the other
-//   1  a branch-free body for tiles without a mask, 16 parts at a time, few_rows_kernel.cuh for tiles of few rows
+//   1  a branch-free body for tiles without a mask, in the Hopper kernel and in attend; 16 parts at a
+//      time; few_rows_kernel.cuh for tiles of few rows
 //   2  as 3, and pairs_kernel.cuh where the copy engine brings the keys; has not run on a device yet
 //   3  as 1, words by warps that fetch nothing, and the Hopper kernel's keys are split where its row tiles are few
 #ifndef AVFLOW_FORM
@@ -50,7 +51,7 @@ struct Call {
     int32_t tile_heads;              // packed rows of a tile and its parts: kFewHeads, kTileHeads or kWideHeads
     int32_t splits, split_tiles;     // a row tile's live key tiles are cut into stretches of split_tiles
     float factor;                    // of the scores, > 0, to base 2
-    bool mapped;                     // the Hopper kernel's keys come by the copy engine
+    bool mapped;                     // neighbouring keys are neighbours in memory: Hopper's copy engine brings them
     uint32_t flip;                   // sign bits of two queries, for a negative scale
 };
 
@@ -79,7 +80,7 @@ constexpr int64_t few_split_tiles(int64_t blocks, int64_t max_tiles, int64_t tot
     return (max_tiles + parts - 1) / parts;
 }
 
-// Is the problem planned for the Hopper kernel? Its tiles are too large for the other one.
+// Is the problem planned for the Hopper kernel or the tall one? Its tiles are too large for attend.
 inline bool is_wide(const AvflowAttention& a, const Header& header) {
     return a.kv_heads > 0 && int64_t{header.tile_rows} * (a.heads / a.kv_heads) > kTileHeads;
 }
@@ -221,9 +222,12 @@ inline int64_t few_shared_bytes(const Call& c) {
 }
 
 // What a map of keys or values covers: those of the problem that the tensors hold.
-inline int32_t mapped_keys(const Call& c, const Header& header) { return std::min(header.keys, c.slots.held); }
+AVFLOW_HD int32_t mapped_keys(const Call& c, const Header& header) {
+    return header.keys < c.slots.held ? header.keys : c.slots.held;
+}
 
-// Of hopper.cu, where AVFLOW_HAVE_HOPPER is defined. Returns a cudaError_t.
+// Of hopper.cu, where AVFLOW_HAVE_HOPPER is defined, and of tall.cu. Both return a cudaError_t.
 int32_t launch_wide(const Call& c, const Header& h, bool bf16, void* stream);
+int32_t launch_tall(const Call& c, const Header& h, bool bf16, void* stream);
 
 }  // namespace avflow::cuda

@@ -39,6 +39,10 @@ AVFLOW_DEVICE int uniform(int x) { return __shfl_sync(0xFFFFFFFFu, x, 0); }
 AVFLOW_DEVICE float product(float a, float b) { return __fmul_rn(a, b); }
 AVFLOW_DEVICE float sum_of(float a, float b) { return __fadd_rn(a, b); }
 
+// x itself. The compiler does not know that, and keeps nothing that depends on it in registers from one turn of a loop
+// to the next.
+AVFLOW_DEVICE int anew(int x) { return __shfl_xor_sync(0xFFFFFFFFu, x, 0); }
+
 // 2^x to 2 ulp; 0 for -inf and below 2^-126, NaN for NaN.
 AVFLOW_DEVICE float exp2_fast(float x) {
     float y;

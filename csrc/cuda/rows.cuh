@@ -64,14 +64,15 @@ AVFLOW_DEVICE void clear_mass(int groups, int lane, float* mass) {
     }
 }
 
-// Puts `other` where the rows' words have no bit.
-AVFLOW_DEVICE void keep(Scores& s, uint64_t word0, uint64_t word1, int lane, float other) {
+// Puts `other` where the rows' words have no bit; bit 0 is the first of the scores' keys.
+template <int kColumns>
+AVFLOW_DEVICE void keep(float (&s)[kColumns][4], uint64_t word0, uint64_t word1, int lane, float other) {
     const uint64_t words[2] = {word0 >> (2 * (lane & 3)), word1 >> (2 * (lane & 3))};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
         const uint32_t halves[2] = {static_cast<uint32_t>(words[h]), static_cast<uint32_t>(words[h] >> 32)};
 #pragma unroll
-        for (int n = 0; n < kKeyTile / 8; ++n) {
+        for (int n = 0; n < kColumns; ++n) {
 #pragma unroll
             for (int b = 0; b < 2; ++b) {
                 if (!((halves[n / 4] >> (8 * (n % 4) + b)) & 1u)) s[n][2 * h + b] = other;
@@ -131,19 +132,25 @@ AVFLOW_DEVICE void round_weights(const float (&s)[kColumns][4], uint32_t (&to)[k
     }
 }
 
-// used [16] of the warp: which keys have a weight that is not exactly 0.
+// Which keys have a weight that is not exactly 0, in row h of a thread's two; bit 0 is the first of the weights' keys.
+template <int kColumns>
+AVFLOW_DEVICE uint64_t nonzero_weights(const float (&s)[kColumns][4], int h, int lane) {
+    uint64_t bits = 0;
+#pragma unroll
+    for (int n = 0; n < kColumns; ++n) {
+#pragma unroll
+        for (int b = 0; b < 2; ++b) bits |= s[n][2 * h + b] != 0.0f ? uint64_t{1} << (8 * n + b) : 0;
+    }
+    bits <<= 2 * (lane & 3);
+    bits |= shuffle_xor(bits, 1);
+    return bits | shuffle_xor(bits, 2);
+}
+
+// The same of a warp's 16 rows, into used [16].
 AVFLOW_DEVICE void note_nonzero_weights(const Scores& s, int lane, uint64_t* used) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-        uint64_t bits = 0;
-#pragma unroll
-        for (int n = 0; n < kKeyTile / 8; ++n) {
-#pragma unroll
-            for (int b = 0; b < 2; ++b) bits |= s[n][2 * h + b] != 0.0f ? uint64_t{1} << (8 * n + b) : 0;
-        }
-        bits <<= 2 * (lane & 3);
-        bits |= shuffle_xor(bits, 1);
-        bits |= shuffle_xor(bits, 2);
+        const uint64_t bits = nonzero_weights(s, h, lane);
         if ((lane & 3) == 0) used[(lane >> 2) + 8 * h] = bits;
     }
 }

@@ -217,15 +217,15 @@ AVFLOW_DEVICE void fill_words(const Call& c, const Problem& p, const Extent& til
     }
 }
 
-// Does this thread's share of the values hold a NaN or an infinity? Values as [64, depth] in any order.
-template <bool kBf16, int kDepth, typename Of = FirstThreads>
+// Does this thread's share of the values hold a NaN or an infinity? Values as [kKeys, depth] in any order.
+template <bool kBf16, int kDepth, typename Of = FirstThreads, int kKeys = kKeyTile>
 AVFLOW_DEVICE bool any_nonfinite(const char* values) {
     struct alignas(16) Chunk {
         uint32_t pairs[4];
     };
     constexpr uint32_t kExponents = kBf16 ? 0x7F807F80u : 0x7C007C00u, kOnes = kBf16 ? 0x00800080u : 0x04000400u;
     uint32_t carried = 0;
-    for (int i = Of::thread(); i < kKeyTile * kDepth / 8; i += Of::kSize) {
+    for (int i = Of::thread(); i < kKeys * kDepth / 8; i += Of::kSize) {
         const Chunk chunk = reinterpret_cast<const Chunk*>(values)[i];
         // An exponent of all ones carries into the sign's place, others do not.
         for (int n = 0; n < 4; ++n) carried |= (chunk.pairs[n] & kExponents) + kOnes;
@@ -233,11 +233,12 @@ AVFLOW_DEVICE bool any_nonfinite(const char* values) {
     return (carried & 0x80008000u) != 0;
 }
 
-// Sets values that are NaN or infinite to 0 and notes where they were. kRows: see block_chunk_at.
-template <bool kBf16, int kDepth, int kRows = 0, typename Of = FirstThreads>
+// Sets values that are NaN or infinite to 0 and notes where they were. kRows: see block_chunk_at. Of 32 keys
+// half of what `nonfinite` can hold is written.
+template <bool kBf16, int kDepth, int kRows = 0, typename Of = FirstThreads, int kKeys = kKeyTile>
 AVFLOW_DEVICE void take_out_nonfinite(char* values, Nonfinite& nonfinite) {
     constexpr uint32_t kExponent = kBf16 ? 0x7F80u : 0x7C00u;
-    for (int i = Of::thread(); i < 2 * kDepth; i += Of::kSize) {
+    for (int i = Of::thread(); i < kKeys / 32 * kDepth; i += Of::kSize) {
         const int column = i % kDepth, half = i / kDepth;
         uint32_t up = 0, down = 0;
         for (int j = 0; j < 32; ++j) {

@@ -235,6 +235,16 @@ PYBIND11_MODULE(_C, m) {
 #endif
         },
         "None where the module was built without CUDA, else the compiled archs and what its own runtime sees.");
+    m.def(
+        "force_tall",
+        []([[maybe_unused]] bool force) {
+#ifdef AVFLOW_HAVE_CUDA
+            avflow_force_tall(force);
+#endif
+        },
+        py::arg("force"),
+        "Whether the tall CUDA kernel takes plans of large tiles also where the Hopper kernel runs; for tests and "
+        "measurements.");
     m.attr("KEY_TILE") = avflow::kKeyTile;
     m.def("cpu_isa", [] { return std::string(avflow_cpu_isa()); });
     m.def(

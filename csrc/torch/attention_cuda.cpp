@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor, Tensor> attention(const Tensor& q, const Tensor& k, c
                     "q, k and v are float32: the CUDA kernels take bfloat16 and float16; convert, or call on the CPU");
     const int32_t planned = call.header.tile_rows, ratio = call.heads_per_kv_head();
     // Fewer rows a tile are what a batch of few rows a sequence is planned with.
-    STD_TORCH_CHECK(planned <= avflow_cuda_tile_rows(ratio) || planned == avflow_hopper_tile_rows(ratio),
+    STD_TORCH_CHECK(planned <= avflow_cuda_tile_rows(ratio) || planned == avflow_tall_tile_rows(ratio),
                     "the problem was packed for another number of heads, or for the CPU: pass device_type=\"cuda\" to "
                     "AttentionProblem.packed");
     STD_TORCH_CHECK(problem_on_device.has_value(),

@@ -29,7 +29,38 @@ def test_forms_are_compiled_apart(scripts, tmp_path):
             assert f"-DAVFLOW_FORM={form}" in command and Path(command[-1]).is_file()
             outputs.add(command[command.index("-o") + 1])
         assert set(linked[linked.index("-o") + 2 :]) <= outputs
-    assert len(outputs) == 2 * len(script.FORMS) == 8
+    assert len(outputs) == 3 * len(script.FORMS) == 12
+    # Another device: its own machine code, and nothing of Hopper's.
+    for form in script.forms((8, 9)).values():
+        *compiled, linked = script.commands("nvcc", form, tmp_path, (8, 9))
+        assert [Path(command[-1]).name for command in compiled] == ["attention.cu", "tall.cu"]
+        assert all("-gencode=arch=compute_89,code=sm_89" in command for command in compiled)
+        assert not any("HOPPER" in word for command in (*compiled, linked) for word in command)
+    assert set(script.FORMS) - set(script.forms((8, 9))) == {"words apart", "pairs"}
+
+
+def test_the_kernels_of_sm80_are_timed_side_by_side(scripts, monkeypatch):
+    script = scripts("cuda/forms")
+    calls = []
+
+    def call_of(library, case, problem, kernel):
+        calls.append((library, kernel))
+        return lambda: torch.zeros(2)
+
+    class Case:
+        def sdpa(self, backend):
+            return lambda: torch.zeros(2)
+
+    cases = script.Cases(scripts("lib/report").Report("cpu", None, 60.0), {form: form for form in script.FORMS}, 0.1)
+    monkeypatch.setattr(script, "call_of", call_of)
+    monkeypatch.setattr(script, "operands", lambda rows, keys, size: Case())
+    added = {}
+    monkeypatch.setattr(cases, "add", lambda name, candidates, *rest: added.update({name: list(candidates)}))
+    cases.prefill_by_sm80("3B", 256, "no cuts")
+    cases.prefill_by_sm80("3B", 256, "half of all")
+    assert calls[:3] == [("one loop", "cuda"), ("branch-free", "cuda"), ("branch-free", "tall")]
+    first, second = added.values()
+    assert first == [*script.OF_SM80, "sdpa flash"] and second == [*script.OF_SM80]
 
 
 def test_differences(scripts):

@@ -40,15 +40,13 @@ DTYPES = [torch.bfloat16, torch.float16]
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@pytest.fixture(scope="module", autouse=True, params=["cuda", "hopper"])
+@pytest.fixture(scope="module", autouse=True, params=["cuda", "tall", "hopper"])
 def kernel(request):
-    """Every test by the kernel for all devices, and by the one of sm_90a, whichever would be chosen at its size."""
+    """Every test by the kernels for all devices, and by the one of sm_90a, whichever would be chosen at its size."""
     if request.param == "hopper" and not device_module.runs_hopper(torch.cuda.current_device()):
         pytest.skip("the Hopper kernel needs a device of compute capability 9.0, and a build with sm_90")
-    before = device_module.HOPPER_ROWS
-    device_module.HOPPER_ROWS = 0 if request.param == "hopper" else 2**31
-    yield request.param
-    device_module.HOPPER_ROWS = before
+    with device_module.taking(request.param):
+        yield request.param
 
 
 def on_gpu(*tensors):

@@ -49,12 +49,13 @@ typedef struct AvflowCapabilities {
                               "neon_bf16 portable" */
     const char* cuda_archs; /* compiled in, in CMake's words: "80-real 90-real"; null in a build without CUDA */
     int32_t cuda_runtime;   /* such as 13000; 0 without CUDA */
-    int32_t cuda_sm90a;     /* whether AVFLOW_CUDA_SM90A is compiled in */
+    int32_t cuda_sm90a; /* whether the kernel of sm_90a is compiled in; else another takes AVFLOW_CUDA_SM90A's plans */
     int32_t max_heads, max_groups, max_head_dim, key_tile;
 } AvflowCapabilities;
 AVFLOW_API AvflowStatus avflow_capabilities(AvflowCapabilities* out);
 AVFLOW_API AvflowStatus avflow_force_cpu(const char* path); /* for the whole process; for tests */
-/* The kernel to plan for on CUDA device `device`: AVFLOW_CUDA_SM90A where that runs and the rows are many enough. */
+/* The kernel to plan for on CUDA device `device`: AVFLOW_CUDA_SM90A, whose tiles are large, where the rows are many
+ * enough. Devices other than compute capability 9.0 take such a plan by another kernel. */
 AVFLOW_API AvflowStatus avflow_choose_kernel(int32_t device, int64_t rows, int32_t heads, int32_t kv_heads,
                                              int32_t* kernel);
 

@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
 DTYPES = {torch.bfloat16: 1, torch.float16: 2}
 BEHIND = 1234.5  # stands behind the workspace
+FORMS = {"hopper": 0, "pairs": 1, "tall": 2}  # of a plan of large tiles, as emulator.cpp numbers them
 SCHEDULES = 3  # in step; first warp ahead; last warp ahead; each number from here on draws warps at random
 
 
@@ -99,7 +100,9 @@ def build(compiler: str, folder: Path, first: Path = HERE, ordering: bool = Fals
 
 
 def load(library: Path, kernel: str) -> ctypes.CDLL:
-    """kernel: that `attention` runs: "cuda", for sm_80 and later, "hopper", or "pairs", the latter's other form."""
+    """kernel: that `attention` runs: "cuda", for sm_80 and later, "tall", its form for many rows, "hopper", or "pairs",
+    the latter's other form.
+    """
     loaded = ctypes.CDLL(str(library))
     loaded.emulated_workspace.restype = ctypes.c_int64
     loaded.emulated_few_split_tiles.restype = ctypes.c_int64
@@ -126,8 +129,7 @@ def attention(
     if k.dim() == 3:
         k, v = k[None], v[None]  # [batch, slots, kv_heads, d]
     heads, kv_heads, d = q.shape[1], k.shape[2], q.shape[2]
-    pairs = library.kernel == "pairs"
-    packed = problem.packed(heads // kv_heads, semantics, "hopper" if pairs else library.kernel)
+    packed = problem.packed(heads // kv_heads, semantics, "cuda" if library.kernel == "cuda" else "hopper")
     rows = len(problem.rows)
     out = torch.full((rows, heads, d), torch.nan, dtype=q.dtype)  # what is not written shows
     lse = torch.full((rows, heads), torch.nan) if return_lse else None
@@ -161,7 +163,7 @@ def attention(
     workspace = torch.full((library.workspace_bytes // 4 + 64,), torch.nan)
     workspace[-64:] = BEHIND
     args.workspace = workspace.data_ptr()
-    status = library.emulated_attention(ctypes.byref(args), schedule, pairs)
+    status = library.emulated_attention(ctypes.byref(args), schedule, FORMS.get(library.kernel, 0))
     if status == 1:
         raise ValueError("not a call for the CUDA kernels")
     if status:

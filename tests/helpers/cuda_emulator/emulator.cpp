@@ -8,11 +8,15 @@
 #include "cuda/merge_kernel.cuh"
 #include "cuda/pairs_kernel.cuh"
 #include "cuda/passes_kernel.cuh"
+#include "cuda/tall_kernel.cuh"
 
 using namespace avflow;
 using namespace avflow::cuda;
 
 namespace {
+
+// Which kernel takes a plan of large tiles.
+enum Form : int32_t { kHopper, kPairs, kTall };
 
 template <typename... Of>
 bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*kernel)(Of...),
@@ -28,8 +32,15 @@ bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*ker
 bool mapped = false;  // of the last call: keys came by the copy engine
 
 template <bool kBf16, int kDepth>
-bool attend_blocks(Call c, const Header& h, emulator::Schedule schedule, bool pairs) {
+bool attend_blocks(Call c, const Header& h, emulator::Schedule schedule, Form form) {
+    if (c.tile_heads == kWideHeads && form == kTall) {
+        const auto kernel = c.mass_groups ? attend_tall<kBf16, kDepth, true> : attend_tall<kBf16, kDepth, false>;
+        const Call all = in_one_part(c);
+        return tall_shared_bytes(all) <= static_cast<int64_t>(emulator::kAnySharedBytes) &&
+               launch(blocks_of(all, h), schedule, kThreads, kernel, all);
+    }
     if (c.tile_heads == kWideHeads) {
+        const bool pairs = form == kPairs;
         const auto maps = make_maps<KeyMaps>(c, h, pairs ? 1 : kDepth / 64, encode);
         mapped = c.mapped;
         if (pairs && c.mapped) {
@@ -46,12 +57,12 @@ bool attend_blocks(Call c, const Header& h, emulator::Schedule schedule, bool pa
 }
 
 template <bool kBf16, int kDepth>
-bool run(const Call& c, const Header& h, emulator::Schedule schedule, bool pairs) {
+bool run(const Call& c, const Header& h, emulator::Schedule schedule, Form form) {
     const auto join = c.tile_heads == kFewHeads    ? merge<kBf16, kFewHeads>
                       : c.tile_heads == kTileHeads ? merge<kBf16, kTileHeads>
                                                    : merge<kBf16, kWideHeads>;
-    return attend_blocks<kBf16, kDepth>(c, h, schedule, pairs) &&
-           (c.splits == 1 ||
+    return attend_blocks<kBf16, kDepth>(c, h, schedule, form) &&
+           (c.splits == 1 || (c.tile_heads == kWideHeads && form == kTall) ||
             launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, join, c));
 }
 
@@ -98,8 +109,8 @@ int64_t emulated_workspace(const AvflowAttention* a) {
     return workspace_bytes(make_call(*a, h), h);
 }
 
-// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong. pairs: Hopper's form of that name.
-int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t pairs) {
+// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong. form: a Form.
+int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t form) {
     const Header& h = *reinterpret_cast<const Header*>(a->problem);
     if (!accepts(*a, h)) return 1;
     if (h.rows == 0) return 0;
@@ -113,7 +124,7 @@ int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t p
     const auto attend =
         c.depth == 64 ? (bf16 ? run<true, 64> : run<false, 64>) : (bf16 ? run<true, 128> : run<false, 128>);
 #endif
-    const bool done = attend(c, h, order, pairs != 0);
+    const bool done = attend(c, h, order, static_cast<Form>(form));
     return done ? 0 : 2;
 }
 

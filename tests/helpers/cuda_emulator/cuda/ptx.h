@@ -66,6 +66,7 @@ AVFLOW_DEVICE T shuffle_xor(T x, int mask) {
 }
 
 AVFLOW_DEVICE int uniform(int x) { return x; }
+AVFLOW_DEVICE int anew(int x) { return x; }
 
 AVFLOW_DEVICE float product(float a, float b) {
     const volatile float found = a * b;  // its sum with another is no multiply-add then
