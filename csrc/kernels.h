@@ -131,7 +131,7 @@ int32_t avflow_attention_cuda(const AvflowAttention* problem, const int32_t* pro
 int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head);
 int32_t avflow_tall_tile_rows(int32_t heads_per_kv_head);
 int32_t avflow_hopper_tile_rows(int32_t heads_per_kv_head);  // the same, or 0 where that kernel was not compiled in
-void avflow_force_tall(int32_t force);  // 1: the tall kernel also where the other runs (for tests and measurements)
+void avflow_tall_force(int32_t force);  // 1: the tall kernel also where the other runs (for tests and measurements)
 // The same with device pointers; all but compact take bfloat16 and float16 alone.
 int32_t avflow_gather_rms_norm_cuda(const AvflowGatherRmsNorm* call, void* stream);
 int32_t avflow_compact_cuda(const AvflowCompact* call, void* stream);

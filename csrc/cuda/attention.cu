@@ -87,7 +87,7 @@ int32_t avflow_cuda_tile_rows(int32_t heads_per_kv_head) { return tile_rows(head
 
 int32_t avflow_tall_tile_rows(int32_t heads_per_kv_head) { return wide_tile_rows(heads_per_kv_head); }
 
-void avflow_force_tall(int32_t force) { tall_everywhere = force != 0; }
+void avflow_tall_force(int32_t force) { tall_everywhere = force != 0; }
 
 int32_t avflow_hopper_tile_rows([[maybe_unused]] int32_t heads_per_kv_head) {
 #ifdef AVFLOW_HAVE_HOPPER

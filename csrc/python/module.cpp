@@ -239,7 +239,7 @@ PYBIND11_MODULE(_C, m) {
         "force_tall",
         []([[maybe_unused]] bool force) {
 #ifdef AVFLOW_HAVE_CUDA
-            avflow_force_tall(force);
+            avflow_tall_force(force);
 #endif
         },
         py::arg("force"),

@@ -25,7 +25,7 @@ def library(tmp_path_factory):
     return cuda_emulator.build(compiler, tmp_path_factory.mktemp("ordering"), ordering=True)
 
 
-@pytest.fixture(params=["cuda", "hopper", "pairs"])
+@pytest.fixture(params=["cuda", "tall", "hopper", "pairs"])
 def ordered(library, request):
     return cuda_emulator.load(library, request.param)
 
