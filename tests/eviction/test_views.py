@@ -58,6 +58,22 @@ def test_two_videos_of_one_frame_are_two_media():
         assert Labels(table, group, item, unknown).media().tolist() == one
 
 
+def test_a_video_of_many_frames_a_second_is_one_medium():
+    """Its frames' times are words of one digit, of which some say the same."""
+    table = GroupTable()
+    names = ["video", "template"] * 6 + ["last"]
+    item = np.array([0, -1, 1, -1, 2, -1, 3, -1, 4, -1, 5, -1, -1], np.int32)
+
+    def media(*times):
+        time = np.full(len(names), np.nan)
+        time[:12:2] = times
+        return Labels(table, table.ids(names), item, time).media()[:12:2].tolist()
+
+    assert media(0.0, 0.1, 0.2, 0.2, 0.3, 0.3) == [0] * 6
+    assert media(0.0, 0.1, 0.1, 0.0, 0.0, 0.1) == [0, 0, 0, 1, 2, 2]  # two, the second of one frame, then another
+    assert media(0.3, 0.3, 0.3, 1.0, 1.0, 0.3) == [0, 1, 2, 2, 2, 3]
+
+
 def test_a_model_whose_videos_are_one_run_each_keeps_the_first_frame_of_both():
     model = evict_cases.model("vl")
     group = model.groups.ids(["video", "video", "template", "template", "video", "video", "last"])

@@ -182,6 +182,15 @@ def test_a_changed_layer_runs_as_it_is(what):
         assert taking_part(model) == [0, 1, 2] and id(model.layers[1].mlp) not in patched
 
 
+def test_a_layer_without_a_norm_of_queries_names_it_as_none():
+    """After it was tried too: None is no child, and no setting."""
+    model = avflow.wrap(tiny.decoder("qwen2"))
+    expected = [(id(owner), name) for owner, name, _ in fused_layers(model)]
+    for layer in model.layers:
+        layer.self_attn.register_module("q_norm", None)
+    assert [(id(owner), name) for owner, name, _ in fused_layers(model)] == expected
+
+
 def test_other_sums_are_noticed():
     """Layers of the same parts that compute something else: factors on residuals, no rotary embedding in some."""
     sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=4)

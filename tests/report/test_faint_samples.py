@@ -84,6 +84,10 @@ def test_where_all_are_faint_percent_stay_and_the_page_says_of_what(tmp_path):
         assert re.match(r"The answer needs video → question \(−[23][0-9]\xa0% when cut\) in layers 2–4", first)
         most = "1e-06" if folder == alike else "0.00023"
         assert f"The answer had a clean probability below 1 % in every sample ({most} at most)" in note
+        apart = re.search(
+            r" Of ([0-9]+) samples ([0-9]+) had a clean probability below 1 %, far below that of another", note
+        )
+        assert apart is None if folder == alike else 0 < int(apart[2]) < int(apart[1])
         assert note in report_together([folder], tmp_path, media=False).read_text()
         assert "none can lose a point" in avflow.read(folder)._repr_html_()
     both = measure_note(collect([alike, cases.sweep(tmp_path / "other")]))

@@ -51,7 +51,10 @@ class Labels:
         next_one = self.item[after] == self.item[before] + 1
         goes_on = self.frames_apart & frame[:-1] & frame[1:] & next_one & (written[after] == written[before])
         if self.time is not None:
-            goes_on &= ~(self.time[after] <= self.time[before])  # each medium's seconds count from its own begin
+            goes_on &= ~(self.time[after] < self.time[before])  # each medium's seconds count from its own begin
+            # In words of one digit steps may say the same from 20 frames a second on, a video's first two from 50 on.
+            for at in np.flatnonzero(goes_on & (self.time[after] == self.time[before])):
+                goes_on[at] = at > 0 and goes_on[at - 1]
         new = np.zeros(len(inside), bool)
         new[begins] = np.concatenate([[True], ~goes_on])[: len(begins)]
         return np.where(inside, np.cumsum(new) - 1, -1).astype(np.int32)

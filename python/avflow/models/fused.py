@@ -218,8 +218,8 @@ def _is_exact(model: Model, layer: Any) -> bool:
 
 def _patches(layer: Any, ops: _Ops) -> list[Patch]:
     config = layer.self_attn.config
-    norms = [getattr(layer.self_attn, name) for name in ("q_norm", "k_norm") if hasattr(layer.self_attn, name)]
-    patches: list[Patch] = [(norm, "forward", _norm_forward(norm, config, ops)) for norm in norms]
+    norms = [getattr(layer.self_attn, name, None) for name in ("q_norm", "k_norm")]
+    patches: list[Patch] = [(norm, "forward", _norm_forward(norm, config, ops)) for norm in norms if norm is not None]
     patches.append((layer, "forward", _layer_forward(layer, ops)))
     patches.append((layer.self_attn, "forward", _attention_forward(layer.self_attn, ops)))
     if _is_gated(layer.mlp):

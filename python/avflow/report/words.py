@@ -133,7 +133,8 @@ def measure_note(found: dict[str, Any]) -> str:
     if text and (faint := sum(entry["faint"] for entry in entries)):
         n = sum(entry["samples"] for entry in entries)
         text += (
-            f" Of {_samples(n)} {faint} had a clean probability below 1 %, of which a change in percent says little."
+            f" Of {_samples(n)} {faint} had a clean probability below 1 %, far below that of another; of such "
+            "samples a change in percent says little."
         )
     return f"{text} {next_to_nothing(entries)}".strip()
 
