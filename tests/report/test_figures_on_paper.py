@@ -68,6 +68,20 @@ def test_a_figure_that_cannot_be_copied_is_saved_as_it_is(figure, tmp_path):
         plots.save(figure, tmp_path / "a", width="page")
 
 
+class Own(Text):
+    """A user's artist, which says in its own way that it cannot be copied."""
+
+    def __reduce__(self):
+        raise ValueError("ctypes objects containing pointers cannot be pickled")
+
+
+def test_nor_does_an_artist_of_the_users_keep_it_from_being_saved(figure, tmp_path):
+    figure.add_artist(Own(0.5, 0.5, "mine"))
+    assert plots.save(figure, tmp_path / "a")[0].stat().st_size
+    with pytest.raises(InputError, match="cannot be copied to its new measures: ctypes objects"):
+        plots.save(figure, tmp_path / "a", width="page")
+
+
 def test_letters_and_font_are_as_asked_for_and_the_figure_stays(figure, tmp_path):
     made = on_paper(figure, font_size=6, font="serif")
     sizes = {name: text.get_fontsize() for name, text in letters(made).items()}

@@ -87,7 +87,7 @@ def copied(figure: Figure) -> Figure:
     manager, figure.canvas.manager = figure.canvas.manager, None  # or pyplot would show the copy as a figure of its own
     try:
         made: Figure = pickle.loads(pickle.dumps(figure))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    except Exception as error:  # an artist of a user's raises what it likes
         raise InputError(f"the figure cannot be copied to its new measures: {error}") from error
     finally:
         figure.canvas.manager = manager
