@@ -11,7 +11,7 @@ import torch
 from binaries import LIBAVFLOW, dynamic, foreign, library, products
 from op_cases import qkv, rich_problem
 
-from avflow_ext import AttentionProblem, Streams, Tokens, attention, capabilities
+from avflow_ext import AttentionProblem, Streams, Tokens, attention, capabilities, device
 from avflow_ext._load import _C
 from avflow_ext.device import DeviceCopy, arch_for, check_cuda
 
@@ -234,7 +234,7 @@ def test_fullgraph_compile_with_fake_cuda_tensors():
     assert out.shape == (len(problem.rows), 8, 64) and out.device.type == "cuda"
 
 
-def test_fullgraph_compile_of_the_wrapper_with_fake_cuda_tensors():
+def test_fullgraph_compile_of_the_wrapper_with_fake_cuda_tensors(monkeypatch):
     """Once the problem is packed and uploaded, nothing in `attention` breaks the graph."""
     mode = torch._subclasses.FakeTensorMode()
     problem, (q, k, v, host, *_, copy) = fake_inputs(mode)
@@ -242,6 +242,7 @@ def test_fullgraph_compile_of_the_wrapper_with_fake_cuda_tensors():
     uploaded.tensor = copy
     problem._packed[4, "renormalize", "cuda"] = host
     problem._copies[4, "renormalize", 0] = uploaded
+    monkeypatch.setitem(device._hopper, 0, False)  # asked when it was uploaded
     compiled = torch.compile(lambda *a: attention(*a).out * 2, fullgraph=True, backend="aot_eager")
     with mode:
         out = compiled(q, k, v, problem)

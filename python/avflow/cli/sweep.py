@@ -176,8 +176,8 @@ def print_sweep(folder: Path, outcome: Any, files: list[Path], said: str = "") -
             typer.echo(f"figure      {path}")
         if path.suffix == ".html":
             typer.echo(f"report      {path}")
-    if said:
-        typer.echo(f"found       {said}")
+    for label, line in zip(("found", ""), said.splitlines(), strict=False):
+        typer.echo(f"{label:11} {line}")
 
 
 def print_estimate(outcome: Any) -> None:

@@ -61,7 +61,7 @@ def report_and_finding(
     media: bool = True,
     center: Center | None = None,
 ) -> tuple[list[Path], str]:
-    """The files of `report`, and the page's first sentence with what its changes are; "" where there is nothing."""
+    """The files of `report`, and the page's first sentence, in a second line what its changes are; "" for none."""
     folder = checks.path("the run folder", folder)
     plots.check_first_layer(first_layer)
     if not isinstance(title, str):
@@ -88,7 +88,7 @@ def report_and_finding(
         "center": center,
     }
     path, found = _write_page([folder], folder, **options, media=media)
-    return [*made, path], f"{headline(found, first_layer)} {measure_note(found)}".strip()
+    return [*made, path], f"{headline(found, first_layer)}\n{measure_note(found)}".strip()
 
 
 @renamed_keyword("which", "select")

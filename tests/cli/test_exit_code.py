@@ -15,6 +15,7 @@ import typer
 from avflow.cli import main as cli
 from avflow.cli.options import cli_errors
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores ctrl-C
 how, where = sys.argv[1:]
 heap = [{} for _ in range(600_000)]  # to unload it takes a while, as torch does
 
