@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tiny_salmonn
 import torch
+from living import NewTensors
 from torch import nn
 from torch.nn import functional
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as omni
@@ -227,17 +228,12 @@ def test_weights_that_change_meanwhile_are_the_new_ones(on_cpu):
 def test_nothing_is_held_and_the_model_is_as_it_was(on_cpu):
     made, x = tower(), rows()
     kept = {name: (p.data_ptr(), p.clone()) for name, p in made.state_dict().items()}
-
-    def padded() -> list[torch.Tensor]:
-        return [t for t in gc.get_objects() if type(t) is torch.Tensor and 64 in t.shape]
-
-    gc.collect()
-    before = len(padded())
+    padded = NewTensors(lambda t: 64 in t.shape)
     with torch.no_grad(), attributes(padded_mlp.patches(made.blocks, omni)):
         for block in made.blocks:
             block.mlp(x)
         gc.collect()
-        assert len(padded()) == before
+        assert not padded()
     now = made.state_dict()
     assert now.keys() == kept.keys()
     assert all(now[name].data_ptr() == at and torch.equal(now[name], value) for name, (at, value) in kept.items())

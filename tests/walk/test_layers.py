@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from living import NewTensors
 
 import avflow
 from avflow.models.attention import NAME
@@ -106,14 +106,14 @@ def test_what_was_saved_comes_back_as_it_was(qwen3, start):
     none, back = torch.empty(0, dtype=torch.long), torch.tensor([ROWS + 1, 0, ROWS])
     tables = tuple(torch.cat([t, t[:, [4, 0, 1]]], 1) for t in (cos, sin))
     given, states, held = [], [], []
-    shape = (1, 2, hidden.shape[-1])
+    saved = NewTensors(lambda t: t.shape == (1, 2, hidden.shape[-1]))
 
     class Watched(Plain):
         def __init__(self, layer):
             super().__init__([], layer)
 
         def __call__(self, *args):
-            held.append(sum(type(t) is torch.Tensor and t.shape == shape for t in gc.get_objects()))
+            held.append(len(saved()))
             return super().__call__(*args)
 
     handles = [
