@@ -109,6 +109,29 @@ bool pack_here(const TaskPlan& plan, const Tile& tile, int key_tile, [[maybe_unu
     return pack_values(plan, key_tile, head, keys, panel + plan.key_floats());
 }
 
+// Weights of rows first .. last - 1 of the batch from their scores in w.s, as bfloat16 in w.p, and in place of the
+// scores if `keep`; sums, maxima, outputs and group mass move on with them.
+void weigh(const TaskPlan& plan, const Batch& batch, int first, int last, bool keep, Scratch& w) {
+    constexpr int kLine = kBatch * kKeyTile;
+    const bool zero = plan.p.header->zero;
+    const float factor = plan.a.scale / kLn2;  // scores in base 2, so that the softmax is an exp2
+    for (int m = first; m < last; ++m) {
+        const uint64_t* open = w.open + m * kBatch;
+        softmax_row(w.s + (m - first) * kLine, batch.count, zero ? w.seen + m * kBatch : open, open, zero, keep, factor,
+                    w.top[m], w.sum[m], w.alpha[m], w.p + (m - first) * kLine);
+        if (w.alpha[m] == 1.0f) continue;
+        const Vec alpha = splat(w.alpha[m]);
+        float* const row = w.o + static_cast<int64_t>(m) * plan.width;
+        for (int c = 0; c < plan.width; c += W) store(row + c, alpha * load(row + c));
+    }
+    if (plan.a.group_mass) add_mass(plan, batch, first, last, w.s, w);
+}
+
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+// (order matters: it uses what is above)
+#include "cpu/bf16_few.h"
+#endif
+
 // One block of rows first .. last - 1 of the batch, kBf16Rows at most. keys[t]: a panel, or null where w.s has the
 // scores.
 void process_rows(const TaskPlan& plan, const Batch& batch, int first, int last, const uint32_t* const* keys,
@@ -120,19 +143,8 @@ void process_rows(const TaskPlan& plan, const Batch& batch, int first, int last,
     for (int t = 0; t < batch.count; ++t) {
         if (keys[t]) scores(q, rows, plan.deep, keys[t], w.s + t * kKeyTile, kLine);
     }
-    const bool zero = plan.p.header->zero, keep = plan.a.group_mass || n_nonfinite;
-    const float factor = plan.a.scale / kLn2;  // scores in base 2, so that the softmax is an exp2
-    for (int m = first; m < last; ++m) {
-        const uint64_t* open = w.open + m * kBatch;
-        softmax_row(w.s + (m - first) * kLine, batch.count, zero ? w.seen + m * kBatch : open, open, zero, keep, factor,
-                    w.top[m], w.sum[m], w.alpha[m], w.p + (m - first) * kLine);
-        if (w.alpha[m] == 1.0f) continue;
-        const Vec alpha = splat(w.alpha[m]);
-        float* const row = o + (m - first) * width;
-        for (int c = 0; c < width; c += W) store(row + c, alpha * load(row + c));
-    }
+    weigh(plan, batch, first, last, plan.a.group_mass || n_nonfinite, w);
     std::memset(w.p + (last - first) * kLine, 0, sizeof(uint16_t) * (rows - (last - first)) * kLine);
-    if (plan.a.group_mass) add_mass(plan, batch, first, last, w.s, w);
     if (n_finite) accumulate(w.p, kLine, rows, finite, n_finite, width, o);
     for (int t = 0; t < n_nonfinite; ++t) {
         add_nonfinite_values(w.s + nonfinite[t].slot * kKeyTile, nonfinite[t], last - first, width, o);
@@ -140,6 +152,9 @@ void process_rows(const TaskPlan& plan, const Batch& batch, int first, int last,
 }
 
 void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
+#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+    if (by_dots(plan, tile.count())) return process_few(plan, tile, batch, w);
+#endif
     const uint32_t* keys[kBatch];
     Values finite[kBatch], nonfinite[kBatch];
     int n_finite = 0, n_nonfinite = 0;

@@ -63,16 +63,18 @@ static void pack_keys(const TaskPlan& plan, int tile, int kv_head, const Ahead& 
     }
 }
 
+// Which numbers of two vectors make the low half of their pairs, and the high half.
+alignas(64) static constexpr uint16_t kPairs[2][32] = {
+    {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+    {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+     24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+
 // Values of one tile and one kv head: panel [32, width] words, each one column of two neighbouring keys; absent keys
 // and columns are zero. Returns whether no value is NaN or infinite.
 static bool pack_values(const TaskPlan& plan, int tile, int kv_head, const Ahead& ahead, uint32_t* panel) {
     const auto* const v = static_cast<const uint16_t*>(plan.a.v);
     const __m512i exponent = _mm512_set1_epi16(0x7F80);
-    alignas(64) static constexpr uint16_t kPairs[2][32] = {
-        {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
-        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
-         24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
     const __m512i low = _mm512_load_si512(kPairs[0]), high = _mm512_load_si512(kPairs[1]);
     __mmask32 nonfinite = 0;
     for (int j = 0; j < kKeyTile; j += 2, panel += plan.width) {

@@ -1,10 +1,12 @@
 // The steps of attention in fp32, whatever q, k and v are stored in: queries, panels, scores, softmax, values.
 // Included by attention_isa.cpp only, inside its per-instruction-set namespace, which chooses this or bf16_batch.h.
-#include "cpu/gemm.h"
+#include "cpu/stored.h"
+// (order matters: what comes next uses stored.h)
 #include "cpu/in_place.h"
-#include "cpu/pack.h"
-// (order matters: what comes next uses in_place.h)
+// (and in_place.h)
 #include "cpu/dots.h"
+#include "cpu/gemm.h"
+#include "cpu/pack.h"
 #include "cpu/softmax.h"
 
 void load_queries(const TaskPlan& plan, const Tile& tile, Scratch& w) {
@@ -22,61 +24,38 @@ void load_queries(const TaskPlan& plan, const Tile& tile, Scratch& w) {
     }
 }
 
-// o += weights x values of a tile with NaN or infinite values: only where the weight is not exactly 0.
-void add_nonfinite_values(const float* s, const Values& values, int count, int width, float* o) {
-    for (int m = 0; m < count; ++m) {
-        for (int j = 0; j < kKeyTile; ++j) {
-            const float weight = s[static_cast<int64_t>(m) * kBatch * kKeyTile + j];
-            if (weight == 0.0f) continue;
-            for (int c = 0; c < width; ++c) o[m * width + c] += weight * values.at[j * values.stride + c];
-        }
-    }
-}
-
-Ahead ahead(const float* at, int64_t stride, int width) {
-    return {reinterpret_cast<const char*>(at), stride * 4, int64_t{width} * 4};
-}
-
-// The values of one tile that nobody packed beforehand; `finite`: do they hold no NaN and no infinity.
-Values values_here(const TaskPlan& plan, int tile, int kv_head, float* packed, bool& finite) {
-    Values values{values_in_place(plan, tile, kv_head), plan.a.v_row, 0};
-    if (!values.at) {
-        pack_values(plan, tile, kv_head, plan.width, packed);
-        values = {packed, plan.width, 0};
-    }
-    finite = all_finite(values.at, values.stride, plan.width,
-                        ahead(keys_in_place(plan, tile + 1, kv_head), plan.a.k_row, plan.width));
-    return values;
-}
-
-void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
+// Number: what keys and values are read as; float, or what they are stored in where a row or a few read them.
+template <typename Number>
+void process_batch_as(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
     const int begin = batch.first, count = batch.last - begin, width = plan.width;
     float* const o = w.o + static_cast<int64_t>(begin) * width;
     float* const s = w.s + static_cast<int64_t>(begin) * kBatch * kKeyTile;
     const float* const q = static_cast<const float*>(w.q) + static_cast<int64_t>(begin) * plan.depth;
-    Values finite[kBatch], nonfinite[kBatch];
+    TileValues<Number> finite[kBatch], nonfinite[kBatch];
     int n_finite = 0, n_nonfinite = 0;
     for (int t = 0; t < batch.count; ++t) {
         const float* keys = nullptr;  // their panel, where scores are still to be taken
-        Values values;
+        TileValues<Number> values;
         bool is_finite;
         if (plan.packed) {
             keys = plan.key_panel(batch.tiles[t], tile.kv_head);
-            values = {plan.value_panel(batch.tiles[t], tile.kv_head), width, t};
+            values = {reinterpret_cast<const Number*>(plan.value_panel(batch.tiles[t], tile.kv_head)), width, t};
             is_finite = plan.finite[batch.tiles[t] * plan.a.kv_heads + tile.kv_head];
         } else {
             // With a row or two against many keys, memory is what takes the time: the values are on their way while the
             // keys are read, and the next tile's keys while the values are looked at.
             const int key_tile = batch.tiles[t], head = tile.kv_head;
-            const Ahead soon = ahead(values_in_place(plan, key_tile, head), plan.a.v_row, width);
+            const Ahead soon = ahead(values_in_place<Number>(plan, key_tile, head), plan.a.v_row, width);
             float* const panel = w.panels + t * plan.panel_floats();
             if (by_dots(plan, tile.count())) {
-                scores_by_dots(plan, key_tile, head, soon, q, count, s + t * kKeyTile, kBatch * kKeyTile);
+                scores_by_dots<float, Number>(plan, key_tile, head, soon, q, count, s + t * kKeyTile,
+                                              kBatch * kKeyTile);
             } else {
                 pack_keys(plan, key_tile, head, soon, panel);
                 keys = panel;
             }
-            values = values_here(plan, key_tile, head, panel + plan.key_floats(), is_finite);
+            auto* const packed = reinterpret_cast<Number*>(panel + plan.key_floats());
+            values = values_here(plan, key_tile, head, packed, is_finite);
             values.slot = t;
         }
         (is_finite ? finite[n_finite++] : nonfinite[n_nonfinite++]) = values;
@@ -94,11 +73,22 @@ void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, S
         add_nonfinite_values(s + nonfinite[t].slot * kKeyTile, nonfinite[t], count, width, o);
 }
 
+// A row or a few read numbers of 16 bits as they are: to write each as a float, and to read that, costs as much as the
+// products. More rows share what was converted.
+void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
+    const bool few = by_dots(plan, tile.count()) && tile.count() <= kFewRowsAsStored;
+    if (few && plan.a.dtype == AVFLOW_BFLOAT16) return process_batch_as<Bfloat16>(plan, tile, batch, w);
+    if constexpr (kLoadsHalves) {
+        if (few && plan.a.dtype == AVFLOW_FLOAT16) return process_batch_as<Half>(plan, tile, batch, w);
+    }
+    process_batch_as<float>(plan, tile, batch, w);
+}
+
 // Packs keys and values of a tile for all who read them.
 void pack_panels(const TaskPlan& plan, int tile, int kv_head) {
     pack_keys(plan, tile, kv_head, {}, plan.key_panel(tile, kv_head));
     float* values = plan.value_panel(tile, kv_head);
-    pack_values(plan, tile, kv_head, plan.width, values);
+    gather_values(plan, tile, kv_head, plan.width, values);
     plan.finite[static_cast<int64_t>(tile) * plan.a.kv_heads + kv_head] =
         all_finite(values, plan.width, plan.width, {});
 }

@@ -46,18 +46,11 @@ AVFLOW_INLINE void score_block(const float* a, int lda, const float* panel, int 
     }
 }
 
-// The values of one key tile.
-struct Values {
-    const float* at;  // [64, width]
-    int64_t stride;   // between keys
-    int slot;         // the tile's place in the weights
-};
-
 // o[i, column : column + VECS * W] = alpha[i] * o[i, ...] + sum over tiles and keys of p[i, slot * 64 + key] * at[key,
 // ...].
-template <int ROWS, int VECS>
-AVFLOW_INLINE void value_block(const float* p, int ldp, const Values* values, int tiles, int width, int column,
-                               float* o, const float* alpha) {
+template <int ROWS, int VECS, typename Number>
+AVFLOW_INLINE void value_block(const float* p, int ldp, const TileValues<Number>* values, int tiles, int width,
+                               int column, float* o, const float* alpha) {
     Vec sum[ROWS][VECS];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
@@ -66,7 +59,7 @@ AVFLOW_INLINE void value_block(const float* p, int ldp, const Values* values, in
         for (int n = 0; n < VECS; ++n) sum[i][n] = factor * load(o + i * width + column + n * W);
     }
     for (int t = 0; t < tiles; ++t) {
-        const float* b = values[t].at + column;
+        const Number* b = values[t].at + column;
         const float* weights = p + values[t].slot * kKeyTile;
         for (int j = 0; j < kKeyTile; ++j, b += values[t].stride) {
             Vec lanes[VECS];
@@ -87,8 +80,8 @@ AVFLOW_INLINE void value_block(const float* p, int ldp, const Values* values, in
     }
 }
 
-template <int ROWS>
-AVFLOW_INLINE void value_rows(const float* p, int ldp, const Values* values, int tiles, int width, float* o,
+template <int ROWS, typename Number>
+AVFLOW_INLINE void value_rows(const float* p, int ldp, const TileValues<Number>* values, int tiles, int width, float* o,
                               const float* alpha) {
     constexpr int kAcross = vecs_across(ROWS);
     int column = 0;
@@ -130,8 +123,9 @@ static __attribute__((noinline)) void scores(const float* a, int rows, const flo
 }
 
 // o [rows, width] = alpha [rows] * o + p [rows, tiles * 64] x values [tiles][64, width].
-static __attribute__((noinline)) void accumulate(const float* p, int ldp, int rows, const Values* values, int tiles,
-                                                 int width, float* o, const float* alpha) {
+template <typename Number>
+static __attribute__((noinline)) void accumulate(const float* p, int ldp, int rows, const TileValues<Number>* values,
+                                                 int tiles, int width, float* o, const float* alpha) {
     int i = 0;
     for (; i + kBlockRows <= rows; i += kBlockRows) {
         value_rows<kBlockRows>(p + i * ldp, ldp, values, tiles, width, o + i * width, alpha + i);

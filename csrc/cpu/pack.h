@@ -1,4 +1,4 @@
-// Reading k and v in their storage type into fp32 panels; keep lists are applied here, so packing is also the
+// Reading k and v in their storage type into panels of floats; keep lists are applied here, so packing is also the
 // gather. Included by attention_isa.cpp only, inside its per-instruction-set namespace.
 
 // to[c, 0:8] = rows[0:8][c] for c in 0..7, with rows of stride `to_stride` in `to`.
@@ -56,36 +56,4 @@ static void pack_keys(const TaskPlan& plan, int tile, int kv_head, const Ahead& 
         }
     }
     for (; fetched < kKeyTile; ++fetched) ahead.fetch(fetched);
-}
-
-// No NaN and no infinity: a weight of exactly 0 must hide those, so tiles that hold some take a slower way.
-static bool all_finite(const float* values, int64_t stride, int width, const Ahead& ahead) {
-    Vec nonfinite[2] = {Vec{}, Vec{}};  // two chains of additions
-    for (int j = 0; j < kKeyTile; j += 2) {
-        ahead.fetch(j);
-        ahead.fetch(j + 1);
-        for (int c = 0; c < width; c += W) {
-            for (int i = 0; i < 2; ++i) {
-                const Vec x = load(values + (j + i) * stride + c);
-                nonfinite[i] += x - x;  // 0, or NaN for NaN and infinities
-            }
-        }
-    }
-    return horizontal_sum(nonfinite[0] + nonfinite[1]) == 0.0f;
-}
-
-// Values of one tile and one kv head: panel [64, width], zero beyond head_dim and beyond the last key.
-static void pack_values(const TaskPlan& plan, int tile, int kv_head, int width, float* panel) {
-    const AvflowAttention& a = plan.a;
-    const int d = a.head_dim;
-    for (int j = 0; j < kKeyTile; ++j) {
-        float* to = panel + j * width;
-        const Place at = plan.place_in(tile, j);
-        if (at.slot < 0) {
-            std::memset(to, 0, sizeof(float) * width);
-            continue;
-        }
-        load_row(a.v, plan.value_offset(at, kv_head), a.dtype, d, 1.0f, to);
-        for (int c = d; c < width; ++c) to[c] = 0.0f;
-    }
 }
