@@ -335,7 +335,12 @@ def test_bf16(scripts, tmp_path):
         assert not {"amx fp32", "avx512_bf16 fp32"} & set(case["seconds"])
     everything = {f"{name} bf16": 2.0 for name in ("amx", "avx512_bf16", "avx512", "avx2")} | {"avx512 fp32": 8.0}
     made_up = {"machine": found["machine"], "path": "amx", "cases": {"one": {"seconds": everything}}}
-    assert "| one | 8000.0 ms | 2000.0 ms | **4.00** |" in scripts("pages/cpu").bf16_table(made_up)
+    table = scripts("pages/cpu").bf16_table(made_up)
+    assert "| one | 8000.0 ms | 2000.0 ms | **4.00** | 4.00 | 4.00 | 4.00 |  |  |" in table
+    del everything["amx bf16"]
+    table = scripts("pages/cpu").bf16_table(made_up | {"path": "avx512_bf16"})
+    assert "| avx512_bf16 | avx512 | avx2 | sdpa fp32 | sdpa bf16 |" in table and "amx" not in table
+    assert "| one | 8000.0 ms | 2000.0 ms | **4.00** | 4.00 | 4.00 |  |  |" in table
 
 
 def test_patch(scripts, tmp_path):
