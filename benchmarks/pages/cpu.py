@@ -90,7 +90,7 @@ def check_table(data: dict[str, Any]) -> str:
 
 
 def bf16_table(data: dict[str, Any]) -> str:
-    """Of the path in use in bfloat16 and of avx512, its peer in float32; all that run there as multiples of that one."""
+    """Of the path in use in bfloat16, and of avx512 in float32, of which all that run there are multiples."""
     path, cases = data["path"], data["cases"]
     runs = {who for case in cases.values() for who in case["seconds"]}
     others = [name for name in ("avx512_bf16", "avx512", "avx2") if name != path and f"{name} bf16" in runs]
