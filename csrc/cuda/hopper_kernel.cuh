@@ -250,8 +250,8 @@ AVFLOW_DEVICE void consume(const Call& c, const Extent& tile, const Ring<kDepth>
         if constexpr (!kPlain) {
             sync_warp();
             if (has_nonfinite) add_nonfinite<kDepth>(shared.used + warp * 16, shared.nonfinite[last], lane, rows);
-            sync_warp();  // nobody in the warp looks at the tile any more
         }
+        sync_warp();  // nobody in the warp looks at the tile any more, nor at what the ring told of it
         if (lane == 0) barrier_arrive(&shared.free[last]);
         scale_outputs<kDepth>(alpha, rows);
         if constexpr (!kPlain) {

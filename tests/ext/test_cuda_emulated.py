@@ -1,6 +1,7 @@
 """The CUDA kernels' own source, run on the host in a small emulator, against the plain-torch reference.
 
-What this cannot show: races that depend on timing within a warp, memory the device would refuse, and speed.
+What this cannot show: races that no schedule meets (test_cuda_ordering.py finds those in shared memory), memory the
+device would refuse, and speed.
 """
 
 import shutil

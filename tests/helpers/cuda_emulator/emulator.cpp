@@ -67,7 +67,8 @@ bool run(const Call& c, const Header& h, emulator::Schedule schedule, Form form)
 }
 
 // One thread writes to shared memory, another tells the copy engine to write over it, or reads it. Bits of `steps`: the
-// writer fences before it arrives; after; the other fences before it waits; waits; fences after; reads and copies nothing.
+// writer fences before it arrives; after; the other fences before it waits; waits; fences after; reads and copies
+// nothing.
 void probe(int steps) {
     uint64_t* const barriers = reinterpret_cast<uint64_t*>(block.shared + 8192);
     if (threadIdx.x == 0) {
@@ -97,12 +98,67 @@ void probe(int steps) {
     }
 }
 
+enum Holder { kThreadsRead, kMatrixLoads, kProducts, kOwnCopies };  // who is at the bytes first
+enum Refill { kThreadWrites, kOwnCopy, kEngine };                   // who writes over them
+
+// A warpgroup is at the first bytes of shared memory and lets go of them, a lane a warp; a thread of another one has
+// them written over. Bits of `steps`: products and copies are waited for before that, not after; the warp meets before
+// its lane arrives; the other thread waits.
+void probe_refill(Holder holder, Refill refill, int steps) {
+    alignas(16) static const uint16_t source[8] = {};
+    uint64_t* const barriers = reinterpret_cast<uint64_t*>(block.shared + 16384);
+    if (threadIdx.x == 0) {
+        barrier_init(&barriers[0], 4);
+        barrier_init(&barriers[1], 1);
+        show_to_async();
+    }
+    sync_block();
+    if (threadIdx.x < 128) {
+        const uint32_t lane = threadIdx.x % 32;
+        uint32_t words[4] = {};
+        float sum[8][4] = {};
+        if (holder == kThreadsRead) memcpy(words, block.shared, 16);
+        if (holder == kMatrixLoads) load_matrices(words, (31 - lane) * 16);
+        if (holder == kProducts) multiply_add_tile<true, false>(sum, words, describe(0, 0), true);
+        if (holder == kOwnCopies && lane < 2) copy_async(threadIdx.x / 32 * 32 + lane * 16, source, true);
+        products_commit();
+        copy_commit();
+        const auto wait = [] { products_wait<0>(), copy_wait<0>(); };
+        if (steps & 1) wait();
+        if (steps & 2) sync_warp();
+        if (lane == 0) barrier_arrive(&barriers[0]);
+        if (!(steps & 1)) wait();
+        volatile uint32_t used = words[0];
+        (void)used;
+    } else if (threadIdx.x == 128) {
+        if (steps & 4) barrier_wait(&barriers[0], 0);
+        show_to_async();  // what was written there before
+        if (refill == kThreadWrites) block.shared[3] = 1;
+        if (refill == kOwnCopy) copy_async(0, source, true);
+        if (refill == kEngine) {
+            barrier_arrive_for(&barriers[1], 64 * 128);
+            const MapShape nothing = {{64, 0, 1, 1}, {128, 128, 128}, {64, 64, 1, 1}};
+            copy_block(0, {nullptr, nothing}, 0, 0, 0, &barriers[1]);
+            barrier_wait(&barriers[1], 0);
+        }
+        copy_commit();
+        copy_wait<0>();
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
 // 0, or 2 where the emulator finds fault with the order.
 int32_t emulated_probe(int32_t steps) { return launch(1, emulator::kInStep, 64, probe, steps) ? 0 : 2; }
+int32_t emulated_probe_refill(int32_t holder, int32_t refill, int32_t steps) {
+    const auto run = [&](int schedule) {
+        return launch(1, static_cast<emulator::Schedule>(schedule), 256, probe_refill, static_cast<Holder>(holder),
+                      static_cast<Refill>(refill), steps);
+    };
+    return run(emulator::kInStep) && run(emulator::kRandom + 1) ? 0 : 2;
+}
 
 int64_t emulated_workspace(const AvflowAttention* a) {
     const Header& h = *reinterpret_cast<const Header*>(a->problem);

@@ -29,22 +29,29 @@ AVFLOW_DEVICE uint32_t shared_address(const void* at) {
     return static_cast<uint32_t>(static_cast<const char*>(at) - block.shared);
 }
 
-AVFLOW_DEVICE bool sync_block_any(bool mine) {
+// Each takes the place where it is called, by which tests leave it out.
+AVFLOW_DEVICE bool sync_block_any(bool mine, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     static bool any;  // written by the last to arrive, read before anybody can arrive again
-    emulator::meet("barrier", block.all, 0, block.threads, &mine, [] {
+    const bool sorts = !ordering::skipped(file, line);
+    emulator::meet("barrier", block.all, 0, block.threads, &mine, [&] {
         any = false;
-        ordering::meet(0, block.threads);
+        if (sorts) ordering::meet(0, block.threads);
         for (int i = 0; i < block.threads; ++i) any = any || *static_cast<bool*>(block.fibers[i].argument);
     });
     return any;
 }
-AVFLOW_DEVICE void sync_block() { sync_block_any(false); }
-AVFLOW_DEVICE void sync_warp() {
-    int nothing = 0;
-    emulator::meet_warp("sync_warp", nothing, [](int**) { ordering::meet(block.current / 32 * 32, 32); });
+AVFLOW_DEVICE void sync_block(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    sync_block_any(false, file, line);
 }
-AVFLOW_DEVICE bool sync_warp_any(bool mine) {
-    sync_warp();
+AVFLOW_DEVICE void sync_warp(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    int nothing = 0;
+    const bool sorts = !ordering::skipped(file, line);
+    emulator::meet_warp("sync_warp", nothing, [&](int**) {
+        if (sorts) ordering::meet(block.current / 32 * 32, 32);
+    });
+}
+AVFLOW_DEVICE bool sync_warp_any(bool mine, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    sync_warp(file, line);
     emulator::meet_warp("sync_warp_any", mine, [](bool** lanes) {
         bool any = false;
         for (int i = 0; i < 32; ++i) any = any || *lanes[i];
@@ -80,22 +87,29 @@ AVFLOW_DEVICE float exp2_fast(float x) { return x < -126.0f ? 0.0f : std::exp2(x
 AVFLOW_DEVICE void copy_async(uint32_t to, const void* from, bool valid) {
     if (to % 16 || to + 16 > sizeof(block.shared)) emulator::fail("copy to a bad address");
     if (valid && reinterpret_cast<uintptr_t>(from) % 16) emulator::fail("copy from a bad address");
+    ordering::copies(to, 16);
+    const ordering::Apart of_the_copy;
     memset(block.shared + to, 0xFF, 16);
     emulator::fiber().copies.push_back({block.shared + to, from, emulator::fiber().groups, valid});
 }
 AVFLOW_DEVICE void copy_commit() { ++emulator::fiber().groups; }
 template <int pending>
-AVFLOW_DEVICE void copy_wait() {
+AVFLOW_DEVICE void copy_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    const ordering::Apart of_the_copies;
+    const bool sorts = !ordering::skipped(file, line);
     emulator::Fiber& me = emulator::fiber();
     std::vector<emulator::Copy> left;
     for (const emulator::Copy& copy : me.copies) {
         if (copy.group >= me.groups - pending) {
             left.push_back(copy);
-        } else if (copy.valid) {
+            continue;
+        }
+        if (copy.valid) {
             memcpy(copy.to, copy.from, 16);
         } else {
             memset(copy.to, 0, 16);
         }
+        if (sorts) ordering::copied(shared_address(copy.to), 16);
     }
     me.copies.swap(left);
 }
@@ -110,6 +124,9 @@ AVFLOW_DEVICE void load(uint32_t (&to)[4], uint32_t row) {
     Matrices mine{row, &to};
     if (row % 16 || row + 16 > sizeof(block.shared)) emulator::fail("matrix row at a bad address");
     emulator::meet_warp(kTransposed ? "ldmatrix.trans" : "ldmatrix", mine, [](Matrices** lanes) {
+        const ordering::Apart of_the_load;
+        const int first = block.current / 32 * 32;
+        for (int i = 0; i < 32; ++i) ordering::reads(lanes[i]->row, 16, first + i);
         for (int i = 0; i < 4; ++i) {
             uint16_t m[8][8];
             for (int r = 0; r < 8; ++r) memcpy(m[r], block.shared + lanes[8 * i + r]->row, 16);

@@ -18,9 +18,9 @@ AVFLOW_DEVICE void barrier_init(uint64_t* barrier, uint32_t arrivals) {
     const PhaseBarrier fresh{static_cast<uint8_t>(arrivals), static_cast<uint8_t>(arrivals), 0, 0};
     memcpy(barrier, &fresh, sizeof(fresh));
 }
-AVFLOW_DEVICE void barrier_change(uint64_t* barrier, int arrivals, int bytes) {
+AVFLOW_DEVICE void barrier_change(uint64_t* barrier, int arrivals, int bytes, bool sorts = true) {
     const ordering::Apart its_own_access;
-    if (arrivals) ordering::arrive(barrier);
+    if (arrivals && sorts) ordering::arrive(barrier);
     PhaseBarrier now;
     memcpy(&now, barrier, sizeof(now));
     now.left = static_cast<uint8_t>(now.left - arrivals);
@@ -32,12 +32,13 @@ AVFLOW_DEVICE void barrier_change(uint64_t* barrier, int arrivals, int bytes) {
     memcpy(barrier, &now, sizeof(now));
     block.idle = 0;
 }
-AVFLOW_DEVICE void barrier_arrive(uint64_t* barrier) {
-    barrier_change(barrier, 1, 0);
+AVFLOW_DEVICE void barrier_arrive(uint64_t* barrier, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    barrier_change(barrier, 1, 0, !ordering::skipped(file, line));
     emulator::pause();
 }
-AVFLOW_DEVICE void barrier_arrive_for(uint64_t* barrier, uint32_t bytes) {
-    barrier_change(barrier, 1, static_cast<int>(bytes));
+AVFLOW_DEVICE void barrier_arrive_for(uint64_t* barrier, uint32_t bytes, const char* file = __builtin_FILE(),
+                                      int line = __builtin_LINE()) {
+    barrier_change(barrier, 1, static_cast<int>(bytes), !ordering::skipped(file, line));
 }
 
 struct KeyMap {
@@ -66,20 +67,14 @@ struct TileCopy {
 };
 inline std::vector<TileCopy> tile_copies;
 
-// The engine writes there, and later counts on the barrier.
-AVFLOW_DEVICE void order_copy(uint32_t to, size_t bytes, uint64_t* barrier) {
-    ordering::async_writes(to, bytes, "tells the copy engine to write over what is not shown to it:");
-    ordering::async_reads(shared_address(barrier), sizeof(*barrier),
-                          "tells the copy engine of a barrier that is not shown to it:");
-}
-
 AVFLOW_DEVICE uint32_t box_bytes(const KeyMap& map) {
     return map.shape.box[0] * map.shape.box[1] * map.shape.box[2] * map.shape.box[3] * 2;
 }
 AVFLOW_DEVICE void copy_block(uint32_t to, const KeyMap& map, int head, int of, int first, uint64_t* barrier) {
     const uint32_t bytes = box_bytes(map);
     if (to % 1024 || to + bytes > sizeof(block.shared)) emulator::fail("tile to a bad address");
-    order_copy(to, bytes, barrier);
+    ordering::engine_writes(to, bytes);
+    ordering::engine_counts(shared_address(barrier), sizeof(*barrier));
     const ordering::Apart of_the_engine;
     memset(block.shared + to, 0xFF, bytes);
     const TileCopy copy = {block.shared + to,
@@ -138,22 +133,26 @@ AVFLOW_DEVICE void barrier_wait(uint64_t* barrier, uint32_t parity, const char* 
 
 // kArrivals: of the warpgroup's last warps.
 template <int kArrivals = 128>
-AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine) {
+AVFLOW_DEVICE bool sync_warpgroup_any(int number, bool mine, const char* file = __builtin_FILE(),
+                                      int line = __builtin_LINE()) {
     if (number != block.current / 128) emulator::fail("the barrier of another warpgroup");
     struct Argument {
         bool mine, any;
     } argument{mine, false};
     const int first = number * 128 + 128 - kArrivals;
+    const bool sorts = !ordering::skipped(file, line);
     emulator::meet("warpgroup", block.warpgroups[number], first, kArrivals, &argument, [&] {
         const auto of = [&](int i) { return static_cast<Argument*>(block.fibers[first + i].argument); };
         bool any = false;
         for (int i = 0; i < kArrivals; ++i) any = any || of(i)->mine;
         for (int i = 0; i < kArrivals; ++i) of(i)->any = any;
-        ordering::meet(first, kArrivals);
+        if (sorts) ordering::meet(first, kArrivals);
     });
     return argument.any;
 }
-AVFLOW_DEVICE void sync_warpgroup(int number) { sync_warpgroup_any(number, false); }
+AVFLOW_DEVICE void sync_warpgroup(int number, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    sync_warpgroup_any(number, false, file, line);
+}
 
 // A named barrier of 256: the 128 that wait and the 128 that pass the turn.
 AVFLOW_DEVICE void turn_pass(int i) {
@@ -206,12 +205,13 @@ AVFLOW_DEVICE uint32_t place_of_right(uint64_t b, bool along_k, int n, int k) {
     return at ^ (at >> 7 & 7) << 4;
 }
 
-// What a product reads in shared memory from when it is begun: `size` rows or columns by 16 along k, 16 bytes at a time.
+// What a product reads in shared memory from when it is begun: `size` rows or columns by 16 along k, 16 bytes at a
+// time.
 AVFLOW_DEVICE void order_side(uint64_t b, bool along_k, int size, const char* what) {
 #ifdef EMULATE_ORDERING
     for (int n = 0; n < size; n += along_k ? 8 : 1) {
         for (int k = 0; k < 16; k += along_k ? 1 : 8) {
-            ordering::async_reads(place_of_right(b, along_k, n, k), 16, what);
+            ordering::product_reads(place_of_right(b, along_k, n, k), 16, emulator::fiber().product_groups + 1, what);
         }
     }
 #else
@@ -248,8 +248,9 @@ AVFLOW_DEVICE float right_side(const emulator::Product& product, int n, int k) {
 }
 
 template <int kPending>
-AVFLOW_DEVICE void products_wait() {
+AVFLOW_DEVICE void products_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     emulator::Fiber* mine = &emulator::fiber();
+    if (!ordering::skipped(file, line)) ordering::products_done(mine->product_groups - kPending);
     emulator::meet_warpgroup("products", mine, [](emulator::Fiber*** threads) {
         const ordering::Apart of_the_products;
         std::vector<emulator::Product>& first = (*threads[0])->products;
