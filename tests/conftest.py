@@ -57,13 +57,19 @@ def isa(request):
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
-    """The CUDA kernels compiled for the host, on the emulator in helpers: a library for a kernel's name."""
-    import cuda_emulator
-
+def compiler() -> str:
+    """That the emulator is compiled with."""
     compiler = shutil.which("g++")
     if not compiler or sys.platform != "linux":
         pytest.skip("the emulator needs Linux and g++")
+    return compiler
+
+
+@pytest.fixture(scope="session")
+def emulated(compiler, tmp_path_factory):
+    """The CUDA kernels compiled for the host, on the emulator in helpers: a library for a kernel's name."""
+    import cuda_emulator
+
     path = cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))
     return lambda kernel: cuda_emulator.load(path, kernel)
 
