@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
+import left_behind
 import pytest
 import torch
 
@@ -17,11 +19,34 @@ from avflow_ext._load import _C
 sys.path.append(str(Path(sys.prefix) / "foreign"))
 declare_torchvision()  # before transformers: tests import it directly
 
+if importlib.util.find_spec("hypothesis"):  # which the environment of tests/serving goes without
+    import fuzzing
+
+    fuzzing.repeat_examples()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tiny models gain nothing from threads, and lose much where several tests share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Before the fixtures of any scope."""
+    left_behind.seed()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request):
+    """Each test starts as if it were the first of its process: one that leaves a setting changed has failed."""
+    shared = [request.getfixturevalue(name) for name in ("omni", "qwen3") if name in request.fixturenames]
+    remembered = [left_behind.Remembered(model) for model in shared]
+    before = left_behind.settings()
+    yield
+    for one in remembered:
+        one.put_back()
+    assert not (changed := left_behind.changes(before, left_behind.settings())), f"left behind: {changed}"
 
 
 @pytest.fixture(scope="session")

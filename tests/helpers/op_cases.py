@@ -9,8 +9,25 @@ import torch
 from hypothesis import strategies as st
 
 from avflow_ext import AttentionProblem, Cut, Streams, Tokens
+from avflow_ext._load import _C
 
 GROUPS = 6
+
+
+def cpu_isas() -> list[str]:
+    """The paths of the CPU kernels that this build has and this processor runs."""
+    before = _C.cpu_isa()
+
+    def runs(path: str) -> bool:
+        try:
+            _C.set_cpu_isa(path)
+        except ValueError:
+            return False
+        return True
+
+    found = [path for path in _C.cpu_isas() if runs(path)]
+    _C.set_cpu_isa(before)
+    return found
 
 
 @st.composite
