@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
 
+import left_behind
 import pytest
 import torch
 
@@ -17,11 +19,35 @@ from avflow_ext._load import _C
 sys.path.append(str(Path(sys.prefix) / "foreign"))
 declare_torchvision()  # before transformers: tests import it directly
 
+if importlib.util.find_spec("hypothesis"):  # which the environment of tests/serving goes without
+    import fuzzing
+
+    fuzzing.repeat_examples()
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Tiny models gain nothing from threads, and lose much where several tests share the cores."""
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Before the fixtures of any scope."""
+    left_behind.seed()
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request):
+    """Each test starts as if it were the first of its process: one that leaves a setting of ours changed has failed."""
+    shared = [request.getfixturevalue(name) for name in ("omni", "qwen3") if name in request.fixturenames]
+    remembered: list = [left_behind.Remembered(model) for model in shared]
+    remembered.append(left_behind.Surroundings())
+    before = left_behind.settings()
+    yield
+    for one in remembered:
+        one.put_back()
+    assert not (changed := left_behind.changes(before, left_behind.settings())), f"left behind: {changed}"
 
 
 @pytest.fixture(scope="session")
@@ -57,13 +83,19 @@ def isa(request):
 
 
 @pytest.fixture(scope="session")
-def emulated(tmp_path_factory):
-    """The CUDA kernels compiled for the host, on the emulator in helpers: a library for a kernel's name."""
-    import cuda_emulator
-
+def compiler() -> str:
+    """That the emulator is compiled with."""
     compiler = shutil.which("g++")
     if not compiler or sys.platform != "linux":
         pytest.skip("the emulator needs Linux and g++")
+    return compiler
+
+
+@pytest.fixture(scope="session")
+def emulated(compiler, tmp_path_factory):
+    """The CUDA kernels compiled for the host, on the emulator in helpers: a library for a kernel's name."""
+    import cuda_emulator
+
     path = cuda_emulator.build(compiler, tmp_path_factory.mktemp("emulator"))
     return lambda kernel: cuda_emulator.load(path, kernel)
 

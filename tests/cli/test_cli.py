@@ -326,7 +326,7 @@ def test_every_nth_sample_is_compared(model, tmp_path, command):
         "plan": ("plan", "m", samples, "--out", f"{folder}.json", "--layers", "0", "--groups", "video"),
     }[command]
     model.proofs.clear()
-    model.__dict__.pop("read", None)
+    model.read = 0  # what other tests asked the shared model counts too
     result = avflow_(*words, "--check", 2)
     records = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
     assert [record["check"]["compared"] for record in records] == [1, 0, 1, 0, 1]

@@ -52,7 +52,7 @@ def test_in_order_and_no_further_than_asked():
 
 
 def test_several_at_once():
-    meet = threading.Barrier(4, timeout=10)  # passes only if four are made at one time
+    meet = threading.Barrier(4, timeout=60)  # passes only if four are made at one time
     assert list(ahead(lambda n: meet.wait() >= 0, range(8), threads=4)) == [True] * 8
 
 
@@ -70,7 +70,7 @@ def test_nothing_is_waited_for_at_the_end(ending):
     def make(n):
         begun.append(n)
         if n:
-            hold.wait(10)
+            hold.wait(60)
         return n
 
     made = ahead(make, range(100), threads=2)
@@ -81,7 +81,7 @@ def test_nothing_is_waited_for_at_the_end(ending):
     else:
         with pytest.raises(ending):
             made.throw(ending)
-    assert time.monotonic() - at < 1
+    assert time.monotonic() - at < 30  # a busy machine may be slow, but what was begun takes 60
     hold.set()
     time.sleep(0.1)
     assert len(begun) <= 3

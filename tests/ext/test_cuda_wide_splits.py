@@ -2,13 +2,12 @@
 
 import ctypes
 import math
-import shutil
 
 import cuda_emulator
 import pytest
 import torch
 from cuda_cases import BF16, EVERYTHING, FP16, check, runs
-from cuda_emulator import SCHEDULES
+from cuda_emulator import SCHEDULES, Alone
 from op_cases import qkv
 
 from avflow_ext import AttentionProblem, Cut, Tokens, device, mask_of
@@ -78,11 +77,9 @@ def test_orders_of_a_call_that_close_parts(wide):
 
 
 @pytest.mark.slow
-def test_the_form_to_compare_with(tmp_path):
+def test_the_form_to_compare_with(tmp_path, compiler):
     """As it was: nothing is split, and the warpgroup that fetches works out the words."""
-    if not (compiler := shutil.which("g++")):
-        pytest.skip("the emulator needs g++")
-    before = cuda_emulator.load(cuda_emulator.build(compiler, tmp_path, form=1), "hopper")
+    before = cuda_emulator.load(cuda_emulator.build(compiler, tmp_path, form=1, alone=Alone("hopper")), "hopper")
     for name in PROBLEMS:
         problem = PROBLEMS[name]()
         q, k, v = qkv(problem, 8, 1, 64, dtype=BF16)

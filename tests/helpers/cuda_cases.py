@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import cuda_emulator
+import pytest
 import torch
 from op_cases import qkv
 
@@ -71,3 +74,8 @@ def runs(n: int, run: int = 7, groups: int = 4, **more) -> Tokens:
     """n tokens, groups changing every `run` tokens, items every 10."""
     at = torch.arange(n)
     return Tokens(at, at // run % groups, at // 10 % 5 - 1, **more)
+
+
+def noticed(broken: bool):
+    """A context that a broken kernel fails in, and one as it is passes."""
+    return pytest.raises((AssertionError, RuntimeError)) if broken else contextlib.nullcontext()

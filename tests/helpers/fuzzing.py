@@ -22,6 +22,13 @@ def fuzz(examples: int) -> settings:
     return settings(max_examples=examples, database=None, derandomize=True, **quiet)
 
 
+def repeat_examples() -> None:
+    """All tests draw the same examples in every run, so that none fails by chance; with FUZZ_MINUTES others."""
+    if not MINUTES:
+        settings.register_profile("repeatable", derandomize=True, database=None)
+        settings.load_profile("repeatable")
+
+
 TEXTS = st.one_of(
     st.text(max_size=20),
     st.text(st.characters(), max_size=8),  # lone surrogates too

@@ -81,6 +81,8 @@ def main(calls: Path, out: Path) -> None:
     from avflow.models import compat
 
     compat.declare_torchvision()  # one that was built for another torch serves too
+    import torchcodec.decoders  # noqa: F401  # without FFmpeg's libraries nothing runs: qwen_omni_utils would take others
+
     for number, call in enumerate(json.loads(calls.read_text())):
         try:
             found = READERS[call.pop("reader")](**call)

@@ -25,6 +25,12 @@ def test_a_notebook_is_its_page(name):
     assert all((ROOT / "docs" / link).exists() for link in links)
 
 
+@pytest.fixture
+def one_thread_each(monkeypatch):
+    """A notebook's process has threads for all cores otherwise, which wait for those of other tests: 100 s, not 12."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def run(name: str, folder: Path) -> list:
     """The executed cells of code, but for those that install."""
     nbclient = pytest.importorskip("nbclient", reason="notebooks are run by nbclient: pip install 'avflow[test]'")
@@ -46,7 +52,7 @@ def printed(cells: list) -> str:
 
 
 @pytest.mark.slow
-def test_the_tutorial_finds_what_it_says(tmp_path):
+def test_the_tutorial_finds_what_it_says(one_thread_each, tmp_path):
     cells = run("tutorial", tmp_path)
     tables = shown(cells, "text/html")
     assert shown(cells, "application/vnd.jupyter.widget-view+json")  # progress, by the notebook's own bar
@@ -72,7 +78,7 @@ LINE = re.compile(r"^(color|pitch): (\S+) +(-?\d+) points at layer (\d+)$", re.M
 
 
 @pytest.mark.slow
-def test_the_schedule_holds_and_is_kept(tmp_path):
+def test_the_schedule_holds_and_is_kept(one_thread_each, tmp_path):
     cells = run("eviction", tmp_path)
     text = printed(cells)
     right, all_tokens, gone, never = re.findall(r"([ABC])$", text, re.MULTILINE)[:4]

@@ -30,7 +30,8 @@ def compiled() -> CompileConfig:
 
 
 @pytest.fixture
-def fresh():
+def fresh(monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "0")  # as transformers sets it for good where it compiles
     torch._dynamo.reset()
     GRAPHS.clear()
     yield

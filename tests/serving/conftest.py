@@ -10,6 +10,11 @@ if installed_version() is None:
     collect_ignore_glob = ["test_served_*.py"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    """An engine sets much of its process for good: variables, signals, threads."""
+
+
 @pytest.fixture(scope="session")
 def asked():
     """Held-out questions about clips with sound, and what avflow itself answers under every schedule."""

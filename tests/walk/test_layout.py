@@ -228,7 +228,7 @@ def test_many_jobs_are_planned_quickly():
     import time
 
     jobs = [Job.of(0, k, 9000, frozenset(range(max(0, c - 3), min(36, c + 4)))) for k in range(15) for c in range(36)]
-    began = time.perf_counter()
+    began = time.process_time()
     layout = build_layout([10000], jobs, 36)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
     assert len(layout.parent) == 1 + 15 * 36

@@ -26,7 +26,7 @@ Tables = tuple[torch.Tensor, torch.Tensor]  # rotary cos and sin, [..., rows, d]
 
 def run_layers(
     model: Model,
-    hidden: torch.Tensor,
+    start: torch.Tensor | list[torch.Tensor],
     tables: Tables,
     call: Callable[[int], AttentionCall],
     count: int | None = None,
@@ -44,7 +44,8 @@ def run_layers(
     Waits for the device nowhere; within torch.no_grad().
 
     Args:
-        hidden: [1, rows, D], as `layer_input` or `capture` gives them; before layer `begin`.
+        start: hidden states [1, rows, D], as `layer_input` or `capture` gives them; before layer `begin`. Or a list of
+            them alone: they are taken out of it, and nothing holds them while later layers run.
         tables: of all rows, those included that join later; a layer takes the first ones.
         call: layer -> what does that layer's attention. Asked for once a layer, right before it runs.
         joins: per layer int64 [n], rows that are copied to the end before it; None: none in any. In the layers `reads`
@@ -58,6 +59,10 @@ def run_layers(
     Raises:
         UnsupportedModelError: a layer's attention did not go through its call; the message names what replaced it.
     """
+    # Python's own evaluator moves an argument into the callee; with another in force, such as TorchDynamo's after
+    # anything was compiled, the caller's stack holds it until the call returns: hence lists.
+    hidden = start.pop() if isinstance(start, list) else start
+    del start
     cos, sin = tables
     saved: list[torch.Tensor] = []  # [1, n, D] each
     with attention_name(model.text_model, register()):

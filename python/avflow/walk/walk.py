@@ -259,7 +259,7 @@ def run_walk(
                 after(0, begun[0])
             hidden = run_layers(
                 model,
-                begun.pop() if begun else clean_rows(batch, layout, token if early is None else before[0]),
+                begun or [clean_rows(batch, layout, token if early is None else before[0])],
                 tables,
                 call,
                 begin=begin,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,7 +15,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parents[2] / "csrc"
 DTYPES = {torch.bfloat16: 1, torch.float16: 2}
 BEHIND = 1234.5  # stands behind the workspace
-FORMS = {"hopper": 0, "pairs": 1, "tall": 2}  # of a plan of large tiles, as emulator.cpp numbers them
+FORMS = {"hopper": 0, "pairs": 1, "tall": 2}  # of a plan of large tiles, as emulator.cpp numbers their kernels
 SCHEDULES = 3  # in step; first warp ahead; last warp ahead; each number from here on draws warps at random
 
 
@@ -76,16 +77,31 @@ class CompactArgs(ctypes.Structure):
     )
 
 
-def build(compiler: str, folder: Path, first: Path = HERE, ordering: bool = False, form: int | None = None) -> Path:
-    """Compiles the emulator; a few seconds.
+class Alone(NamedTuple):
+    """What a build has where it has no more: one kernel at one head_dim, for bfloat16."""
 
-    Sources in the folder `first` take the place of the kernels' own; then attention takes bfloat16 alone, which
-    compiles faster. ordering: accesses to shared memory that nothing sorts are errors (ordering.h); bfloat16 alone.
-    form: AVFLOW_FORM of csrc/cuda/call.h (default: the one in use); bfloat16 alone.
+    kernel: str  # "hopper", "pairs", "tall", "attend" or "few", or "gather"; the merge comes with those of attention
+    head_dim: int = 64
+
+
+def build(
+    compiler: str,
+    folder: Path,
+    first: Path = HERE,
+    ordering: bool = False,
+    form: int | None = None,
+    alone: Alone | None = None,
+) -> Path:
+    """Compiles the emulator; a few seconds, a second for a kernel alone.
+
+    Sources in the folder `first` take the place of the kernels' own. ordering: accesses to shared memory that nothing
+    sorts are errors (ordering.h); bfloat16 alone. form: AVFLOW_FORM of csrc/cuda/call.h (default: the one in use).
     """
     library = folder / "emulator.so"
-    flags = ["-std=c++20", "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
-    flags += ["-DEMULATE_BF16_ALONE"] if first != HERE or ordering or form is not None else []
+    flags = ["-std=c++20", "-O1" if alone else "-O2", "-shared", "-fPIC", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra"]
+    flags += ["-DEMULATE_BF16_ALONE"] if ordering else []
+    if alone:
+        flags += [f"-DEMULATE_ALONE=k{alone.kernel.title()}", f"-DEMULATE_DEPTH={alone.head_dim}"]
     flags += [] if form is None else [f"-DAVFLOW_FORM={form}"]
     flags += ["-Wno-unknown-pragmas", f"-I{first}", f"-I{HERE}", f"-I{CSRC}"]
     source, sources = HERE / "emulator.cpp", [HERE / "emulator.cpp"]
@@ -99,6 +115,15 @@ def build(compiler: str, folder: Path, first: Path = HERE, ordering: bool = Fals
         sources = [instrumented, HERE / "ordering.cpp"]
     subprocess.run([compiler, *flags, *map(str, sources), "-o", str(library)], check=True)
     return library
+
+
+def broken(compiler: str, folder: Path, alone: Alone, file: str, old: str, new: str) -> ctypes.CDLL:
+    """A kernel whose source `file` of csrc/cuda has `new` where `old` stands; whole where both are one."""
+    source = (CSRC / "cuda" / file).read_text()
+    assert source.count(old) == 1, old
+    (folder / "cuda").mkdir()
+    (folder / "cuda" / file).write_text(source.replace(old, new))
+    return load(build(compiler, folder, first=folder, alone=alone), alone.kernel if alone.kernel in FORMS else "cuda")
 
 
 def load(library: Path, kernel: str) -> ctypes.CDLL:

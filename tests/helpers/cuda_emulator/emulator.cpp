@@ -15,8 +15,25 @@ using namespace avflow::cuda;
 
 namespace {
 
-// Which kernel takes a plan of large tiles.
-enum Form : int32_t { kHopper, kPairs, kTall };
+// The first three: which kernel takes a plan of large tiles.
+enum Kernel : int32_t { kHopper, kPairs, kTall, kAttend, kFew, kGather };
+
+// A build for one kernel at one head_dim takes bfloat16 alone, and compiles in a quarter of the time.
+#ifdef EMULATE_ALONE
+constexpr bool has(Kernel kernel) { return kernel == EMULATE_ALONE; }
+constexpr bool has_depth(int depth) { return depth == EMULATE_DEPTH; }
+constexpr bool kHasFloat16 = false;
+#else
+constexpr bool has(Kernel) { return true; }
+constexpr bool has_depth(int) { return true; }
+#ifdef EMULATE_BF16_ALONE  // half of what there is to compile
+constexpr bool kHasFloat16 = false;
+#else
+constexpr bool kHasFloat16 = true;
+#endif
+#endif
+
+enum Status : int32_t { kDone, kNotTaken, kFailed };
 
 template <typename... Of>
 bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*kernel)(Of...),
@@ -32,38 +49,51 @@ bool launch(int64_t blocks, emulator::Schedule schedule, int threads, void (*ker
 bool mapped = false;  // of the last call: keys came by the copy engine
 
 template <bool kBf16, int kDepth>
-bool attend_blocks(Call c, const Header& h, emulator::Schedule schedule, Form form) {
+Status attend_blocks(Call c, const Header& h, emulator::Schedule schedule, Kernel form) {
+    const auto all = [&](bool fits, const Call& call, int threads, auto kernel, const auto&... given) {
+        return fits && launch(blocks_of(call, h), schedule, threads, kernel, given...) ? kDone : kFailed;
+    };
     if (c.tile_heads == kWideHeads && form == kTall) {
-        const auto kernel = c.mass_groups ? attend_tall<kBf16, kDepth, true> : attend_tall<kBf16, kDepth, false>;
-        const Call all = in_one_part(c);
-        return tall_shared_bytes(all) <= static_cast<int64_t>(emulator::kAnySharedBytes) &&
-               launch(blocks_of(all, h), schedule, kThreads, kernel, all);
-    }
-    if (c.tile_heads == kWideHeads) {
-        const bool pairs = form == kPairs;
-        const auto maps = make_maps<KeyMaps>(c, h, pairs ? 1 : kDepth / 64, encode);
-        mapped = c.mapped;
-        if (pairs && c.mapped) {
-            return pair_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
-                   launch(blocks_of(c, h), schedule, kWideThreads, attend_pairs<kBf16, kDepth>, c, maps);
+        if constexpr (has(kTall)) {
+            const auto kernel = c.mass_groups ? attend_tall<kBf16, kDepth, true> : attend_tall<kBf16, kDepth, false>;
+            const Call whole = in_one_part(c);
+            return all(tall_shared_bytes(whole) <= int64_t{emulator::kAnySharedBytes}, whole, kThreads, kernel, whole);
         }
-        return wide_shared_bytes(c) <= static_cast<int64_t>(emulator::kSharedBytes) &&
-               launch(blocks_of(c, h), schedule, kWideThreads, attend_wide<kBf16, kDepth>, c, maps);
+    } else if (c.tile_heads == kWideHeads) {
+        const auto maps = make_maps<KeyMaps>(c, h, form == kPairs ? 1 : kDepth / 64, encode);
+        mapped = c.mapped;
+        if (form == kPairs && c.mapped) {
+            if constexpr (has(kPairs)) {
+                return all(pair_shared_bytes(c) <= int64_t{emulator::kSharedBytes}, c, kWideThreads,
+                           attend_pairs<kBf16, kDepth>, c, maps);
+            }
+        } else if constexpr (has(kHopper)) {
+            return all(wide_shared_bytes(c) <= int64_t{emulator::kSharedBytes}, c, kWideThreads,
+                       attend_wide<kBf16, kDepth>, c, maps);
+        }
+    } else if (has_few(c)) {
+        if constexpr (has(kFew)) {
+            return all(few_shared_bytes(c) <= int64_t{emulator::kAnySharedBytes}, c, kThreads,
+                       attend_few<kBf16, kDepth>, c);
+        }
+    } else if constexpr (has(kAttend)) {
+        return all(shared_bytes(c) <= int64_t{emulator::kAnySharedBytes}, c, kThreads, attend<kBf16, kDepth>, c);
     }
-    const int64_t bytes = has_few(c) ? few_shared_bytes(c) : shared_bytes(c);
-    if (bytes > static_cast<int64_t>(emulator::kAnySharedBytes)) return false;
-    const auto kernel = has_few(c) ? attend_few<kBf16, kDepth> : attend<kBf16, kDepth>;
-    return launch(blocks_of(c, h), schedule, kThreads, kernel, c);
+    return kNotTaken;
 }
 
 template <bool kBf16, int kDepth>
-bool run(const Call& c, const Header& h, emulator::Schedule schedule, Form form) {
-    const auto join = c.tile_heads == kFewHeads    ? merge<kBf16, kFewHeads>
-                      : c.tile_heads == kTileHeads ? merge<kBf16, kTileHeads>
-                                                   : merge<kBf16, kWideHeads>;
-    return attend_blocks<kBf16, kDepth>(c, h, schedule, form) &&
-           (c.splits == 1 || (c.tile_heads == kWideHeads && form == kTall) ||
-            launch(int64_t{h.row_tiles} * c.kv_heads * c.tile_heads, emulator::kInStep, kThreads, join, c));
+Status run(const Call& c, const Header& h, emulator::Schedule schedule, Kernel form) {
+    if constexpr (has_depth(kDepth) && (kBf16 || kHasFloat16)) {
+        const Status attended = attend_blocks<kBf16, kDepth>(c, h, schedule, form);
+        if (attended != kDone || c.splits == 1 || (c.tile_heads == kWideHeads && form == kTall)) return attended;
+        const auto join = c.tile_heads == kFewHeads    ? merge<kBf16, kFewHeads>
+                          : c.tile_heads == kTileHeads ? merge<kBf16, kTileHeads>
+                                                       : merge<kBf16, kWideHeads>;
+        const int64_t blocks = int64_t{h.row_tiles} * c.kv_heads * c.tile_heads;
+        return launch(blocks, emulator::kInStep, kThreads, join, c) ? kDone : kFailed;
+    }
+    return kNotTaken;
 }
 
 // One thread writes to shared memory, another tells the copy engine to write over it, or reads it. Bits of `steps`: the
@@ -165,23 +195,18 @@ int64_t emulated_workspace(const AvflowAttention* a) {
     return workspace_bytes(make_call(*a, h), h);
 }
 
-// 0, or 1: not a call for this kernel, or 2: emulated_error() says what went wrong. form: a Form.
+// A Status: kNotTaken where it is not a call for this kernel, or not for this build; kFailed: emulated_error() says
+// what went wrong. form: one of the first three kernels.
 int32_t emulated_attention(const AvflowAttention* a, int32_t schedule, int32_t form) {
     const Header& h = *reinterpret_cast<const Header*>(a->problem);
-    if (!accepts(*a, h)) return 1;
-    if (h.rows == 0) return 0;
+    if (!accepts(*a, h)) return kNotTaken;
+    if (h.rows == 0) return kDone;
     const Call c = make_call(*a, h);
     const auto order = static_cast<emulator::Schedule>(schedule);
     const bool bf16 = a->dtype == AVFLOW_BFLOAT16;
-#ifdef EMULATE_BF16_ALONE  // half of what there is to compile
-    if (!bf16) return 1;
-    const auto attend = c.depth == 64 ? run<true, 64> : run<true, 128>;
-#else
     const auto attend =
         c.depth == 64 ? (bf16 ? run<true, 64> : run<false, 64>) : (bf16 ? run<true, 128> : run<false, 128>);
-#endif
-    const bool done = attend(c, h, order, static_cast<Form>(form));
-    return done ? 0 : 2;
+    return attend(c, h, order, static_cast<Kernel>(form));
 }
 
 // 0 or 2, and the elements that a thread reads at once in `wide`.
