@@ -76,7 +76,7 @@ def test_beside_knockouts_in_one_walk(monkeypatch, omni):
         check(monkeypatch, omni, prompt, one, [r for r in rows if r["knockout"] == one.name], 2)
     alone = avflow.sweep(omni, prompt, cut, window=2, select="all").table.to_pylist()
     for a, b in zip(alone, [r for r in rows if r["knockout"] == cut.name], strict=True):
-        assert b["logp_knockout"] == pytest.approx(a["logp_knockout"], rel=1e-6)  # products of other sizes round otherwise
+        assert b["logp_knockout"] == pytest.approx(a["logp_knockout"], rel=1e-6)  # other sizes round otherwise
 
 
 def test_its_text_form():
