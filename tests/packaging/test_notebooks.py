@@ -27,7 +27,7 @@ def test_a_notebook_is_its_page(name):
 
 @pytest.fixture
 def one_thread_each(monkeypatch):
-    """A notebook's process has threads for all cores otherwise, which wait for those of other tests: 100 s, not 12."""
+    """A notebook's process has threads for all cores otherwise, which wait for those of other tests for minutes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
