@@ -14,6 +14,10 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__AMX_BF16__) || defined(__AMXBF16__)  // the second is Clang's up to 16
+#define AVFLOW_AMX
+#endif
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12's own _mm512_max_ps warns (GCC bug 105593)
 #endif

@@ -18,14 +18,14 @@ struct Values {
 #else
 #include "cpu/bf16_panels.h"
 #include "cpu/bf16_softmax.h"
-#if defined(__AMX_BF16__)
+#if defined(AVFLOW_AMX)
 #include "cpu/bf16_amx.h"
 #else
 #include "cpu/bf16_dot.h"
 #endif
 #endif
 
-#if defined(__AMX_BF16__)
+#if defined(AVFLOW_AMX)
 // Are keys read where they lie, if they can be?
 bool few_rows(const TaskPlan& plan, const Tile& tile) { return !plan.packed && tile.count() <= 16; }
 
@@ -57,7 +57,7 @@ void load_queries(const TaskPlan& plan, const Tile& tile, Scratch& w) {
     const int count = tile.count(), padded = static_cast<int>(round_up(count, 16));
     std::memset(to, 0, all * (padded - count));
     std::memset(w.o + static_cast<int64_t>(count) * plan.width, 0, sizeof(float) * (padded - count) * plan.width);
-#if defined(__AMX_BF16__)
+#if defined(AVFLOW_AMX)
     if (few_rows(plan, tile)) {
         for (int word = 0; word < plan.deep / 2; word += 16) {
             __m512i r[16];
@@ -97,7 +97,7 @@ bool pack_here(const TaskPlan& plan, const Tile& tile, int key_tile, [[maybe_unu
     Ahead values, keys;
     if (!plan.p.keep_keys && here.slot >= 0) values = ahead(a.v, plan.value_offset(here, head), a.v_row, plan.depth);
     if (!plan.p.keep_keys && next.slot >= 0) keys = ahead(a.k, plan.key_offset(next, head), a.k_row, plan.depth);
-#if defined(__AMX_BF16__)
+#if defined(AVFLOW_AMX)
     scored = few_rows(plan, tile) && in_place(plan, key_tile);
     if (scored) {
         scores_in_place(turned_queries(plan, w), plan.deep,
@@ -127,7 +127,7 @@ void weigh(const TaskPlan& plan, const Batch& batch, int first, int last, bool k
     if (plan.a.group_mass) add_mass(plan, batch, first, last, w.s, w);
 }
 
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#if defined(__AVX512BF16__) && !defined(AVFLOW_AMX)
 // (order matters: it uses what is above)
 #include "cpu/bf16_few.h"
 #endif
@@ -152,7 +152,7 @@ void process_rows(const TaskPlan& plan, const Batch& batch, int first, int last,
 }
 
 void process_batch(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
-#if defined(__AVX512BF16__) && !defined(__AMX_BF16__)
+#if defined(__AVX512BF16__) && !defined(AVFLOW_AMX)
     if (by_dots(plan, tile.count())) return process_few(plan, tile, batch, w);
 #endif
     const uint32_t* keys[kBatch];

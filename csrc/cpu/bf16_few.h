@@ -61,11 +61,17 @@ AVFLOW_INLINE void value_rows(const uint16_t* p, int ldp, const TileValues<Bfloa
 // o [rows, width] += p [rows, tiles * 64] x values [tiles][64, width], width a multiple of 32.
 static __attribute__((noinline)) void accumulate(const uint16_t* p, int ldp, int rows,
                                                  const TileValues<Bfloat16>* values, int tiles, int width, float* o) {
-    const auto advance = [&](int by) { rows -= by, p += by * ldp, o += by * width; };
-    for (; rows >= 8; advance(8)) value_rows<8, 1>(p, ldp, values, tiles, width, o);
-    for (; rows >= 4; advance(4)) value_rows<4, 2>(p, ldp, values, tiles, width, o);
-    for (; rows >= 2; advance(2)) value_rows<2, 4>(p, ldp, values, tiles, width, o);
-    if (rows) value_rows<1, 4>(p, ldp, values, tiles, width, o);
+    int i = 0;
+    const auto add = [&](auto block) {
+        constexpr int kRows = decltype(block)::value, kVecs = kRows == 8 ? 1 : kRows == 4 ? 2 : 4;
+        for (; i + kRows <= rows; i += kRows) {
+            value_rows<kRows, kVecs>(p + i * ldp, ldp, values, tiles, width, o + i * width);
+        }
+    };
+    add(std::integral_constant<int, 8>{});
+    add(std::integral_constant<int, 4>{});
+    add(std::integral_constant<int, 2>{});
+    add(std::integral_constant<int, 1>{});
 }
 
 void process_few(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {
