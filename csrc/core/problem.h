@@ -81,7 +81,9 @@ struct Header {
     int32_t tile_first;            // where the plan is for a range of orders, else 0
     int32_t tile_last;             // the same, where there is a window
     int32_t row_blocks;            // 0: no row has a block
+    int32_t pad;                   // named, so that it is 0: equal problems are equal buffers
 };
+static_assert(sizeof(Header) == 38 * sizeof(int32_t));
 
 // Typed pointers into the buffer.
 struct Problem {
