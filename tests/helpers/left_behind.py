@@ -37,7 +37,6 @@ def settings() -> dict[str, Any]:
         "path of the CPU kernels": _C.cpu_isa(),
         "rows from which kernels are taken": (device.HOPPER_ROWS, device.HOPPER_ROWS_OF_A_STREAM, device.TALL_ROWS),
         "folder": os.getcwd(),
-        "signals": {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)},
     }
 
 
@@ -47,12 +46,13 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 class Surroundings:
-    """What libraries change on their own, when they are imported or compile: it is put back, whoever changed it."""
+    """What libraries change on their own, when they are imported, compile or run: it is put back, whoever changed it."""
 
     def __init__(self) -> None:
         self.environment, self.path = dict(os.environ), list(sys.path)
         drawing = sys.modules.get("matplotlib")
         self.drawing = drawing and dict.copy(drawing.rcParams)
+        self.signals = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
 
     def put_back(self) -> None:
         for name in os.environ.keys() - self.environment.keys() - {PYTEST_OWN}:
@@ -61,6 +61,9 @@ class Surroundings:
         sys.path[:] = self.path
         if self.drawing:
             dict.update(sys.modules["matplotlib"].rcParams, self.drawing)
+        for one, handler in self.signals.items():
+            if signal.getsignal(one) is not handler:  # nbclient, where it had been ignored
+                signal.signal(one, handler)
 
 
 class Remembered:
