@@ -46,7 +46,7 @@ def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 class Surroundings:
-    """What libraries change on their own, when they are imported, compile or run: it is put back, whoever changed it."""
+    """What libraries change on their own, when imported or run: it is put back, whoever changed it."""
 
     def __init__(self) -> None:
         self.environment, self.path = dict(os.environ), list(sys.path)
