@@ -62,16 +62,10 @@ AVFLOW_INLINE void value_rows(const uint16_t* p, int ldp, const TileValues<Bfloa
 static __attribute__((noinline)) void accumulate(const uint16_t* p, int ldp, int rows,
                                                  const TileValues<Bfloat16>* values, int tiles, int width, float* o) {
     int i = 0;
-    const auto add = [&](auto block) {
-        constexpr int kRows = decltype(block)::value, kVecs = kRows == 8 ? 1 : kRows == 4 ? 2 : 4;
-        for (; i + kRows <= rows; i += kRows) {
-            value_rows<kRows, kVecs>(p + i * ldp, ldp, values, tiles, width, o + i * width);
-        }
-    };
-    add(std::integral_constant<int, 8>{});
-    add(std::integral_constant<int, 4>{});
-    add(std::integral_constant<int, 2>{});
-    add(std::integral_constant<int, 1>{});
+    for (; i + 8 <= rows; i += 8) value_rows<8, 1>(p + i * ldp, ldp, values, tiles, width, o + i * width);
+    for (; i + 4 <= rows; i += 4) value_rows<4, 2>(p + i * ldp, ldp, values, tiles, width, o + i * width);
+    for (; i + 2 <= rows; i += 2) value_rows<2, 4>(p + i * ldp, ldp, values, tiles, width, o + i * width);
+    if (i < rows) value_rows<1, 4>(p + i * ldp, ldp, values, tiles, width, o + i * width);
 }
 
 void process_few(const TaskPlan& plan, const Tile& tile, const Batch& batch, Scratch& w) {

@@ -1,6 +1,5 @@
 // Scores of a row or a few by dot products along the keys, which are read where they lie: a tile that few rows read is
-// not worth transposing. Included by float_batch.h and bf16_few.h only, inside
-// the per-instruction-set namespace.
+// not worth transposing. Included by float_batch.h and bf16_few.h only, inside the per-instruction-set namespace.
 
 // Rows of a block; with 4 keys across, 16 sums and what they are made of fit 32 registers, 8 fit the 16 of AVX2 and
 // SSE.
